@@ -1,0 +1,82 @@
+"""jaxrl: functional reinforcement learning in JAX, with pluggable Bellman operators.
+
+Names are imported when first used, so that `import jaxrl` and the command line start fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxrl import envs as envs, functionals as functionals, operators as operators
+    from jaxrl.agents.actor_critic import ActorCriticAgent as ActorCriticAgent
+    from jaxrl.agents.parallel_q import ParallelQAgent as ParallelQAgent
+    from jaxrl.agents.presets import (
+        a2c as a2c,
+        c51 as c51,
+        double_dqn as double_dqn,
+        dqn as dqn,
+        ppo as ppo,
+        pqn as pqn,
+        qr_dqn as qr_dqn,
+        rainbow as rainbow,
+        sac as sac,
+        td3 as td3,
+    )
+    from jaxrl.agents.q_network import QNetworkAgent as QNetworkAgent
+    from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent as SoftActorCriticAgent
+    from jaxrl.agents.twin_delayed import TwinDelayedAgent as TwinDelayedAgent
+    from jaxrl.core.law import Law as Law
+    from jaxrl.core.mdp import TabularMDP as TabularMDP, tabular_mdp as tabular_mdp
+    from jaxrl.core.types import TimeStep as TimeStep, Transition as Transition
+    from jaxrl.operators.bellman import BellmanOperator as BellmanOperator, Lookahead as Lookahead
+    from jaxrl.training.checkpoint import Checkpoints as Checkpoints
+    from jaxrl.training.evaluate import Evaluation as Evaluation, evaluate as evaluate
+    from jaxrl.training.loop import TrainResult as TrainResult, train as train
+    from jaxrl.training.rollout import rollout as rollout
+    from jaxrl.training.sweep import SweepResult as SweepResult, sweep as sweep
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ActorCriticAgent": "jaxrl.agents.actor_critic",
+    "BellmanOperator": "jaxrl.operators.bellman",
+    "Checkpoints": "jaxrl.training.checkpoint",
+    "Evaluation": "jaxrl.training.evaluate",
+    "Law": "jaxrl.core.law",
+    "Lookahead": "jaxrl.operators.bellman",
+    "ParallelQAgent": "jaxrl.agents.parallel_q",
+    "QNetworkAgent": "jaxrl.agents.q_network",
+    "SoftActorCriticAgent": "jaxrl.agents.soft_actor_critic",
+    "SweepResult": "jaxrl.training.sweep",
+    "TabularMDP": "jaxrl.core.mdp",
+    "TimeStep": "jaxrl.core.types",
+    "TrainResult": "jaxrl.training.loop",
+    "Transition": "jaxrl.core.types",
+    "TwinDelayedAgent": "jaxrl.agents.twin_delayed",
+    "evaluate": "jaxrl.training.evaluate",
+    "rollout": "jaxrl.training.rollout",
+    "sweep": "jaxrl.training.sweep",
+    "tabular_mdp": "jaxrl.core.mdp",
+    "train": "jaxrl.training.loop",
+} | dict.fromkeys(
+    ("a2c", "c51", "double_dqn", "dqn", "ppo", "pqn", "qr_dqn", "rainbow", "sac", "td3"),
+    "jaxrl.agents.presets",
+)
+_PACKAGES = ("agents", "envs", "functionals", "losses", "networks", "operators", "replay")
+_PACKAGES += ("report", "returns", "rules", "training")
+
+__all__ = sorted([*_HOME, *_PACKAGES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"jaxrl.{name}")
+    raise AttributeError(f"module 'jaxrl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,8 @@
+"""`python -m jaxrl` is the `jaxrl` command."""
+
+import sys
+
+from jaxrl.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

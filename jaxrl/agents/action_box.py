@@ -1,0 +1,97 @@
+"""Box actions as learners see them: flat vectors between -1 and 1."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxrl.core.protocols import Environment
+from jaxrl.core.spaces import Box
+from jaxrl.core.types import Array, Key
+
+UNBOUNDED = 1e30  # a bound of this magnitude counts as infinite, as in `Box.sample`
+
+
+@struct.dataclass
+class ActionBox:
+    """The affine map between unit actions `[D]` in [-1, 1] and an environment's `Box`.
+
+    Policies and critics work on unit actions, so that noise, entropies and network inputs mean the
+    same whatever the bounds are, and whatever shape the environment gives its actions.
+
+    Example:
+        >>> box = ActionBox.of(Box(jnp.array(0.0), jnp.array(10.0), (1,)))
+        >>> float(box.from_unit(jnp.array([0.5]))[0])
+        7.5
+    """
+
+    low: Array  # [D]
+    high: Array  # [D]
+    shape: tuple[int, ...] = struct.field(pytree_node=False)  # of one action; D is its product
+    dtype: jnp.dtype = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, space: Box) -> ActionBox:
+        """The map for `space`, whose bounds may be traced."""
+        low, high = (
+            jnp.broadcast_to(jnp.asarray(bound, jnp.float32), space.shape).reshape(-1)
+            for bound in (space.low, space.high)
+        )
+        return cls(low, high, tuple(space.shape), space.dtype)
+
+    @property
+    def size(self) -> int:
+        """D, the numbers in one action."""
+        return math.prod(self.shape)
+
+    def from_unit(self, unit: Array) -> Array:
+        """`unit[..., D]` in [-1, 1] -> actions `[..., *shape]` within the bounds."""
+        action = self.low + 0.5 * (self.high - self.low) * (unit + 1.0)
+        # Rounding may carry a full unit past its bound.
+        action = jnp.clip(action, self.low, self.high)
+        return action.reshape(*unit.shape[:-1], *self.shape).astype(self.dtype)
+
+    def to_unit(self, action: Array) -> Array:
+        """Actions `[..., *shape]` -> `[..., D]`; a coordinate without width becomes 0."""
+        lead = action.shape[: action.ndim - len(self.shape)]
+        width = self.high - self.low
+        has_width = width > 0
+        offset = action.reshape(*lead, self.size).astype(jnp.float32) - self.low
+        unit = 2.0 * offset / jnp.where(has_width, width, 1.0) - 1.0
+        return jnp.where(has_width, unit, 0.0)
+
+    def uniform(self, key: Key, num_actions: int) -> Array:
+        """Uniform unit actions `[num_actions, D]`."""
+        return jax.random.uniform(key, (num_actions, self.size), minval=-1.0, maxval=1.0)
+
+
+def check_action_box(env: Environment) -> None:
+    """Raise `ValueError` unless actions are real numbers between finite bounds.
+
+    Bounds that are traced, as under `vmap` over environments, are taken on trust.
+    """
+    with jax.ensure_compile_time_eval():
+        space = env.action_space
+    if not isinstance(space, Box):
+        raise ValueError(
+            "this agent chooses real-valued actions, and this environment's are discrete: "
+            "use dqn, pqn or ppo."
+        )
+    if not jnp.issubdtype(space.dtype, jnp.floating) or math.prod(space.shape) == 0:
+        raise ValueError(
+            f"actions must be real numbers; this environment's are {space.dtype}{list(space.shape)}."
+        )
+    if isinstance(space.low, jax.core.Tracer) or isinstance(space.high, jax.core.Tracer):
+        return
+    low, high = np.asarray(space.low), np.asarray(space.high)
+    if not (np.all(np.abs(low) < UNBOUNDED) and np.all(np.abs(high) < UNBOUNDED)):
+        raise ValueError(
+            f"actions need finite bounds to explore within; this environment's are {low} to {high}: "
+            "clip its actions in a wrapper, or use ppo."
+        )
+    if np.any(low > high):
+        raise ValueError(f"the lower action bounds {low} exceed the upper ones {high}.")

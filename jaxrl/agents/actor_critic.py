@@ -1,0 +1,228 @@
+"""The on-policy actor-critic agent under a pluggable rule: A2C, PPO, and what comes after them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.agents.minibatches import shuffled
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.core.protocols import Environment, UpdateRule
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.networks import ActorCritic, GaussianPolicy, NetworkSettings, actor_critic
+from jaxrl.rules import PolicyOutputs, PolicyTargets, ProximalPolicy
+
+
+@struct.dataclass
+class ActorCriticState:
+    """What learning changes."""
+
+    params: PyTree
+    rule_params: PyTree
+    optimiser: PyTree
+    progress: Progress
+    action_low: Array  # [D], or [] unused for discrete actions
+    action_high: Array  # [D], or [] unused for discrete actions
+    model: ActorCritic = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class _Minibatches:
+    """One rollout as the epochs see it: `[N]` steps, or `[T, B]` for a recurrent network."""
+
+    observation: PyTree
+    action: Array
+    targets: PolicyTargets
+    starts: Array
+
+
+@struct.dataclass
+class ActorCriticAgent:
+    """Rolls out `num_envs` x `rollout_length` steps, then makes `num_epochs` passes over them.
+
+    The value of the true successor of every step is used: truncation bootstraps, termination does not. Gaussian
+    actions are clipped to the action box as they leave the agent; their log-probability is the unclipped draw's.
+
+    Sources: Mnih et al. 2016 (A2C); Schulman et al. 2016 (generalised advantages), 2017 (PPO).
+    """
+
+    rule: UpdateRule = struct.field(default_factory=ProximalPolicy)
+    network: NetworkSettings = struct.field(default_factory=NetworkSettings)
+    optimiser: Optimiser = struct.field(default_factory=Optimiser)
+    discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
+    num_envs: int = setting(64, "environments stepped side by side", low=1)
+    rollout_length: int = setting(
+        64, "steps of each environment between updates", unit="steps", low=1
+    )
+    num_epochs: int = setting(4, "passes over each rollout", low=1)
+    num_minibatches: int = setting(4, "gradient steps in each pass", low=1)
+    normalise_advantages: bool = setting(True, "standardise advantages in every minibatch")
+    shared_torso: bool = setting(False, "let policy and value share one torso")
+
+    def check(self, env: Environment) -> None:
+        """Raise `ValueError` when the spaces have no network or the minibatches do not divide."""
+        actor_critic(
+            self.network, env.observation_space, env.action_space, self.shared_torso
+        )
+        recurrent = self.network.recurrent_size > 0
+        size = self.num_envs if recurrent else self.num_envs * self.rollout_length
+        if size % self.num_minibatches:
+            what = "num_envs" if recurrent else "num_envs x rollout_length"
+            raise ValueError(
+                f"{what} = {size} does not divide into num_minibatches={self.num_minibatches} "
+                "equal parts: change one of them."
+            )
+
+    def init(
+        self, key: Key, env: Environment, total_steps: float = float("inf")
+    ) -> ActorCriticState:
+        """Fresh parameters. `total_steps` [steps] is the life that schedules see."""
+        params_key, rule_key, reset_key = jax.random.split(key, 3)
+        space = env.action_space
+        model = actor_critic(self.network, env.observation_space, space, self.shared_torso)
+        _, observation = env.reset(reset_key)
+        batch = jax.tree.map(lambda leaf: leaf[None], observation)
+        params = model.init(params_key, batch, jnp.zeros(1, bool), model.initial_memory(1))
+        low, high = (0.0, 0.0) if model.discrete else (space.low, space.high)
+        return ActorCriticState(
+            params=params,
+            rule_params=self.rule.init(rule_key),
+            optimiser=self.optimiser.init(params),
+            progress=Progress.start(total_steps),
+            action_low=jnp.asarray(low, jnp.float32),
+            action_high=jnp.asarray(high, jnp.float32),
+            model=model,
+        )
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """Zero memories of actor and critic `[num_envs, H]`; `()` when feed-forward."""
+        if not self.network.recurrent_size:
+            return ()
+        zeros = jnp.zeros((num_envs, self.network.recurrent_size))
+        return (zeros, zeros)
+
+    def act(
+        self,
+        key: Key,
+        state: ActorCriticState,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, Any]]:
+        """`observation[B, ...]` -> `action[B, ...]`, extras with `log_prob[B]`."""
+        model = state.model
+        memory = memory if memory or not self.network.recurrent_size else self._zero(observation)
+        starts = jnp.zeros((), bool)
+        policy, actor_memory = model.apply(
+            state.params, observation, starts, memory, method="policy"
+        )
+        raw = policy.sample(key) if explore else policy.mode()
+        extras: dict[str, Any] = {"log_prob": policy.log_prob(raw)}
+        if memory:
+            _, critic_memory = model.apply(
+                state.params, observation, starts, memory, method="value"
+            )
+            extras |= {"memory": (actor_memory, critic_memory), "memory_before": memory}
+        if isinstance(policy, GaussianPolicy):
+            extras["raw_action"] = raw
+            return jnp.clip(raw, state.action_low, state.action_high), extras
+        return raw, extras
+
+    def _zero(self, observation: PyTree) -> PyTree:
+        return self.initial_memory(jax.tree.leaves(observation)[0].shape[0])
+
+    def update(
+        self, key: Key, state: ActorCriticState, trajectory: Transition
+    ) -> tuple[ActorCriticState, dict[str, Array]]:
+        """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
+        targets = self._targets(state, trajectory)
+        ended = (trajectory.terminated > 0) | trajectory.truncated
+        starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
+        action = trajectory.extras.get("raw_action", trajectory.action)
+        data = _Minibatches(trajectory.observation, action, targets, starts)
+        recurrent = self.network.recurrent_size > 0
+        axis = 1 if recurrent else 0
+        if not recurrent:
+            data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
+        memory = trajectory.extras["memory_before"] if recurrent else ()
+        memory = jax.tree.map(lambda leaf: leaf[0], memory)
+        size = starts.shape[1] if recurrent else starts.size
+        shape = (self.num_minibatches, size // self.num_minibatches)
+
+        def epoch(learner: tuple, epoch_key: Key) -> tuple[tuple, Array]:
+            order = shuffled(epoch_key, size).reshape(shape)
+
+            def minibatch(learner: tuple, rows: Array) -> tuple[tuple, Array]:
+                params, optimiser = learner
+                batch = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis), data)
+                start_memory = jax.tree.map(lambda leaf: leaf[rows], memory)
+                (loss, entropy), grads = jax.value_and_grad(self._loss, has_aux=True)(
+                    params, state, batch, start_memory
+                )
+                learner = self.optimiser.step(grads, optimiser, params, state.progress)
+                return learner, jnp.stack([loss, entropy])
+
+            return jax.lax.scan(minibatch, learner, order)
+
+        learner = (state.params, state.optimiser)
+        keys = jax.random.split(key, self.num_epochs)
+        (params, optimiser), logs = jax.lax.scan(epoch, learner, keys)
+        loss, entropy = jnp.mean(logs, axis=(0, 1))
+        state = state.replace(
+            params=params,
+            optimiser=optimiser,
+            progress=state.progress.advance(ended.size),
+        )
+        return state, {"loss": loss, "entropy": entropy}
+
+    def _targets(self, state: ActorCriticState, trajectory: Transition) -> PolicyTargets:
+        memory = trajectory.extras.get("memory_before", ())
+        next_memory = trajectory.extras.get("memory_after", ())
+        no_start = jnp.zeros((), bool)
+
+        def values(observation: PyTree, memory: PyTree) -> Array:
+            return state.model.apply(state.params, observation, no_start, memory, method="value")[0]
+
+        outputs = PolicyOutputs(
+            log_prob=trajectory.extras["log_prob"],
+            entropy=jnp.zeros_like(trajectory.reward),
+            value=values(trajectory.observation, memory),
+            next_value=values(trajectory.next_observation, next_memory),
+        )
+        return self.rule.targets(state.rule_params, outputs, trajectory)
+
+    def _loss(
+        self, params: PyTree, state: ActorCriticState, batch: _Minibatches, memory: PyTree
+    ) -> tuple[Array, Array]:
+        model, observation, starts = state.model, batch.observation, batch.starts
+        if self.network.recurrent_size:
+            policy, value = _unroll(model, params, observation, starts, memory)
+        else:
+            policy, _ = model.apply(params, observation, starts, (), method="policy")
+            value, _ = model.apply(params, observation, starts, (), method="value")
+        targets = batch.targets
+        if self.normalise_advantages:
+            centred = targets.advantage - jnp.mean(targets.advantage)
+            targets = targets.replace(advantage=centred / (jnp.std(targets.advantage) + 1e-8))
+        entropy = policy.entropy()
+        outputs = PolicyOutputs(policy.log_prob(batch.action), entropy, value)
+        loss = self.rule.loss(state.rule_params, outputs, jax.lax.stop_gradient(targets))
+        return jnp.mean(loss), jnp.mean(entropy)
+
+
+def _unroll(
+    model: ActorCritic, params: PyTree, observation: PyTree, starts: Array, memory: PyTree
+) -> tuple[Any, Array]:
+    """Policies and values `[T, B]` along a trajectory, from the memories at its first step."""
+
+    def step(memory: PyTree, inputs: tuple[PyTree, Array]) -> tuple[PyTree, tuple]:
+        observation, starts = inputs
+        policy, actor = model.apply(params, observation, starts, memory, method="policy")
+        value, critic = model.apply(params, observation, starts, memory, method="value")
+        return (actor, critic), (policy, value)
+
+    return jax.lax.scan(step, memory, (observation, starts))[1]

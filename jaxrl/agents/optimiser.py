@@ -1,0 +1,42 @@
+"""The optimiser of every agent: Adam on clipped gradients, with all its numbers traced."""
+
+from __future__ import annotations
+
+import jax
+import optax
+from flax import struct
+
+from jaxrl.core.schedules import Schedule, value_at
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Progress, PyTree
+
+
+@struct.dataclass
+class Optimiser:
+    """Adam (Kingma & Ba 2015) after clipping by the global norm (Pascanu et al. 2013)."""
+
+    learning_rate: float | Schedule = setting(
+        3e-4, "step size of Adam", unit="per update", low=0.0, low_open=True
+    )
+    max_grad_norm: float = setting(
+        0.5, "global norm above which gradients are scaled down", low=0.0, low_open=True
+    )
+    epsilon: float = setting(1e-5, "added to Adam's denominator", low=0.0, low_open=True)
+
+    def _transform(self) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_grad_norm), optax.scale_by_adam(eps=self.epsilon)
+        )
+
+    def init(self, params: PyTree) -> PyTree:
+        """The optimiser's state for `params`."""
+        return self._transform().init(params)
+
+    def step(
+        self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
+    ) -> tuple[PyTree, PyTree]:
+        """One step downhill -> `params`, `state`."""
+        updates, state = self._transform().update(grads, state, params)
+        learning_rate = value_at(self.learning_rate, progress)
+        params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
+        return params, state

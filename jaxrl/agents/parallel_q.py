@@ -1,0 +1,153 @@
+"""Q-learning without replay or lagged copies: many environments, lambda-returns, layer normalisation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.agents.exploration import epsilon_greedy
+from jaxrl.agents.minibatches import shuffled
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.core.protocols import Environment, Improvement
+from jaxrl.core.schedules import Linear, Schedule, value_at
+from jaxrl.core.settings import setting
+from jaxrl.core.spaces import Discrete
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.networks import NetworkSettings, QNetwork
+from jaxrl.operators import Greedy
+from jaxrl.returns import lambda_returns
+
+
+@struct.dataclass
+class ParallelQState:
+    """What learning changes."""
+
+    params: PyTree
+    optimiser: PyTree
+    progress: Progress
+    model: QNetwork = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class ParallelQAgent:
+    """Regression on lambda-returns of fresh epsilon-greedy rollouts (Peng's Q(lambda) when greedy).
+
+    target_t = r_t + d_t ((1 - lambda_t) V_t' + lambda_t target_{t+1}), V' the improvement's value of the true
+    successor; lambda_t = 0 at truncations. Layer normalisation stands in for the lagged copy.
+
+    Source: Gallici et al. 2025, Simplifying deep temporal difference learning, algorithm 1.
+    """
+
+    improvement: Improvement = struct.field(default_factory=Greedy)
+    network: NetworkSettings = struct.field(
+        default_factory=lambda: NetworkSettings(
+            hidden_sizes=(128, 128), activation="relu", layer_norm=True
+        )
+    )
+    optimiser: Optimiser = struct.field(
+        default_factory=lambda: Optimiser(
+            learning_rate=Linear(1e-3, 1e-5), max_grad_norm=10.0, epsilon=1e-8
+        )
+    )
+    discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
+    lambda_: float = setting(0.95, "trace decay of the returns", low=0.0, high=1.0)
+    exploration: float | Schedule = setting(
+        Linear(1.0, 0.05, end=0.3), "probability of a uniform action", low=0.0, high=1.0
+    )
+    num_envs: int = setting(32, "environments stepped side by side", low=1)
+    rollout_length: int = setting(
+        64, "steps of each environment between updates", unit="steps", low=1
+    )
+    num_epochs: int = setting(4, "passes over each rollout", low=1)
+    num_minibatches: int = setting(16, "gradient steps in each pass", low=1)
+
+    def check(self, env: Environment) -> None:
+        """Raise `ValueError` for actions that are not discrete or minibatches that do not divide."""
+        if not isinstance(env.action_space, Discrete):
+            raise ValueError(
+                "Q-learning chooses among discrete actions, and this environment's are continuous: "
+                "use ppo, sac or td3."
+            )
+        self.network.torso(env.observation_space)
+        if self.network.recurrent_size:
+            raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
+        size = self.num_envs * self.rollout_length
+        if size % self.num_minibatches:
+            raise ValueError(
+                f"num_envs x rollout_length = {size} does not divide into num_minibatches="
+                f"{self.num_minibatches} equal parts: change one of them."
+            )
+
+    def init(
+        self, key: Key, env: Environment, total_steps: float = float("inf")
+    ) -> ParallelQState:
+        """Fresh parameters."""
+        params_key, reset_key = jax.random.split(key)
+        torso = self.network.torso(env.observation_space)
+        model = QNetwork(torso, env.action_space.num_values)
+        _, observation = env.reset(reset_key)
+        params = model.init(params_key, jax.tree.map(lambda leaf: leaf[None], observation))
+        return ParallelQState(
+            params, self.optimiser.init(params), Progress.start(total_steps), model
+        )
+
+    def initial_memory(self, num_envs: int) -> tuple:
+        """Nothing is carried between steps."""
+        return ()
+
+    def act(
+        self,
+        key: Key,
+        state: ParallelQState,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, PyTree]]:
+        """`observation[B, ...]` -> `action[B]`, no extras."""
+        q_values = state.model.apply(state.params, observation)
+        if not explore:
+            return jnp.argmax(q_values, axis=-1).astype(jnp.int32), {}
+        return epsilon_greedy(key, q_values, value_at(self.exploration, state.progress)), {}
+
+    def update(
+        self, key: Key, state: ParallelQState, trajectory: Transition
+    ) -> tuple[ParallelQState, dict[str, Array]]:
+        """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
+        model = state.model
+        next_q = model.apply(state.params, trajectory.next_observation)
+        probs, bonus = jax.vmap(jax.vmap(self.improvement))(next_q)
+        next_value = jnp.sum(probs * (next_q + bonus), axis=-1)
+        trace = self.lambda_ * (1.0 - trajectory.truncated)
+        target = lambda_returns(trajectory.reward, trajectory.discount, next_value, trace)
+        data = (trajectory.observation, trajectory.action, target)
+        data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
+        size = target.size
+        shape = (self.num_minibatches, size // self.num_minibatches)
+
+        def minibatch(learner: tuple, rows: Array) -> tuple[tuple, Array]:
+            params, optimiser = learner
+            observation, action, target = jax.tree.map(lambda leaf: leaf[rows], data)
+
+            def loss(params: PyTree) -> tuple[Array, Array]:
+                q_values = model.apply(params, observation)
+                chosen = jnp.take_along_axis(q_values, action[:, None], axis=-1)[:, 0]
+                return 0.5 * jnp.mean((chosen - target) ** 2), jnp.mean(chosen)
+
+            (total, q_value), grads = jax.value_and_grad(loss, has_aux=True)(params)
+            learner = self.optimiser.step(grads, optimiser, params, state.progress)
+            return learner, jnp.stack([total, q_value])
+
+        def epoch(learner: tuple, epoch_key: Key) -> tuple[tuple, Array]:
+            order = shuffled(epoch_key, size).reshape(shape)
+            return jax.lax.scan(minibatch, learner, order)
+
+        learner = (state.params, state.optimiser)
+        (params, optimiser), logs = jax.lax.scan(
+            epoch, learner, jax.random.split(key, self.num_epochs)
+        )
+        loss, q_value = jnp.mean(logs, axis=(0, 1))
+        state = state.replace(
+            params=params, optimiser=optimiser, progress=state.progress.advance(size)
+        )
+        return state, {"loss": loss, "q_value": q_value}

@@ -1,0 +1,97 @@
+"""Named agents: published combinations of settings, each a struct to change with `.replace`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxrl.agents.actor_critic import ActorCriticAgent
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.parallel_q import ParallelQAgent
+from jaxrl.agents.q_network import QNetworkAgent
+from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
+from jaxrl.agents.twin_delayed import TwinDelayedAgent
+from jaxrl.core.protocols import Agent
+from jaxrl.core.settings import near_names
+from jaxrl.operators import BellmanOperator, Categorical, Quantile
+from jaxrl.replay import PrioritisedReplay
+from jaxrl.rules import AdvantageActorCritic
+
+
+def ppo() -> ActorCriticAgent:
+    """Proximal policy optimisation, clipped (Schulman et al. 2017)."""
+    return ActorCriticAgent(optimiser=Optimiser(learning_rate=1e-3))
+
+
+def a2c() -> ActorCriticAgent:
+    """Synchronous advantage actor-critic (Mnih et al. 2016)."""
+    return ActorCriticAgent(
+        rule=AdvantageActorCritic(),
+        optimiser=Optimiser(learning_rate=1e-3),
+        num_envs=32,
+        rollout_length=16,
+        num_epochs=1,
+        num_minibatches=1,
+    )
+
+
+def dqn() -> QNetworkAgent:
+    """Deep Q-network (Mnih et al. 2015)."""
+    return QNetworkAgent()
+
+
+def double_dqn() -> QNetworkAgent:
+    """DQN whose learning network chooses the next action (van Hasselt et al. 2016)."""
+    return QNetworkAgent(double=True)
+
+
+def c51() -> QNetworkAgent:
+    """Categorical returns on 51 atoms (Bellemare et al. 2017). Set `low` and `high` to the range of returns."""
+    head = Categorical(low=0.0, high=100.0, num_atoms=51)
+    return QNetworkAgent(operator=BellmanOperator(head))
+
+
+def qr_dqn() -> QNetworkAgent:
+    """Quantile returns (Dabney et al. 2018), with fewer atoms than the published 200."""
+    return QNetworkAgent(operator=BellmanOperator(Quantile(num_atoms=51)))
+
+
+def rainbow() -> QNetworkAgent:
+    """Double, dueling, 3-step, prioritised C51 (Hessel et al. 2018), with epsilon-greedy for noisy layers."""
+    return QNetworkAgent(
+        operator=BellmanOperator(Categorical(low=0.0, high=100.0, num_atoms=51)),
+        replay=PrioritisedReplay(num_step=3),
+        double=True,
+        dueling=True,
+    )
+
+
+def pqn() -> ParallelQAgent:
+    """Parallel Q-network without replay (Gallici et al. 2025)."""
+    return ParallelQAgent()
+
+
+def sac() -> SoftActorCriticAgent:
+    """Soft actor-critic with a learned temperature (Haarnoja et al. 2018)."""
+    return SoftActorCriticAgent()
+
+
+def td3() -> TwinDelayedAgent:
+    """Twin delayed deterministic policy gradient (Fujimoto et al. 2018)."""
+    return TwinDelayedAgent()
+
+
+PRESETS: dict[str, Callable[[], Agent]] = {
+    preset.__name__: preset
+    for preset in (a2c, ppo, dqn, double_dqn, c51, qr_dqn, rainbow, pqn, sac, td3)
+}
+
+
+def preset(name: str) -> Agent:
+    """The agent called `name`.
+
+    Raises:
+        KeyError: no such agent; the message lists near names.
+    """
+    if name not in PRESETS:
+        raise KeyError(f"unknown agent {name!r}; {near_names(name, list(PRESETS))}")
+    return PRESETS[name]()

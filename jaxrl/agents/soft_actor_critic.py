@@ -1,0 +1,270 @@
+"""Soft actor-critic: a stochastic policy, twin critics and a learned temperature, from replay."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.agents.action_box import ActionBox, check_action_box
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.q_network import example_transition
+from jaxrl.agents.targets import TargetUpdate
+from jaxrl.core.protocols import Environment
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.losses import squared_loss
+from jaxrl.networks import ActionCritic, NetworkSettings, TanhGaussianActor
+from jaxrl.replay import Batch, UniformReplay
+
+
+@struct.dataclass
+class SoftActorCriticParams:
+    """What gradient descent changes; the optimiser states stand in the same struct."""
+
+    actor: PyTree
+    critic: PyTree
+    log_temperature: Array  # [] log of [return per nat]
+
+
+@struct.dataclass
+class SoftActorCriticLearner:
+    """What a gradient step changes."""
+
+    params: SoftActorCriticParams
+    optimiser: SoftActorCriticParams
+    target_critic: PyTree
+    num_updates: Array  # [] int32, gradient steps taken
+
+
+@struct.dataclass
+class SoftActorCriticState:
+    """What learning changes."""
+
+    learner: SoftActorCriticLearner
+    replay: PyTree
+    progress: Progress
+    box: ActionBox
+    actor: TanhGaussianActor = struct.field(pytree_node=False)
+    critic: ActionCritic = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class SoftActorCriticAgent:
+    """Maximises return plus `temperature` times the policy's entropy, off policy.
+
+        target  = R + D (min_i Q'_i(s', a') - temperature log pi(a' | s')),   a' ~ pi(s')
+        critic  : mean over i of (target - Q_i(s, a))^2 / 2
+        actor   : temperature log pi(a | s) - min_i Q_i(s, a),                a ~ pi(s), reparameterised
+        log temperature : log temperature * (entropy of pi - target entropy)
+
+    R and D are the replay's n-step reward and discount: D is 0 where the MDP ended and is kept where
+    only the clock did. With `num_step > 1` the entropies of the steps in between are left out and
+    the window is not corrected for its age. Densities are those of actions scaled to [-1, 1].
+
+    Numerics: the temperature moves on its logarithm, with the published gradient divided by the
+    temperature: the same root, and Adam's step does not stall when the temperature is small.
+
+    Sources: Haarnoja et al. 2018, Soft actor-critic algorithms and applications, equations 5, 7, 18
+    and algorithm 1; Fujimoto et al. 2018 (the smaller of two critics).
+    """
+
+    network: NetworkSettings = struct.field(
+        default_factory=lambda: NetworkSettings(hidden_sizes=(64, 64), activation="relu")
+    )
+    optimiser: Optimiser = struct.field(
+        default_factory=lambda: Optimiser(learning_rate=1e-3, max_grad_norm=1e3, epsilon=1e-8)
+    )
+    replay: UniformReplay = struct.field(default_factory=UniformReplay)
+    target: TargetUpdate = struct.field(default_factory=lambda: TargetUpdate(step_size=0.005))
+    discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
+    initial_temperature: float = setting(
+        1.0, "first weight of the entropy", unit="return per nat", low=0.0, low_open=True
+    )
+    target_entropy: float = setting(
+        -1.0,
+        "entropy that the temperature keeps, of each action coordinate scaled to [-1, 1]",
+        unit="nats per coordinate",
+        high=0.693,  # log 2, the entropy of a uniform coordinate
+    )
+    num_envs: int = setting(4, "environments stepped side by side", low=1)
+    rollout_length: int = setting(
+        4, "steps of each environment between updates", unit="steps", low=1
+    )
+    num_updates: int = setting(4, "gradient steps after each rollout", low=1)
+    batch_size: int = setting(256, "windows in each gradient step", low=1)
+    warmup: int = setting(
+        1000, "steps of uniform actions before the first gradient step", unit="steps", low=0
+    )
+    num_critics: int = setting(2, "critics, the smallest of which counts", low=1)
+
+    @property
+    def memory(self) -> UniformReplay:
+        """The replay at this agent's number of environments."""
+        return self.replay.replace(num_envs=self.num_envs)
+
+    def check(self, env: Environment) -> None:
+        """Raise `ValueError` for actions that are not a finite box, a recurrent network, or a batch
+        that the replay cannot give."""
+        check_action_box(env)
+        self.network.torso(env.observation_space)
+        if self.network.recurrent_size:
+            raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
+        self.memory.check(self.batch_size)
+
+    def init(
+        self, key: Key, env: Environment, total_steps: float = float("inf")
+    ) -> SoftActorCriticState:
+        """Fresh parameters and an empty replay. `total_steps` [steps] is the life schedules see."""
+        actor_key, critic_key, reset_key = jax.random.split(key, 3)
+        torso = self.network.torso(env.observation_space)
+        box = ActionBox.of(env.action_space)
+        actor, critic = TanhGaussianActor(torso, box.size), ActionCritic(torso, self.num_critics)
+        _, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
+        unit = jnp.zeros((self.num_envs, box.size))
+        params = SoftActorCriticParams(
+            actor=actor.init(actor_key, observation),
+            critic=critic.init(critic_key, observation, unit),
+            log_temperature=jnp.log(jnp.asarray(self.initial_temperature, jnp.float32)),
+        )
+        optimiser = SoftActorCriticParams(
+            actor=self.optimiser.init(params.actor),
+            critic=self.optimiser.init(params.critic),
+            log_temperature=self.optimiser.init(params.log_temperature),
+        )
+        learner = SoftActorCriticLearner(
+            params=params,
+            optimiser=optimiser,
+            target_critic=jax.tree.map(jnp.copy, params.critic),
+            num_updates=jnp.zeros((), jnp.int32),
+        )
+        return SoftActorCriticState(
+            learner=learner,
+            replay=self.memory.init(example_transition(observation, env.action_space)),
+            progress=Progress.start(total_steps),
+            box=box,
+            actor=actor,
+            critic=critic,
+        )
+
+    def initial_memory(self, num_envs: int) -> tuple:
+        """Nothing is carried between steps."""
+        return ()
+
+    def act(
+        self,
+        key: Key,
+        state: SoftActorCriticState,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, PyTree]]:
+        """`observation[B, ...]` -> `action[B, *shape]`, no extras. Uniform until `warmup`."""
+        policy = state.actor.apply(state.learner.params.actor, observation)
+        if not explore:
+            return state.box.from_unit(policy.mode()), {}
+        policy_key, uniform_key = jax.random.split(key)
+        drawn = policy.sample(policy_key)
+        uniform = state.box.uniform(uniform_key, drawn.shape[0])
+        return state.box.from_unit(
+            jnp.where(state.progress.step < self.warmup, uniform, drawn)
+        ), {}
+
+    def update(
+        self, key: Key, state: SoftActorCriticState, trajectory: Transition
+    ) -> tuple[SoftActorCriticState, dict[str, Array]]:
+        """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
+        draw_key, learn_key = jax.random.split(key)
+        replay = self.memory
+        memory = replay.add(state.replay, trajectory.replace(extras={}))
+        state = state.replace(
+            replay=memory, progress=state.progress.advance(trajectory.reward.size)
+        )
+        ready = replay.can_sample(memory, self.batch_size)
+        ready &= state.progress.step >= self.warmup
+        # One draw serves all gradient steps: none of them changes the replay, which so stays out of
+        # the conditional.
+        draw = replay.sample(draw_key, memory, self.num_updates * self.batch_size)
+        shape = (self.num_updates, self.batch_size)
+        batches = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)
+        keys = jax.random.split(learn_key, self.num_updates)
+
+        def learn(learner: SoftActorCriticLearner) -> tuple[SoftActorCriticLearner, dict]:
+            return jax.lax.scan(
+                lambda learner, inputs: self._step(learner, state, *inputs),
+                learner,
+                (keys, batches),
+            )
+
+        zeros = dict.fromkeys(
+            ("critic_loss", "actor_loss", "q_value", "entropy", "temperature"),
+            jnp.zeros(self.num_updates),
+        )
+        learner, logs = jax.lax.cond(ready, learn, lambda same: (same, zeros), state.learner)
+        return state.replace(learner=learner), jax.tree.map(jnp.mean, logs)
+
+    def _step(
+        self,
+        learner: SoftActorCriticLearner,
+        state: SoftActorCriticState,
+        key: Key,
+        batch: Batch,
+    ) -> tuple[SoftActorCriticLearner, dict[str, Array]]:
+        next_key, action_key = jax.random.split(key)
+        data, weights = batch.transition, batch.weights / jnp.maximum(jnp.sum(batch.weights), 1.0)
+        params, actor, critic = learner.params, state.actor, state.critic
+        temperature = jnp.exp(params.log_temperature)
+        taken = state.box.to_unit(data.action)
+
+        next_policy = actor.apply(params.actor, data.next_observation)
+        next_action, next_log_prob = next_policy.sample_with_log_prob(next_key)
+        next_q = critic.apply(learner.target_critic, data.next_observation, next_action)
+        next_value = jnp.min(next_q, axis=0) - temperature * next_log_prob
+        target = jax.lax.stop_gradient(data.reward + data.discount * next_value)
+
+        def critic_loss(critic_params: PyTree) -> tuple[Array, Array]:
+            q_values = critic.apply(critic_params, data.observation, taken)  # [num_critics, batch]
+            losses = jnp.mean(squared_loss(q_values, target), axis=0)
+            return jnp.sum(weights * losses), jnp.sum(weights * jnp.mean(q_values, axis=0))
+
+        critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
+        (loss, q_value), grads = critic_grad(params.critic)
+        critic_params, critic_state = self.optimiser.step(
+            grads, learner.optimiser.critic, params.critic, state.progress
+        )
+
+        def actor_loss(actor_params: PyTree) -> tuple[Array, Array]:
+            policy = actor.apply(actor_params, data.observation)
+            action, log_prob = policy.sample_with_log_prob(action_key)
+            q_value = jnp.min(critic.apply(critic_params, data.observation, action), axis=0)
+            return jnp.sum(weights * (temperature * log_prob - q_value)), jnp.sum(
+                weights * -log_prob
+            )
+
+        (policy_loss, entropy), grads = jax.value_and_grad(actor_loss, has_aux=True)(params.actor)
+        actor_params, actor_state = self.optimiser.step(
+            grads, learner.optimiser.actor, params.actor, state.progress
+        )
+
+        any_window = jnp.sum(batch.weights) > 0
+        surplus = entropy - self.target_entropy * state.box.size
+        log_temperature, temperature_state = self.optimiser.step(
+            jnp.where(any_window, surplus, 0.0),
+            learner.optimiser.log_temperature,
+            params.log_temperature,
+            state.progress,
+        )
+        num_updates = learner.num_updates + 1
+        learner = SoftActorCriticLearner(
+            params=SoftActorCriticParams(actor_params, critic_params, log_temperature),
+            optimiser=SoftActorCriticParams(actor_state, critic_state, temperature_state),
+            target_critic=self.target.move(learner.target_critic, critic_params, num_updates),
+            num_updates=num_updates,
+        )
+        return learner, {
+            "critic_loss": loss,
+            "actor_loss": policy_loss,
+            "q_value": q_value,
+            "entropy": entropy,
+            "temperature": temperature,
+        }

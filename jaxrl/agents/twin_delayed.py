@@ -1,0 +1,268 @@
+"""Twin delayed deterministic policy gradient (TD3), from replay."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.agents.action_box import ActionBox, check_action_box
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.q_network import example_transition
+from jaxrl.agents.targets import TargetUpdate
+from jaxrl.core.protocols import Environment
+from jaxrl.core.schedules import Schedule, value_at
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.losses import squared_loss
+from jaxrl.networks import ActionCritic, DeterministicActor, NetworkSettings
+from jaxrl.replay import Batch, UniformReplay
+
+
+@struct.dataclass
+class TwinDelayedParams:
+    """What gradient descent changes; copies and optimiser states stand in the same struct."""
+
+    actor: PyTree
+    critic: PyTree
+
+
+@struct.dataclass
+class TwinDelayedLearner:
+    """What a gradient step changes."""
+
+    params: TwinDelayedParams
+    target_params: TwinDelayedParams
+    optimiser: TwinDelayedParams
+    num_updates: Array  # [] int32, gradient steps of the critics
+
+
+@struct.dataclass
+class TwinDelayedState:
+    """What learning changes."""
+
+    learner: TwinDelayedLearner
+    replay: PyTree
+    progress: Progress
+    box: ActionBox
+    actor: DeterministicActor = struct.field(pytree_node=False)
+    critic: ActionCritic = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class TwinDelayedAgent:
+    """Follows the gradient of twin critics through a deterministic policy.
+
+        a'     = clip(mu'(s') + clip(smoothing e, -c, c), -1, 1),   e ~ N(0, I), c = smoothing_clip
+        target = R + D min_i Q'_i(s', a')
+        critic : mean over i of (target - Q_i(s, a))^2 / 2, every step
+        actor  : -Q_0(s, mu(s)), and the lagged copies move, every `policy_delay` steps
+
+    R and D are the replay's n-step reward and discount: D is 0 where the MDP ended and is kept where
+    only the clock did. Actions, and so the noises, are scaled to [-1, 1]: a noise of 1 is half the
+    width of the action box.
+
+    With `smoothing = 0`, `policy_delay = 1` and `num_critics = 1` this is DDPG.
+
+    Sources: Fujimoto et al. 2018, Addressing function approximation error in actor-critic methods,
+    equations 10, 14 and algorithm 1; Lillicrap et al. 2016 (DDPG).
+    """
+
+    network: NetworkSettings = struct.field(
+        default_factory=lambda: NetworkSettings(hidden_sizes=(64, 64), activation="relu")
+    )
+    optimiser: Optimiser = struct.field(
+        default_factory=lambda: Optimiser(learning_rate=1e-3, max_grad_norm=1e3, epsilon=1e-8)
+    )
+    replay: UniformReplay = struct.field(default_factory=UniformReplay)
+    target: TargetUpdate = struct.field(default_factory=lambda: TargetUpdate(step_size=0.005))
+    discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
+    exploration: float | Schedule = setting(
+        0.1, "standard deviation of the noise on actions", unit="half action widths", low=0.0
+    )
+    smoothing: float = setting(
+        0.2, "standard deviation of the noise on lagged actions", unit="half action widths", low=0.0
+    )
+    smoothing_clip: float = setting(
+        0.5, "largest noise on lagged actions", unit="half action widths", low=0.0
+    )
+    num_envs: int = setting(4, "environments stepped side by side", low=1)
+    rollout_length: int = setting(
+        4, "steps of each environment between updates", unit="steps", low=1
+    )
+    num_updates: int = setting(4, "gradient steps of the critics after each rollout", low=1)
+    policy_delay: int = setting(2, "critic steps for each policy step", unit="updates", low=1)
+    batch_size: int = setting(256, "windows in each gradient step", low=1)
+    warmup: int = setting(
+        1000, "steps of uniform actions before the first gradient step", unit="steps", low=0
+    )
+    num_critics: int = setting(2, "critics, the smallest of which counts", low=1)
+
+    @property
+    def memory(self) -> UniformReplay:
+        """The replay at this agent's number of environments."""
+        return self.replay.replace(num_envs=self.num_envs)
+
+    def check(self, env: Environment) -> None:
+        """Raise `ValueError` for actions that are not a finite box, a recurrent network, or a batch
+        that the replay cannot give."""
+        check_action_box(env)
+        self.network.torso(env.observation_space)
+        if self.network.recurrent_size:
+            raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
+        self.memory.check(self.batch_size)
+
+    def init(
+        self, key: Key, env: Environment, total_steps: float = float("inf")
+    ) -> TwinDelayedState:
+        """Fresh parameters and an empty replay. `total_steps` [steps] is the life schedules see."""
+        actor_key, critic_key, reset_key = jax.random.split(key, 3)
+        torso = self.network.torso(env.observation_space)
+        box = ActionBox.of(env.action_space)
+        actor, critic = DeterministicActor(torso, box.size), ActionCritic(torso, self.num_critics)
+        _, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
+        unit = jnp.zeros((self.num_envs, box.size))
+        params = TwinDelayedParams(
+            actor=actor.init(actor_key, observation),
+            critic=critic.init(critic_key, observation, unit),
+        )
+        learner = TwinDelayedLearner(
+            params=params,
+            target_params=jax.tree.map(jnp.copy, params),
+            optimiser=TwinDelayedParams(
+                actor=self.optimiser.init(params.actor), critic=self.optimiser.init(params.critic)
+            ),
+            num_updates=jnp.zeros((), jnp.int32),
+        )
+        return TwinDelayedState(
+            learner=learner,
+            replay=self.memory.init(example_transition(observation, env.action_space)),
+            progress=Progress.start(total_steps),
+            box=box,
+            actor=actor,
+            critic=critic,
+        )
+
+    def initial_memory(self, num_envs: int) -> tuple:
+        """Nothing is carried between steps."""
+        return ()
+
+    def act(
+        self,
+        key: Key,
+        state: TwinDelayedState,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, PyTree]]:
+        """`observation[B, ...]` -> `action[B, *shape]`, no extras. Uniform until `warmup`."""
+        chosen = state.actor.apply(state.learner.params.actor, observation)
+        if not explore:
+            return state.box.from_unit(chosen), {}
+        noise_key, uniform_key = jax.random.split(key)
+        scale = value_at(self.exploration, state.progress)
+        noisy = jnp.clip(chosen + scale * jax.random.normal(noise_key, chosen.shape), -1.0, 1.0)
+        uniform = state.box.uniform(uniform_key, chosen.shape[0])
+        return state.box.from_unit(
+            jnp.where(state.progress.step < self.warmup, uniform, noisy)
+        ), {}
+
+    def update(
+        self, key: Key, state: TwinDelayedState, trajectory: Transition
+    ) -> tuple[TwinDelayedState, dict[str, Array]]:
+        """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
+        draw_key, learn_key = jax.random.split(key)
+        replay = self.memory
+        memory = replay.add(state.replay, trajectory.replace(extras={}))
+        state = state.replace(
+            replay=memory, progress=state.progress.advance(trajectory.reward.size)
+        )
+        ready = replay.can_sample(memory, self.batch_size)
+        ready &= state.progress.step >= self.warmup
+        # One draw serves all gradient steps: none of them changes the replay, which so stays out of
+        # the conditional.
+        draw = replay.sample(draw_key, memory, self.num_updates * self.batch_size)
+        shape = (self.num_updates, self.batch_size)
+        batches = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)
+        keys = jax.random.split(learn_key, self.num_updates)
+        counts = 1 + jnp.arange(self.num_updates)
+        # Under `vmap` over seeds the count of each life is batched, and a conditional on it would
+        # pay for both branches. Where every iteration makes whole rounds, its position says enough.
+        if self.num_updates % self.policy_delay:
+            counts += state.learner.num_updates
+        policy_turns = counts % self.policy_delay == 0
+
+        def learn(learner: TwinDelayedLearner) -> tuple[TwinDelayedLearner, dict]:
+            return jax.lax.scan(
+                lambda learner, inputs: self._step(learner, state, *inputs),
+                learner,
+                (keys, batches, policy_turns),
+            )
+
+        zeros = dict.fromkeys(("critic_loss", "q_value"), jnp.zeros(self.num_updates))
+        learner, logs = jax.lax.cond(ready, learn, lambda same: (same, zeros), state.learner)
+        return state.replace(learner=learner), jax.tree.map(jnp.mean, logs)
+
+    def _step(
+        self,
+        learner: TwinDelayedLearner,
+        state: TwinDelayedState,
+        key: Key,
+        batch: Batch,
+        policy_turn: Array,
+    ) -> tuple[TwinDelayedLearner, dict[str, Array]]:
+        data, weights = batch.transition, batch.weights / jnp.maximum(jnp.sum(batch.weights), 1.0)
+        params, lagged, actor, critic = (
+            learner.params, learner.target_params, state.actor, state.critic
+        )
+        taken = state.box.to_unit(data.action)
+
+        noise = self.smoothing * jax.random.normal(key, taken.shape)
+        noise = jnp.clip(noise, -self.smoothing_clip, self.smoothing_clip)
+        next_action = actor.apply(lagged.actor, data.next_observation) + noise
+        next_q = critic.apply(
+            lagged.critic, data.next_observation, jnp.clip(next_action, -1.0, 1.0)
+        )
+        target = jax.lax.stop_gradient(data.reward + data.discount * jnp.min(next_q, axis=0))
+
+        def critic_loss(critic_params: PyTree) -> tuple[Array, Array]:
+            q_values = critic.apply(critic_params, data.observation, taken)  # [num_critics, batch]
+            losses = jnp.mean(squared_loss(q_values, target), axis=0)
+            return jnp.sum(weights * losses), jnp.sum(weights * jnp.mean(q_values, axis=0))
+
+        critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
+        (loss, q_value), grads = critic_grad(params.critic)
+        critic_params, critic_state = self.optimiser.step(
+            grads, learner.optimiser.critic, params.critic, state.progress
+        )
+        num_updates = learner.num_updates + 1
+
+        def improve(actor_params: PyTree, actor_state: PyTree) -> tuple[PyTree, ...]:
+            def actor_loss(actor_params: PyTree) -> Array:
+                action = actor.apply(actor_params, data.observation)
+                # One critic alone: the smaller of two would bend the gradient where they cross.
+                first = jax.tree.map(lambda leaf: leaf[:1], critic_params)
+                q_value = critic.clone(num_critics=1).apply(first, data.observation, action)[0]
+                return -jnp.sum(weights * q_value)
+
+            grads = jax.grad(actor_loss)(actor_params)
+            actor_params, actor_state = self.optimiser.step(
+                grads, actor_state, actor_params, state.progress
+            )
+            fresh = TwinDelayedParams(actor_params, critic_params)
+            moved = self.target.move(lagged, fresh, num_updates // self.policy_delay)
+            return actor_params, actor_state, moved
+
+        def wait(actor_params: PyTree, actor_state: PyTree) -> tuple[PyTree, ...]:
+            return actor_params, actor_state, lagged
+
+        actor_params, actor_state, lagged = jax.lax.cond(
+            policy_turn, improve, wait, params.actor, learner.optimiser.actor
+        )
+        learner = TwinDelayedLearner(
+            params=TwinDelayedParams(actor_params, critic_params),
+            target_params=lagged,
+            optimiser=TwinDelayedParams(actor_state, critic_state),
+            num_updates=num_updates,
+        )
+        return learner, {"critic_loss": loss, "q_value": q_value}

@@ -1,0 +1,1 @@
+"""The `jaxrl` command. Nothing here imports jax before it has to: `jaxrl --help` is quick."""

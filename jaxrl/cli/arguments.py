@@ -1,0 +1,154 @@
+"""The command line as frozen dataclasses: tyro turns them into options, their docs into help."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg, subcommand
+
+
+def _whole_number(arguments: list[str]) -> int:
+    """`500_000`, `500000` or `5e5`."""
+    text = arguments[0]
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+        whole = number.is_integer()
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(number)
+
+
+Whole = Annotated[
+    int,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=_whole_number,
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [f"{value:_}"],
+    ),
+]
+Assignments = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train seeds x settings as one program; without options, 16 seeds of PPO on CartPole-v1.
+
+    The same command again continues a run that was stopped, and shows a finished one. With --help,
+    the settings of the chosen --agent follow.
+    """
+
+    agent: Annotated[str, arg(metavar="NAME", help="the learner; see `jaxrl list agents`")] = "ppo"
+    env: Annotated[str, arg(metavar="NAME", help="the environment; see `jaxrl list envs`")] = (
+        "CartPole-v1"
+    )
+    num_seeds: Annotated[Whole, arg(help="seeds of every setting")] = 16
+    num_steps: Annotated[Whole, arg(help="environment steps of each run [steps]")] = 500_000
+    seed: Annotated[Whole, arg(help="all randomness comes from it and the seed's number")] = 0
+    settings: Annotated[
+        Assignments,
+        arg(name="set", metavar="NAME=VALUE ...", help="settings of the agent"),
+    ] = ()
+    env_settings: Annotated[
+        Assignments,
+        arg(name="env-set", metavar="NAME=VALUE ...", help="parameters of the environment"),
+    ] = ()
+    sweep: Annotated[
+        Assignments,
+        arg(metavar="NAME=V1,V2 ...", help="float settings to try, in all combinations"),
+    ] = ()
+    num_records: Annotated[Whole, arg(help="how often metrics are recorded")] = 100
+    lanes: Annotated[
+        Whole | None,
+        arg(
+            metavar="INT",
+            help="runs in one call of the program on each device",
+            help_behavior_hint="(default: 1 on a CPU, 64 elsewhere)",
+        ),
+    ] = None
+    run_dir: Annotated[
+        str | None,
+        arg(
+            metavar="DIR",
+            help="folder of the run",
+            help_behavior_hint="(default: runs/ENV-AGENT-HASH)",
+        ),
+    ] = None
+    resume: Annotated[
+        str | None,
+        arg(metavar="RUN", help="continue the run in this folder", help_behavior_hint=""),
+    ] = None
+    overwrite: Annotated[bool, arg(help="delete the run that is in the folder")] = False
+    dry_run: Annotated[bool, arg(help="check everything, show the plan, train nothing")] = False
+    eval_episodes: Annotated[Whole, arg(help="greedy episodes of every seed at the end")] = 0
+    checkpoint_seconds: Annotated[
+        float, arg(metavar="SECONDS", help="least time between checkpoints [s]")
+    ] = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Play whole episodes with every agent of a run, from its last checkpoint."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN", help="folder of the run")]
+    num_episodes: Annotated[Whole, arg(help="episodes of every agent")] = 1000
+    explore: Annotated[bool, arg(help="act as in training rather than greedily")] = False
+    max_steps: Annotated[Whole, arg(help="episodes are cut after so many steps [steps]")] = 10_000
+    seed: Annotated[Whole, arg(help="of the episodes")] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw the learning curves of runs in one picture, finished or not."""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN ...", help="folders of runs")]
+    metric: Annotated[str, arg(metavar="NAME", help="what to draw")] = "episode_return"
+    out: Annotated[
+        str | None,
+        arg(
+            metavar="FILE",
+            help="the PNG to write",
+            help_behavior_hint="(default: plots/METRIC.png in the first run)",
+        ),
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Show what there is by name."""
+
+    what: Annotated[Positional[Literal["agents", "envs", "operators"]], arg(help="of what kind")]
+
+
+Command = (
+    Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Plot, subcommand("plot")]
+    | Annotated[List, subcommand("list")]
+)
+
+
+def parse(argv: list[str]) -> Train | Evaluate | Plot | List:
+    """The command that `argv` asks for; help and mistakes leave by `SystemExit`, as tyro does."""
+    return tyro.cli(
+        Command,
+        args=argv,
+        prog="jaxrl",
+        description="Reinforcement learning as pure functions in JAX: train, evaluate, compare.",
+        config=(OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def given_options(argv: list[str]) -> set[str]:
+    """The long options that stand in `argv`, without dashes, `-` as `_`: `{"num_seeds"}`."""
+    options = (token.partition("=")[0] for token in argv if token.startswith("--"))
+    return {option[2:].replace("-", "_") for option in options}

@@ -1,0 +1,189 @@
+"""`jaxrl evaluate`: whole episodes of every agent in a run's last checkpoint."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl.cli.arguments import Evaluate
+from jaxrl.cli.errors import BadInput, refusing
+from jaxrl.cli.job import Job, job_from_config
+from jaxrl.cli.screen import add_row, make_console, make_table, number, say
+from jaxrl.cli.train import read_config
+from jaxrl.core.types import PyTree
+from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training.evaluate import Evaluation, evaluate
+from jaxrl.training.lanes import make_groups, start_lanes, strong_floats, with_settings
+from jaxrl.training.loop import make_plan, summarise
+
+_FILE = "evaluation.json"
+_STREAM = 0x5E7A1  # apart from the keys of training
+
+
+def evaluate_run(arguments: Evaluate) -> int:
+    """Run `jaxrl evaluate`: print a table and write `evaluation.json` in the run's folder.
+
+    Raises:
+        BadInput: no run, no checkpoint, or a number out of range.
+    """
+    console = make_console()
+    if arguments.num_episodes < 1 or arguments.max_steps < 1 or arguments.seed < 0:
+        raise BadInput("--num-episodes and --max-steps must be at least 1, --seed at least 0.")
+    path = Path(arguments.run)
+    job = job_from_config(read_config(path))
+    step, states = restore_agents(job, path)
+    say(
+        console,
+        f"{job.title}: {arguments.num_episodes:,} episodes of each agent, after {step:,} steps",
+    )
+    played = evaluate_agents(
+        job,
+        states,
+        arguments.seed,
+        arguments.num_episodes,
+        arguments.max_steps,
+        arguments.explore,
+    )
+    report = {
+        "step": step,
+        "num_episodes": arguments.num_episodes,
+        "max_steps": arguments.max_steps,
+        "explore": arguments.explore,
+        "seed": arguments.seed,
+        "settings": [
+            _report(label, seeds) for label, seeds in zip(job.labels, played, strict=True)
+        ],
+    }
+    draft = path / f".{_FILE}.draft"
+    draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    os.replace(draft, path / _FILE)
+    _show(console, report)
+    say(console, f"written: {path / _FILE}")
+    return 0
+
+
+def restore_agents(job: Job, path: Path) -> tuple[int, PyTree]:
+    """The agent states `[S, N, ...]` of the newest good checkpoint, and the step it was saved at.
+
+    Raises:
+        BadInput: the folder holds no checkpoint of this run.
+    """
+    combinations = job.combinations
+    swept = tuple(combinations[0])
+    width = job.lanes * jax.device_count()
+    plan = make_plan(job.agent, job.num_steps, job.num_records)
+    groups = make_groups(
+        jax.random.key(job.seed), job.agent, combinations, range(job.num_seeds), width
+    )
+    life = jax.eval_shape(
+        functools.partial(start_lanes, swept=swept),
+        groups[0].agent,
+        strong_floats(job.env),
+        groups[0].keys,
+        jnp.float32(plan.total_steps),
+    )
+    shape = (len(combinations), job.num_seeds)
+    record = jax.eval_shape(lambda tally: summarise(jax.tree.map(lambda x: x[0], tally)), life[1])
+    records = jax.ShapeDtypeStruct((*shape, plan.num_records), np.float32)
+    template = {"lives": [life] * len(groups), "metrics": dict.fromkeys(record, records)}
+    with refusing(ValueError):
+        found = Checkpoints(path / "checkpoints").restore(template)
+    if found is None:
+        raise BadInput(f"{path} has no checkpoint yet: let it train on, or start it again.")
+    step, tree, _ = found
+    agents = [
+        jax.tree.map(lambda leaf, n=group.num_runs: leaf[:n], life[0].agent)
+        for group, life in zip(groups, tree["lives"], strict=True)
+    ]
+    states = jax.tree.map(
+        lambda *leaves: jnp.concatenate(leaves).reshape(*shape, *leaves[0].shape[1:]), *agents
+    )
+    return step, states
+
+
+def evaluate_agents(
+    job: Job,
+    states: PyTree,
+    seed: int,
+    num_episodes: int,
+    max_steps: int = 10_000,
+    explore: bool = False,
+) -> list[list[Evaluation]]:
+    """Evaluate every agent of `states[S, N, ...]`; a seed meets the same episodes in all settings.
+
+    Returns:
+        For each setting, for each seed, `num_episodes` episodes.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+    env = strong_floats(job.env)
+    played = []
+    for index, values in enumerate(job.combinations):
+        agent = strong_floats(with_settings(job.agent, values))  # one program serves all settings
+        played.append(
+            [
+                evaluate(
+                    jax.random.fold_in(key, number_of_seed),
+                    agent,
+                    env,
+                    jax.tree.map(lambda leaf, i=index, n=number_of_seed: leaf[i, n], states),
+                    num_episodes=num_episodes,
+                    max_steps=max_steps,
+                    explore=explore,
+                )
+                for number_of_seed in range(job.num_seeds)
+            ]
+        )
+    return played
+
+
+def pooled_summary(seeds: list[Evaluation]) -> dict[str, float | int | None]:
+    """Plain numbers of the episodes of all seeds together."""
+    pooled = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *seeds)
+    return _plain(pooled)
+
+
+def _plain(evaluation: Evaluation) -> dict[str, float | int | None]:
+    numbers = evaluation.summary()
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
+def _report(label: str, seeds: list[Evaluation]) -> dict[str, Any]:
+    by_seed = [_plain(one) for one in seeds]
+    worst = min(
+        range(len(seeds)),
+        key=lambda n: -math.inf if by_seed[n]["mean"] is None else by_seed[n]["mean"],
+    )
+    return {
+        "setting": label,
+        "all_seeds": pooled_summary(seeds),
+        "worst_seed": worst,
+        "seeds": {str(n): numbers for n, numbers in enumerate(by_seed)},
+    }
+
+
+def _show(console: Any, report: dict[str, Any]) -> None:
+    swept = any(one["setting"] for one in report["settings"])
+    numeric = ["mean return", "CVaR 10 %", "worst decile", "worst", "mean length", "unfinished"]
+    columns = ["setting"] * swept + ["seeds", *numeric]
+    how = "as in training" if report["explore"] else "greedy"
+    caption = f"{how}; CVaR 10 %: mean of the worst tenth of whole returns"
+    table = make_table(columns, numeric=numeric, caption=caption)
+    for one in report["settings"]:
+        worst = one["worst_seed"]
+        rows = {
+            f"all {len(one['seeds'])}": one["all_seeds"],
+            f"worst: {worst}": one["seeds"][str(worst)],
+        }
+        for name, numbers in rows.items():
+            cells = [numbers[key] for key in ("mean", "cvar_0.1", "worst_decile", "worst")]
+            cells += [numbers["mean_length"], numbers["num_unfinished"]]
+            add_row(table, *([one["setting"]] * swept), name, *map(number, cells))
+    console.print(table)

@@ -1,0 +1,225 @@
+"""What a run is: read from a command line or a configuration file, checked, and written back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxrl.agents.presets import preset
+from jaxrl.cli import values
+from jaxrl.cli.arguments import Train
+from jaxrl.cli.errors import BadInput, refusing
+from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.settings import list_settings, replace_setting, resolve_setting
+from jaxrl.envs import make
+from jaxrl.training.lanes import default_lanes, expand_settings
+from jaxrl.training.loop import check_training, make_plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run, checked: everything that its numbers depend on."""
+
+    agent_name: str
+    agent: Agent
+    settings: dict[str, Any]  # of the agent, given explicitly, by full name
+    env_name: str
+    env: Environment
+    env_settings: dict[str, Any]
+    over: dict[str, tuple[float, ...]]  # swept settings by full name
+    num_seeds: int
+    num_steps: int
+    num_records: int
+    seed: int
+    lanes: int
+
+    @property
+    def combinations(self) -> list[dict[str, float]]:
+        """The swept settings of every combination, S of them; one empty one without a sweep."""
+        return expand_settings(self.agent, self.over)
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the combinations; `[""]` without a sweep."""
+        return [values.setting_label(one, self.agent) for one in self.combinations]
+
+    @property
+    def title(self) -> str:
+        """Agent and environment, for headings."""
+        return f"{self.agent_name} on {self.env_name}"
+
+    def config(self) -> dict[str, Any]:
+        """The run as plain data, from which `job_from_config` makes it again."""
+        return {
+            "agent": self.agent_name,
+            "settings": {name: values.to_plain(value) for name, value in self.settings.items()},
+            "env": self.env_name,
+            "env_settings": {
+                name: values.to_plain(value) for name, value in self.env_settings.items()
+            },
+            "num_seeds": self.num_seeds,
+            "num_steps": self.num_steps,
+            "seed": self.seed,
+            "sweep": {name: list(swept) for name, swept in self.over.items()},
+            "num_records": self.num_records,
+            "lanes": self.lanes,
+            "resolved": {
+                info.name: values.to_plain(info.value) for info in list_settings(self.agent)
+            },
+        }
+
+    def default_folder(self) -> Path:
+        """`runs/ENV-AGENT-HASH`: the same configuration gives the same folder."""
+        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode()).hexdigest()
+        return Path("runs") / f"{self.env_name}-{self.agent_name}-{digest[:8]}"
+
+
+def job_from_arguments(arguments: Train) -> Job:
+    """The run that a command line asks for.
+
+    Raises:
+        BadInput: anything in it that cannot be; the message says what to do.
+    """
+    return _make(
+        agent_name=arguments.agent,
+        settings=_assignments(arguments.settings, "--set"),
+        env_name=arguments.env,
+        env_settings=_assignments(arguments.env_settings, "--env-set"),
+        over={
+            name: text.split(",") for name, text in _assignments(arguments.sweep, "--sweep").items()
+        },
+        numbers=arguments,
+    )
+
+
+def job_from_config(config: Mapping[str, Any]) -> Job:
+    """The run that `Job.config` wrote.
+
+    Raises:
+        BadInput: an entry is missing, or cannot be.
+    """
+    missing = [
+        name
+        for name in ("agent", "env", "num_seeds", "num_steps", "seed", "num_records", "lanes")
+        if name not in config
+    ]
+    if missing:
+        raise BadInput(f"config.yaml of this run has no {missing[0]!r}.")
+    names = ("num_seeds", "num_steps", "seed", "num_records", "lanes")
+    for name in names:
+        if type(config[name]) is not int:
+            raise BadInput(f"config.yaml: {name}={config[name]!r} is not a whole number.")
+    return _make(
+        agent_name=config["agent"],
+        settings=_texts(config, "settings"),
+        env_name=config["env"],
+        env_settings=_texts(config, "env_settings"),
+        over={
+            name: [values.to_text(value) for value in swept]
+            for name, swept in (config.get("sweep") or {}).items()
+        },
+        numbers=Train(**{name: config[name] for name in names}),
+    )
+
+
+def _make(
+    agent_name: str,
+    settings: Mapping[str, str],
+    env_name: str,
+    env_settings: Mapping[str, str],
+    over: Mapping[str, Sequence[str]],
+    numbers: Train,
+) -> Job:
+    """Check everything and put it together; texts are as on the command line."""
+    _check_numbers(numbers)
+    with refusing(KeyError):
+        agent = preset(agent_name)
+    changed: dict[str, Any] = {}
+    for name, text in settings.items():
+        with refusing(KeyError, ValueError):
+            full, value = values.parse_setting(agent, name, text)
+            if full in changed:
+                raise BadInput(f"--set gives {full} twice.")
+            agent, changed[full] = replace_setting(agent, full, value), value
+    swept = _swept(agent, over, changed)
+    parameters = {name: values.parse_literal(text) for name, text in env_settings.items()}
+    with refusing(ValueError, TypeError, KeyError, OverflowError):
+        env = make(env_name, **parameters)
+    with refusing(ValueError):
+        check_training(agent, env)
+        make_plan(agent, numbers.num_steps, numbers.num_records)
+    return Job(
+        agent_name=agent_name,
+        agent=agent,
+        settings=changed,
+        env_name=env_name,
+        env=env,
+        env_settings=parameters,
+        over=swept,
+        num_seeds=numbers.num_seeds,
+        num_steps=numbers.num_steps,
+        num_records=numbers.num_records,
+        seed=numbers.seed,
+        lanes=numbers.lanes or default_lanes(),
+    )
+
+
+def _check_numbers(numbers: Train) -> None:
+    most = {"num_seeds": 2**31, "num_steps": 2**40, "num_records": 2**31, "lanes": 2**20}
+    for name, high in most.items():
+        value = getattr(numbers, name)
+        if value is not None and not 1 <= value <= high:
+            option = "--" + name.replace("_", "-")
+            raise BadInput(f"{option} {value} is out of range: give a value in [1, {high}].")
+    if not 0 <= numbers.seed < 2**32:
+        raise BadInput(f"--seed {numbers.seed} is out of range: give a value in [0, {2**32 - 1}].")
+
+
+def _swept(
+    agent: Agent, over: Mapping[str, Sequence[str]], changed: Mapping[str, Any]
+) -> dict[str, tuple[float, ...]]:
+    """Swept values by full setting name, checked."""
+    swept: dict[str, tuple[float, ...]] = {}
+    for name, texts in over.items():
+        with refusing(KeyError):
+            full = resolve_setting(agent, name)
+        if full in changed or full in swept:
+            raise BadInput(f"{full} is given twice: by --sweep and by --set or another --sweep.")
+        texts = [text.strip() for text in texts if text.strip()]
+        numbers = tuple(_number(full, text) for text in texts)
+        if len(set(numbers)) < len(numbers):
+            raise BadInput(f"--sweep {name} has a value twice: {', '.join(texts)}.")
+        swept[full] = numbers
+        with refusing(ValueError):
+            expand_settings(agent, {full: numbers})
+    return swept
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(
+            f"--sweep {name}: {text!r} is not a number, and only float settings can be swept in "
+            "one program; start one run for each value."
+        ) from None
+
+
+def _assignments(groups: Sequence[Sequence[str]], option: str) -> dict[str, str]:
+    """`--set a=1 b=2 --set c=3` as a mapping."""
+    found: dict[str, str] = {}
+    for text in (text for group in groups for text in group):
+        with refusing(ValueError):
+            name, value = values.parse_assignment(text, option)
+        if name in found:
+            raise BadInput(f"{option} gives {name} twice.")
+        found[name] = value
+    return found
+
+
+def _texts(config: Mapping[str, Any], name: str) -> dict[str, str]:
+    return {key: values.to_text(value) for key, value in (config.get(name) or {}).items()}

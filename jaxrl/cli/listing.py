@@ -1,0 +1,98 @@
+"""`jaxrl list`, and the settings that `jaxrl train --help` shows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jaxrl.cli.arguments import List
+from jaxrl.cli.errors import refusing
+from jaxrl.cli.screen import add_row, make_console, make_table, say
+from jaxrl.cli.values import to_text
+from jaxrl.core.settings import SettingInfo, list_settings
+
+
+def list_names(arguments: List) -> int:
+    """Run `jaxrl list`."""
+    show = {"agents": _list_agents, "envs": _list_envs, "operators": _list_operators}
+    show[arguments.what]()
+    return 0
+
+
+def show_settings(agent_name: str) -> None:
+    """Print every setting of an agent with default, unit, range and help.
+
+    Raises:
+        BadInput: no such agent.
+    """
+    from jaxrl.agents.presets import preset
+
+    with refusing(KeyError):
+        agent = preset(agent_name)
+    console = make_console()
+    table = make_table(["setting", "default", "unit", "range", "meaning"])
+    table.title = f"settings of --agent {agent_name}, for --set and --sweep"
+    for info in list_settings(agent):
+        sweepable = "" if info.is_leaf else " *"
+        add_row(
+            table, info.name + sweepable, to_text(info.value), info.unit, _range(info), info.help
+        )
+    console.print(table)
+    say(console, "* cannot be swept: it changes shapes or code, or is a schedule.")
+    say(
+        console,
+        "A name without its dotted prefix is enough where only one setting has it. Where a "
+        "schedule is allowed: linear:1:0.05, linear:1:0.05:0.5 (END at half the run), "
+        "steps:1:0.05:50000, exponential:1:0.05:10000, cosine:3e-4.",
+    )
+
+
+def _range(info: SettingInfo) -> str:
+    if info.choices:
+        return ", ".join(map(str, info.choices))
+    if math.isinf(info.low) and math.isinf(info.high):
+        return ""
+    left = "" if math.isinf(info.low) else f"{info.low:g} {'<' if info.low_open else '<='} "
+    right = "" if math.isinf(info.high) else f" <= {info.high:g}"
+    return f"{left}x{right}"
+
+
+def _list_agents() -> None:
+    from jaxrl.agents.presets import PRESETS
+
+    table = make_table(["agent", "what it is"])
+    for name in sorted(PRESETS):
+        add_row(table, name, _first_line(PRESETS[name]))
+    make_console().print(table)
+
+
+def _list_envs() -> None:
+    from jaxrl import envs
+
+    table = make_table(["environment", "observation", "actions"])
+    for name in envs.names():
+        env = envs.make(name)
+        add_row(table, name, _space(env.observation_space), _space(env.action_space))
+    make_console().print(table)
+
+
+def _list_operators() -> None:
+    from jaxrl import operators
+
+    table = make_table(["slot", "name", "what it is"])
+    for slot, known in operators.names().items():
+        for name, kind in known.items():
+            add_row(table, slot, name, _first_line(kind))
+    make_console().print(table)
+
+
+def _first_line(documented: Any) -> str:
+    return (documented.__doc__ or "").strip().partition("\n")[0]
+
+
+def _space(space: Any) -> str:
+    from jaxrl.core.spaces import Discrete
+
+    if isinstance(space, Discrete):
+        return f"{space.num_values} values"
+    return "x".join(map(str, space.shape)) or "a number"

@@ -1,0 +1,126 @@
+"""The observer of a sweep: writes every record to the run's folder and shows how far it is."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from jaxrl.cli.interrupt import Interrupt
+from jaxrl.cli.screen import duration, number, say
+from jaxrl.training.run_folder import RunFolder
+from jaxrl.training.sweep import SweepPlan
+
+_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+_LINE_SHARE = 0.1
+
+
+class Stopped(Exception):
+    """A signal came before the first chunk: nothing has run since the last checkpoint."""
+
+
+class Watch:
+    """Progress of one sweep; a context manager, so that the bar is taken down.
+
+    Args:
+        console: where to show it.
+        run: the folder that records are added to.
+        labels: names of the settings, S.
+        interrupt: asked after every chunk whether to stop.
+    """
+
+    def __init__(
+        self, console: Console, run: RunFolder, labels: Sequence[str], interrupt: Interrupt
+    ):
+        self.console, self.run, self.labels, self.interrupt = console, run, labels, interrupt
+        self.share = self.first_share = 0.0
+        self.started = self.told_at = time.perf_counter()
+        self.told_share = 0.0
+        self.mean_return = np.nan
+        self.plan: SweepPlan | None = None
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def on_start(self, plan: SweepPlan, first_record: int) -> None:
+        """Cut the records back to the checkpoint, and start the clock."""
+        self.plan = plan
+        self.run.truncate_metrics(first_record)
+        if self.interrupt.requested:
+            raise Stopped
+        verb = f"continuing after record {first_record} of" if first_record else "training"
+        say(
+            self.console,
+            f"compiled in {plan.compile_seconds:.1f} s; {verb} {plan.plan.num_records} records",
+        )
+        self.share = self.first_share = self.told_share = first_record / plan.plan.num_records
+        self.started = self.told_at = time.perf_counter()
+        if self.console.is_terminal:
+            self.bar = Progress(BarColumn(), TextColumn("{task.description}"), console=self.console)
+            self.task = self.bar.add_task(self._line(), total=1.0, completed=self.share)
+            self.bar.start()
+
+    def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Write the record; every lane of it, `[S, N]`."""
+        num_settings, num_seeds = next(iter(metrics.values())).shape
+        lanes = {
+            "step": (record + 1) * self.plan.plan.steps_per_record,
+            "seeds": list(self.plan.seeds) * num_settings,
+            "settings": [label for label in self.labels for _ in range(num_seeds)],
+            "metrics": {name: values.reshape(-1) for name, values in metrics.items()},
+        }
+        self.run.append_metrics([lanes])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # no seed has finished an episode yet
+            latest = np.nanmean(metrics["episode_return"])
+        self.mean_return = latest if np.isfinite(latest) else self.mean_return
+
+    def on_chunk(self, share: float) -> bool:
+        """Show the share that is done; True once a signal has come."""
+        self.share = share
+        if self.bar is not None:
+            self.bar.update(self.task, completed=share, description=self._line())
+        else:
+            self._tell()
+        return self.interrupt.requested
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps of all runs per second since this process started training."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return (self.share - self.first_share) * self.plan.total_steps / seconds
+
+    def _tell(self) -> None:
+        """A plain line now and then."""
+        now = time.perf_counter()
+        waited, moved = now - self.told_at, self.share - self.told_share
+        if self.share < 1 and waited < _LINE_SECONDS and (moved < _LINE_SHARE or waited < 1):
+            return
+        say(self.console, self._line())
+        self.told_at, self.told_share = now, self.share
+
+    def _line(self) -> str:
+        total = self.plan.total_steps
+        moved = self.share - self.first_share
+        elapsed = time.perf_counter() - self.started
+        left = elapsed * (1 - self.share) / moved if moved > 0 else np.inf
+        return (
+            f"{round(self.share * total):,}/{total:,} steps ({self.share:.0%})  "
+            f"{self.steps_per_second:,.0f} steps/s  mean return {number(self.mean_return)}  "
+            f"{duration(left)} left"
+        )

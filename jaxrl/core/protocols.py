@@ -1,0 +1,129 @@
+"""The contracts between the floors. A class that fits one needs no base class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from jaxrl.core.law import Law
+from jaxrl.core.spaces import Space
+from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition
+
+
+class Functional(Protocol):
+    """A scalar of a finite law: expectation, risk measure or worst case over an ambiguity set."""
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
+        ...
+
+
+class Head(Protocol):
+    """How a return is stored by a network or a table: so many numbers for each action."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the parameters of one action: `()`, `(K,)`, ..."""
+        ...
+
+    def law(self, params: Array) -> Law:
+        """`params[*shape]` -> the law they stand for."""
+        ...
+
+    def encode(self, law: Law) -> Array:
+        """Law -> `params[*shape]`: the nearest that this head can store."""
+        ...
+
+    def loss(self, params: Array, target: Law) -> Array:
+        """`params[*shape]`, the law to move towards -> `[]`. The target is treated as constant by
+        the caller."""
+        ...
+
+    def mean(self, params: Array) -> Array:
+        """`params[*shape]` -> `[]` [return]."""
+        ...
+
+
+class Improvement(Protocol):
+    """Which next actions a backup assumes. V = sum_a probs_a (q_a + bonus_a)."""
+
+    def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
+        """`q_values[A]`, `mask[A]` (true where legal) -> `probs[A]`, `bonus[A]` [return]."""
+        ...
+
+
+class Environment(Protocol):
+    """A pure environment: its numeric fields are its parameters, and leaves of the struct."""
+
+    @property
+    def observation_space(self) -> Space: ...
+
+    @property
+    def action_space(self) -> Space: ...
+
+    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
+        """-> `state`, `observation` of a new episode."""
+        ...
+
+    def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        """-> `state`, `TimeStep`. Never resets by itself: the rollout does that."""
+        ...
+
+
+class Agent(Protocol):
+    """Three pure functions and the plan of their rollouts.
+
+    `state` holds everything that learning changes: parameters, optimiser, targets, replay, progress.
+    """
+
+    num_envs: int  # environments stepped side by side, B
+    rollout_length: int  # steps of each between two updates, T
+    discount: float  # gamma [per step]
+
+    def check(self, env: Environment) -> None:
+        """Raise `ValueError` when the agent cannot learn in `env`, saying what to do."""
+        ...
+
+    def init(self, key: Key, env: Environment, total_steps: float = ...) -> PyTree:
+        """-> `state`. `total_steps` is the length of the life that schedules see."""
+        ...
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """What a recurrent policy carries between steps, `[num_envs, ...]`; `()` when nothing."""
+        ...
+
+    def act(
+        self,
+        key: Key,
+        state: PyTree,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, Any]]:
+        """`observation[B, ...]` -> `action[B, ...]`, extras. A recurrent policy returns its next
+        memory as `extras["memory"]`; every other entry is recorded in the trajectory."""
+        ...
+
+    def update(
+        self, key: Key, state: PyTree, trajectory: Transition
+    ) -> tuple[PyTree, dict[str, Array]]:
+        """Fresh `[T, B]` data -> `state`, `metrics` (scalars)."""
+        ...
+
+
+class UpdateRule(Protocol):
+    """What an actor-critic minimises, hand-written or learned."""
+
+    outputs: Mapping[str, tuple[int, ...]]  # extra network heads the rule asks for
+
+    def init(self, key: Key) -> PyTree:
+        """-> `rule_params`; `()` when nothing is learned."""
+        ...
+
+    def targets(self, rule_params: PyTree, outputs: PyTree, trajectory: Transition) -> PyTree:
+        """Along time, outside the gradient: `[T, ...]` -> targets `[T, ...]`."""
+        ...
+
+    def loss(self, rule_params: PyTree, outputs: PyTree, targets: PyTree) -> Array:
+        """One step -> `[]`."""
+        ...

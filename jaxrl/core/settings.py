@@ -1,0 +1,159 @@
+"""Settings: dataclass fields that carry their own help, unit and range."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from typing import Any
+
+from flax import struct
+
+from jaxrl.core.schedules import Schedule
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float = -math.inf,
+    high: float = math.inf,
+    low_open: bool = False,
+    choices: tuple = (),
+) -> Any:
+    """A field of a settings struct: floats become leaves, everything else is static.
+
+    Args:
+        default: the default value. A `float` (or a schedule struct) makes the field a pytree leaf, swept and traced
+            without recompiling; an `int`, `bool`, `str`, tuple, `None` or callable makes it static.
+        help: one line, without the unit.
+        unit: unit shown by `--help`, such as `return` or `per step`.
+        low: least value allowed.
+        high: greatest value allowed.
+        low_open: whether `low` itself is refused.
+        choices: the values allowed, when they are few.
+    """
+    metadata = {
+        "help": help,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "low_open": low_open,
+        "choices": choices,
+    }
+    static = isinstance(default, (bool, int, str, tuple, type(None))) or (
+        callable(default) and not dataclasses.is_dataclass(default)
+    )
+    if dataclasses.is_dataclass(default):
+        return struct.field(
+            pytree_node=True, default_factory=lambda: default, metadata=metadata
+        )
+    return struct.field(pytree_node=not static, default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingInfo:
+    """One setting of a struct as the command line shows it."""
+
+    name: str  # dotted path from the struct, `head.num_atoms`
+    value: Any
+    help: str
+    unit: str
+    low: float
+    high: float
+    low_open: bool
+    choices: tuple
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether the setting is a traced float, so that it can be swept."""
+        return isinstance(self.value, float) or hasattr(self.value, "dtype")
+
+
+def list_settings(owner: Any, prefix: str = "") -> list[SettingInfo]:
+    """Every setting of a struct and of the settings structs inside it, in field order."""
+    found = []
+    for field in dataclasses.fields(owner):
+        value = getattr(owner, field.name)
+        name = prefix + field.name
+        if "help" in field.metadata:
+            keys = ("help", "unit", "low", "high", "low_open", "choices")
+            if not dataclasses.is_dataclass(value) or isinstance(value, Schedule):
+                info = {key: field.metadata[key] for key in keys}
+                found.append(SettingInfo(name=name, value=value, **info))
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found.extend(list_settings(value, name + "."))
+    return found
+
+
+def check_settings(owner: Any) -> None:
+    """Raise `ValueError` on the first setting whose concrete value lies out of its range."""
+    for info in list_settings(owner):
+        check_value(info, info.value)
+
+
+def check_value(info: SettingInfo, value: Any) -> None:
+    """Raise `ValueError` when `value` is not allowed for the setting `info` describes."""
+    if info.choices and value not in info.choices:
+        allowed = ", ".join(map(str, info.choices))
+        raise ValueError(f"{info.name}={value!r} is not one of: {allowed}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    below = value <= info.low if info.low_open else value < info.low
+    if math.isnan(value) or below or value > info.high:
+        left = "(" if info.low_open or math.isinf(info.low) else "["
+        right = ")" if math.isinf(info.high) else "]"
+        bounds = f"{left}{_short(info.low)}, {_short(info.high)}{right}"
+        raise ValueError(f"{info.name}={value} is out of range: give a value in {bounds}.")
+
+
+def replace_setting(owner: Any, name: str, value: Any) -> Any:
+    """A copy of `owner` with the setting at the dotted path `name` replaced.
+
+    A name without dots also finds a setting of an inner struct, when only one has that name.
+
+    Raises:
+        KeyError: no such setting; the message lists near names.
+    """
+    path = resolve_setting(owner, name).split(".")
+    return _replace_path(owner, path, value)
+
+
+def resolve_setting(owner: Any, name: str) -> str:
+    """The full dotted path of the setting called `name`.
+
+    Raises:
+        KeyError: no such setting, or several inner ones; the message lists what is near.
+    """
+    names = [info.name for info in list_settings(owner)]
+    if name in names:
+        return name
+    matches = [full for full in names if full.rsplit(".", 1)[-1] == name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise KeyError(f"setting {name!r} is ambiguous: {', '.join(matches)}.")
+    raise KeyError(f"unknown setting {name!r}; {near_names(name, names)}")
+
+
+def near_names(name: str, known: list[str]) -> str:
+    """A half sentence naming the entries of `known` nearest to `name`, or all when few."""
+    lowered = {entry.lower(): entry for entry in known}
+    near = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    if len(known) <= 12:
+        return f"known: {', '.join(known)}."
+    return f"there are {len(known)}, from {known[0]} to {known[-1]}; see `jaxrl list`."
+
+
+def _replace_path(owner: Any, path: list[str], value: Any) -> Any:
+    head, *rest = path
+    if rest:
+        value = _replace_path(getattr(owner, head), rest, value)
+    return dataclasses.replace(owner, **{head: value})
+
+
+def _short(bound: float) -> str:
+    return f"{bound:g}"

@@ -1,0 +1,92 @@
+"""What crosses the agent-environment line, and what a rollout records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Array = jax.Array
+Key = jax.Array
+PyTree = Any
+
+
+@struct.dataclass
+class TimeStep:
+    """What an environment returns for one action.
+
+    `terminated` and `truncated` are never both true: the MDP ended, or the clock did. `terminated`
+    may be a probability in [0, 1] (constraints as terminations).
+    """
+
+    observation: PyTree  # the true successor, before any reset
+    reward: Array  # [] float32 [return], or a vector of channels
+    terminated: Array  # [] bool or float in [0, 1]
+    truncated: Array  # [] bool
+    cost: Array  # [num_costs] float32, empty when the task has none
+    info: dict[str, Array]  # static keys
+
+
+@struct.dataclass
+class Transition:
+    """One step of experience; a trajectory is the same struct with leading axes `[T, B]`.
+
+    `discount` is gamma^tau (1 - terminated): a number per transition. Termination zeroes `discount`;
+    truncation zeroes the trace decay and keeps the bootstrap from `next_observation`.
+    """
+
+    observation: PyTree
+    action: Array
+    reward: Array
+    discount: Array
+    next_observation: PyTree  # the true successor, before any reset
+    terminated: Array
+    truncated: Array
+    extras: dict[str, PyTree]  # what the agent's `act` recorded: log_prob, value, memory, ...
+    env_state: PyTree = ()  # the state acted in, kept only where a learner asks for it
+
+
+@struct.dataclass
+class Progress:
+    """How far a life has come: what schedules read. Traced, so that a longer life never recompiles."""
+
+    step: Array  # [] int32, environment steps taken so far
+    total_steps: Array  # [] float32, environment steps of the whole life; inf when unlimited
+
+    @classmethod
+    def start(cls, total_steps: float | Array = float("inf")) -> Progress:
+        """Progress at step 0 of a life of `total_steps` environment steps."""
+        return cls(jnp.zeros((), jnp.int32), jnp.asarray(total_steps, jnp.float32))
+
+    def advance(self, num_steps: int | Array) -> Progress:
+        """Progress after `num_steps` more environment steps."""
+        return self.replace(step=self.step + num_steps)
+
+    @property
+    def fraction(self) -> Array:
+        """Share of the life that is over, in [0, 1]; 0 for an unlimited life."""
+        return jnp.clip(self.step / self.total_steps, 0.0, 1.0)
+
+
+def select(predicate: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
+    """Choose between two pytrees of equal structure, lane by lane.
+
+    Args:
+        predicate: `[...]` bool; its axes lead those of every leaf.
+        on_true: pytree of arrays `[..., *]` taken where `predicate` holds.
+        on_false: pytree of arrays `[..., *]` taken elsewhere.
+    """
+
+    def choose(a: Array, b: Array) -> Array:
+        a, b = jnp.asarray(a), jnp.asarray(b)
+        lanes = predicate.reshape(predicate.shape + (1,) * (jnp.ndim(a) - predicate.ndim))
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(
+                jnp.where(lanes[..., None], jax.random.key_data(a), jax.random.key_data(b)),
+                impl=jax.random.key_impl(a),
+            )
+        return jnp.where(lanes, a, b)
+
+    return jax.tree.map(choose, on_true, on_false)

@@ -1,0 +1,295 @@
+"""Every gymnax environment as a pure struct whose parameters are leaves.
+
+`import jaxrl.envs` does not import gymnax (about 1.6 s); building the first environment does.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxrl.core.settings import near_names
+from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.envs.gymnax_cures import cure_of
+
+# Kept by hand so that listing names needs no import of gymnax; a test compares it with gymnax.
+GYMNAX_NAMES: tuple[str, ...] = (
+    "Acrobot-v1",
+    "CartPole-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Pendulum-v1",
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Freeway-MinAtar",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+    "Catch-bsuite",
+    "DeepSea-bsuite",
+    "DiscountingChain-bsuite",
+    "MNISTBandit-bsuite",
+    "MemoryChain-bsuite",
+    "SimpleBandit-bsuite",
+    "UmbrellaChain-bsuite",
+    "BernoulliBandit-misc",
+    "FourRooms-misc",
+    "FrozenLake-misc",
+    "GaussianBandit-misc",
+    "MetaMaze-misc",
+    "PointRobot-misc",
+    "Pong-misc",
+    "Reacher-misc",
+    "Swimmer-misc",
+)
+
+
+@struct.dataclass
+class GymnaxEnv:
+    """A gymnax environment, cured; build it with `gymnax_env`.
+
+    `params` is the environment's parameter struct with strongly typed arrays as leaves: `vmap` over
+    the environment is an uncertainty set, and a gradient in it is a sensitivity.
+
+    * `reset` and `step` give states and observations of the same types, so a loop compiles once.
+    * Observations have the dtype of their space; rewards are float32.
+    * Actions are cast to the dtype of their space, and clipped where it is a `Box`.
+    * `terminated` and `truncated` are never both true: an end wins over the clock.
+    * With `horizon_is_terminal` the time limit is part of the task and terminates.
+    """
+
+    params: PyTree
+    raw: Any = struct.field(pytree_node=False)  # the shared gymnax object
+    name: str = struct.field(pytree_node=False)
+    horizon_is_terminal: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def observation_space(self) -> Space:
+        """The set of observations; bounds follow `params`."""
+        params = self._derived()
+        space = self.raw.observation_space(params)
+        bounds = cure_of(self.name).bounds
+        return _space(space) if bounds is None else _box(space, *bounds(self.raw, params))
+
+    @property
+    def action_space(self) -> Space:
+        """The set of actions; bounds follow `params`."""
+        return _space(self.raw.action_space(self._derived()))
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """The parameters that can be set, by name."""
+        derived = cure_of(self.name).derived
+        return {name: value for name, value in vars(self.params).items() if name not in derived}
+
+    def with_parameters(self, values: Mapping[str, Any]) -> GymnaxEnv:
+        """A copy with the named parameters set; never recompiles what runs on the original.
+
+        Args:
+            values: parameter name to a number or array of the parameter's shape, possibly traced.
+
+        Raises:
+            ValueError: unknown or derived name, wrong shape, or wrong kind of number.
+        """
+        known = self.parameters
+        for name in values:
+            if name in cure_of(self.name).derived:
+                raise ValueError(f"{self.name} derives {name!r}: set what it is derived from.")
+            if name not in known:
+                raise ValueError(
+                    f"{self.name} has no parameter {name!r}; {near_names(name, sorted(known))}"
+                )
+        cast = {name: _like(name, value, known[name]) for name, value in values.items()}
+        return self.replace(params=self.params.replace(**cast))
+
+    def reset(self, key: Key) -> tuple[PyTree, Array]:
+        """A new episode -> `state`, `observation`."""
+        cure, params = cure_of(self.name), self._derived()
+        observation, state = cure.reset(self.raw, key, params)
+        observation = cure.observe(observation, self.raw, state, params)
+        return jax.tree.map(_strong, state), self._cast_observation(observation, params)
+
+    def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        """One transition, without reset -> `state`, `TimeStep` with the true successor."""
+        cure, params = cure_of(self.name), self._derived()
+        action = self._cast_action(action, params)
+        outcome = cure.step(self.raw, key, state, action, params)
+        observation, state, reward, terminated = outcome
+        observation = cure.observe(observation, self.raw, state, params)
+        terminated = jnp.asarray(terminated, bool)
+        limit = jnp.asarray(self.raw.is_truncated(state, params), bool)
+        if self.horizon_is_terminal:
+            terminated, limit = terminated | limit, jnp.zeros_like(limit)
+        step = TimeStep(
+            observation=self._cast_observation(observation, params),
+            reward=jnp.asarray(reward, jnp.float32),
+            terminated=terminated,
+            truncated=limit & ~terminated,
+            cost=jnp.zeros((0,), jnp.float32),
+            info={},
+        )
+        return jax.tree.map(_strong, state), step
+
+    def _derived(self) -> PyTree:
+        """Parameters as the dynamics see them: strongly typed, dependent ones recomputed."""
+        return cure_of(self.name).derive(jax.tree.map(_strong, self.params))
+
+    def _cast_observation(self, observation: Array, params: PyTree) -> Array:
+        dtype = jnp.dtype(self.raw.observation_space(params).dtype)
+        return jnp.asarray(observation, dtype)
+
+    def _cast_action(self, action: Array, params: PyTree) -> Array:
+        space = self.raw.action_space(params)
+        action = jnp.asarray(action, space.dtype).reshape(space.shape)
+        return action if _is_discrete(space) else jnp.clip(action, space.low, space.high)
+
+
+def gymnax_env(
+    name: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    horizon_is_terminal: bool | None = None,
+    transition_gradients: bool = False,
+) -> GymnaxEnv:
+    """A gymnax environment by its id.
+
+    Args:
+        name: gymnax id, such as `CartPole-v1`.
+        parameters: physical parameters (leaves, such as `gravity`) and constructor options of the
+            gymnax class (static, such as DeepSea's `size`), by name.
+        horizon_is_terminal: whether reaching the time limit terminates. `None` takes the task's
+            own meaning: true where the horizon defines the task (Freeway, DiscountingChain, the
+            Bernoulli and Gaussian bandits, MetaMaze, PointRobot), false elsewhere (so Reacher and
+            Swimmer, which cannot see the clock, are truncated).
+        transition_gradients: let gradients flow through the dynamics, where gymnax supports it.
+
+    Raises:
+        ValueError: unknown id, an id that is refused (with the reason), or a bad parameter.
+
+    Example:
+        >>> env = gymnax_env("CartPole-v1", {"gravity": 12.0})
+        >>> float(env.params.gravity)
+        12.0
+    """
+    cure = cure_of(name)
+    if cure.refusal:
+        raise ValueError(f"{name} is not offered: {cure.refusal}.")
+    given = dict(parameters or {})
+    known_options = _options(name)
+    options = {key: given.pop(key) for key in list(given) if key in known_options}
+    cure.check_options(options)
+    raw = _raw(
+        name, tuple(sorted((k, _frozen(v)) for k, v in options.items())), transition_gradients
+    )
+    if horizon_is_terminal is None:
+        horizon_is_terminal = cure.horizon_is_terminal
+    params = jax.tree.map(_strong, cure.params(raw))
+    env = GymnaxEnv(params, raw, name, bool(horizon_is_terminal))
+    unknown = [key for key in given if key not in (*env.parameters, *cure.derived)]
+    if unknown:
+        switches = ("horizon_is_terminal", "transition_gradients")
+        names = sorted([*env.parameters, *known_options, *switches])
+        raise ValueError(f"{name} has no parameter {unknown[0]!r}; {near_names(unknown[0], names)}")
+    return env.with_parameters(given)
+
+
+def _options(name: str) -> tuple[str, ...]:
+    """Names of the constructor options of a gymnax class."""
+    import gymnax
+
+    if name not in gymnax.registered_envs:
+        raise ValueError(
+            f"unknown gymnax environment {name!r}; {near_names(name, [*GYMNAX_NAMES])}"
+        )
+    constructor = type(_raw(name, (), False)).__init__
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = inspect.signature(constructor).parameters.items()
+    return tuple(key for key, value in found if key != "self" and value.kind in kinds)
+
+
+@functools.cache
+def _raw(name: str, options: tuple[tuple[str, Any], ...], transition_gradients: bool) -> Any:
+    """The one gymnax object of this configuration.
+
+    gymnax objects compare by identity; sharing one lets equal adapters share one compilation.
+    """
+    import gymnax
+
+    # Outside any trace, so that no tracer is kept in the object when called under `jit`.
+    try:
+        with jax.ensure_compile_time_eval():
+            raw, _ = gymnax.make(name, **dict(options))
+    except (AssertionError, TypeError) as error:
+        raise ValueError(
+            f"{name} refuses {dict(options)}: {str(error) or 'out of range'}."
+        ) from error
+    return raw.with_transition_gradients() if transition_gradients else raw
+
+
+def _frozen(value: Any) -> Any:
+    """A hashable form of a constructor option."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(entry) for entry in value)
+    try:
+        hash(value)
+    except TypeError as error:
+        raise ValueError(
+            f"option {value!r} cannot be static: give numbers, strings or lists of them."
+        ) from error
+    return value
+
+
+def _strong(leaf: Any) -> Array:
+    """`leaf` as an array without a weak type."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(leaf.dtype)
+
+
+def _like(name: str, given: Any, default: Array) -> Array:
+    """`given` as an array of the shape and dtype of `default`."""
+    problem = f"parameter {name} must be {default.dtype} of shape {list(default.shape)}"
+    if isinstance(given, jax.core.Tracer):
+        if given.shape != default.shape:
+            raise ValueError(f"{problem}; got shape {list(given.shape)}.")
+        return given.astype(default.dtype)
+    try:
+        value = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{problem}; got {given!r}.") from error
+    if value.dtype.kind not in "biuf" or value.shape != default.shape:
+        raise ValueError(f"{problem}; got {given!r}.")
+    if np.any(np.isnan(value)):
+        raise ValueError(f"{problem}; got NaN.")
+    # A float parameter takes any number; an integer or a flag takes only what it can hold.
+    if default.dtype.kind in "biu" and np.any(value.astype(default.dtype) != value):
+        raise ValueError(f"{problem}; got {given!r}.")
+    if name == "max_steps_in_episode" and np.any(value < 1):
+        raise ValueError(f"max_steps_in_episode={given} is out of range: give at least 1.")
+    return jnp.asarray(value, default.dtype)
+
+
+def _space(space: Any) -> Space:
+    if _is_discrete(space):
+        return Discrete(int(space.n), jnp.dtype(space.dtype))
+    return _box(space, space.low, space.high)
+
+
+def _is_discrete(space: Any) -> bool:
+    from gymnax.environments import spaces
+
+    return isinstance(space, spaces.Discrete)
+
+
+def _box(space: Any, low: Any, high: Any) -> Box:
+    """A `Box` whose huge bounds are infinite, so that samples stay finite."""
+    low, high = jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
+    low = jnp.where(low < -1e30, -jnp.inf, low)
+    high = jnp.where(high > 1e30, jnp.inf, high)
+    return Box(low, high, tuple(space.shape), jnp.dtype(space.dtype))

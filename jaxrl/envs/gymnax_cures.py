@@ -1,0 +1,301 @@
+"""What is wrong with single gymnax environments, and the cure for each.
+
+Found in gymnax 1.0.1. A `Cure` is a set of pure functions that the adapter calls in place of the
+environment's own; every default is the environment's own behaviour. The module imports gymnax only
+inside functions, where the adapter has loaded it already.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxrl.core.types import Array, Key, PyTree
+
+RawEnv = Any  # a gymnax Environment
+Outcome = tuple[Array, PyTree, Array, Array]  # observation, state, reward, terminated
+
+
+def _own_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
+    return raw.step_env(key, state, action, params)[:4]
+
+
+def _own_reset(raw: RawEnv, key: Key, params: PyTree) -> tuple[Array, PyTree]:
+    return raw.reset_env(key, params)
+
+
+def _own_params(raw: RawEnv) -> PyTree:
+    return raw.default_params
+
+
+def _as_observed(observation: Array, raw: RawEnv, state: PyTree, params: PyTree) -> Array:
+    del raw, state, params
+    return observation
+
+
+def _as_given(params: PyTree) -> PyTree:
+    return params
+
+
+def _accept(options: Mapping[str, Any]) -> None:
+    del options
+
+
+@dataclasses.dataclass(frozen=True)
+class Cure:
+    """How one gymnax environment is driven; every default is the environment's own way."""
+
+    note: str = ""  # what is changed, in a sentence
+    refusal: str = ""  # why the environment is not offered; empty when it is
+    horizon_is_terminal: bool = False  # default of the adapter's switch
+    derived: tuple[str, ...] = ()  # parameters that `derive` computes, so that none may be set
+    check_options: Callable[[Mapping[str, Any]], None] = _accept  # raises on a bad option
+    params: Callable[[RawEnv], PyTree] = _own_params
+    derive: Callable[[PyTree], PyTree] = _as_given
+    reset: Callable[[RawEnv, Key, PyTree], tuple[Array, PyTree]] = _own_reset
+    step: Callable[[RawEnv, Key, PyTree, Array, PyTree], Outcome] = _own_step
+    observe: Callable[[Array, RawEnv, PyTree, PyTree], Array] = _as_observed
+    bounds: Callable[[RawEnv, PyTree], tuple[Any, Any]] | None = None  # low, high of observations
+
+
+def cure_of(name: str) -> Cure:
+    """The cure for a gymnax id; the empty one for an id that needs none."""
+    return CURES.get(name, Cure())
+
+
+# --- classic control -----------------------------------------------------------------------------
+
+
+def _cartpole_masses(params: PyTree) -> PyTree:
+    return params.replace(
+        total_mass=params.masscart + params.masspole,
+        polemass_length=params.masspole * params.length,
+    )
+
+
+def _mountain_car_step(
+    raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree
+) -> Outcome:
+    """Gymnasium's dynamics: the wall that swallows speed stands at the left end."""
+    del key
+    push = action[0]
+    velocity = state.velocity + push * params.power - jnp.cos(3.0 * state.position) * params.gravity
+    velocity = jnp.clip(velocity, -params.max_speed, params.max_speed)
+    position = jnp.clip(state.position + velocity, params.min_position, params.max_position)
+    at_wall = (position <= params.min_position) & (velocity < 0)
+    velocity = jnp.where(at_wall, 0.0, velocity)
+    state = state.replace(position=position, velocity=velocity, time=state.time + 1)
+    terminated = raw.is_terminated(state, params)
+    reward = jnp.where(terminated, 100.0, 0.0) - 0.1 * push**2
+    return raw.get_obs(state), state, reward, terminated
+
+
+# --- bsuite --------------------------------------------------------------------------------------
+
+
+@struct.dataclass
+class BanditParams:
+    """Parameters of the cured bandit."""
+
+    arm_rewards: Array  # [A] reward of each arm [return]
+    max_steps_in_episode: int = 1  # every pull ends the episode [steps]
+
+
+@struct.dataclass
+class BanditState:
+    """State of the cured bandit."""
+
+    time: Array  # [] int32 [steps]
+
+
+def _bandit_params(raw: RawEnv) -> BanditParams:
+    # One fixed shuffle: the best arm stays the best over episodes, and no pattern gives it away.
+    rewards = np.linspace(0.0, 1.0, raw.num_actions, dtype=np.float32)
+    return BanditParams(np.random.RandomState(0).permutation(rewards))
+
+
+def _bandit_reset(raw: RawEnv, key: Key, params: BanditParams) -> tuple[Array, BanditState]:
+    del raw, key, params
+    return jnp.ones((1, 1)), BanditState(jnp.zeros((), jnp.int32))
+
+
+def _bandit_step(
+    raw: RawEnv, key: Key, state: BanditState, action: Array, params: BanditParams
+) -> Outcome:
+    del raw, key
+    reward = params.arm_rewards[action]
+    return jnp.ones((1, 1)), BanditState(state.time + 1), reward, jnp.ones((), bool)
+
+
+# --- misc ----------------------------------------------------------------------------------------
+
+
+def _observe_time(observation: Array, raw: RawEnv, state: PyTree, params: PyTree) -> Array:
+    """Scale the clock, the last entry, by the true time limit instead of a constant 100."""
+    del raw
+    scaled = 2.0 * state.time / params.max_steps_in_episode - 1.0
+    return observation.at[-1].set(jnp.where(params.normalize_time, scaled, state.time))
+
+
+def _meta_maze_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
+    observation, state, reward, _ = _own_step(raw, key, state, action, params)
+    return observation, state, reward, jnp.zeros((), bool)
+
+
+def _meta_maze_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
+    reward = jnp.stack([jnp.zeros(()), params.reward, params.punishment])
+    num_flags = raw.rf_size**2 + raw.num_actions
+    clock = jnp.where(params.normalize_time, 1.0, params.max_steps_in_episode)
+    low = jnp.append(jnp.zeros(num_flags), jnp.stack([reward.min(), -jnp.ones(())]))
+    high = jnp.append(jnp.ones(num_flags), jnp.stack([reward.max(), clock]))
+    return low, high
+
+
+def _gaussian_bandit_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
+    del raw
+    clock = jnp.where(params.normalize_time, 1.0, params.max_steps_in_episode)
+    low = jnp.array([-jnp.inf, 0.0, 0.0, -1.0])
+    return low, jnp.array([jnp.inf, 1.0, 1.0, 0.0]).at[3].set(clock)
+
+
+def _memory_chain_bounds(raw: RawEnv, params: PyTree) -> tuple[float, float]:
+    del params
+    return -1.0, max(1.0, raw.num_bits - 1.0)
+
+
+def _four_rooms_observe(observation: Array, raw: RawEnv, state: PyTree, params: PyTree) -> Array:
+    """Draw the agent at `[row, column]`, as the walls are drawn."""
+    del state, params
+    if not raw.use_visual_obs:
+        return observation
+    return observation.at[..., 1].set(observation[..., 1].T)
+
+
+def _check_reacher(options: Mapping[str, Any]) -> None:
+    if options.get("num_joints", 2) != 2:
+        raise ValueError(
+            "Reacher-misc works with num_joints=2 only: gymnax fails to observe any other."
+        )
+
+
+def _pong_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
+    """One frame with both borders solid: gymnax lets the ball leave through row 0."""
+    del key
+    from gymnax.environments.misc import pong
+
+    before = state.ball_position
+    size = raw.height
+    state = pong.move_paddles(
+        action, params.paddle_y_speed, state, raw.paddle_half_height, size, params.use_ai_policy
+    )
+    state = pong.reflect_on_borders(pong.move_ball(state), size)
+    outside = state.ball_position[0] < 0
+    mirror = jnp.where(outside, jnp.array([-1, 1]), jnp.array([1, 1]))
+    state = state.replace(
+        ball_position=state.ball_position * mirror, ball_velocity=state.ball_velocity * mirror
+    )
+    state = pong.reflect_on_paddle(state, raw.width, raw.paddle_half_height, params)
+    state = state.replace(last_ball_position=before, time=state.time + 1)
+    terminated = raw.is_terminated(state, params)
+    return raw.get_obs(state), state, jnp.where(terminated, 0.0, 1.0), terminated
+
+
+# --- MinAtar -------------------------------------------------------------------------------------
+
+
+def _asterix_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
+    """One frame with MinAtar's spawn rule, and a move interval that stops shrinking at 1.
+
+    gymnax never looks at the first slot of its random order, so that it may overwrite an entity,
+    and does so for certain on a full board. It also needs a loop for one masked argmax.
+    """
+    from gymnax.environments.minatar import asterix
+
+    slot_key, side_key, gold_key = jax.random.split(key, 3)
+    free = state.entities[:, 4] == 0
+    slot = jnp.argmax(jnp.where(free, jax.random.uniform(slot_key, free.shape), -1.0))
+    from_left = jax.random.bernoulli(side_key).astype(jnp.int32)
+    gold = jax.random.bernoulli(gold_key, 1.0 / 3.0).astype(jnp.int32)
+    entity = jnp.stack([(1 - from_left) * 9, slot + 1, from_left, gold, jnp.ones_like(gold)])
+    due = state.spawn_timer == 0
+    spawned = state.entities.at[slot].set(entity.astype(state.entities.dtype))
+    state = state.replace(
+        entities=jnp.where(due & jnp.any(free), spawned, state.entities),
+        spawn_timer=jnp.where(due, state.spawn_speed, state.spawn_timer),
+    )
+    state = asterix.step_agent(state, raw.action_set[action])
+    state, reward, terminated = asterix.step_entities(state)
+    state = asterix.step_timers(state, params)
+    state = state.replace(
+        move_speed=jnp.maximum(state.move_speed, 1), time=state.time + 1, terminal=terminated
+    )
+    return raw.get_obs(state), state, reward, terminated
+
+
+CURES: dict[str, Cure] = {
+    "CartPole-v1": Cure(
+        note="total_mass and polemass_length follow masscart, masspole and length.",
+        derived=("total_mass", "polemass_length"),
+        derive=_cartpole_masses,
+    ),
+    "MountainCarContinuous-v0": Cure(
+        note="gymnasium's dynamics; gymnax puts the inelastic wall at the goal.",
+        step=_mountain_car_step,
+    ),
+    "Asterix-MinAtar": Cure(
+        note="spawning never deletes an entity, and speed stops at one cell per frame.",
+        step=_asterix_step,
+    ),
+    "Freeway-MinAtar": Cure(
+        note="the time limit ends the game, as in MinAtar.", horizon_is_terminal=True
+    ),
+    "DiscountingChain-bsuite": Cure(
+        note="the time limit ends the task, as in bsuite.", horizon_is_terminal=True
+    ),
+    "SimpleBandit-bsuite": Cure(
+        note="arms stay the same over episodes and are the parameter arm_rewards.",
+        params=_bandit_params,
+        reset=_bandit_reset,
+        step=_bandit_step,
+    ),
+    "MemoryChain-bsuite": Cure(
+        note="the observation space holds the observations.", bounds=_memory_chain_bounds
+    ),
+    "MNISTBandit-bsuite": Cure(
+        refusal="it downloads MNIST when built, and stores pixels above 127 as negative numbers"
+    ),
+    "BernoulliBandit-misc": Cure(note="the time limit ends the task.", horizon_is_terminal=True),
+    "GaussianBandit-misc": Cure(
+        note="the time limit ends the task; the clock is scaled by it; the space is right.",
+        horizon_is_terminal=True,
+        observe=_observe_time,
+        bounds=_gaussian_bandit_bounds,
+    ),
+    "FourRooms-misc": Cure(
+        note="the agent is drawn where it is, not transposed.", observe=_four_rooms_observe
+    ),
+    "MetaMaze-misc": Cure(
+        note="only the time limit ends the task; the clock is scaled by it; the space is right.",
+        horizon_is_terminal=True,
+        step=_meta_maze_step,
+        observe=_observe_time,
+        bounds=_meta_maze_bounds,
+    ),
+    "PointRobot-misc": Cure(
+        note="the time limit ends the task, and the clock is scaled by it.",
+        horizon_is_terminal=True,
+        observe=_observe_time,
+    ),
+    "Reacher-misc": Cure(
+        note="actions are clipped; num_joints other than 2 is refused.",
+        check_options=_check_reacher,
+    ),
+    "Swimmer-misc": Cure(note="actions are clipped."),
+    "Pong-misc": Cure(note="the ball bounces off both borders.", step=_pong_step),
+}

@@ -1,0 +1,92 @@
+"""A `TabularMDP` as an environment."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.mdp import TabularMDP
+from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.types import Array, Key, TimeStep
+
+
+@struct.dataclass
+class TabularState:
+    """Where the process is, and for how long it has run."""
+
+    index: Array  # [] int32, state of the MDP
+    time: Array  # [] int32 [steps]
+
+
+@struct.dataclass
+class TabularEnv:
+    """Steps a `TabularMDP`.
+
+    The whole MDP is a leaf of the environment, so `vmap` over a batch of MDPs is an uncertainty set
+    or a set of tasks. The MDP's own `discount` is for planners; the environment does not use it. An
+    action that is not `legal` does what its row of the MDP says.
+
+    Example:
+        >>> from jaxrl.envs.chains import riverswim
+        >>> env = TabularEnv(riverswim(num_states=6), time_limit=20.0)
+        >>> state, observation = env.reset(jax.random.key(0))
+        >>> int(observation)
+        0
+    """
+
+    mdp: TabularMDP
+    time_limit: float = float("inf")  # truncates after so many steps [steps]
+    one_hot: bool = struct.field(pytree_node=False, default=False)  # observe `[S]` instead of `[]`
+
+    @property
+    def observation_space(self) -> Space:
+        """`Discrete(S)`, or `Box[S]` of one-hot float32 rows."""
+        num_states = self.mdp.num_states
+        if self.one_hot:
+            return Box(jnp.zeros(()), jnp.ones(()), (num_states,))
+        return Discrete(num_states)
+
+    @property
+    def action_space(self) -> Space:
+        """`Discrete(A)`."""
+        return Discrete(self.mdp.num_actions)
+
+    def reset(self, key: Key) -> tuple[TabularState, Array]:
+        """Draw the first state from `mdp.initial`."""
+        index = _draw(key, self.mdp.initial).astype(jnp.int32)
+        return TabularState(index, jnp.zeros((), jnp.int32)), self._observe(index)
+
+    def step(self, key: Key, state: TabularState, action: Array) -> tuple[TabularState, TimeStep]:
+        """Draw one outcome of `(state, action)` by inverse CDF."""
+        action = jnp.asarray(action, jnp.int32)
+        outcome = (state.index, action, _draw(key, self.mdp.prob[state.index, action]))
+        index = self.mdp.next_state[outcome].astype(jnp.int32)
+        time = state.time + 1
+        terminated = self.mdp.terminal[outcome]
+        step = TimeStep(
+            observation=self._observe(index),
+            reward=self.mdp.reward[outcome].astype(jnp.float32),
+            terminated=terminated,
+            truncated=(time >= self.time_limit) & (terminated < 1),
+            cost=jnp.zeros((0,), jnp.float32),
+            info={},
+        )
+        return TabularState(index, time), step
+
+    def _observe(self, index: Array) -> Array:
+        if self.one_hot:
+            return jax.nn.one_hot(index, self.mdp.num_states, dtype=jnp.float32)
+        return index
+
+
+def _draw(key: Key, probs: Array) -> Array:
+    """An index `[]` with law `probs[N]`, by inverse CDF (one draw, cheaper than Gumbel noise).
+
+    The uniform is scaled by the rounded total and impossible outcomes are masked, so that rounding
+    never selects an outcome of probability zero.
+    """
+    possible = probs > 0
+    cdf = jnp.cumsum(probs)
+    threshold = jax.random.uniform(key, (), probs.dtype) * jnp.max(jnp.where(possible, cdf, 0.0))
+    return jnp.argmax(possible & (cdf > threshold))

@@ -1,0 +1,44 @@
+"""Wrappers: environments round environments, each a frozen struct whose floats are leaves.
+
+Order, from the inside out: dynamics; noise (`StickyActions`, `NoisyActions`, `ObservationNoise`,
+`RewardNoise`); `TimeLimit`; `EpisodeStatistics`; then what only the learner should see
+(`RewardScale`, `NormaliseReward`, `NormaliseObservation`, `FrameStack`). So episode statistics
+report the task's own score, normalisation counts what the agent meets, and stacked frames are
+normalised frames. No wrapper resets: the rollout does, and calls `reset` of the outermost, which
+clears every memory on the way.
+"""
+
+from jaxrl.envs.wrappers.actions import NoisyActions, StickyActions, StickyActionsState
+from jaxrl.envs.wrappers.limits import (
+    EpisodeStatistics,
+    EpisodeStatisticsState,
+    TimeLimit,
+    TimeLimitState,
+)
+from jaxrl.envs.wrappers.normalise import (
+    NormaliseObservation,
+    NormaliseReward,
+    NormaliseRewardState,
+    RunningMoments,
+)
+from jaxrl.envs.wrappers.observations import FrameStack, FrameStackState, ObservationNoise
+from jaxrl.envs.wrappers.rewards import RewardNoise, RewardScale
+
+__all__ = [
+    "EpisodeStatistics",
+    "EpisodeStatisticsState",
+    "FrameStack",
+    "FrameStackState",
+    "NoisyActions",
+    "NormaliseObservation",
+    "NormaliseReward",
+    "NormaliseRewardState",
+    "ObservationNoise",
+    "RewardNoise",
+    "RewardScale",
+    "RunningMoments",
+    "StickyActions",
+    "StickyActionsState",
+    "TimeLimit",
+    "TimeLimitState",
+]

@@ -1,0 +1,113 @@
+"""Wrappers that disturb actions on their way in.
+
+Each costs one key split and one draw a step: on small environments randomness is most of the price.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.spaces import Discrete, Space
+from jaxrl.core.types import Array, Key, PyTree, TimeStep
+
+
+@struct.dataclass
+class StickyActionsState:
+    """State of `StickyActions`."""
+
+    inner: PyTree
+    last_action: Array  # the action the inner environment executed last
+    is_first: Array  # [] bool, whether the episode has had no action yet
+
+
+@struct.dataclass
+class StickyActions:
+    """With `probability`, the action executed last is executed again.
+
+    The memory belongs to the episode: the first action of an episode is always executed as given.
+    Probability 0 changes nothing; probability 1 repeats the first action for ever.
+
+    Sources: Machado et al. (2018), "Revisiting the Arcade Learning Environment", section 5.2.
+    """
+
+    env: Any
+    probability: float = 0.25  # of repeating, in [0, 1] [per step]
+
+    @property
+    def observation_space(self) -> Space:
+        """Unchanged."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """Unchanged."""
+        return self.env.action_space
+
+    def reset(self, key: Key) -> tuple[StickyActionsState, PyTree]:
+        """A new episode without a last action."""
+        inner, observation = self.env.reset(key)
+        space = self.env.action_space
+        last_action = jnp.zeros(space.shape, space.dtype)
+        return StickyActionsState(inner, last_action, jnp.ones((), bool)), observation
+
+    def step(
+        self, key: Key, state: StickyActionsState, action: Array
+    ) -> tuple[StickyActionsState, TimeStep]:
+        """One step with the given or the last action."""
+        noise_key, step_key = jax.random.split(key)
+        repeat = (jax.random.uniform(noise_key) < self.probability) & ~state.is_first
+        action = jnp.asarray(action, state.last_action.dtype).reshape(state.last_action.shape)
+        action = jnp.where(repeat, state.last_action, action)
+        inner, step = self.env.step(step_key, state.inner, action)
+        return StickyActionsState(inner, action, jnp.zeros((), bool)), step
+
+
+@struct.dataclass
+class NoisyActions:
+    """The executed action differs by chance from the one chosen.
+
+    Discrete actions: with `probability`, a uniform draw from all actions replaces the choice (it
+    may be the same one). Box actions: Gaussian noise of standard deviation `scale` is added, and
+    the result clipped to the box. The other field has no effect.
+
+    Sources: Tessler, Efroni and Mannor (2019), "Action robust reinforcement learning and
+    applications in continuous control", sections 3 and 4.
+    """
+
+    env: Any
+    probability: float = 0.1  # of replacing a discrete action, in [0, 1] [per step]
+    scale: float = 0.1  # standard deviation of the noise on a box action [action]
+
+    @property
+    def observation_space(self) -> Space:
+        """Unchanged."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """Unchanged."""
+        return self.env.action_space
+
+    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
+        """A new episode; nothing is disturbed."""
+        return self.env.reset(key)
+
+    def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        """One step with the disturbed action."""
+        noise_key, step_key = jax.random.split(key)
+        space = self.env.action_space
+        action = jnp.asarray(action, space.dtype).reshape(space.shape)
+        if isinstance(space, Discrete):
+            # One uniform serves twice: given that it is below `probability`, it is uniform there.
+            draw = jax.random.uniform(noise_key)
+            share = draw / jnp.maximum(self.probability, jnp.finfo(jnp.float32).tiny)
+            drawn = jnp.minimum(share * space.num_values, space.num_values - 1)
+            action = jnp.where(draw < self.probability, drawn.astype(space.dtype), action)
+        else:
+            noise = jax.random.normal(noise_key, space.shape, space.dtype)
+            action = jnp.clip(action + self.scale * noise, space.low, space.high)
+        return self.env.step(step_key, state, action)

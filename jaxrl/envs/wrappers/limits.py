@@ -1,0 +1,110 @@
+"""Wrappers of the clock: an own time limit, and statistics of the running episode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.spaces import Space
+from jaxrl.core.types import Array, Key, PyTree, TimeStep
+
+
+@struct.dataclass
+class TimeLimitState:
+    """State of `TimeLimit`."""
+
+    inner: PyTree
+    time: Array  # [] int32 [steps]
+
+
+@struct.dataclass
+class TimeLimit:
+    """Ends an episode after `max_steps` steps, where the inner environment has not done so.
+
+    By default the clock truncates, so learners bootstrap through it. With `horizon_is_terminal` it
+    terminates: the horizon is then part of the task, which is Markov only where the observation
+    tells the time. A limit of the inner environment stays in force.
+    """
+
+    env: Any
+    max_steps: int  # leaf, so that a new limit does not recompile [steps]
+    horizon_is_terminal: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def observation_space(self) -> Space:
+        """Unchanged."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """Unchanged."""
+        return self.env.action_space
+
+    def reset(self, key: Key) -> tuple[TimeLimitState, PyTree]:
+        """A new episode, at time 0."""
+        inner, observation = self.env.reset(key)
+        return TimeLimitState(inner, jnp.zeros((), jnp.int32)), observation
+
+    def step(
+        self, key: Key, state: TimeLimitState, action: Array
+    ) -> tuple[TimeLimitState, TimeStep]:
+        """One step; ends where the limit is reached."""
+        inner, step = self.env.step(key, state.inner, action)
+        time = state.time + 1
+        limit = time >= self.max_steps
+        if self.horizon_is_terminal:
+            terminated = jnp.where(limit, jnp.ones_like(step.terminated), step.terminated)
+            step = step.replace(terminated=terminated, truncated=step.truncated & ~limit)
+        else:
+            step = step.replace(truncated=step.truncated | (limit & (step.terminated < 1)))
+        return TimeLimitState(inner, time), step
+
+
+@struct.dataclass
+class EpisodeStatisticsState:
+    """State of `EpisodeStatistics`."""
+
+    inner: PyTree
+    episode_return: Array  # [] float32 [return]
+    episode_length: Array  # [] int32 [steps]
+
+
+@struct.dataclass
+class EpisodeStatistics:
+    """Adds running totals of the current episode to `info`.
+
+    `info["episode_return"]` (undiscounted) and `info["episode_length"]` include the step just made;
+    where a step ends an episode they are that episode's totals. They start from zero at `reset`, so
+    any auto-reset, or none, works outside. Put it inside what changes rewards to report the task's
+    own score. Needs scalar rewards.
+    """
+
+    env: Any
+
+    @property
+    def observation_space(self) -> Space:
+        """Unchanged."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """Unchanged."""
+        return self.env.action_space
+
+    def reset(self, key: Key) -> tuple[EpisodeStatisticsState, PyTree]:
+        """A new episode with totals of zero."""
+        inner, observation = self.env.reset(key)
+        zero = jnp.zeros((), jnp.float32)
+        return EpisodeStatisticsState(inner, zero, jnp.zeros((), jnp.int32)), observation
+
+    def step(
+        self, key: Key, state: EpisodeStatisticsState, action: Array
+    ) -> tuple[EpisodeStatisticsState, TimeStep]:
+        """One step; its reward joins the totals."""
+        inner, step = self.env.step(key, state.inner, action)
+        total = state.episode_return + step.reward.astype(jnp.float32)
+        length = state.episode_length + 1
+        info = {**step.info, "episode_return": total, "episode_length": length}
+        return EpisodeStatisticsState(inner, total, length), step.replace(info=info)

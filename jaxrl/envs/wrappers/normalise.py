@@ -1,0 +1,179 @@
+"""Normalisation by running statistics, which are leaves of the wrapper and change only on request.
+
+A wrapper never updates itself: `step` is pure in the wrapper. Training code carries the wrapper,
+gathers what `info` reports, and goes on with `wrapper.updated(batch)`; not calling it freezes the
+statistics, as evaluation should. One update per rollout costs less than one per step, and gives
+every environment of a batch the same statistics.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.spaces import Box, Space
+from jaxrl.core.types import Array, Key, PyTree, TimeStep
+
+
+@struct.dataclass
+class RunningMoments:
+    """Mean and variance of all samples merged so far; mean 0 and variance 1 before the first."""
+
+    mean: Array  # [*shape]
+    variance: Array  # [*shape], population variance
+    count: Array  # [] float32, samples merged
+
+    @classmethod
+    def start(cls, shape: tuple[int, ...] = ()) -> RunningMoments:
+        """Moments of no sample."""
+        return cls(jnp.zeros(shape), jnp.ones(shape), jnp.zeros(()))
+
+    def merged(self, samples: Array) -> RunningMoments:
+        """Moments with the samples `[..., *shape]` added.
+
+        Numerics: the pairwise update of two sets of moments, which squares no large mean.
+
+        Sources: Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance",
+        equation 2.1.
+        """
+        samples = jnp.asarray(samples, jnp.float32).reshape(-1, *self.mean.shape)
+        count = self.count + samples.shape[0]
+        share = samples.shape[0] / jnp.maximum(count, 1.0)
+        gap = samples.mean(axis=0) - self.mean
+        spread = samples.var(axis=0) - self.variance
+        return RunningMoments(
+            mean=self.mean + share * gap,
+            variance=self.variance + share * spread + share * (1.0 - share) * gap**2,
+            count=count,
+        )
+
+
+@struct.dataclass
+class NormaliseObservation:
+    """Shifts and scales each entry of a float observation to mean 0 and variance 1.
+
+        observation <- clip((observation - mean) / sqrt(variance + epsilon), -clip, clip)
+
+    The statistics are leaves; `updated` returns a wrapper with more data in them, nothing else
+    changes them. `info["raw_observation"]` carries what to update with. Build it with `start`,
+    which begins as the identity up to `clip`.
+
+    Example:
+        >>> from jaxrl.envs.chains import riverswim
+        >>> from jaxrl.envs.tabular import TabularEnv
+        >>> env = NormaliseObservation.start(TabularEnv(riverswim(), one_hot=True))
+        >>> env = env.updated(jnp.eye(6))
+        >>> float(env.moments.count)
+        6.0
+    """
+
+    env: Any
+    moments: RunningMoments
+    epsilon: float = 1e-8
+    clip: float = 10.0  # [standard deviations]
+
+    @classmethod
+    def start(cls, env: Any) -> NormaliseObservation:
+        """The wrapper round `env` before any data.
+
+        Raises:
+            ValueError: the observations of `env` are not a box of floats.
+        """
+        space = env.observation_space
+        if not isinstance(space, Box) or not jnp.issubdtype(space.dtype, jnp.floating):
+            raise ValueError(f"NormaliseObservation needs float observations; got {space}.")
+        return cls(env, RunningMoments.start(space.shape))
+
+    @property
+    def observation_space(self) -> Space:
+        """The inner shape between `-clip` and `clip`."""
+        space = self.env.observation_space
+        limit = jnp.asarray(self.clip, jnp.float32)
+        return Box(-limit, limit, space.shape, space.dtype)
+
+    @property
+    def action_space(self) -> Space:
+        """Unchanged."""
+        return self.env.action_space
+
+    def reset(self, key: Key) -> tuple[PyTree, Array]:
+        """A new episode, its first observation normalised."""
+        state, observation = self.env.reset(key)
+        return state, self.normalised(observation)
+
+    def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        """One step with a normalised observation; the raw one stands in `info`."""
+        state, step = self.env.step(key, state, action)
+        info = {**step.info, "raw_observation": step.observation}
+        return state, step.replace(observation=self.normalised(step.observation), info=info)
+
+    def normalised(self, observation: Array) -> Array:
+        """A raw observation `[..., *shape]` as the agent sees it."""
+        scaled = (observation - self.moments.mean) / jnp.sqrt(self.moments.variance + self.epsilon)
+        return jnp.clip(scaled, -self.clip, self.clip).astype(observation.dtype)
+
+    def updated(self, batch: Array) -> NormaliseObservation:
+        """The wrapper with raw observations `[..., *shape]` added to its statistics."""
+        return self.replace(moments=self.moments.merged(batch))
+
+
+@struct.dataclass
+class NormaliseRewardState:
+    """State of `NormaliseReward`."""
+
+    inner: PyTree
+    discounted_return: Array  # [] float32, sum of past rewards, discounted backwards [return]
+
+
+@struct.dataclass
+class NormaliseReward:
+    """Scales rewards by the standard deviation of a running discounted return; no shift.
+
+        accumulated_t = reward_t + discount * accumulated_{t-1}
+        reward <- clip(reward / sqrt(variance(accumulated) + epsilon), -clip, clip)
+
+    The accumulator is environment state and starts from zero with each episode. The statistics are
+    leaves; `updated` returns a wrapper with more data in them, nothing else changes them.
+    `info["discounted_return"]` carries what to update with, `info["raw_reward"]` the task's reward.
+
+    Sources: Engstrom et al. (2020), "Implementation matters in deep policy gradients", section 3.
+    """
+
+    env: Any
+    # A factory, because an array made at import would start the backend.
+    moments: RunningMoments = struct.field(default_factory=RunningMoments.start)
+    discount: float = 0.99  # of the accumulator, usually the agent's [per step]
+    epsilon: float = 1e-8
+    clip: float = 10.0  # [standard deviations]
+
+    @property
+    def observation_space(self) -> Space:
+        """Unchanged."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """Unchanged."""
+        return self.env.action_space
+
+    def reset(self, key: Key) -> tuple[NormaliseRewardState, PyTree]:
+        """A new episode with an empty accumulator."""
+        inner, observation = self.env.reset(key)
+        return NormaliseRewardState(inner, jnp.zeros((), jnp.float32)), observation
+
+    def step(
+        self, key: Key, state: NormaliseRewardState, action: Array
+    ) -> tuple[NormaliseRewardState, TimeStep]:
+        """One step with a scaled reward; the raw one stands in `info`."""
+        inner, step = self.env.step(key, state.inner, action)
+        total = (step.reward + self.discount * state.discounted_return).astype(jnp.float32)
+        info = {**step.info, "discounted_return": total, "raw_reward": step.reward}
+        reward = step.reward / jnp.sqrt(self.moments.variance + self.epsilon)
+        reward = jnp.clip(reward, -self.clip, self.clip).astype(step.reward.dtype)
+        return NormaliseRewardState(inner, total), step.replace(reward=reward, info=info)
+
+    def updated(self, batch: Array) -> NormaliseReward:
+        """The wrapper with discounted returns `[...]` added to its statistics."""
+        return self.replace(moments=self.moments.merged(batch))

@@ -1,0 +1,70 @@
+"""Wrappers that change rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import struct
+
+from jaxrl.core.spaces import Space
+from jaxrl.core.types import Array, Key, PyTree, TimeStep
+
+
+@struct.dataclass
+class RewardScale:
+    """Multiplies rewards: reward <- scale * reward. Scale 1 changes nothing."""
+
+    env: Any
+    scale: float = 1.0
+
+    @property
+    def observation_space(self) -> Space:
+        """Unchanged."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """Unchanged."""
+        return self.env.action_space
+
+    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
+        """A new episode."""
+        return self.env.reset(key)
+
+    def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        """One step with the scaled reward."""
+        state, step = self.env.step(key, state, action)
+        return state, step.replace(reward=(self.scale * step.reward).astype(step.reward.dtype))
+
+
+@struct.dataclass
+class RewardNoise:
+    """Adds Gaussian noise to rewards: reward <- reward + scale * N(0, 1), drawn anew each step.
+
+    Expected returns stay as they are; their spread grows.
+    """
+
+    env: Any
+    scale: float = 0.1  # standard deviation [return]
+
+    @property
+    def observation_space(self) -> Space:
+        """Unchanged."""
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        """Unchanged."""
+        return self.env.action_space
+
+    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
+        """A new episode."""
+        return self.env.reset(key)
+
+    def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        """One step with the noisy reward."""
+        noise_key, step_key = jax.random.split(key)
+        state, step = self.env.step(step_key, state, action)
+        noise = jax.random.normal(noise_key, step.reward.shape, step.reward.dtype)
+        return state, step.replace(reward=(step.reward + self.scale * noise).astype(noise.dtype))

@@ -1,0 +1,48 @@
+"""The risk-neutral functional."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.types import Array
+
+
+@struct.dataclass
+class Mean:
+    """Expectation: the risk-neutral functional, under which the backup is the classical one.
+
+    F(p, v) = sum_i p_i v_i
+
+    Atoms of zero probability are ignored, even when their values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(Mean()(jnp.array([0.25, 0.75]), jnp.array([4.0, 8.0])))
+        7.0
+
+    Sources:
+        Bellman (1957), Dynamic Programming, chapter III.
+    """
+
+    monotone: ClassVar[bool] = True
+    translation_equivariant: ClassVar[bool] = True
+    coherent: ClassVar[bool] = True
+    time_consistent: ClassVar[bool] = True
+    needs_successors: ClassVar[bool] = False
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """Apply the functional.
+
+        Args:
+            probs: `[N]`, non-negative, summing to one.
+            values: `[N]` [return].
+
+        Returns:
+            `[]` [return].
+        """
+        # A finite value keeps its gradient in `probs` at p = 0; an infinite one must not make NaN.
+        counts = (probs > 0) | jnp.isfinite(values)
+        return jnp.sum(probs * jnp.where(counts, values, 0.0))

@@ -1,0 +1,124 @@
+"""Policy distributions: sample, log-probability, entropy, mode and KL, over any leading axes.
+
+Log-probabilities are in nats.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.types import Array, Key
+
+_LOG_TWO_PI = 1.8378770664093453
+
+
+@struct.dataclass
+class CategoricalPolicy:
+    """A law on `0 .. A - 1` given by unnormalised log-probabilities."""
+
+    logits: Array  # [..., A]
+
+    def sample(self, key: Key) -> Array:
+        """A draw, `[...]` int32."""
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+
+    def mode(self) -> Array:
+        """The likeliest action, `[...]` int32, ties to the first."""
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+    def log_probs(self) -> Array:
+        """Normalised log-probabilities of all actions, `[..., A]`."""
+        return jax.nn.log_softmax(self.logits)
+
+    def log_prob(self, action: Array) -> Array:
+        """Log-probability of `action[...]`, `[...]`."""
+        # A one-hot product: its gradient is dense arithmetic, a gather's is a scatter.
+        chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=bool)
+        return jnp.sum(jnp.where(chosen, self.log_probs(), 0.0), axis=-1)
+
+    def entropy(self) -> Array:
+        """Shannon entropy `[...]`; actions of probability zero contribute nothing."""
+        log_probs = self.log_probs()
+        finite = jnp.isfinite(log_probs)
+        safe = jnp.where(finite, log_probs, 0.0)
+        return -jnp.sum(jnp.where(finite, jnp.exp(safe) * safe, 0.0), axis=-1)
+
+    def kl(self, other: CategoricalPolicy) -> Array:
+        """KL(self || other), `[...]`."""
+        log_probs, other_log_probs = self.log_probs(), other.log_probs()
+        finite = jnp.isfinite(log_probs)
+        gap = jnp.where(finite, log_probs - other_log_probs, 0.0)
+        return jnp.sum(jnp.where(finite, jnp.exp(log_probs), 0.0) * gap, axis=-1)
+
+
+@struct.dataclass
+class GaussianPolicy:
+    """Independent normals, one for each action coordinate."""
+
+    loc: Array  # [..., D]
+    log_scale: Array  # broadcasts to [..., D]
+
+    def sample(self, key: Key) -> Array:
+        """A reparameterised draw, `[..., D]`."""
+        noise = jax.random.normal(key, self.loc.shape, self.loc.dtype)
+        return self.loc + jnp.exp(self.log_scale) * noise
+
+    def mode(self) -> Array:
+        """The mean, `[..., D]`."""
+        return self.loc
+
+    def log_prob(self, action: Array) -> Array:
+        """Log-density of `action[..., D]`, `[...]`."""
+        scaled = (action - self.loc) * jnp.exp(-self.log_scale)
+        return jnp.sum(-0.5 * scaled**2 - self.log_scale - 0.5 * _LOG_TWO_PI, axis=-1)
+
+    def entropy(self) -> Array:
+        """Differential entropy `[...]`."""
+        log_scale = jnp.broadcast_to(self.log_scale, self.loc.shape)
+        return jnp.sum(log_scale + 0.5 * (1.0 + _LOG_TWO_PI), axis=-1)
+
+    def kl(self, other: GaussianPolicy) -> Array:
+        """KL(self || other), `[...]`."""
+        log_ratio = self.log_scale - other.log_scale
+        scaled = (self.loc - other.loc) * jnp.exp(-other.log_scale)
+        terms = 0.5 * (jnp.exp(2.0 * log_ratio) + scaled**2 - 1.0) - log_ratio
+        return jnp.sum(jnp.broadcast_to(terms, self.loc.shape), axis=-1)
+
+
+@struct.dataclass
+class TanhGaussianPolicy:
+    """A Gaussian squashed by tanh into the box `(low, high)`.
+
+    Actions are `low + (high - low) (tanh(u) + 1) / 2` with `u` normal. Use `sample_with_log_prob`: the
+    log-density is exact at the pre-squash value, where inverting tanh near its ends is not.
+    """
+
+    loc: Array  # [..., D]
+    log_scale: Array  # [..., D]
+    low: Array  # [D]
+    high: Array  # [D]
+
+    def _squash(self, raw: Array) -> Array:
+        return self.low + 0.5 * (self.high - self.low) * (jnp.tanh(raw) + 1.0)
+
+    def sample_with_log_prob(self, key: Key) -> tuple[Array, Array]:
+        """A reparameterised draw `[..., D]` and its log-density `[...]`."""
+        base = GaussianPolicy(self.loc, self.log_scale)
+        raw = base.sample(key)
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), exact for large |u|.
+        log_slope = 2.0 * (jnp.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
+        log_slope = log_slope + jnp.log(0.5 * (self.high - self.low))
+        return self._squash(raw), base.log_prob(raw) - jnp.sum(log_slope, axis=-1)
+
+    def sample(self, key: Key) -> Array:
+        """A reparameterised draw, `[..., D]`."""
+        return self._squash(GaussianPolicy(self.loc, self.log_scale).sample(key))
+
+    def mode(self) -> Array:
+        """The squashed mean, `[..., D]`: the median of every coordinate."""
+        return self._squash(self.loc)
+
+
+Policy = CategoricalPolicy | GaussianPolicy | TanhGaussianPolicy

@@ -1,0 +1,228 @@
+"""Whole networks: a torso with the outputs that an agent needs. They take any leading axes."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.types import Array, PyTree, select
+from jaxrl.networks.distributions import (
+    CategoricalPolicy,
+    GaussianPolicy,
+    Policy,
+    TanhGaussianPolicy,
+)
+from jaxrl.networks.initialisers import INITIALISERS
+from jaxrl.networks.torsos import NetworkSettings, Torso
+
+
+class QNetwork(nn.Module):
+    """Return parameters for every action; `dueling` splits them into value plus centred advantage.
+
+    Source: Wang et al. 2016, equation 9 (dueling); Bellemare et al. 2017 (distributional outputs).
+    """
+
+    torso: Torso
+    num_actions: int
+    head_shape: tuple[int, ...] = ()
+    dueling: bool = False
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        """`[..., *observation]` -> `[..., A, *head_shape]`."""
+        features = self.torso(observation)
+        init = INITIALISERS[self.torso.settings.initialiser](1.0)
+        size = math.prod(self.head_shape)
+        flat = nn.Dense(self.num_actions * size, kernel_init=init, name="advantage")(features)
+        params = flat.reshape(*flat.shape[:-1], self.num_actions, *self.head_shape)
+        if self.dueling:
+            axis = -1 - len(self.head_shape)
+            value = nn.Dense(size, kernel_init=init, name="value")(features)
+            value = value.reshape(*value.shape[:-1], 1, *self.head_shape)
+            params = value + params - jnp.mean(params, axis=axis, keepdims=True)
+        return params
+
+
+class PolicyHead(nn.Module):
+    """Features to a policy: categorical for discrete actions, a diagonal Gaussian for a box."""
+
+    action_size: int
+    discrete: bool
+    initialiser: str = "orthogonal"
+
+    @nn.compact
+    def __call__(self, features: Array) -> Policy:
+        """`[..., D]` -> policy with batch shape `[...]`."""
+        init = INITIALISERS[self.initialiser](0.01)
+        outputs = nn.Dense(self.action_size, kernel_init=init, name="output")(features)
+        if self.discrete:
+            return CategoricalPolicy(outputs)
+        log_scale = self.param("log_scale", nn.initializers.zeros_init(), (self.action_size,))
+        return GaussianPolicy(outputs, jnp.broadcast_to(log_scale, outputs.shape))
+
+
+class GRU(nn.Module):
+    """A gated recurrent unit that starts afresh where an episode does (Cho et al. 2014)."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, memory: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Memory `[..., H]`, (features `[..., D]`, starts `[...]` bool) -> memory, memory."""
+        features, starts = inputs
+        memory = select(starts, jnp.zeros_like(memory), memory)
+        memory, _ = nn.GRUCell(self.width, kernel_init=INITIALISERS["lecun"]())(memory, features)
+        return memory, memory
+
+
+class ActorCritic(nn.Module):
+    """Policy and value, on one torso or on two, with or without a GRU between torso and outputs."""
+
+    network: NetworkSettings
+    observation_space: tuple[int, int]  # (num_axes, num_values), as `Torso` takes them
+    action_size: int
+    discrete: bool
+    shared: bool = False
+
+    def setup(self) -> None:
+        """Lay out the parts; the critic's are absent when shared."""
+        s = self.network
+        self.actor_torso = Torso(s, *self.observation_space)
+        self.critic_torso = None if self.shared else Torso(s, *self.observation_space)
+        if s.recurrent_size:
+            self.actor_core = GRU(s.recurrent_size)
+            self.critic_core = None if self.shared else GRU(s.recurrent_size)
+        self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser)
+        self.value_head = nn.Dense(1, kernel_init=INITIALISERS[s.initialiser](1.0))
+
+    def __call__(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple:
+        """Everything at once, to initialise the parameters; arguments as in `step`."""
+        policy, next_memory = self.policy(observation, starts, memory)
+        return policy, self.value(observation, starts, memory)[0], next_memory
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """`(actor, critic)` memories `[num_envs, H]`, zero; `()` for a feed-forward network."""
+        if not self.network.recurrent_size:
+            return ()
+        zeros = jnp.zeros((num_envs, self.network.recurrent_size))
+        return (zeros, zeros)
+
+    def policy(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Policy, PyTree]:
+        """One step of the policy: `[..., *observation]` -> policy, actor memory `[..., H]`."""
+        features = self.actor_torso(observation)
+        if self.network.recurrent_size:
+            actor_memory, features = self.actor_core(memory[0], (features, starts))
+            return self.policy_head(features), actor_memory
+        return self.policy_head(features), ()
+
+    def value(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Array, PyTree]:
+        """One step of the critic: `[..., *observation]` -> value `[...]`, critic memory `[..., H]`."""
+        torso = self.actor_torso if self.shared else self.critic_torso
+        features = torso(observation)
+        if self.network.recurrent_size:
+            core = self.actor_core if self.shared else self.critic_core
+            critic_memory, features = core(memory[1], (features, starts))
+            return self.value_head(features)[..., 0], critic_memory
+        return self.value_head(features)[..., 0], ()
+
+
+def actor_critic(
+    network: NetworkSettings, observation_space: Space, action_space: Space, shared: bool
+) -> ActorCritic:
+    """The actor-critic network for these spaces.
+
+    Raises:
+        ValueError: a space without a torso, or actions that are neither discrete nor a vector.
+    """
+    torso = network.torso(observation_space)
+    discrete = isinstance(action_space, Discrete)
+    if discrete:
+        size = action_space.num_values
+    elif isinstance(action_space, Box) and len(action_space.shape) == 1:
+        size = action_space.shape[0]
+    else:
+        raise ValueError(f"Actions must be Discrete or a Box of shape [D], not {action_space}.")
+    return ActorCritic(network, (torso.num_axes, torso.num_values), size, discrete, shared)
+
+
+class TanhGaussianActor(nn.Module):
+    """A tanh-squashed Gaussian policy on `[-1, 1]^D` with state-dependent scale.
+
+    The log-scale is itself squashed between its bounds rather than clipped, which would stop its
+    gradient.
+
+    Source: Haarnoja et al. 2018, Soft actor-critic, appendix C.
+    """
+
+    torso: Torso
+    action_size: int
+    min_log_scale: float = -5.0
+    max_log_scale: float = 2.0
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> TanhGaussianPolicy:
+        """`[..., *observation]` -> policy with batch shape `[...]`."""
+        features = self.torso(observation)
+        init = INITIALISERS[self.torso.settings.initialiser](0.01)
+        loc = nn.Dense(self.action_size, kernel_init=init, name="loc")(features)
+        raw = nn.Dense(self.action_size, kernel_init=init, name="log_scale")(features)
+        width = 0.5 * (self.max_log_scale - self.min_log_scale)
+        log_scale = self.min_log_scale + width * (jnp.tanh(raw) + 1.0)
+        bound = jnp.ones(self.action_size)
+        return TanhGaussianPolicy(loc, log_scale, -bound, bound)
+
+
+class DeterministicActor(nn.Module):
+    """A deterministic policy into `[-1, 1]^D` (Lillicrap et al. 2016)."""
+
+    torso: Torso
+    action_size: int
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        """`[..., *observation]` -> action `[..., D]`."""
+        init = INITIALISERS[self.torso.settings.initialiser](0.01)
+        return jnp.tanh(
+            nn.Dense(self.action_size, kernel_init=init, name="output")(self.torso(observation))
+        )
+
+
+class ActionCritic(nn.Module):
+    """Values of (observation, action) pairs, as an ensemble of independent networks."""
+
+    torso: Torso
+    num_critics: int = 2
+
+    @nn.compact
+    def __call__(self, observation: PyTree, action: Array) -> Array:
+        """`[..., *observation]`, `[..., D]` -> `[num_critics, ...]` [return]."""
+        t = self.torso
+        if t.num_values:
+            features = jax.nn.one_hot(observation, t.num_values)
+        else:
+            lead = observation.shape[: observation.ndim - t.num_axes]
+            features = observation.reshape(*lead, -1).astype(jnp.float32)
+        inputs = jnp.concatenate([features, action], axis=-1)
+        body = nn.vmap(
+            _CriticBody,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,
+            out_axes=0,
+            axis_size=self.num_critics,
+        )
+        return body(t.settings)(inputs)
+
+
+class _CriticBody(nn.Module):
+    settings: NetworkSettings
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        features = Torso(self.settings, 1)(inputs)
+        init = INITIALISERS[self.settings.initialiser](1.0)
+        return nn.Dense(1, kernel_init=init)(features)[..., 0]

@@ -1,0 +1,5 @@
+"""Stored experience: uniform, prioritised, episode-aware."""
+
+from jaxrl.replay.contract import Batch as Batch, Replay as Replay
+from jaxrl.replay.prioritised import PrioritisedReplay as PrioritisedReplay
+from jaxrl.replay.ring import UniformReplay as UniformReplay

@@ -1,0 +1,146 @@
+"""Sequences of consecutive steps, with episode starts and a mask, for recurrent learners."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.types import Array, Key, Transition
+from jaxrl.replay.storage import (
+    STARTS,
+    TERMINATED,
+    TRUNCATED,
+    ReplayState,
+    check_sizes,
+    create,
+    num_bytes,
+    read,
+    row_of_age,
+    write,
+)
+from jaxrl.replay.windows import reach
+
+
+@struct.dataclass
+class SequenceBatch:
+    """A draw of sequences, time-major as a rollout's trajectory is."""
+
+    transition: Transition  # leaves [length, batch, ...]
+    mask: Array  # [length, batch] bool, the steps that may be learned from
+    starts: Array  # [length, batch] bool, true where an episode begins: reset the memory there
+    indices: Array  # [batch] int32, row and environment of the first step
+
+
+@struct.dataclass
+class EpisodeReplay:
+    """A ring drawn as sequences of `length` consecutive steps of one environment, uniformly.
+
+    A sequence may begin anywhere, and runs on into the next episode unless `within_episode`, which
+    masks the steps after the first end. `starts` is true at every step that begins an episode, the
+    first included when it does; a sequence that begins mid-episode should take its initial memory
+    from `transition.extras` (if the agent recorded it) or burn in.
+
+    The mask is false where the true successor is not stored: at truncated rows, unless
+    `store_next`. Their other fields are right, and `truncated` is true there, so that a return
+    computed along the sequence is cut where it must be.
+
+    Sources:
+        Hausknecht and Stone (2015), section 5; Kapturowski et al. (2019), section 3.
+    """
+
+    capacity: int = setting(100_000, "transitions kept", unit="transitions", low=1)
+    num_envs: int = setting(1, "environments written side by side", low=1)
+    length: int = setting(16, "steps of each sequence", unit="steps", low=1)
+    store_next: bool = setting(False, "keep next observations too: twice the memory")
+    within_episode: bool = setting(False, "mask what follows the first end in a sequence")
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the ring, each one step of all environments."""
+        return self.capacity // self.num_envs
+
+    @property
+    def reach(self) -> int:
+        """Newest rows that cannot start a sequence yet."""
+        return reach(self.length, self.store_next)
+
+    def check(self, batch_size: int = 1) -> None:
+        """Raise `ValueError` when the sizes do not fit together."""
+        check_settings(self)
+        check_sizes("replay", self.capacity, self.num_envs, self.reach, self.length, batch_size)
+
+    def nbytes(self, example: Transition) -> int:
+        """Bytes that one state takes, for transitions like `example[num_envs, ...]`."""
+        return num_bytes(jax.eval_shape(self.init, example))
+
+    def init(self, example: Transition) -> ReplayState:
+        """An empty state; `example` is one step, arrays or shapes, `[num_envs, ...]`.
+
+        Raises:
+            ValueError: sizes that do not fit together, or an example of another batch size.
+        """
+        self.check()
+        return create(example, self.num_rows, self.num_envs, self.store_next)
+
+    def add(self, state: ReplayState, trajectory: Transition) -> ReplayState:
+        """Append `trajectory[T, num_envs, ...]`, overwriting the oldest rows.
+
+        Raises:
+            ValueError: the trajectory is not built like the example.
+        """
+        return write(state, trajectory)
+
+    def size(self, state: ReplayState) -> Array:
+        """Transitions stored, `[]` int32."""
+        return state.num_filled * self.num_envs
+
+    def num_sequences(self, state: ReplayState) -> Array:
+        """Complete sequences stored, `[]` int32."""
+        return jnp.maximum(state.num_filled - self.reach, 0) * self.num_envs
+
+    def can_sample(self, state: ReplayState, batch_size: int) -> Array:
+        """Whether at least `batch_size` sequences are stored, `[]` bool."""
+        return self.num_sequences(state) >= max(batch_size, 1)
+
+    def sample(self, key: Key, state: ReplayState, batch_size: int) -> SequenceBatch:
+        """Draw `batch_size` sequences; from an empty state every mask is false."""
+        num_sequences = self.num_sequences(state)
+        draw = jax.random.randint(key, (batch_size,), 0, jnp.maximum(num_sequences, 1))
+        env = draw % self.num_envs
+        row = row_of_age(state, self.reach + draw // self.num_envs)
+        offsets = jnp.arange(self.length + 1, dtype=jnp.int32)[:, None]
+        rows = (row + offsets) % self.num_rows  # [length + 1, batch]
+        columns, memory = state.layout.tree(), state.memory
+        if self.store_next:
+            record = read(columns, memory, rows[:-1], env)
+            observation, next_observation = record.observation, record.next_observation
+        else:
+            # One read serves both: the observations are the successors, shifted by a step.
+            seen = read(columns.observation, memory.observation, rows, env)
+            observation = jax.tree.map(lambda leaf: leaf[:-1], seen)
+            next_observation = jax.tree.map(lambda leaf: leaf[1:], seen)
+            rest = (columns.replace(observation=()), memory.replace(observation=()))
+            record = read(*rest, rows[:-1], env)
+        terminated = (record.flags & TERMINATED) > 0
+        truncated = (record.flags & TRUNCATED) > 0
+        mask = jnp.broadcast_to(num_sequences > 0, truncated.shape)
+        if not self.store_next:
+            mask = mask & ~truncated
+        if self.within_episode:
+            ends = jnp.cumsum(terminated | truncated, axis=0)
+            mask = mask & (ends - (terminated | truncated) == 0)
+        transition = Transition(
+            observation=observation,
+            action=record.action,
+            reward=record.reward,
+            discount=record.discount,
+            next_observation=next_observation,
+            terminated=terminated,
+            truncated=truncated,
+            extras=record.extras,
+            env_state=record.env_state,
+        )
+        starts = (record.flags & STARTS) > 0
+        return SequenceBatch(transition, mask, starts, row * self.num_envs + env)

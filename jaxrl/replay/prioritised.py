@@ -1,0 +1,179 @@
+"""Prioritised replay: windows are drawn in proportion to a power of how surprising they were."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.types import Array, Key, Transition
+from jaxrl.replay.contract import Batch
+from jaxrl.replay.ring import UniformReplay
+from jaxrl.replay.storage import ReplayState, row_of_age
+from jaxrl.replay.sum_tree import SumTree, sum_tree
+from jaxrl.replay.windows import is_valid_start, read_windows
+
+SMALLEST = 1e-30  # weight floor: a window that may be drawn never looks like one that may not
+
+
+@struct.dataclass
+class PrioritisedState:
+    """Rows, and a weight for each of them that may start a window."""
+
+    rows: ReplayState
+    tree: SumTree  # priority^alpha of each row and environment; 0 where no window may start
+    max_priority: Array  # [] float32, the largest priority seen, given to new windows
+
+
+@struct.dataclass
+class PrioritisedReplay:
+    """A ring whose windows are drawn with probability P(i) = p_i^alpha / sum_j p_j^alpha.
+
+    Each draw carries the importance weight (N P(i))^-beta divided by the largest of the batch.
+    `alpha = 0` is the uniform replay. The draw is stratified: the i-th of `batch_size` comes from
+    the i-th share of the total, so every window keeps its P on average, with less noise.
+
+    A window enters with the largest priority seen so far, at the moment it is complete; a row that
+    cannot start a window (see `UniformReplay`) has weight exactly 0 in the tree and is never
+    drawn, also across the seam of the ring.
+
+    Sources:
+        Schaul et al. (2016), equation 1 and section 3.4, proportional variant, algorithm 1.
+    """
+
+    capacity: int = setting(100_000, "transitions kept", unit="transitions", low=1)
+    num_envs: int = setting(1, "environments written side by side", low=1)
+    num_step: int = setting(1, "steps of each return before the bootstrap", unit="steps", low=1)
+    store_next: bool = setting(False, "keep next observations too: twice the memory")
+    alpha: float = setting(0.6, "power of the priority, 0 is uniform", low=0.0)
+    beta: float = setting(0.4, "importance correction, 1 is full", low=0.0, high=1.0)
+    epsilon: float = setting(1e-6, "added to every priority", unit="return", low=0.0)
+
+    @property
+    def uniform(self) -> UniformReplay:
+        """The ring below, without priorities."""
+        return UniformReplay(self.capacity, self.num_envs, self.num_step, self.store_next)
+
+    def check(self, batch_size: int = 1) -> None:
+        """Raise `ValueError` when the sizes do not fit together or a setting is out of range."""
+        check_settings(self)
+        self.uniform.check(batch_size)
+
+    def nbytes(self, example: Transition) -> int:
+        """Bytes that one state takes, for transitions like `example[num_envs, ...]`."""
+        tree = jax.eval_shape(lambda: sum_tree(self.capacity))
+        sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
+        return self.uniform.nbytes(example) + sum(sizes) + jnp.dtype(jnp.float32).itemsize
+
+    def init(self, example: Transition) -> PrioritisedState:
+        """An empty state; `example` is one step, arrays or shapes, `[num_envs, ...]`.
+
+        Raises:
+            ValueError: sizes that do not fit together, or an example of another batch size.
+        """
+        rows = self.uniform.init(example)
+        return PrioritisedState(rows, sum_tree(self.capacity), jnp.ones((), jnp.float32))
+
+    def add(self, state: PrioritisedState, trajectory: Transition) -> PrioritisedState:
+        """Append `trajectory[T, num_envs, ...]`; O(T log capacity).
+
+        Raises:
+            ValueError: the trajectory is not built like the example.
+        """
+        uniform = self.uniform
+        rows = uniform.add(state.rows, trajectory)
+        # T new rows complete the windows of T rows, `reach` rows behind the newest; the rows in
+        # between start no complete window yet and lose what the overwritten ones weighed.
+        num_touched = min(trajectory.reward.shape[0] + uniform.reach, uniform.num_rows)
+        age = jnp.arange(num_touched, dtype=jnp.int32)[:, None]
+        row = row_of_age(rows, age)
+        env = jnp.arange(self.num_envs, dtype=jnp.int32)
+        indices = row * self.num_envs + env
+        may_start = self._may_start(rows, indices)
+        weights = jnp.where(may_start, self._weigh(state.max_priority), 0.0)
+        tree = state.tree.update(indices.reshape(-1), weights.reshape(-1))
+        return state.replace(rows=rows, tree=tree)
+
+    def size(self, state: PrioritisedState) -> Array:
+        """Transitions stored, `[]` int32."""
+        return self.uniform.size(state.rows)
+
+    def can_sample(self, state: PrioritisedState, batch_size: int) -> Array:
+        """Whether at least `batch_size` windows are stored and one may be drawn, `[]` bool."""
+        return self.uniform.can_sample(state.rows, batch_size) & (state.tree.total > 0)
+
+    def probs_at(self, state: PrioritisedState, indices: Array) -> Array:
+        """Probability `[...]` of drawing `indices[...]`."""
+        total = state.tree.total
+        weights = state.tree.weights_at(indices)
+        return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), 0.0)
+
+    def sample(
+        self,
+        key: Key,
+        state: PrioritisedState,
+        batch_size: int,
+        beta: Array | float | None = None,
+    ) -> Batch:
+        """Draw `batch_size` windows with their importance weights.
+
+        Args:
+            key: spent.
+            state: of this replay. From an empty one every weight is 0.
+            batch_size: windows drawn, static.
+            beta: strength of the correction in [0, 1], usually raised to 1 over the run; the
+                setting `beta` when not given.
+        """
+        beta = self.beta if beta is None else beta
+        noise = jax.random.uniform(key, (batch_size,))
+        strata = (jnp.arange(batch_size) + noise) / batch_size
+        indices, drawn = state.tree.find(strata)
+        row, env = indices // self.num_envs, indices % self.num_envs
+        transition, valid = read_windows(state.rows, row, env, self.num_step)
+        valid = valid & (drawn > 0)
+        # (N P)^-beta over its maximum is (P / P_min)^-beta: N and the total cancel.
+        logs = jnp.log(jnp.where(valid, drawn, 1.0))
+        least = jnp.min(jnp.where(valid, logs, jnp.inf))
+        weights = jnp.where(valid, jnp.exp(beta * (jnp.where(valid, least, 0.0) - logs)), 0.0)
+        return Batch(transition, weights, indices)
+
+    def update_priorities(
+        self,
+        state: PrioritisedState,
+        indices: Array,
+        priorities: Array,
+        when: Array | bool = True,
+    ) -> PrioritisedState:
+        """Set `priorities[batch]` of the windows at `indices[batch]`; O(batch log capacity).
+
+        The largest wins where an index stands twice. Rows overwritten since the draw that cannot
+        start a window now stay at weight 0; call this before the next `add` all the same, or a new
+        window may get an old one's priority.
+
+        Args:
+            state: of this replay.
+            indices: from a `Batch`.
+            priorities: magnitudes, such as |td_error| [return]; the sign is ignored.
+            when: `[]` bool; false leaves the state as it is.
+        """
+        priorities = jnp.abs(priorities) + self.epsilon
+        # Whether a window may start is asked of the rows, and an update that is not wanted goes to
+        # a spare leaf: a tree that is read here and then written would be copied whole.
+        counts = self._may_start(state.rows, indices) & when
+        weights = jnp.where(counts, self._weigh(priorities), 0.0)
+        largest = jnp.max(jnp.where(counts, priorities, 0.0))
+        return state.replace(
+            tree=state.tree.update(jnp.where(when, indices, state.tree.num_leaves), weights),
+            max_priority=jnp.maximum(state.max_priority, largest),
+        )
+
+    def _may_start(self, rows: ReplayState, indices: Array) -> Array:
+        row, env = indices // self.num_envs, indices % self.num_envs
+        age = (rows.position - 1 - row) % rows.layout.num_rows
+        complete = (age >= self.uniform.reach) & (age < rows.num_filled)
+        flags = rows.memory.flags.at[row, env].get(mode="promise_in_bounds")
+        return complete & is_valid_start(flags, self.store_next)
+
+    def _weigh(self, priorities: Array) -> Array:
+        return jnp.maximum(priorities**self.alpha, SMALLEST)

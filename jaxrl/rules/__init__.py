@@ -1,0 +1,8 @@
+"""What an actor-critic minimises: update rules as values."""
+
+from jaxrl.rules.actor_critic import (
+    AdvantageActorCritic as AdvantageActorCritic,
+    PolicyOutputs as PolicyOutputs,
+    PolicyTargets as PolicyTargets,
+)
+from jaxrl.rules.proximal import ProximalPolicy as ProximalPolicy

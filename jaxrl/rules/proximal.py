@@ -1,0 +1,64 @@
+"""Proximal policy optimisation with a clipped ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Key, Transition
+from jaxrl.rules.actor_critic import PolicyOutputs, PolicyTargets, advantage_targets
+
+
+@struct.dataclass
+class ProximalPolicy:
+    """The clipped surrogate with a clipped value loss and an entropy bonus.
+
+    ratio = exp(log_prob - old log_prob)
+    loss = -min(ratio A, clip(ratio, 1 - e, 1 + e) A)
+           + value_weight max((v - R)^2, (v_old + clip(v - v_old, -c, c) - R)^2) / 2
+           - entropy_weight entropy
+
+    With `clip_epsilon` and `value_clip` infinite and one epoch it is the advantage actor-critic's gradient.
+
+    Source: Schulman et al. 2017, equations 7 and 9; the value clip is from their released code.
+    """
+
+    lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
+    clip_epsilon: float = setting(0.2, "half-width of the ratio's clip", low=0.0, low_open=True)
+    value_clip: float = setting(
+        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True
+    )
+    value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
+    entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """No extra network heads."""
+        return {}
+
+    def init(self, key: Key) -> tuple:
+        """Nothing is learned: `()`."""
+        return ()
+
+    def targets(
+        self, rule_params: tuple, outputs: PolicyOutputs, trajectory: Transition
+    ) -> PolicyTargets:
+        """Advantages and returns `[T, ...]`."""
+        return advantage_targets(self.lambda_, outputs, trajectory)
+
+    def loss(self, rule_params: tuple, outputs: PolicyOutputs, targets: PolicyTargets) -> Array:
+        """The loss `[]` of one step."""
+        ratio = jnp.exp(outputs.log_prob - targets.log_prob)
+        clipped = jnp.clip(ratio, 1.0 - self.clip_epsilon, 1.0 + self.clip_epsilon)
+        policy_loss = -jnp.minimum(ratio * targets.advantage, clipped * targets.advantage)
+        change = jnp.clip(outputs.value - targets.value, -self.value_clip, self.value_clip)
+        clipped_value = targets.value + change
+        value_loss = 0.5 * jnp.maximum(
+            (outputs.value - targets.returns) ** 2, (clipped_value - targets.returns) ** 2
+        )
+        return (
+            policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy
+        )

@@ -1,0 +1,193 @@
+"""Checkpoints of a run: saved so that kill -9 cannot hurt, passed over when damaged.
+
+`checkpoint_format` says what one checkpoint holds; this module says which exist. A checkpoint is
+made under a temporary name and renamed when it is whole, so `STEP/` is never half a checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jaxrl.core.types import PyTree
+from jaxrl.training import checkpoint_format
+from jaxrl.training.checkpoint_format import DamagedError
+
+_TEMPORARY = ".tmp-"
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run: `folder/STEP/`, of which the newest `keep` stay.
+
+    Saving is synchronous: when `save` returns, the checkpoint is whole and on disk. One process
+    writes (the run folder's lock sees to that); others may read meanwhile.
+
+    Args:
+        folder: where the checkpoints lie; made by the first `save`.
+        keep: how many of the newest to keep, at least 1. With 2, a damaged checkpoint costs one
+            interval and not the run.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+        >>> checkpoints.save(10, {"weights": np.ones(3, np.float32)}, {"num_records": 4})
+        >>> step, tree, extra = checkpoints.restore({"weights": np.zeros(3, np.float32)})
+        >>> step, tree["weights"].tolist(), extra
+        (10, [1.0, 1.0, 1.0], {'num_records': 4})
+    """
+
+    folder: str | Path
+    keep: int = 2
+
+    def steps(self) -> list[int]:
+        """The steps on disk, oldest first, damaged ones included; `[]` when there are none."""
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in folder.iterdir() if _is_step(path))
+
+    def save(self, step: int, tree: PyTree, extra: dict[str, Any] | None = None) -> None:
+        """Write `tree` and `extra` as the checkpoint of `step`, then drop the oldest.
+
+        A kill at any moment leaves either this checkpoint whole or the earlier ones untouched.
+
+        Args:
+            step: counter of the run, at least 0, not below the newest good step on disk. The same
+                step again replaces it; damaged checkpoints of later steps are removed.
+            tree: pytree of jax or numpy arrays, typed PRNG keys and Python numbers.
+            extra: JSON data, small: counters, positions in files. Tuples come back as lists.
+
+        Raises:
+            TypeError: a leaf or `extra` is of a kind that cannot be stored.
+            ValueError: a later good checkpoint lies in the folder, or `step` is negative.
+            OSError: the disk is full or refuses. The earlier checkpoints are untouched.
+        """
+        if step < 0 or self.keep < 1:
+            raise ValueError(f"step={step}, keep={self.keep}: give a step >= 0 and keep >= 1.")
+        try:
+            extra = json.loads(json.dumps(extra or {}))
+        except TypeError as error:
+            raise TypeError(f"extra of checkpoint {step} is not JSON data: {error}.") from error
+        leaves, arrays = checkpoint_format.encode(tree)
+        outdated = self._outdated(step)
+        folder = Path(self.folder).absolute()
+        temporary = folder / _temporary_name(step)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sweep(everything=True)
+            temporary.mkdir()
+            checkpoint_format.write(temporary, step, leaves, arrays, extra)
+            for old in outdated:
+                self._put_aside(old)
+            os.rename(temporary, folder / str(step))
+            checkpoint_format.flush(folder)
+            for old in self.steps()[: -self.keep]:
+                self._put_aside(old)
+            self._sweep(everything=True)
+        except Exception as error:  # orbax reports a full disk in several types
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise OSError(
+                f"checkpoint {step} could not be written to {self.folder} "
+                f"({checkpoint_format.one_line(error)}). Free some space or check permissions; "
+                "the earlier checkpoints are untouched."
+            ) from error
+
+    def restore(self, template: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The newest checkpoint whose digests hold, or None when there is none.
+
+        A damaged checkpoint is passed over with a `CheckpointWarning` that names its step.
+
+        Args:
+            template: pytree with the structure, shapes and dtypes to expect; its values are not
+                read, so `jax.eval_shape` makes one. A jax leaf comes back with the template's
+                sharding, a numpy leaf as numpy, a Python number as a Python number.
+
+        Returns:
+            `(step, tree, extra)`, bit for bit as saved; or None.
+
+        Raises:
+            ValueError: the newest good checkpoint holds another tree than `template`; the message
+                names the leaves that differ.
+        """
+        self._sweep(everything=False)
+        for step in reversed(self.steps()):
+            path = Path(self.folder).absolute() / str(step)
+            try:
+                manifest = checkpoint_format.verify(path, step)
+                checkpoint_format.check_template(path, manifest, template)
+                return step, checkpoint_format.read(path, manifest, template), manifest["extra"]
+            except DamagedError as damage:
+                warnings.warn(
+                    f"checkpoint {step} in {self.folder} is damaged ({damage}): skipped, trying "
+                    "the one before.",
+                    CheckpointWarning,
+                    stacklevel=2,
+                )
+        return None
+
+    def _outdated(self, step: int) -> list[int]:
+        """The steps on disk that a checkpoint of `step` replaces: itself, and later damaged ones.
+
+        Raises `ValueError` when a later one is good: saving would rewrite a run's history.
+        """
+        outdated = [other for other in self.steps() if other >= step]
+        for other in outdated:
+            try:
+                if other > step:
+                    checkpoint_format.verify(Path(self.folder) / str(other), other)
+            except DamagedError:
+                continue
+            if other > step:
+                raise ValueError(
+                    f"cannot save checkpoint {step}: {self.folder} already holds the later "
+                    f"checkpoint {other}. Restore it first, or use an empty folder."
+                )
+        return outdated
+
+    def _put_aside(self, step: int) -> None:
+        """Turn a checkpoint into rubbish in one move, so that a kill never leaves half of it."""
+        folder = Path(self.folder).absolute()
+        os.rename(folder / str(step), folder / (_temporary_name(step) + "-old"))
+
+    def _sweep(self, everything: bool) -> None:
+        """Remove temporary folders: all when we are the writer, else those of dead processes."""
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            return
+        for path in folder.glob(_TEMPORARY + "*"):
+            if everything or _is_orphan(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_step(path: Path) -> bool:
+    return path.name.isascii() and path.name.isdecimal() and path.is_dir()
+
+
+def _temporary_name(step: int) -> str:
+    return f"{_TEMPORARY}{step}-{os.getpid()}@{socket.gethostname()}"
+
+
+def _is_orphan(name: str) -> bool:
+    """Whether the process that made this temporary folder ran on this host and is gone."""
+    owner, _, host = name.removesuffix("-old").partition("@")
+    pid = owner.rsplit("-", 1)[-1]
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # alive, and another user's
+    return False

@@ -1,0 +1,177 @@
+"""A whole training run as one pure function, and the pieces that longer runs are cut into."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.settings import check_settings
+from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.training.rollout import EpisodeSums, RolloutState, rollout, start_rollout
+
+
+@struct.dataclass
+class TrainState:
+    """One life between two iterations: everything that is needed to go on."""
+
+    agent: PyTree  # the agent's state
+    rollout: RolloutState
+    key: Key  # of the life; iteration i spends fold_in(key, i)
+    iteration: Array  # [] int32
+
+
+@struct.dataclass
+class Tally:
+    """Sums since the last record; a record is their means."""
+
+    episodes: EpisodeSums
+    metrics: dict[str, Array]  # [] each, summed over iterations
+    num_iterations: Array  # [] float32
+
+
+@struct.dataclass
+class Plan:
+    """How a budget is cut: `num_records` records of `iterations` iterations of `steps` steps."""
+
+    num_records: int = struct.field(pytree_node=False)
+    iterations: int = struct.field(pytree_node=False)  # in each record
+    steps: int = struct.field(pytree_node=False)  # environment steps in each iteration
+
+    @property
+    def steps_per_record(self) -> int:
+        """Environment steps of one record."""
+        return self.iterations * self.steps
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps of the run: the budget rounded up to whole records."""
+        return self.num_records * self.steps_per_record
+
+
+@struct.dataclass
+class TrainResult:
+    """What a run leaves."""
+
+    state: TrainState
+    steps: Array  # [R] environment steps at the end of each record
+    metrics: dict[str, Array]  # [R] each; episode_return is NaN where no episode ended
+
+
+def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
+    """Cut `num_steps` environment steps into at most `num_records` equal records, rounding up.
+
+    Raises:
+        ValueError: a budget or a number of records below one.
+    """
+    if num_steps < 1 or num_records < 1:
+        raise ValueError(
+            f"num_steps={num_steps} and num_records={num_records} must both be at least 1."
+        )
+    steps = agent.num_envs * agent.rollout_length
+    num_iterations = math.ceil(num_steps / steps)
+    iterations = math.ceil(num_iterations / min(num_records, num_iterations))
+    return Plan(math.ceil(num_iterations / iterations), iterations, steps)
+
+
+def check_training(agent: Agent, env: Environment) -> None:
+    """Raise `ValueError` when a setting is out of range or the agent does not fit `env`."""
+    check_settings(agent)
+    agent.check(env)
+
+
+def start_training(key: Key, agent: Agent, env: Environment, total_steps: float) -> TrainState:
+    """A fresh life of `total_steps` environment steps."""
+    agent_key, rollout_key, life_key = jax.random.split(key, 3)
+    return TrainState(
+        agent=agent.init(agent_key, env, total_steps),
+        rollout=start_rollout(rollout_key, agent, env),
+        key=life_key,
+        iteration=jnp.zeros((), jnp.int32),
+    )
+
+
+def train_iteration(
+    agent: Agent, env: Environment, state: TrainState, auto_reset: bool = True
+) -> tuple[TrainState, Tally]:
+    """Roll out `[T, B]` steps, then let the agent learn from them."""
+    rollout_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+    rollout_state, trajectory, episodes = rollout(
+        rollout_key, agent, env, state.agent, state.rollout, auto_reset=auto_reset
+    )
+    agent_state, metrics = agent.update(update_key, state.agent, trajectory)
+    state = TrainState(agent_state, rollout_state, state.key, state.iteration + 1)
+    return state, Tally(episodes, metrics, jnp.ones((), jnp.float32))
+
+
+def empty_tally(agent: Agent, env: Environment, state: TrainState) -> Tally:
+    """A tally of zeros with the structure that `train_iteration` gives."""
+    shapes = jax.eval_shape(train_iteration, agent, env, state)[1]
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def add_tally(tally: Tally, more: Tally) -> Tally:
+    """The sums of both."""
+    return jax.tree.map(jnp.add, tally, more)
+
+
+def summarise(tally: Tally) -> dict[str, Array]:
+    """One record: means over episodes and over iterations; NaN where no episode ended."""
+    episodes = tally.episodes
+    count = jnp.where(episodes.num_episodes > 0, episodes.num_episodes, jnp.nan)
+    record = {
+        "episode_return": episodes.episode_return / count,
+        "episode_length": episodes.episode_length / count,
+        "num_episodes": episodes.num_episodes,
+    }
+    return record | {name: total / tally.num_iterations for name, total in tally.metrics.items()}
+
+
+def train(
+    key: Key,
+    agent: Agent,
+    env: Environment,
+    *,
+    num_steps: int,
+    num_records: int = 100,
+    auto_reset: bool = True,
+) -> TrainResult:
+    """Train one agent: a pure function to `jit`, `vmap` over keys, agents or environments, and differentiate.
+
+    Args:
+        key: all randomness of the run comes from it.
+        agent: the learner and its settings.
+        env: the environment and its parameters.
+        num_steps: environment steps, rounded up to whole records.
+        num_records: how often metrics are recorded.
+        auto_reset: start a new episode where one ended.
+
+    Returns:
+        the final state and metrics `[R]`.
+
+    Raises:
+        ValueError: a setting out of range, or an agent that does not fit the environment.
+
+    Example:
+        >>> result = jax.jit(lambda key: jaxrl.train(key, jaxrl.ppo(), env, num_steps=100_000))(key)
+    """
+    check_training(agent, env)
+    plan = make_plan(agent, num_steps, num_records)
+    state = start_training(key, agent, env, plan.total_steps)
+    zeros = empty_tally(agent, env, state)
+
+    def iteration(carry: tuple, _: None) -> tuple[tuple, None]:
+        state, tally = carry
+        state, more = train_iteration(agent, env, state, auto_reset)
+        return (state, add_tally(tally, more)), None
+
+    def record(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
+        (state, tally), _ = jax.lax.scan(iteration, (state, zeros), None, plan.iterations)
+        return state, summarise(tally)
+
+    state, metrics = jax.lax.scan(record, state, None, plan.num_records)
+    steps = (jnp.arange(plan.num_records) + 1) * plan.steps_per_record
+    return TrainResult(state, steps, metrics)

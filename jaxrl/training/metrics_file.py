@@ -1,0 +1,205 @@
+"""A run's metrics: JSON lines while it runs, one sorted parquet table at its end.
+
+A record is one line: the environment step, and for every lane (a seed under a setting) the value
+of every metric. The table is long: one row for each seed, setting, step and metric. Its rows are
+sorted, so the table does not depend on how lanes were grouped, and equal metrics give equal bytes.
+A value that is not known yet (no episode has ended) is NaN and stays in the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_LINES = "metrics.jsonl"
+_TABLE = "metrics.parquet"
+
+
+class Curve(NamedTuple):
+    """One metric of one setting over a run."""
+
+    steps: np.ndarray  # [R] int64, environment steps
+    seeds: np.ndarray  # [num_seeds] int64
+    values: np.ndarray  # [num_seeds, R] float64, NaN where there is none
+
+
+def append(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Add records to the lines of the run in `path`, and flush them to the disk.
+
+    Args:
+        path: the run's folder.
+        records: each `{"step": int, "seeds": [L], "settings": [L], "metrics": {name: [L]}}` with
+            L lanes. `settings` are names and may be left out: then they are "".
+
+    Raises:
+        ValueError: a metric has not one value for each lane.
+    """
+    text = "".join(_to_line(record) + "\n" for record in records)
+    with open(Path(path) / _LINES, "a", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def truncate(path: str | Path, num_records: int) -> None:
+    """Keep the first `num_records` lines, and drop a table made from more of them.
+
+    Raises:
+        ValueError: there are fewer lines: the folder lost metrics that its checkpoint counts on.
+    """
+    file = Path(path) / _LINES
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    num_whole = sum(line.endswith(b"\n") for line in lines)
+    if num_whole < num_records:
+        raise ValueError(
+            f"{file} has {num_whole} records, but the checkpoint was saved after {num_records}: "
+            "metrics were lost. Use --overwrite to start again."
+        )
+    if file.exists():
+        os.truncate(file, sum(map(len, lines[:num_records])))
+    (Path(path) / _TABLE).unlink(missing_ok=True)
+
+
+def write_parquet(path: str | Path) -> None:
+    """Turn the lines into `metrics.parquet`, in one move. Without lines a table there stays."""
+    import pyarrow.parquet
+
+    file = Path(path) / _TABLE
+    if file.exists() and not (Path(path) / _LINES).exists():
+        return
+    draft = file.with_name(f".{_TABLE}.draft")
+    pyarrow.parquet.write_table(_table_of_lines(Path(path) / _LINES), draft, compression="zstd")
+    os.replace(draft, file)
+
+
+def drop_lines(path: str | Path) -> None:
+    """Remove the lines, once the table holds them."""
+    if (Path(path) / _TABLE).exists():
+        (Path(path) / _LINES).unlink(missing_ok=True)
+
+
+def load_metrics(path: str | Path) -> pyarrow.Table:
+    """All metrics of a run, finished or not.
+
+    Args:
+        path: the run's folder.
+
+    Returns:
+        Table with columns `seed` (int64), `setting` (string), `step` (int64), `metric` (string)
+        and `value` (float64), sorted by metric, setting, seed and step. A last line that a kill
+        cut short is left out.
+
+    Raises:
+        FileNotFoundError: the folder has no metrics.
+        ValueError: a line is not a record.
+    """
+    import pyarrow.parquet
+
+    lines, table = Path(path) / _LINES, Path(path) / _TABLE
+    if table.exists():
+        return pyarrow.parquet.read_table(table)
+    if not lines.exists():
+        raise FileNotFoundError(f"{path} has no metrics: is it a run's folder?")
+    return _table_of_lines(lines)
+
+
+def curves_of(table: pyarrow.Table, metric: str) -> dict[str, Curve]:
+    """One metric of a table as a curve for each setting, by the setting's name.
+
+    Raises:
+        KeyError: the table has no such metric; the message lists those it has.
+    """
+    import pyarrow.compute
+
+    known = sorted(table["metric"].unique().to_pylist())
+    if metric not in known:
+        raise KeyError(f"no metric {metric!r}; known: {', '.join(known) or 'none'}.")
+    table = table.filter(pyarrow.compute.equal(table["metric"], metric))
+    settings = np.asarray(table["setting"].to_pylist())
+    curves = {}
+    for setting in sorted(set(settings.tolist())):
+        rows = settings == setting
+        seeds, lane = np.unique(table["seed"].to_numpy()[rows], return_inverse=True)
+        steps, column = np.unique(table["step"].to_numpy()[rows], return_inverse=True)
+        values = np.full((len(seeds), len(steps)), np.nan)
+        values[lane, column] = table["value"].to_numpy()[rows]
+        curves[setting] = Curve(steps, seeds, values)
+    return curves
+
+
+def _to_line(record: Mapping[str, Any]) -> str:
+    seeds = [int(seed) for seed in record["seeds"]]
+    settings = [str(setting) for setting in record.get("settings") or [""] * len(seeds)]
+    metrics = {}
+    for name, values in record["metrics"].items():
+        values = np.asarray(values, np.float64)
+        if values.shape != (len(seeds),) or len(settings) != len(seeds):
+            raise ValueError(
+                f"metric {name!r} at step {record['step']} has shape {values.shape}, settings "
+                f"{len(settings)}: expected one for each of {len(seeds)} seeds."
+            )
+        metrics[name] = values.tolist()
+    line = {"step": int(record["step"]), "seeds": seeds, "settings": settings, "metrics": metrics}
+    return json.dumps(line)
+
+
+def _table_of_lines(file: Path) -> pyarrow.Table:
+    """The long table of a file of records; an empty one when there is no file."""
+    import pyarrow
+
+    parts = []  # of each record: metric, setting, seed, step, value, of all its rows
+    metric_codes, setting_codes = {}, {}
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            continue  # cut by a kill: only the last can be
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number} is not a record: {error}.") from error
+        shape = (len(record["metrics"]), len(record["seeds"]))
+        metric = [metric_codes.setdefault(name, len(metric_codes)) for name in record["metrics"]]
+        setting = [setting_codes.setdefault(n, len(setting_codes)) for n in record["settings"]]
+        rows = (np.asarray(metric)[:, None], setting, record["seeds"], record["step"])
+        keys = [np.broadcast_to(np.asarray(row, np.int64), shape).ravel() for row in rows]
+        values = np.asarray(list(record["metrics"].values()), np.float64)
+        parts.append((*keys, values.reshape(-1)))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    metric, setting, seed, step, value = columns or [np.zeros(0, np.int64)] * 4 + [np.zeros(0)]
+    metric, metric_names = _sorted_codes(metric, metric_codes)
+    setting, setting_names = _sorted_codes(setting, setting_codes)
+    order = np.lexsort((step, seed, setting, metric))
+    return pyarrow.table(
+        {
+            "seed": seed[order],
+            "setting": _named(setting[order], setting_names),
+            "step": step[order],
+            "metric": _named(metric[order], metric_names),
+            "value": value[order],
+        }
+    )
+
+
+def _sorted_codes(column: np.ndarray, codes: dict[str, int]) -> tuple[np.ndarray, list[str]]:
+    """Codes given in order of appearance, turned into those of the sorted names."""
+    names = sorted(codes)
+    rank = np.empty(len(names), np.int64)
+    rank[[codes[name] for name in names]] = np.arange(len(names))
+    return rank[column], names
+
+
+def _named(codes: np.ndarray, names: list[str]) -> pyarrow.Array:
+    """A column of repeated names, kept as codes: a sweep's table has millions of rows."""
+    import pyarrow
+
+    return pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array(codes, pyarrow.int32()), pyarrow.array(names, pyarrow.string())
+    )

@@ -1,0 +1,120 @@
+"""One rollout for every agent: act, step, account for episodes, reset."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.types import Array, Key, PyTree, Transition, select
+
+
+@struct.dataclass
+class RolloutState:
+    """Where `B` environments stand between two rollouts."""
+
+    env_state: PyTree  # [B, ...]
+    observation: PyTree  # [B, ...]
+    memory: PyTree  # [B, ...] of a recurrent policy, else ()
+    episode_return: Array  # [B] float32, undiscounted, of the current episode [return]
+    episode_length: Array  # [B] int32 [steps]
+
+
+@struct.dataclass
+class EpisodeSums:
+    """Sums over the episodes that ended, so that means over any span are exact."""
+
+    num_episodes: Array  # [] float32
+    episode_return: Array  # [] float32 [return]
+    episode_length: Array  # [] float32 [steps]
+
+
+def start_rollout(key: Key, agent: Agent, env: Environment) -> RolloutState:
+    """Reset `agent.num_envs` environments."""
+    env_state, observation = jax.vmap(env.reset)(jax.random.split(key, agent.num_envs))
+    return RolloutState(
+        env_state=env_state,
+        observation=observation,
+        memory=agent.initial_memory(agent.num_envs),
+        episode_return=jnp.zeros(agent.num_envs, jnp.float32),
+        episode_length=jnp.zeros(agent.num_envs, jnp.int32),
+    )
+
+
+def rollout(
+    key: Key,
+    agent: Agent,
+    env: Environment,
+    agent_state: PyTree,
+    state: RolloutState,
+    *,
+    explore: bool = True,
+    auto_reset: bool = True,
+    keep_env_state: bool = False,
+) -> tuple[RolloutState, Transition, EpisodeSums]:
+    """Step `B` environments `agent.rollout_length` times.
+
+    Args:
+        key: spent here.
+        agent: acts, and gives `rollout_length` and `discount`.
+        env: the environment; its leaves are shared by all `B`.
+        agent_state: the agent's state, unchanged.
+        state: where the environments stand.
+        explore: whether the agent explores.
+        auto_reset: start a new episode, within the same step, where one ended. `next_observation` is the true
+            successor all the same. Off, an ended environment goes on from its last state.
+        keep_env_state: record the state acted in, for generative backups.
+
+    Returns:
+        the next `RolloutState`, the trajectory `[T, B]`, and sums over the ended episodes.
+    """
+    num_envs = state.episode_return.shape[0]
+    fresh_memory = agent.initial_memory(num_envs)
+
+    def step(carry: tuple, step_key: Key) -> tuple[tuple, Transition]:
+        state, sums = carry
+        act_key, env_key = jax.random.split(step_key)
+        action, extras = agent.act(act_key, agent_state, state.observation, explore, state.memory)
+        memory = extras.pop("memory", ())
+        if memory:
+            extras["memory_after"] = memory
+        step_keys, reset_keys = jax.random.split(env_key, (2, num_envs))
+        env_state, timestep = jax.vmap(env.step)(step_keys, state.env_state, action)
+        ended = (timestep.terminated > 0) | timestep.truncated
+        episode_return = state.episode_return + timestep.reward
+        episode_length = state.episode_length + 1
+        sums = EpisodeSums(
+            num_episodes=sums.num_episodes + jnp.sum(ended),
+            episode_return=sums.episode_return + jnp.sum(jnp.where(ended, episode_return, 0.0)),
+            episode_length=sums.episode_length + jnp.sum(jnp.where(ended, episode_length, 0)),
+        )
+        transition = Transition(
+            observation=state.observation,
+            action=action,
+            reward=timestep.reward,
+            discount=agent.discount * (1.0 - timestep.terminated),
+            next_observation=timestep.observation,
+            terminated=timestep.terminated,
+            truncated=timestep.truncated,
+            extras=extras,
+            env_state=state.env_state if keep_env_state else (),
+        )
+        observation = timestep.observation
+        if auto_reset:
+            reset = jax.vmap(env.reset)(reset_keys)
+            env_state, observation = select(ended, reset, (env_state, observation))
+        state = RolloutState(
+            env_state=env_state,
+            observation=observation,
+            memory=select(ended, fresh_memory, memory),
+            episode_return=jnp.where(ended, 0.0, episode_return),
+            episode_length=jnp.where(ended, 0, episode_length),
+        )
+        return (state, sums), transition
+
+    zero = jnp.zeros((), jnp.float32)
+    keys = jax.random.split(key, agent.rollout_length)
+    carry = (state, EpisodeSums(zero, zero, zero))
+    (state, sums), trajectory = jax.lax.scan(step, carry, keys)
+    return state, trajectory, sums

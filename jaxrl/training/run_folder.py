@@ -1,0 +1,292 @@
+"""The folder a run leaves: what was asked, what it ran on, how it went, and every metric.
+
+    config.yaml  command.txt  versions.json  status.json  summary.json
+    metrics.jsonl while running, metrics.parquet at the end
+    checkpoints/  plots/
+
+Every file but `metrics.jsonl` is replaced in one move, so a reader never sees half of one. One
+process writes at a time: a lock, which the system frees when the process dies, refuses a second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from jaxrl.training import metrics_file, run_config
+from jaxrl.training.metrics_file import load_metrics as load_metrics
+
+STATES = ("running", "done", "diverged", "interrupted", "failed")
+_OURS = (
+    *("config.yaml", "command.txt", "versions.json", "status.json", "summary.json"),
+    *("metrics.jsonl", "metrics.parquet", "checkpoints", "plots", "policy.gif", "report.html"),
+)
+_LOCK = ".lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A run's folder. `open_run` gives one that may be written; `RunFolder(path)` only reads.
+
+    Example:
+        >>> import tempfile
+        >>> with open_run(tempfile.mkdtemp(), {"agent": "ppo", "num_seeds": 2}) as run:
+        ...     run.append_metrics(
+        ...         [{"step": 128, "seeds": [0, 1], "metrics": {"episode_return": [9.0, 11.0]}}]
+        ...     )
+        ...     run.finish({"iqm": 10.0})
+        >>> run.status()["state"], run.metrics()["value"].to_pylist()
+        ('done', [9.0, 11.0])
+    """
+
+    path: Path
+    resumed: bool = False  # whether the folder held this configuration before
+    lock: IO[str] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write here."""
+        if self.lock is not None:
+            self.lock.close()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder for `Checkpoints`."""
+        return Path(self.path) / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        """The folder for pictures; made when asked for."""
+        folder = Path(self.path) / "plots"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def config(self) -> dict[str, Any]:
+        """The configuration the run was started with."""
+        return run_config.parse((Path(self.path) / "config.yaml").read_text())
+
+    def status(self) -> dict[str, Any]:
+        """The last status: `state`, `updated`, `pid`, `host` and what the run added; or `{}`."""
+        return _read_json(Path(self.path) / "status.json")
+
+    def summary(self) -> dict[str, Any]:
+        """What `finish` was given; `{}` before."""
+        return _read_json(Path(self.path) / "summary.json")
+
+    def metrics(self) -> Any:
+        """The metrics so far as a table: see `load_metrics`."""
+        return load_metrics(self.path)
+
+    def set_status(self, state: str, details: Mapping[str, Any] | None = None) -> None:
+        """Replace `status.json`.
+
+        Args:
+            state: one of `running`, `done`, `diverged`, `interrupted`, `failed`.
+            details: JSON data to stand beside it, such as `{"step": 1000}`.
+
+        Raises:
+            ValueError: no such state.
+        """
+        if state not in STATES:
+            raise ValueError(f"state {state!r} is not one of: {', '.join(STATES)}.")
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        about = {"state": state, "updated": now, "pid": os.getpid(), "host": socket.gethostname()}
+        _replace(Path(self.path) / "status.json", _to_json({**about, **(details or {})}))
+
+    def append_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.append`."""
+        metrics_file.append(self.path, records)
+
+    def truncate_metrics(self, num_records: int) -> None:
+        """Keep the first `num_records` records: what a resumed run does first."""
+        metrics_file.truncate(self.path, num_records)
+
+    def finish(
+        self,
+        summary: Mapping[str, Any],
+        state: str = "done",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write `metrics.parquet`, `summary.json` and the last status; drop `metrics.jsonl`.
+
+        In this order, so that a kill in between leaves a run that resumes and finishes again.
+        """
+        metrics_file.write_parquet(self.path)
+        _replace(Path(self.path) / "summary.json", _to_json(summary))
+        self.set_status(state, details)
+        metrics_file.drop_lines(self.path)
+
+
+def open_run(
+    path: str | Path,
+    config: Mapping[str, Any],
+    overwrite: bool = False,
+    command: Sequence[str] | None = None,
+) -> RunFolder:
+    """Make a run folder, or continue in the one that holds the same configuration.
+
+    Args:
+        path: the folder.
+        config: plain data: mappings, sequences, strings, numbers, None. Written as YAML.
+        overwrite: delete what an earlier run left here (only files a run makes) and start anew.
+        command: the command line to note; default, this process's.
+
+    Returns:
+        The folder, locked until it is closed or the process ends; `resumed` says which case it is.
+
+    Raises:
+        TypeError: `config` holds something that is not plain data.
+        ValueError: the folder holds another configuration (the message has a line for each
+            difference), is in use by another process, or is not a run's.
+    """
+    path = Path(path)
+    config = run_config.plain(config)
+    _check_is_run(path, overwrite)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = _take_lock(path)
+    try:
+        resumed = _prepare(path, config, overwrite)
+        _note_command(path, sys.argv if command is None else command, resumed)
+        _note_versions(path, resumed)
+        if not resumed:  # last: with the configuration there, the folder counts as a run's
+            _replace(path / "config.yaml", run_config.to_text(config))
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+    return RunFolder(path, resumed, lock)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on, and the device they are computed on."""
+    import platform
+    from importlib import metadata
+
+    import jax
+
+    found = {"python": platform.python_version()}
+    for name in ("jaxrl", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    devices = jax.devices()
+    found["platform"] = f"{platform.system()} {platform.machine()}"
+    found["device"] = f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})"
+    return found
+
+
+def _check_is_run(path: Path, overwrite: bool) -> None:
+    """Raise `ValueError` when the folder holds anything that no run would have left."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file: give another --run-dir.")
+    if not path.exists() or (path / "config.yaml").exists():
+        return
+    entries = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    # Without a configuration, what lies here is another's, but for the start of a killed run.
+    strangers = sorted(entries - set(_OURS if overwrite else ("command.txt", "versions.json")))
+    if strangers:
+        raise ValueError(
+            f"{path} is not a run's folder: it has no config.yaml, but {', '.join(strangers[:3])}. "
+            "Give another --run-dir."
+        )
+
+
+def _prepare(path: Path, config: dict[str, Any], overwrite: bool) -> bool:
+    """Check or clear the locked folder; whether it already holds this configuration."""
+    known = (path / "config.yaml").exists()
+    if overwrite or not known:
+        for name in _OURS:  # the configuration first, so that no kill leaves a mixture of two runs
+            target = path / name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+        return False
+    different = run_config.describe_difference(RunFolder(path).config(), config)
+    if different:
+        raise ValueError(
+            f"{path} holds a run with another configuration:\n  "
+            + "\n  ".join(different)
+            + "\nUse --overwrite to replace that run, or give another --run-dir."
+        )
+    return True
+
+
+def _note_command(path: Path, command: Sequence[str], resumed: bool) -> None:
+    """One line for each time the run was started or continued."""
+    import shlex
+
+    file = path / "command.txt"
+    before = file.read_text() if resumed and file.exists() else ""
+    _replace(file, before + shlex.join(command) + "\n")
+
+
+def _note_versions(path: Path, resumed: bool) -> None:
+    """Write the versions, or say which changed since the run began."""
+    now = versions()
+    before = _read_json(path / "versions.json") if resumed else {}
+    if not before:
+        _replace(path / "versions.json", _to_json(now))
+        return
+    changed = [f"{k}: {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
+    if changed:
+        warnings.warn(
+            f"{path} was begun on something else ({'; '.join(changed)}): the numbers may differ "
+            "in the last digits from those of a run that never stopped.",
+            stacklevel=3,
+        )
+
+
+def _take_lock(path: Path) -> IO[str] | None:
+    """An open file that no other process can lock while this one has it."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: there, two writers are the user's own care
+        return None
+    stream = open(path / _LOCK, "a+")  # noqa: SIM115 - stays open as long as the run
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.seek(0)
+        owner = stream.read().strip() or "another process"
+        stream.close()
+        raise ValueError(
+            f"{path} is in use by {owner}: wait for it, stop it, or give another --run-dir."
+        ) from None
+    stream.truncate(0)
+    stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+    stream.flush()
+    return stream
+
+
+def _replace(file: Path, text: str) -> None:
+    """Put `text` in place of the file's content in one move."""
+    draft = file.with_name(f".{file.name}.draft")
+    with open(draft, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, file)
+
+
+def _to_json(content: Mapping[str, Any]) -> str:
+    return json.dumps(run_config.plain(content), indent=2) + "\n"
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

@@ -1,0 +1,95 @@
+"""`make`, `names` and `register`: the door by name."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.envs import TabularEnv, make, names, register, riverswim
+from jaxrl.envs.gymnax import GYMNAX_NAMES
+
+
+def test_names_cover_gymnax():
+    import gymnax
+
+    assert set(GYMNAX_NAMES) == set(gymnax.registered_envs)
+    assert set(gymnax.registered_envs) - set(names()) == {"MNISTBandit-bsuite"}
+    assert {"RiverSwim", "DeepSea", "Garnet"} <= set(names())
+
+
+def test_listing_names_does_not_import_gymnax():
+    code = (
+        "import sys, jaxrl.envs as e; e.names(); "
+        "assert 'gymnax' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("CartPole-v2", {}, "did you mean CartPole-v1"),
+        ("CartPole-v1", {"gravty": 1.0}, "did you mean gravity"),
+        ("CartPole-v1", {"total_mass": 1.0}, "derives 'total_mass'"),
+        ("CartPole-v1", {"gravity": "heavy"}, "parameter gravity must be float32"),
+        ("CartPole-v1", {"gravity": [1.0, 2.0]}, "shape"),
+        ("CartPole-v1", {"gravity": float("nan")}, "NaN"),
+        ("CartPole-v1", {"max_steps_in_episode": 2.5}, "int32"),
+        ("CartPole-v1", {"max_steps_in_episode": 0}, "at least 1"),
+        ("CartPole-v1", {"horizon_is_terminl": True}, "horizon_is_terminal"),
+        ("MNISTBandit-bsuite", {}, "downloads MNIST"),
+        ("Reacher-misc", {"num_joints": 3}, "num_joints=2"),
+        ("MetaMaze-misc", {"maze_size": 4}, "refuses"),
+        ("RiverSwim", {"num_state": 4}, "did you mean num_states"),
+        ("RiverSwim", {"num_states": 1}, "at least 2"),
+    ],
+)
+def test_bad_requests_name_the_remedy(name, parameters, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make(name, **parameters)
+    assert "\n" not in str(error.value)
+
+
+def test_parameters_are_leaves_and_options_are_static():
+    env = make("DeepSea-bsuite", size=5, unscaled_move_cost=0.5)
+    assert env.observation_space.shape == (5, 5)
+    assert int(env.params.max_steps_in_episode) == 5
+    assert float(env.parameters["unscaled_move_cost"]) == 0.5
+    plain = make("DeepSea-bsuite", size=5)
+    assert jax.tree.structure(env) == jax.tree.structure(plain)
+    assert jax.tree.structure(env) != jax.tree.structure(make("DeepSea-bsuite"))
+
+
+def test_make_inside_a_trace_leaks_nothing():
+    @jax.jit
+    def build(key):
+        return make("FourRooms-misc", goal_fixed=[8, 10]).reset(key)[1]
+
+    inside = build(jax.random.key(0))
+    outside = make("FourRooms-misc", goal_fixed=[8, 10]).reset(jax.random.key(0))[1]
+    np.testing.assert_array_equal(inside, outside)
+
+
+def test_vmap_over_a_parameter_is_an_uncertainty_set():
+    env, key = make("CartPole-v1"), jax.random.key(0)
+    forces = jnp.array([5.0, 10.0, 20.0])
+
+    @jax.vmap
+    def push(force):
+        changed = env.with_parameters({"force_mag": force})
+        state, first = changed.reset(key)
+        return changed.step(key, state, 1)[1].observation[1] - first[1]
+
+    # The change of speed is nearly linear in the force, as the pole hangs almost upright.
+    np.testing.assert_allclose(push(forces) / forces, push(forces)[1] / 10.0, rtol=0.02)
+
+
+def test_register():
+    register("test-river", lambda num_states=4: TabularEnv(riverswim(num_states)))
+    assert "test-river" in names()
+    assert make("test-river", num_states=9).observation_space.num_values == 9
+    with pytest.raises(ValueError, match="taken"):
+        register("test-river", make)

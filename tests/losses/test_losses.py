@@ -1,0 +1,132 @@
+"""Losses against their definitions, minimisers and limits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import huber as scipy_huber
+from scipy.stats import entropy
+
+from jaxrl.core.law import Law
+from jaxrl.losses import (
+    cross_entropy,
+    huber_loss,
+    quantile_huber_loss,
+    quantile_levels,
+    squared_loss,
+)
+
+K, N = 5, 11
+quantile_jit = jax.jit(quantile_huber_loss)
+quantile_grad = jax.jit(jax.grad(quantile_huber_loss, argnums=(0, 1, 2)))
+
+
+def random_case(seed=0):
+    rng = np.random.default_rng(seed)
+    probs, atoms = rng.dirichlet(np.ones(N)), rng.normal(size=N)
+    return rng.normal(size=K), probs, atoms
+
+
+@pytest.mark.parametrize("threshold", [0.3, 1.0, 4.0])
+def test_huber_is_scipys(threshold):
+    errors = np.linspace(-5, 5, 41)
+    np.testing.assert_allclose(
+        huber_loss(jnp.zeros(41), jnp.asarray(errors), threshold),
+        scipy_huber(threshold, errors),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    slopes = jax.vmap(jax.grad(huber_loss), in_axes=(0, None, None))(
+        -jnp.asarray(errors, jnp.float32), 0.0, threshold
+    )
+    np.testing.assert_allclose(slopes, -np.clip(errors, -threshold, threshold), atol=1e-6)
+
+
+def test_huber_at_an_infinite_threshold_is_squared():
+    for loss in (squared_loss, lambda p, t: huber_loss(p, t, jnp.inf)):
+        value, slope = jax.value_and_grad(loss)(1.0, 4.0)
+        assert (float(value), float(slope)) == (4.5, -3.0)
+
+
+def test_cross_entropy_is_kl_plus_entropy():
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=6), rng.dirichlet(np.ones(6))
+    prediction = np.exp(logits) / np.exp(logits).sum()
+    ours, slope = jax.value_and_grad(cross_entropy)(jnp.asarray(logits), jnp.asarray(target))
+    np.testing.assert_allclose(ours, entropy(target, prediction) + entropy(target), rtol=1e-5)
+    np.testing.assert_allclose(slope, prediction - target, atol=1e-6)
+
+
+def test_cross_entropy_survives_impossible_classes():
+    logits, target = jnp.array([0.0, -jnp.inf, 0.0]), jnp.array([0.5, 0.0, 0.5])
+    np.testing.assert_allclose(cross_entropy(logits, target), np.log(2.0), rtol=1e-6)
+    assert cross_entropy(logits, jnp.array([0.0, 1.0, 0.0])) == jnp.inf
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 1.0, 5.0])
+def test_quantile_loss_is_its_double_sum(threshold):
+    estimates, probs, atoms = random_case()
+    expected = 0.0
+    for i, estimate in enumerate(estimates):
+        level = (2 * i + 1) / (2 * K)
+        for p, z in zip(probs, atoms, strict=True):
+            u = z - estimate
+            size = scipy_huber(threshold, u) / threshold if threshold else abs(u)
+            expected += p * abs(level - (u < 0)) * size
+    law = Law(jnp.asarray(probs, jnp.float32), jnp.asarray(atoms, jnp.float32))
+    ours = quantile_jit(jnp.asarray(estimates, jnp.float32), law, threshold)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 1.0])
+def test_quantile_loss_derivatives_are_finite_differences(threshold):
+    """The closed-form rule against central differences of the loss along random directions."""
+    estimates, probs, atoms = random_case(1)
+    rng = np.random.default_rng(9)
+
+    def at(step, d):
+        law = Law(jnp.asarray(probs + step * d[1]), jnp.asarray(atoms + step * d[2]))
+        return float(
+            quantile_jit(jnp.asarray(estimates + step * d[0]), law, threshold + step * d[3])
+        )
+
+    law = Law(jnp.asarray(probs), jnp.asarray(atoms))
+    grads = quantile_grad(jnp.asarray(estimates), law, threshold)
+    for part in range(4):
+        d = [np.zeros(K), np.zeros(N), np.zeros(N), 0.0]
+        d[part] = rng.normal(size=np.shape(d[part]))
+        slope = (at(5e-3, d) - at(-5e-3, d)) / 1e-2
+        found = grads[0] @ d[0] + grads[1].probs @ d[1] + grads[1].atoms @ d[2] + grads[2] * d[3]
+        assert abs(float(found) - slope) < 1e-2 * max(1.0, abs(slope))
+
+
+def test_quantile_loss_has_a_hessian():
+    """Inside the smooth zone the loss is slope e^2 / (2 threshold): curvature slope / threshold."""
+    law = Law(jnp.ones(1), jnp.array([0.5]))
+    curvature = jax.hessian(lambda q: quantile_huber_loss(q, law, 2.0))(jnp.zeros(1))
+    np.testing.assert_allclose(curvature, [[0.5 / 2.0]])
+
+
+def test_quantile_loss_is_flat_at_the_quantiles():
+    """2 K equal atoms: any point between atoms 2 i and 2 i + 1 is a (2 i + 1) / (2 K) quantile."""
+    atoms = jnp.asarray(np.random.default_rng(2).permutation(np.arange(2.0 * K)), jnp.float32)
+    middles = 2.0 * jnp.arange(K) + 0.5
+    law = Law.of_samples(atoms)
+    np.testing.assert_allclose(quantile_grad(middles, law, 0.0)[0], 0.0, atol=1e-6)
+    # A step to either side past an atom changes the sign of the slope.
+    assert jnp.all(quantile_grad(middles + 1.0, law, 0.0)[0] > 0.05)
+    assert jnp.all(quantile_grad(middles - 1.0, law, 0.0)[0] < -0.05)
+
+
+def test_quantile_loss_ignores_impossible_atoms():
+    law = Law(jnp.array([0.5, 0.0, 0.5]), jnp.array([0.0, jnp.nan, 4.0]))
+    clean = Law.of_samples(jnp.array([0.0, 4.0]))
+    estimates = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(
+        quantile_huber_loss(estimates, law), quantile_huber_loss(estimates, clean)
+    )
+    assert jnp.all(jnp.isfinite(jax.grad(quantile_huber_loss)(estimates, law)))
+
+
+def test_quantile_levels_are_mid_points():
+    np.testing.assert_allclose(quantile_levels(4), [1 / 8, 3 / 8, 5 / 8, 7 / 8])

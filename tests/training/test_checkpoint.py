@@ -1,0 +1,342 @@
+"""Checkpoints come back bit for bit, or are noticed to be damaged and passed over."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.training.checkpoint import Checkpoints, CheckpointWarning
+
+
+def tree_of(step: int) -> dict:
+    """A state of every kind of leaf that agents and loops hold, different at every step."""
+    return {
+        "params": {
+            "kernel": jnp.full((4, 3), 0.1 * step),
+            "half": jnp.ones(5, jnp.bfloat16) * step,
+        },
+        "ring": np.arange(300, dtype=np.uint8).reshape(3, 100) + np.uint8(step),
+        "key": jax.random.split(jax.random.key(step), 2),
+        "hardware_key": jax.random.key(step, impl="rbg"),
+        "nothing": (),
+        "none": None,
+        "empty": jnp.zeros((0, 3), jnp.bfloat16),
+        "flags": (jnp.array([True, False]), jnp.int32(step)),
+        "wide": np.int64(2**40 + step),
+        "count": step,
+        "not_finite": jnp.array([jnp.nan, -jnp.inf, -0.0]),
+    }
+
+
+def assert_same(tree: dict, expected: dict) -> None:
+    """Same structure, types, dtypes and bits."""
+    assert jax.tree.structure(tree) == jax.tree.structure(expected)
+    for leaf, like in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
+        assert type(leaf) is type(like)
+        if isinstance(leaf, int):
+            assert leaf == like
+            continue
+        assert leaf.dtype == like.dtype and leaf.shape == like.shape
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf, like = jax.random.key_data(leaf), jax.random.key_data(like)
+        assert np.asarray(leaf).tobytes() == np.asarray(like).tobytes()
+
+
+@pytest.fixture
+def two_saved(tmp_path: Path) -> Checkpoints:
+    """Checkpoints of steps 1 and 2."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2):
+        checkpoints.save(step, tree_of(step), {"num_records": step})
+    return checkpoints
+
+
+def test_every_kind_of_leaf_comes_back_bit_for_bit(two_saved: Checkpoints) -> None:
+    step, tree, extra = two_saved.restore(tree_of(0))
+    assert (step, extra) == (2, {"num_records": 2})
+    assert_same(tree, tree_of(2))
+    # A restored key draws what the saved one would have drawn.
+    draw = jax.random.normal(tree["key"][0], (3,))
+    assert jnp.array_equal(draw, jax.random.normal(tree_of(2)["key"][0], (3,)))
+
+
+def test_an_abstract_template_is_enough(tmp_path: Path) -> None:
+    def init() -> dict:
+        return {"key": jax.random.key(1), "weights": jnp.ones((2, 2)), "nothing": ()}
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(0, init())
+    step, tree, extra = checkpoints.restore(jax.eval_shape(init))
+    assert (step, extra) == (0, {})
+    assert_same(tree, init())
+
+
+def test_restored_arrays_do_not_compile_again(tmp_path: Path) -> None:
+    traces = []
+
+    @jax.jit
+    def advance(state: dict) -> dict:
+        traces.append(1)
+        return jax.tree.map(lambda x: x + 1, state)
+
+    state = advance({"a": jnp.zeros(3), "b": jnp.int32(0)})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state)
+    expected = advance(state)
+    restored = advance(checkpoints.restore(state)[1])
+    assert_same(restored, expected)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("tree", [(), {"empty": np.zeros((2, 0))}], ids=["no-leaf", "no-number"])
+def test_a_tree_without_numbers(tmp_path: Path, tree: object) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, tree, {"note": None})
+    step, restored, extra = checkpoints.restore(tree)
+    assert (step, extra) == (3, {"note": None})
+    assert jax.tree.map(np.shape, restored) == jax.tree.map(np.shape, tree)
+
+
+def test_nothing_saved_is_none(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "absent").restore({}) is None
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 5, 10, 20):
+        checkpoints.save(step, {"step": step})
+    assert checkpoints.steps() == [10, 20]
+    assert sorted(os.listdir(tmp_path)) == ["10", "20"]
+    checkpoints.save(20, {"step": -20})  # the same step again replaces it
+    assert checkpoints.restore({"step": 0})[:2] == (20, {"step": -20})
+
+
+def flip_a_bit(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+DAMAGES = {
+    "bit-flip": flip_a_bit,
+    "cut": lambda data: data[: len(data) // 2],
+    "emptied": lambda data: b"",
+    "longer": lambda data: data + b"\0",
+    "lost": lambda data: None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damage_to_any_file_is_noticed(two_saved: Checkpoints, damage) -> None:
+    newest = Path(two_saved.folder) / "2"
+    files = [file for file in newest.rglob("*") if file.is_file() and file.stat().st_size]
+    assert len(files) > 3
+    for file in files:
+        intact = file.read_bytes()
+        file.unlink()
+        if (damaged := damage(intact)) is not None:
+            file.write_bytes(damaged)
+        with pytest.warns(CheckpointWarning, match="checkpoint 2 .* is damaged"):
+            step, tree, _ = two_saved.restore(tree_of(0))
+        assert step == 1, file
+        assert_same(tree, tree_of(1))
+        file.write_bytes(intact)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert two_saved.restore(tree_of(0))[0] == 2
+
+
+def test_array_data_exchanged_under_honest_file_digests_is_noticed(two_saved: Checkpoints) -> None:
+    # The files of step 1 with their own digests, posing as step 2: neither set may be mixed.
+    first, second = Path(two_saved.folder) / "1", Path(two_saved.folder) / "2"
+    (second / "DIGESTS.json").write_bytes((first / "DIGESTS.json").read_bytes())
+    with pytest.warns(CheckpointWarning, match="holds step 1"):
+        assert two_saved.restore(tree_of(0))[0] == 1
+
+
+def test_all_damaged_is_none_and_each_is_named(two_saved: Checkpoints) -> None:
+    for step in (1, 2):
+        (Path(two_saved.folder) / str(step) / "DIGESTS.json").unlink()
+    with pytest.warns(CheckpointWarning) as seen:
+        assert two_saved.restore(tree_of(0)) is None
+    assert [str(w.message).split()[1] for w in seen] == ["2", "1"]
+
+
+def test_a_run_goes_on_past_a_damaged_checkpoint(two_saved: Checkpoints) -> None:
+    later = Path(two_saved.folder) / "9"
+    os.rename(Path(two_saved.folder) / "2", later)  # holds step 2: damaged as step 9
+    two_saved.save(3, tree_of(3))
+    assert two_saved.steps() == [1, 3]  # the damaged one never pushes a good one out
+
+
+def test_history_is_not_rewritten(two_saved: Checkpoints) -> None:
+    with pytest.raises(ValueError, match="later checkpoint 2"):
+        two_saved.save(1, tree_of(1))
+    assert two_saved.steps() == [1, 2]
+
+
+TEMPLATES = {
+    "dtype": ({"a": np.zeros(3, np.float64), "b": 1}, "float32.3. .*!= float64.3."),
+    "shape": ({"a": np.zeros(4, np.float32), "b": 1}, "float32.3. .*!= float32.4."),
+    "missing": ({"a": np.zeros(3, np.float32)}, "'b'.*!= absent"),
+    "added": ({"a": np.zeros(3, np.float32), "b": 1, "c": 2}, "'c'.: absent"),
+    "key": ({"a": jax.random.split(jax.random.key(0), 3), "b": 1}, "!= key<fry>"),
+}
+
+
+@pytest.mark.parametrize(("template", "message"), TEMPLATES.values(), ids=TEMPLATES)
+def test_another_template_is_refused(tmp_path: Path, template: dict, message: str) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"a": np.ones(3, np.float32), "b": 1})
+    with pytest.raises(ValueError, match=message):
+        checkpoints.restore(template)
+
+
+@pytest.mark.parametrize("leaf", ["text", object(), np.array(["a"]), np.array([None])])
+def test_what_would_need_pickle_is_refused(tmp_path: Path, leaf: object) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(TypeError, match=r"'inner'.* cannot be stored"):
+        checkpoints.save(1, {"inner": leaf})
+    with pytest.raises(TypeError, match="not JSON"):
+        checkpoints.save(1, {}, {"array": np.zeros(3)})
+    assert checkpoints.steps() == []
+
+
+def test_loading_unpickles_nothing(two_saved: Checkpoints) -> None:
+    events, listening = [], [True]  # an audit hook cannot be removed, so it is told to be quiet
+
+    def listen(event: str, _: tuple) -> None:
+        if listening[0] and event in ("pickle.find_class", "exec", "compile"):
+            events.append(event)
+
+    two_saved.restore(tree_of(0))  # imports, which do execute, are over
+    sys.addaudithook(listen)
+    restored = two_saved.restore(tree_of(0))
+    found = list(events)
+    pickle.loads(pickle.dumps(Path("/")))  # the hook does hear a pickle
+    listening[0] = False
+    assert restored[0] == 2 and found == []
+    assert "pickle.find_class" in events
+
+
+def test_a_full_disk_is_one_clear_error(two_saved: Checkpoints) -> None:
+    # A limit on file size is refused by the system in the middle of the write, as a full disk is.
+    noise = {"noise": np.random.default_rng(0).bytes(200_000)}
+    noise = {"noise": np.frombuffer(noise["noise"], np.uint8)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint 3 could not be written.*Free some space"):
+            two_saved.save(3, noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(os.listdir(two_saved.folder)) == ["1", "2"]
+    assert two_saved.restore(tree_of(0))[0] == 2
+    two_saved.save(3, noise)
+    assert two_saved.steps() == [2, 3]
+
+
+def test_a_file_in_the_way_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="could not be written"):
+        Checkpoints(tmp_path / "file").save(1, {"a": 1})
+
+
+CHILD = """
+import sys
+import numpy as np
+from jaxrl.training.checkpoint import Checkpoints
+
+checkpoints = Checkpoints(sys.argv[1])
+found = checkpoints.restore({"weights": np.zeros(100_000), "step": 0})
+step = found[0] if found else 0
+while True:
+    step += 1
+    checkpoints.save(step, {"weights": np.full(100_000, float(step)), "step": step}, {"at": step})
+    print(step, flush=True)
+"""
+
+
+def kill_while_saving(folder: Path, delay: float) -> int:
+    """Start the child, wait for a first save and `delay` seconds, kill -9; last step it printed."""
+    command = [sys.executable, "-c", CHILD, str(folder)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
+        first = child.stdout.readline()
+        try:
+            child.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+        rest = child.stdout.read()
+    assert child.wait() == -signal.SIGKILL
+    return int([first, *rest.splitlines()][-1])
+
+
+def check_kills(folder: Path, delays: list[float]) -> None:
+    checkpoints = Checkpoints(folder)
+    template = {"weights": np.zeros(100_000), "step": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing torn is ever visible under its final name
+        last = 0
+        for delay in delays:
+            printed = kill_while_saving(folder, delay)
+            assert printed > last  # it went on from where the kill left it
+            step, tree, extra = checkpoints.restore(template)
+            assert step in (printed, printed + 1)
+            assert tree["step"] == extra["at"] == step
+            assert np.all(tree["weights"] == step)
+            assert all(name.isdecimal() for name in os.listdir(folder))  # no rubbish left
+            last = step
+
+
+def test_kill_9_while_saving(tmp_path: Path) -> None:
+    check_kills(tmp_path, [0.21, 0.33])
+
+
+DEVICES = """
+import sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxrl.training.checkpoint import Checkpoints
+
+def state_on(num_devices):
+    mesh = jax.make_mesh((num_devices,), ("seed",), devices=jax.devices()[:num_devices])
+    keys = jax.random.split(jax.random.key(1), 8)
+    state = {"weights": jnp.arange(24.0).reshape(8, 3), "key": keys}
+    return jax.device_put(state, NamedSharding(mesh, PartitionSpec("seed")))
+
+checkpoints = Checkpoints(sys.argv[1])
+saved = state_on(4)
+checkpoints.save(1, saved)
+for num_devices in (1, 2, 8):
+    like = state_on(num_devices)
+    _, tree, _ = checkpoints.restore(like)
+    assert jax.tree.map(lambda x: x.sharding, tree) == jax.tree.map(lambda x: x.sharding, like)
+    assert len(tree["weights"].sharding.device_set) == num_devices
+    np.testing.assert_array_equal(tree["weights"], saved["weights"])
+    data = jax.tree.map(np.asarray, jax.random.key_data(tree["key"]))
+    np.testing.assert_array_equal(data, jax.random.key_data(saved["key"]))
+"""
+
+
+def test_a_sweep_on_several_devices_restores_on_others(tmp_path: Path) -> None:
+    flags = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", DEVICES, str(tmp_path)]
+    subprocess.run(command, env={**os.environ, **flags}, check=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_kill_9_at_many_moments(tmp_path: Path) -> None:
+    check_kills(tmp_path, list(np.random.default_rng(0).uniform(0.0, 0.5, 20)))

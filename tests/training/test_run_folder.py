@@ -1,0 +1,300 @@
+"""The run folder: continued when asked the same, refused when not; equal metrics, equal bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from jaxrl.training.metrics_file import curves_of
+from jaxrl.training.run_config import describe_difference, parse, to_text
+from jaxrl.training.run_folder import RunFolder, load_metrics, open_run
+
+CONFIG = {
+    "agent": {"name": "ppo", "learning_rate": 0.001, "hidden": (64, 64), "clip": None},
+    "env": "CartPole-v1",
+    "num_seeds": 4,
+}
+
+
+def record(step: int, seeds: tuple = (0, 1), shift: float = 0.0) -> dict:
+    """A record whose values are told apart by step and seed; the first return is not known."""
+    values = np.asarray([10.0 * step + seed + shift for seed in seeds], np.float32) / 3
+    returns = np.where(step == 1, np.nan, values)
+    return {"step": step, "seeds": seeds, "metrics": {"loss": values, "episode_return": returns}}
+
+
+def rows_of(table) -> list[tuple]:
+    """Rows that compare equal when their bits do, NaN included."""
+    columns = [table[name].to_pylist() for name in ("metric", "setting", "seed", "step")]
+    values = [np.float64(value).tobytes() for value in table["value"].to_pylist()]
+    return list(zip(*columns, values, strict=True))
+
+
+def test_a_new_folder_says_what_was_asked_and_what_it_runs_on(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "first"
+    with open_run(path, CONFIG, command=["jaxrl", "train", "--name", "a b"]) as run:
+        assert not run.resumed
+        run.set_status("running", {"step": 0})
+        assert run.status()["state"] == "running" and run.status()["step"] == 0
+    loaded = yaml.safe_load((path / "config.yaml").read_text())
+    assert loaded == run.config() == {**CONFIG, "agent": {**CONFIG["agent"], "hidden": [64, 64]}}
+    assert (path / "command.txt").read_text() == "jaxrl train --name 'a b'\n"
+    versions = json.loads((path / "versions.json").read_text())
+    expected = {"python", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "jaxrl", "device"}
+    assert expected <= set(versions)
+    assert versions["numpy"] == np.__version__
+
+
+VALUES = [1e-5, 3e-4, 1e20, 0.1, 1 / 3, math.inf, -0.0, 2**53 + 1, True, None, "", "yes", "3e-4"]
+VALUES += ["1_000", "null", "~", "a: b", "# no", "é\n", [], {}, [1, [2.5, "x"]], "2020-01-01"]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_configuration_values_round_trip(value: object) -> None:
+    loaded = parse(to_text({"setting": value}))["setting"]
+    assert type(loaded) is type(value) and loaded == value
+    assert describe_difference({"setting": loaded}, {"setting": value}) == []
+
+
+def test_not_a_number_round_trips_and_equals_itself() -> None:
+    loaded = parse(to_text({"a": math.nan}))
+    assert math.isnan(loaded["a"]) and describe_difference(loaded, {"a": math.nan}) == []
+
+
+def test_only_plain_data_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"config.agent.torso\[1\] is a function"):
+        open_run(tmp_path / "run", {"agent": {"torso": [1, record]}})
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="not YAML"):  # a tag that would build a Python object
+        parse("!!python/object/apply:os.system ['true']")
+
+
+DIFFERENCES = {
+    "changed": (
+        {"agent": {**CONFIG["agent"], "learning_rate": 0.0003}},
+        ["agent.learning_rate: 0.001 (folder) != 0.0003 (asked)"],
+    ),
+    "added": ({"notes": "x"}, ["notes: absent (folder) != 'x' (asked)"]),
+    "list": (
+        {"agent": {**CONFIG["agent"], "hidden": (64,)}},
+        ["agent.hidden: [64, 64] (folder) != [64] (asked)"],
+    ),
+    "two": (
+        {"env": "Acrobot-v1", "num_seeds": 5},
+        [
+            "env: 'CartPole-v1' (folder) != 'Acrobot-v1' (asked)",
+            "num_seeds: 4 (folder) != 5 (asked)",
+        ],
+    ),
+    "number-or-text": ({"num_seeds": "4"}, ["num_seeds: 4 (folder) != '4' (asked)"]),
+    "none": ({"num_seeds": 4.0}, []),
+}
+
+
+@pytest.mark.parametrize(("change", "lines"), DIFFERENCES.values(), ids=DIFFERENCES)
+def test_another_configuration_is_refused_line_by_line(tmp_path, change, lines) -> None:
+    open_run(tmp_path, CONFIG).close()
+    before = (tmp_path / "config.yaml").read_bytes()
+    asked = {**CONFIG, **change}
+    assert describe_difference(CONFIG, asked) == lines
+    if lines:
+        with pytest.raises(ValueError, match=r"--overwrite .*--run-dir") as refusal:
+            open_run(tmp_path, asked)
+        assert all(f"\n  {line}\n" in str(refusal.value) for line in lines)
+    else:
+        open_run(tmp_path, asked).close()
+    assert (tmp_path / "config.yaml").read_bytes() == before
+    open_run(tmp_path, CONFIG).close()  # the refusal let the lock go
+
+
+def test_a_missing_setting_is_a_difference() -> None:
+    assert describe_difference({"a": 1, "b": 2}, {"a": 1}) == ["b: 2 (folder) != absent (asked)"]
+
+
+def test_overwrite_clears_a_run_and_nothing_else(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics([record(1)])
+        (run.checkpoints / "7").mkdir(parents=True)
+        (run.plots / "curve.png").write_text("")
+    (tmp_path / "notes.txt").write_text("mine")
+    with open_run(tmp_path, {"env": "other"}, overwrite=True) as run:
+        assert not run.resumed and run.config() == {"env": "other"} and run.status() == {}
+        assert not run.checkpoints.exists()
+        with pytest.raises(FileNotFoundError, match="no metrics"):
+            run.metrics()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "checkpoints"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_another_kind_is_left_alone(tmp_path, name, overwrite) -> None:
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="not a run's folder"):
+        open_run(tmp_path, CONFIG, overwrite)
+    assert (tmp_path / name).read_text() == "mine"
+    assert set(os.listdir(tmp_path)) == {name, "thesis.tex"}
+    with pytest.raises(ValueError, match="is a file"):
+        open_run(tmp_path / name, CONFIG, overwrite)
+
+
+def test_a_run_killed_before_its_configuration_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / "command.txt").write_text("jaxrl train\n")
+    (tmp_path / ".config.yaml.draft").write_text("age")
+    with open_run(tmp_path, CONFIG) as run:
+        assert not run.resumed and run.config()["env"] == "CartPole-v1"
+
+
+def test_continuing_notes_the_command_and_warns_of_other_versions(tmp_path: Path) -> None:
+    open_run(tmp_path, CONFIG, command=["one"]).close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with open_run(tmp_path, CONFIG, command=["two"]) as run:
+            assert run.resumed
+    assert (tmp_path / "command.txt").read_text() == "one\ntwo\n"
+    versions = json.loads((tmp_path / "versions.json").read_text())
+    (tmp_path / "versions.json").write_text(json.dumps({**versions, "jax": "0.0.1"}))
+    with pytest.warns(UserWarning, match=r"jax: 0\.0\.1 -> "):
+        open_run(tmp_path, CONFIG).close()
+
+
+HOLDER = """
+import sys
+from jaxrl.training.run_folder import open_run
+run = open_run(sys.argv[1], {"a": 1})
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) as holder:
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(ValueError, match=f"in use by process {holder.pid} on"):
+            open_run(tmp_path, {"a": 1})
+        with pytest.raises(ValueError, match="in use by"):
+            open_run(tmp_path, {"a": 2}, overwrite=True)
+        assert RunFolder(tmp_path).config() == {"a": 1}  # readers need no lock
+        holder.kill()
+    with open_run(tmp_path, {"a": 1}) as run:  # kill -9 frees the folder
+        assert run.resumed
+        with pytest.raises(ValueError, match="in use by"):
+            open_run(tmp_path, {"a": 1})
+
+
+def test_unknown_states_are_refused(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run, pytest.raises(ValueError, match="running, done"):
+        run.set_status("finished")
+
+
+def test_the_long_table_holds_every_value_exactly(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        lanes = {"step": 5, "seeds": [3, 3], "settings": ["lr=1", "lr=2"]}
+        run.append_metrics([record(1), {**lanes, "metrics": {"loss": [0.1, np.inf]}}])
+        third = float(np.float32(10) / np.float32(3))
+        expected = [
+            ("episode_return", "", 0, 1, math.nan),
+            ("episode_return", "", 1, 1, math.nan),
+            ("loss", "", 0, 1, third),
+            ("loss", "", 1, 1, float(np.float32(11) / np.float32(3))),
+            ("loss", "lr=1", 3, 5, 0.1),
+            ("loss", "lr=2", 3, 5, math.inf),
+        ]
+        expected = [(*row[:4], np.float64(row[4]).tobytes()) for row in expected]
+        assert rows_of(run.metrics()) == expected
+        run.finish({"iqm": np.float32(0.5), "interval": (0.25, 1.0)})
+        assert rows_of(load_metrics(tmp_path)) == expected
+        types = {field.name: str(field.type) for field in load_metrics(tmp_path).schema}
+        assert (types["seed"], types["step"], types["value"]) == ("int64", "int64", "double")
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert RunFolder(tmp_path).summary() == {"iqm": 0.5, "interval": [0.25, 1.0]}
+    assert RunFolder(tmp_path).status()["state"] == "done"
+
+
+def test_a_resumed_run_gives_the_table_of_one_that_never_stopped(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    with open_run(whole, CONFIG) as run:
+        run.append_metrics([record(step) for step in range(1, 6)])
+        run.finish({})
+    with open_run(broken, CONFIG) as run:
+        run.append_metrics([record(step) for step in range(1, 4)])
+    with open(broken / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 4, "seeds": [0,')  # killed in the middle of a line
+    assert set(RunFolder(broken).metrics()["step"].to_pylist()) == {1, 2, 3}
+    with open_run(broken, CONFIG) as run:
+        run.truncate_metrics(2)  # the checkpoint was saved after the second record
+        run.append_metrics([record(3), record(4)])
+        run.append_metrics([record(5)])
+        run.finish({})
+    assert rows_of(load_metrics(broken)) == rows_of(load_metrics(whole))
+    assert (broken / "metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
+
+
+def test_the_table_does_not_depend_on_how_lanes_were_grouped(tmp_path: Path) -> None:
+    groups = {"together": [(0, 1, 2, 3)], "apart": [(2, 3), (0, 1)]}
+    for name, seeds in groups.items():
+        with open_run(tmp_path / name, CONFIG) as run:
+            run.append_metrics([record(step, group) for group in seeds for step in (1, 2)])
+            run.finish({})
+    tables = [(tmp_path / name / "metrics.parquet").read_bytes() for name in groups]
+    assert tables[0] == tables[1]
+
+
+def test_a_kill_while_finishing_leaves_a_run_that_finishes_again(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics([record(1), record(2)])
+        lines = (tmp_path / "metrics.jsonl").read_bytes()
+        run.finish({})
+        table = (tmp_path / "metrics.parquet").read_bytes()
+        (tmp_path / "metrics.jsonl").write_bytes(lines)  # killed before the last act
+        run.truncate_metrics(1)
+        assert set(run.metrics()["step"].to_pylist()) == {1}  # no rows of a stale table
+        run.append_metrics([record(2)])
+        run.finish({})
+    assert (tmp_path / "metrics.parquet").read_bytes() == table
+
+
+def test_lost_and_misshapen_metrics_are_errors(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        with pytest.raises(ValueError, match=r"1 records, but the checkpoint .* after 2"):
+            run.append_metrics([record(1)])
+            run.truncate_metrics(2)
+        with pytest.raises(ValueError, match="'loss' at step 3 has shape"):
+            run.append_metrics([{"step": 3, "seeds": [0, 1], "metrics": {"loss": [1.0]}}])
+        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+        (tmp_path / "metrics.jsonl").write_text('{"ste\n{}\n')
+        with pytest.raises(ValueError, match="line 1 is not a record"):
+            run.metrics()
+
+
+def test_a_run_without_records_has_an_empty_table(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics([])
+        assert run.metrics().num_rows == 0
+        run.append_metrics([{"step": 1, "seeds": [0], "metrics": {}}])
+        run.finish({}, state="failed", details={"reason": "no step"})
+        assert run.metrics().num_rows == 0 and run.status()["reason"] == "no step"
+
+
+def test_curves_of_a_table(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics([record(1), record(2), record(2, seeds=(7,))])
+        curve = curves_of(run.metrics(), "loss")[""]
+        assert curve.steps.tolist() == [1, 2] and curve.seeds.tolist() == [0, 1, 7]
+        expected = np.asarray([[10, 20], [11, 21], [np.nan, 27]], np.float32) / 3
+        np.testing.assert_array_equal(curve.values, expected)
+        with pytest.raises(KeyError, match="known: episode_return, loss"):
+            curves_of(run.metrics(), "retrun")
