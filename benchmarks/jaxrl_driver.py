@@ -1,35 +1,108 @@
 """Train jaxrl and measure it; run by `throughput.py`, with the interface of `rejax_driver.py`.
 
-The settings and the network are tabled in `throughput_settings.py`.
+The settings and the network are tabled in `throughput_settings.py`. One seed runs without `vmap`, sixteen run one
+after the other through the same program, as `jaxrl.sweep` does on a CPU.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from driver_loop import Program, drive, parse_arguments
-from throughput_settings import SETTINGS, whole_iterations
+from throughput_settings import SETTINGS, DQNSettings, PPOSettings, whole_iterations
+
+import jaxrl
+from jaxrl import envs
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.targets import TargetUpdate
+from jaxrl.core.schedules import Linear
+from jaxrl.networks import NetworkSettings
+from jaxrl.operators import BellmanOperator, Scalar
+from jaxrl.replay import UniformReplay
+from jaxrl.rules import ProximalPolicy
+
+ACTIVATIONS = {"tanh": "tanh", "swish": "silu"}
+SCORE_EPISODES = 8  # of each seed, as on the other side
+SCORE_EPSILON = 0.005  # of the Q-network, as on the other side
 
 
-def jaxrl_program(agent: str, env: str, num_seeds: int, num_steps: int) -> Program:
-    """`num_seeds` runs of `agent` as one vmapped program of jaxrl.
-
-    To be filled with `jaxrl.sweep`. The rules that make the comparison fair:
-
-    * every number and the network come from `SETTINGS[agent, env]`;
-    * `compile` leaves nothing to be compiled by `run(1)`: a changed key must not retrace;
-    * `run(number)` trains all seeds from scratch with keys that depend on `number`, network
-      initialisation included, and returns the final agent states (the caller waits for them);
-    * one seed is trained without `vmap`, as the rejax side is (a vmap of width 1 cost rejax 1.9x);
-    * nothing is printed on standard output, which carries the JSON lines;
-    * evaluation, checkpoints and files are off inside `run`;
-    * `score` plays the trained policy as rejax does: PPO samples its actions, DQN is
-      epsilon-greedy with 0.005; 8 episodes of each seed, mean over all.
-    """
-    settings = SETTINGS[agent, env]
-    num_steps = whole_iterations(settings, num_steps)
-    raise NotImplementedError(
-        f"jaxrl side of {agent} on {env}, {num_seeds} seeds, {num_steps} steps: "
-        "return Program(compile, run, score, env_steps=num_seeds * num_steps)"
+def agent_of(settings: PPOSettings | DQNSettings) -> Any:
+    """The agent with exactly these settings."""
+    network = NetworkSettings(
+        hidden_sizes=settings.hidden_sizes,
+        activation=ACTIVATIONS[settings.activation],
+        initialiser="lecun",
+        flatten_images=True,
     )
+    optimiser = Optimiser(learning_rate=settings.learning_rate, max_grad_norm=None, epsilon=1e-8)
+    if isinstance(settings, PPOSettings):
+        rule = ProximalPolicy(
+            lambda_=settings.lambda_,
+            clip_epsilon=settings.clip,
+            value_clip=settings.clip,
+            value_weight=settings.value_weight,
+            entropy_weight=settings.entropy_weight,
+        )
+        return jaxrl.ActorCriticAgent(
+            rule=rule,
+            network=network,
+            optimiser=optimiser,
+            discount=settings.discount,
+            num_envs=settings.num_envs,
+            rollout_length=settings.rollout_length,
+            num_epochs=settings.num_epochs,
+            num_minibatches=settings.num_minibatches,
+        )
+    return jaxrl.QNetworkAgent(
+        operator=BellmanOperator(Scalar(huber_threshold=float("inf"))),
+        network=network,
+        optimiser=optimiser,
+        replay=UniformReplay(capacity=settings.replay_size),
+        target=TargetUpdate(period=settings.num_updates, step_size=1.0 - settings.polyak),
+        discount=settings.discount,
+        exploration=Linear(
+            settings.epsilon_start, settings.epsilon_end, end=settings.exploration_fraction
+        ),
+        num_envs=settings.num_envs,
+        rollout_length=1,
+        num_updates=settings.num_updates,
+        batch_size=settings.batch_size,
+        warmup=settings.fill_steps,
+        double=True,
+    )
+
+
+def jaxrl_program(agent_name: str, env_name: str, num_seeds: int, num_steps: int) -> Program:
+    """`num_seeds` runs as one program that trains them in turn."""
+    settings = SETTINGS[agent_name, env_name]
+    num_steps = whole_iterations(settings, num_steps)
+    agent, env = agent_of(settings), envs.make(env_name)
+
+    def train(key: jax.Array) -> Any:
+        return jaxrl.train(key, agent, env, num_steps=num_steps, num_records=1).state.agent
+
+    compiled = {}
+
+    def compile_program() -> None:
+        compiled["run"] = jax.jit(train).lower(jax.random.key(0)).compile()
+
+    def run(number: int) -> Any:
+        keys = jax.random.split(jax.random.key(number), num_seeds)
+        return [jax.block_until_ready(compiled["run"](key)) for key in keys]
+
+    def score(states: list[Any]) -> float:
+        player = agent.replace(exploration=SCORE_EPSILON) if agent_name == "dqn" else agent
+        play = jaxrl.evaluate
+        key = jax.random.key(1_000)
+        returns = [
+            play(key, player, env, state, num_episodes=SCORE_EPISODES, explore=True).mean
+            for state in states
+        ]
+        return float(jnp.mean(jnp.asarray(returns)))
+
+    return Program(compile_program, run, score, env_steps=num_seeds * num_steps)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from rejax_venv import default_work_dir, installed_versions, rejax_python
-from throughput_settings import SETTINGS, steps_per_iteration
+from throughput_settings import SETTINGS, DQNSettings, steps_per_iteration
 
 HERE = Path(__file__).resolve().parent
 SIDES = ("jaxrl", "rejax")
@@ -209,6 +209,15 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def quick_steps(cell: tuple[str, str, int]) -> int:
+    """A fifth of the steps, yet never so few that DQN only fills its replay."""
+    settings = SETTINGS[cell[:2]]
+    least = 2 * steps_per_iteration(settings)
+    if isinstance(settings, DQNSettings):
+        least = 3 * settings.fill_steps
+    return max(NUM_STEPS[cell] // 5, least)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -250,9 +259,7 @@ def main() -> None:
     whole = len(chosen) == len(NUM_STEPS) and len(pythons) == 2 and not arguments.quick
     output = arguments.output or (HERE / "results" if whole else None)
     for cell in chosen:
-        num_steps = NUM_STEPS[cell]
-        if arguments.quick:
-            num_steps = max(num_steps // 5, 2 * steps_per_iteration(SETTINGS[cell[:2]]))
+        num_steps = quick_steps(cell) if arguments.quick else NUM_STEPS[cell]
         num_pairs = 2 if arguments.quick else arguments.pairs
         print(f"{cell[0]} on {cell[1]}, {cell[2]} seeds ...", flush=True)
         row = measure_cell(cell, num_steps, num_pairs, pythons, cores, arguments.work_dir)

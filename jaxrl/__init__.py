@@ -9,33 +9,59 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxrl import envs as envs, functionals as functionals, operators as operators
+    from jaxrl import envs as envs
+    from jaxrl import functionals as functionals
+    from jaxrl import operators as operators
     from jaxrl.agents.actor_critic import ActorCriticAgent as ActorCriticAgent
     from jaxrl.agents.parallel_q import ParallelQAgent as ParallelQAgent
     from jaxrl.agents.presets import (
         a2c as a2c,
+    )
+    from jaxrl.agents.presets import (
         c51 as c51,
+    )
+    from jaxrl.agents.presets import (
         double_dqn as double_dqn,
+    )
+    from jaxrl.agents.presets import (
         dqn as dqn,
+    )
+    from jaxrl.agents.presets import (
         ppo as ppo,
+    )
+    from jaxrl.agents.presets import (
         pqn as pqn,
+    )
+    from jaxrl.agents.presets import (
         qr_dqn as qr_dqn,
+    )
+    from jaxrl.agents.presets import (
         rainbow as rainbow,
+    )
+    from jaxrl.agents.presets import (
         sac as sac,
+    )
+    from jaxrl.agents.presets import (
         td3 as td3,
     )
     from jaxrl.agents.q_network import QNetworkAgent as QNetworkAgent
     from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent as SoftActorCriticAgent
     from jaxrl.agents.twin_delayed import TwinDelayedAgent as TwinDelayedAgent
     from jaxrl.core.law import Law as Law
-    from jaxrl.core.mdp import TabularMDP as TabularMDP, tabular_mdp as tabular_mdp
-    from jaxrl.core.types import TimeStep as TimeStep, Transition as Transition
-    from jaxrl.operators.bellman import BellmanOperator as BellmanOperator, Lookahead as Lookahead
+    from jaxrl.core.mdp import TabularMDP as TabularMDP
+    from jaxrl.core.mdp import tabular_mdp as tabular_mdp
+    from jaxrl.core.types import TimeStep as TimeStep
+    from jaxrl.core.types import Transition as Transition
+    from jaxrl.operators.bellman import BellmanOperator as BellmanOperator
+    from jaxrl.operators.bellman import Lookahead as Lookahead
     from jaxrl.training.checkpoint import Checkpoints as Checkpoints
-    from jaxrl.training.evaluate import Evaluation as Evaluation, evaluate as evaluate
-    from jaxrl.training.loop import TrainResult as TrainResult, train as train
+    from jaxrl.training.evaluate import Evaluation as Evaluation
+    from jaxrl.training.evaluate import evaluate as evaluate
+    from jaxrl.training.loop import TrainResult as TrainResult
+    from jaxrl.training.loop import train as train
     from jaxrl.training.rollout import rollout as rollout
-    from jaxrl.training.sweep import SweepResult as SweepResult, sweep as sweep
+    from jaxrl.training.sweep import SweepResult as SweepResult
+    from jaxrl.training.sweep import sweep as sweep
 
 __version__ = "0.1.0"
 

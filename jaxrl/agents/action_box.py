@@ -7,8 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.spaces import Box
 from jaxrl.core.types import Array, Key
@@ -83,15 +83,16 @@ def check_action_box(env: Environment) -> None:
         )
     if not jnp.issubdtype(space.dtype, jnp.floating) or math.prod(space.shape) == 0:
         raise ValueError(
-            f"actions must be real numbers; this environment's are {space.dtype}{list(space.shape)}."
+            "actions must be real numbers; this environment's are "
+            f"{space.dtype}{list(space.shape)}."
         )
     if isinstance(space.low, jax.core.Tracer) or isinstance(space.high, jax.core.Tracer):
         return
     low, high = np.asarray(space.low), np.asarray(space.high)
     if not (np.all(np.abs(low) < UNBOUNDED) and np.all(np.abs(high) < UNBOUNDED)):
         raise ValueError(
-            f"actions need finite bounds to explore within; this environment's are {low} to {high}: "
-            "clip its actions in a wrapper, or use ppo."
+            f"actions need finite bounds to explore within; this environment's are {low} to "
+            f"{high}: clip its actions in a wrapper, or use ppo."
         )
     if np.any(low > high):
         raise ValueError(f"the lower action bounds {low} exceed the upper ones {high}.")

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxrl.agents.minibatches import shuffled
 from jaxrl.agents.optimiser import Optimiser
+from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -54,20 +54,18 @@ class ActorCriticAgent:
     network: NetworkSettings = struct.field(default_factory=NetworkSettings)
     optimiser: Optimiser = struct.field(default_factory=Optimiser)
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
-    num_envs: int = setting(64, "environments stepped side by side", low=1)
+    num_envs: int = setting(16, "environments stepped side by side", low=1)
     rollout_length: int = setting(
         64, "steps of each environment between updates", unit="steps", low=1
     )
     num_epochs: int = setting(4, "passes over each rollout", low=1)
-    num_minibatches: int = setting(4, "gradient steps in each pass", low=1)
+    num_minibatches: int = setting(8, "gradient steps in each pass", low=1)
     normalise_advantages: bool = setting(True, "standardise advantages in every minibatch")
     shared_torso: bool = setting(False, "let policy and value share one torso")
 
     def check(self, env: Environment) -> None:
         """Raise `ValueError` when the spaces have no network or the minibatches do not divide."""
-        actor_critic(
-            self.network, env.observation_space, env.action_space, self.shared_torso
-        )
+        actor_critic(self.network, env.observation_space, env.action_space, self.shared_torso)
         recurrent = self.network.recurrent_size > 0
         size = self.num_envs if recurrent else self.num_envs * self.rollout_length
         if size % self.num_minibatches:
@@ -140,7 +138,7 @@ class ActorCriticAgent:
     ) -> tuple[ActorCriticState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
         targets = self._targets(state, trajectory)
-        ended = (trajectory.terminated > 0) | trajectory.truncated
+        ended = (trajectory.terminated >= 1) | trajectory.truncated
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
         action = trajectory.extras.get("raw_action", trajectory.action)
         data = _Minibatches(trajectory.observation, action, targets, starts)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxrl.core.types import Array, Key
 
-_SMALL = 512  # below, a sort is cheap and exactly uniform
+_SMALL = 128  # below, a sort is cheap and exactly uniform
 _ROUNDS = 8
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 import optax
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Progress, PyTree
@@ -18,15 +18,19 @@ class Optimiser:
     learning_rate: float | Schedule = setting(
         3e-4, "step size of Adam", unit="per update", low=0.0, low_open=True
     )
-    max_grad_norm: float = setting(
-        0.5, "global norm above which gradients are scaled down", low=0.0, low_open=True
+    max_grad_norm: float | None = setting(
+        0.5,
+        "global norm above which gradients are scaled down; None for no clipping",
+        low=0.0,
+        low_open=True,
     )
     epsilon: float = setting(1e-5, "added to Adam's denominator", low=0.0, low_open=True)
 
     def _transform(self) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.clip_by_global_norm(self.max_grad_norm), optax.scale_by_adam(eps=self.epsilon)
-        )
+        adam = optax.scale_by_adam(eps=self.epsilon)
+        if self.max_grad_norm is None:
+            return adam
+        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adam)
 
     def init(self, params: PyTree) -> PyTree:
         """The optimiser's state for `params`."""

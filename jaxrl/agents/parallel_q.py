@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxrl.agents.exploration import epsilon_greedy
 from jaxrl.agents.minibatches import shuffled
 from jaxrl.agents.optimiser import Optimiser
+from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, Improvement
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
@@ -79,9 +79,7 @@ class ParallelQAgent:
                 f"{self.num_minibatches} equal parts: change one of them."
             )
 
-    def init(
-        self, key: Key, env: Environment, total_steps: float = float("inf")
-    ) -> ParallelQState:
+    def init(self, key: Key, env: Environment, total_steps: float = float("inf")) -> ParallelQState:
         """Fresh parameters."""
         params_key, reset_key = jax.random.split(key)
         torso = self.network.torso(env.observation_space)

@@ -11,6 +11,7 @@ from jaxrl.agents.q_network import QNetworkAgent
 from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
 from jaxrl.agents.twin_delayed import TwinDelayedAgent
 from jaxrl.core.protocols import Agent
+from jaxrl.core.schedules import Linear
 from jaxrl.core.settings import near_names
 from jaxrl.operators import BellmanOperator, Categorical, Quantile
 from jaxrl.replay import PrioritisedReplay
@@ -19,7 +20,7 @@ from jaxrl.rules import AdvantageActorCritic
 
 def ppo() -> ActorCriticAgent:
     """Proximal policy optimisation, clipped (Schulman et al. 2017)."""
-    return ActorCriticAgent(optimiser=Optimiser(learning_rate=1e-3))
+    return ActorCriticAgent(optimiser=Optimiser(learning_rate=Linear(1e-3, 0.0)))
 
 
 def a2c() -> ActorCriticAgent:

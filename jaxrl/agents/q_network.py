@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxrl.agents.exploration import epsilon_greedy
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.targets import TargetUpdate
+from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
@@ -91,9 +91,7 @@ class QNetworkAgent:
         self.memory.check(self.batch_size)
         self.operator.require_successors(1)
 
-    def init(
-        self, key: Key, env: Environment, total_steps: float = float("inf")
-    ) -> QNetworkState:
+    def init(self, key: Key, env: Environment, total_steps: float = float("inf")) -> QNetworkState:
         """Fresh parameters and an empty replay."""
         params_key, reset_key = jax.random.split(key)
         model = QNetwork(
@@ -221,7 +219,7 @@ def example_transition(observation: PyTree, action_space: Discrete) -> Transitio
     )
 
 
-def _each(function, params: Array, num_axes: int) -> Array:  # noqa: ANN001
+def _each(function, params: Array, num_axes: int) -> Array:
     """`function` over all leading axes of `params`, whose last `num_axes` axes are one example."""
     for _ in range(params.ndim - num_axes):
         function = jax.vmap(function)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxrl.agents.action_box import ActionBox, check_action_box
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.q_network import example_transition
 from jaxrl.agents.targets import TargetUpdate
+from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -55,12 +55,13 @@ class SoftActorCriticAgent:
 
         target  = R + D (min_i Q'_i(s', a') - temperature log pi(a' | s')),   a' ~ pi(s')
         critic  : mean over i of (target - Q_i(s, a))^2 / 2
-        actor   : temperature log pi(a | s) - min_i Q_i(s, a),                a ~ pi(s), reparameterised
+        actor   : temperature log pi(b | s) - min_i Q_i(s, b),   b ~ pi(s), reparameterised
         log temperature : log temperature * (entropy of pi - target entropy)
 
-    R and D are the replay's n-step reward and discount: D is 0 where the MDP ended and is kept where
-    only the clock did. With `num_step > 1` the entropies of the steps in between are left out and
-    the window is not corrected for its age. Densities are those of actions scaled to [-1, 1].
+    R and D are the replay's n-step reward and discount: D is 0 where the MDP ended and is kept
+    where only the clock did. With `num_step > 1` the entropies of the steps in between are left
+    out and the window is not corrected for its age. Densities are those of actions scaled
+    to [-1, 1].
 
     Numerics: the temperature moves on its logarithm, with the published gradient divided by the
     temperature: the same root, and Adam's step does not stall when the temperature is small.
@@ -166,9 +167,13 @@ class SoftActorCriticAgent:
         policy_key, uniform_key = jax.random.split(key)
         drawn = policy.sample(policy_key)
         uniform = state.box.uniform(uniform_key, drawn.shape[0])
-        return state.box.from_unit(
-            jnp.where(state.progress.step < self.warmup, uniform, drawn)
-        ), {}
+        return state.box.from_unit(jnp.where(state.progress.step < self.warmup, uniform, drawn)), {}
+
+    def q_values(self, state: SoftActorCriticState, observation: PyTree, action: Array) -> Array:
+        """`observation[..., *observation]`, `action[..., *shape]` -> each critic's estimate
+        `[num_critics, ...]` [return]."""
+        unit = state.box.to_unit(action)
+        return state.critic.apply(state.learner.params.critic, observation, unit)
 
     def update(
         self, key: Key, state: SoftActorCriticState, trajectory: Transition

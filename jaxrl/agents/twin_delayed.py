@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxrl.agents.action_box import ActionBox, check_action_box
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.q_network import example_transition
 from jaxrl.agents.targets import TargetUpdate
+from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
@@ -58,9 +58,9 @@ class TwinDelayedAgent:
         critic : mean over i of (target - Q_i(s, a))^2 / 2, every step
         actor  : -Q_0(s, mu(s)), and the lagged copies move, every `policy_delay` steps
 
-    R and D are the replay's n-step reward and discount: D is 0 where the MDP ended and is kept where
-    only the clock did. Actions, and so the noises, are scaled to [-1, 1]: a noise of 1 is half the
-    width of the action box.
+    R and D are the replay's n-step reward and discount: D is 0 where the MDP ended and is kept
+    where only the clock did. Actions, and so the noises, are scaled to [-1, 1]: a noise of 1 is
+    half the width of the action box.
 
     With `smoothing = 0`, `policy_delay = 1` and `num_critics = 1` this is DDPG.
 
@@ -163,9 +163,13 @@ class TwinDelayedAgent:
         scale = value_at(self.exploration, state.progress)
         noisy = jnp.clip(chosen + scale * jax.random.normal(noise_key, chosen.shape), -1.0, 1.0)
         uniform = state.box.uniform(uniform_key, chosen.shape[0])
-        return state.box.from_unit(
-            jnp.where(state.progress.step < self.warmup, uniform, noisy)
-        ), {}
+        return state.box.from_unit(jnp.where(state.progress.step < self.warmup, uniform, noisy)), {}
+
+    def q_values(self, state: TwinDelayedState, observation: PyTree, action: Array) -> Array:
+        """`observation[..., *observation]`, `action[..., *shape]` -> each critic's estimate
+        `[num_critics, ...]` [return]."""
+        unit = state.box.to_unit(action)
+        return state.critic.apply(state.learner.params.critic, observation, unit)
 
     def update(
         self, key: Key, state: TwinDelayedState, trajectory: Transition
@@ -185,18 +189,18 @@ class TwinDelayedAgent:
         shape = (self.num_updates, self.batch_size)
         batches = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)
         keys = jax.random.split(learn_key, self.num_updates)
-        counts = 1 + jnp.arange(self.num_updates)
-        # Under `vmap` over seeds the count of each life is batched, and a conditional on it would
-        # pay for both branches. Where every iteration makes whole rounds, its position says enough.
-        if self.num_updates % self.policy_delay:
-            counts += state.learner.num_updates
-        policy_turns = counts % self.policy_delay == 0
 
         def learn(learner: TwinDelayedLearner) -> tuple[TwinDelayedLearner, dict]:
+            # Under `vmap` over seeds the count of each life is batched, and so is all that enters
+            # this branch from outside; a conditional on it would pay for both its sides. Where
+            # every iteration makes whole rounds, the position in it says enough.
+            counts = 1 + jnp.arange(self.num_updates)
+            if self.num_updates % self.policy_delay:
+                counts += learner.num_updates
             return jax.lax.scan(
                 lambda learner, inputs: self._step(learner, state, *inputs),
                 learner,
-                (keys, batches, policy_turns),
+                (keys, batches, counts % self.policy_delay == 0),
             )
 
         zeros = dict.fromkeys(("critic_loss", "q_value"), jnp.zeros(self.num_updates))
@@ -213,7 +217,10 @@ class TwinDelayedAgent:
     ) -> tuple[TwinDelayedLearner, dict[str, Array]]:
         data, weights = batch.transition, batch.weights / jnp.maximum(jnp.sum(batch.weights), 1.0)
         params, lagged, actor, critic = (
-            learner.params, learner.target_params, state.actor, state.critic
+            learner.params,
+            learner.target_params,
+            state.actor,
+            state.critic,
         )
         taken = state.box.to_unit(data.action)
 

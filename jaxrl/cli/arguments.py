@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Annotated, Literal
 
@@ -12,18 +13,11 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg, subcomm
 def _whole_number(arguments: list[str]) -> int:
     """`500_000`, `500000` or `5e5`."""
     text = arguments[0]
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-        whole = number.is_integer()
-    except ValueError:
-        whole = False
-    if not whole:
-        raise ValueError(f"{text!r} is not a whole number")
-    return int(number)
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            if kind(text) % 1 == 0:
+                return int(kind(text))
+    raise ValueError(f"{text!r} is not a whole number")
 
 
 Whole = Annotated[

@@ -8,14 +8,20 @@ from pathlib import Path
 _DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 
 
+def quiet_xla() -> None:
+    """Keep XLA's log off the user's screen; must come before jax is imported.
+
+    Loading a program that this machine compiled itself, XLA reports features that no machine has
+    ("+prefer-no-gather") as errors, a page for each program.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def switch_on_compilation_cache() -> None:
     """Keep compiled programs in the user's cache folder, unless the environment names another.
 
     A folder that cannot be written leaves the cache off: a run must not fail for want of it.
     """
-    # Loading a program that this machine compiled itself, XLA reports features that no machine has
-    # ("+prefer-no-gather") as errors, a page for each program. It reads this as jax is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     if not os.environ.get(_DIRECTORY):

@@ -157,10 +157,8 @@ def _plain(evaluation: Evaluation) -> dict[str, float | int | None]:
 
 def _report(label: str, seeds: list[Evaluation]) -> dict[str, Any]:
     by_seed = [_plain(one) for one in seeds]
-    worst = min(
-        range(len(seeds)),
-        key=lambda n: -math.inf if by_seed[n]["mean"] is None else by_seed[n]["mean"],
-    )
+    means = [-math.inf if one["mean"] is None else one["mean"] for one in by_seed]
+    worst = means.index(min(means))
     return {
         "setting": label,
         "all_seeds": pooled_summary(seeds),

@@ -75,4 +75,4 @@ def _listen(receiver: socket.socket, interrupt: Interrupt, say: Callable[[str], 
                 sys.stdout.flush()
             os._exit(128 + data[0])
         interrupt.number = data[0]
-        say("stopping: saving at the end of this chunk (once more to quit at once)")
+        say("stopping once this chunk (or the compilation) is done; once more quits at once")

@@ -14,6 +14,7 @@ from jaxrl.cli import values
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.errors import BadInput, refusing
 from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import list_settings, replace_setting, resolve_setting
 from jaxrl.envs import make
 from jaxrl.training.lanes import default_lanes, expand_settings
@@ -145,7 +146,7 @@ def _make(
             if full in changed:
                 raise BadInput(f"--set gives {full} twice.")
             agent, changed[full] = replace_setting(agent, full, value), value
-    swept = _swept(agent, over, changed)
+    agent, swept = _swept(agent, over, changed)
     parameters = {name: values.parse_literal(text) for name, text in env_settings.items()}
     with refusing(ValueError, TypeError, KeyError, OverflowError):
         env = make(env_name, **parameters)
@@ -169,20 +170,24 @@ def _make(
 
 
 def _check_numbers(numbers: Train) -> None:
-    most = {"num_seeds": 2**31, "num_steps": 2**40, "num_records": 2**31, "lanes": 2**20}
+    # Progress is counted in 32 bits; rounding up to whole records must not pass them.
+    most = {"num_seeds": 10**9, "num_steps": 2 * 10**9, "num_records": 10**6, "lanes": 10**6}
     for name, high in most.items():
         value = getattr(numbers, name)
         if value is not None and not 1 <= value <= high:
             option = "--" + name.replace("_", "-")
-            raise BadInput(f"{option} {value} is out of range: give a value in [1, {high}].")
+            raise BadInput(f"{option} {value} is out of range: give a value in [1, {high:,}].")
     if not 0 <= numbers.seed < 2**32:
         raise BadInput(f"--seed {numbers.seed} is out of range: give a value in [0, {2**32 - 1}].")
 
 
 def _swept(
     agent: Agent, over: Mapping[str, Sequence[str]], changed: Mapping[str, Any]
-) -> dict[str, tuple[float, ...]]:
-    """Swept values by full setting name, checked."""
+) -> tuple[Agent, dict[str, tuple[float, ...]]]:
+    """The agent ready to be swept, and the values by full setting name, checked.
+
+    A sweep over numbers takes the place of a schedule.
+    """
     swept: dict[str, tuple[float, ...]] = {}
     for name, texts in over.items():
         with refusing(KeyError):
@@ -193,10 +198,15 @@ def _swept(
         numbers = tuple(_number(full, text) for text in texts)
         if len(set(numbers)) < len(numbers):
             raise BadInput(f"--sweep {name} has a value twice: {', '.join(texts)}.")
+        if not numbers:
+            raise BadInput(f"--sweep {name} has no values: give at least one.")
+        value = {info.name: info.value for info in list_settings(agent)}[full]
+        if isinstance(value, Schedule):
+            agent = replace_setting(agent, full, numbers[0])
         swept[full] = numbers
         with refusing(ValueError):
             expand_settings(agent, {full: numbers})
-    return swept
+    return agent, swept
 
 
 def _number(name: str, text: str) -> float:

@@ -9,6 +9,7 @@ from jaxrl.cli.arguments import List
 from jaxrl.cli.errors import refusing
 from jaxrl.cli.screen import add_row, make_console, make_table, say
 from jaxrl.cli.values import to_text
+from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import SettingInfo, list_settings
 
 
@@ -33,12 +34,12 @@ def show_settings(agent_name: str) -> None:
     table = make_table(["setting", "default", "unit", "range", "meaning"])
     table.title = f"settings of --agent {agent_name}, for --set and --sweep"
     for info in list_settings(agent):
-        sweepable = "" if info.is_leaf else " *"
+        sweepable = "" if info.is_leaf or isinstance(info.value, Schedule) else " *"
         add_row(
             table, info.name + sweepable, to_text(info.value), info.unit, _range(info), info.help
         )
     console.print(table)
-    say(console, "* cannot be swept: it changes shapes or code, or is a schedule.")
+    say(console, "* cannot be swept: it changes shapes or code.")
     say(
         console,
         "A name without its dotted prefix is enough where only one setting has it. Where a "

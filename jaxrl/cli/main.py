@@ -15,7 +15,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jaxrl.cli.cache import quiet_xla, switch_on_compilation_cache
 from jaxrl.cli.errors import BadInput, message_of
+
+_COMMANDS = ("train", "evaluate", "plot", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as error:
         _complain(str(error))
         return 2
+    except BrokenPipeError:  # the reader had enough, as in `jaxrl list envs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:  # a full disk, a folder that went away
         _complain(message_of(error))
         return 1
@@ -41,29 +47,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if words in (["--version"], ["-V"]):
-        from importlib import metadata
+        import jaxrl
 
-        sys.stdout.write(f"jaxrl {metadata.version('jaxrl')}\n")
+        sys.stdout.write(f"jaxrl {jaxrl.__version__}\n")
         return 0
+    quiet_xla()
     command = _parse(words)
     if command is None:
         return 0
     from jaxrl.cli.arguments import Evaluate, List, Train
-    from jaxrl.cli.cache import switch_on_compilation_cache
 
     if isinstance(command, List):
         from jaxrl.cli.listing import list_names
 
         return list_names(command)
     if isinstance(command, Train):
+        switch_on_compilation_cache()
         from jaxrl.cli.train import train
 
-        switch_on_compilation_cache()
         return train(command, words)
     if isinstance(command, Evaluate):
+        switch_on_compilation_cache()
         from jaxrl.cli.evaluate import evaluate_run
 
-        switch_on_compilation_cache()
         return evaluate_run(command)
     from jaxrl.cli.plot import plot_runs
 
@@ -74,7 +80,10 @@ def _parse(words: list[str]) -> Any:
     """The command, or None when help was asked for and given."""
     from jaxrl.cli.arguments import parse
 
-    if not words or "-h" in words or "--help" in words:
+    asked = not words or "-h" in words or "--help" in words
+    if asked and words[:1] and words[0] not in (*_COMMANDS, "-h", "--help"):
+        words, asked = words[:1], False  # help on what does not exist: say that
+    if asked:
         with contextlib.suppress(SystemExit):
             parse([word for word in words[:1] if not word.startswith("-")] + ["--help"])
         if words[:1] == ["train"]:
@@ -82,14 +91,16 @@ def _parse(words: list[str]) -> Any:
 
             show_settings(_agent_in(words))
         return None
-    said = io.StringIO()
+    raw = io.BytesIO()
+    said = io.TextIOWrapper(raw, encoding="utf-8", write_through=True)
     columns = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "2000"  # so that tyro breaks no line of its message
     try:
-        with contextlib.redirect_stderr(said):
+        # Standard output too: by its encoding and kind, tyro chooses how to draw the box.
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return parse(words)
     except SystemExit as error:
-        raise BadInput(_one_line(said.getvalue())) from error
+        raise BadInput(_one_line(raw.getvalue().decode())) from error
     finally:
         if columns is None:
             del os.environ["COLUMNS"]

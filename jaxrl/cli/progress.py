@@ -41,9 +41,9 @@ class Watch:
         self.share = self.first_share = 0.0
         self.started = self.told_at = time.perf_counter()
         self.told_share = 0.0
-        self.mean_return = np.nan
-        self.plan: SweepPlan | None = None
+        self.mean_return = float("nan")
         self.bar: Progress | None = None
+        self.plan: SweepPlan  # from `on_start`
 
     def __enter__(self) -> Watch:
         return self
@@ -71,8 +71,10 @@ class Watch:
         self.share = self.first_share = self.told_share = first_record / plan.plan.num_records
         self.started = self.told_at = time.perf_counter()
         if self.console.is_terminal:
-            self.bar = Progress(BarColumn(), TextColumn("{task.description}"), console=self.console)
-            self.task = self.bar.add_task(self._line(), total=1.0, completed=self.share)
+            columns = (BarColumn(bar_width=None), TextColumn("{task.description}"))
+            self.bar = Progress(*columns, console=self.console, expand=True)
+            self.task = self.bar.add_task(self._line(), total=1.0)
+            self.bar.update(self.task, completed=self.share)
             self.bar.start()
 
     def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:
@@ -87,7 +89,7 @@ class Watch:
         self.run.append_metrics([lanes])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # no seed has finished an episode yet
-            latest = np.nanmean(metrics["episode_return"])
+            latest = float(np.nanmean(metrics["episode_return"]))
         self.mean_return = latest if np.isfinite(latest) else self.mean_return
 
     def on_chunk(self, share: float) -> bool:
@@ -111,7 +113,7 @@ class Watch:
         waited, moved = now - self.told_at, self.share - self.told_share
         if self.share < 1 and waited < _LINE_SECONDS and (moved < _LINE_SHARE or waited < 1):
             return
-        say(self.console, self._line())
+        say(self.console, f"{self.share:4.0%}  {self._line()}")
         self.told_at, self.told_share = now, self.share
 
     def _line(self) -> str:
@@ -120,7 +122,7 @@ class Watch:
         elapsed = time.perf_counter() - self.started
         left = elapsed * (1 - self.share) / moved if moved > 0 else np.inf
         return (
-            f"{round(self.share * total):,}/{total:,} steps ({self.share:.0%})  "
+            f"{round(self.share * total):,}/{total:,} steps  "
             f"{self.steps_per_second:,.0f} steps/s  mean return {number(self.mean_return)}  "
             f"{duration(left)} left"
         )

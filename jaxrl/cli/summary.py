@@ -10,7 +10,6 @@ import numpy as np
 from rich.console import Console
 
 from jaxrl.cli.screen import add_row, make_table, number, say
-from jaxrl.report.statistics import aggregate
 from jaxrl.training.sweep import SweepResult
 
 SCORE = (
@@ -43,6 +42,8 @@ def final_scores(returns: np.ndarray, diverged: np.ndarray) -> np.ndarray:
 
 def settings_summary(result: SweepResult, labels: Sequence[str]) -> list[dict[str, Any]]:
     """One plain mapping for each setting: aggregates with intervals, scores, diverged seeds."""
+    from jaxrl.report.statistics import aggregate
+
     diverged = result.diverged_at >= 0
     scores = final_scores(result.metrics["episode_return"], diverged)
     rows = []
@@ -89,7 +90,7 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     columns += ["worst seed", "seeds", "diverged"] + ["greedy mean", "greedy CVaR 10 %"] * evaluated
     table = make_table(columns, numeric=columns[bool(swept) :], caption=summary["score"])
     table.title = summary["title"]
-    for row in sorted(rows, key=lambda row: -math.inf if row["iqm"] is None else -row["iqm"]):
+    for row in sorted(rows, key=lambda row: math.inf if row["iqm"] is None else -row["iqm"]):
         cells = [row["setting"]] if swept else []
         cells += [number(row["iqm"]), _interval(row), number(row["median"])]
         cells += [f"{number(row['worst'])} (seed {row['worst_seed']})"]

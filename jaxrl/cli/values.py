@@ -20,6 +20,7 @@ _SCHEDULES: dict[str, tuple[Callable[..., Schedule], int, int, str]] = {
     "exponential": (Exponential, 3, 3, "exponential:INITIAL:FINAL:HALF_LIFE"),
     "cosine": (Cosine, 1, 2, "cosine:INITIAL[:FINAL]"),
 }
+_MOST = 2**31 - 1  # programs count in 32 bits
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -214,6 +215,8 @@ _PARSERS: dict[str, tuple[Callable[[str, str], Any], str]] = {
 
 def _check(info: SettingInfo, value: Any) -> None:
     """Range and choices, of every number in a tuple or a schedule's ends too."""
+    if isinstance(value, int) and abs(value) > _MOST:
+        raise ValueError(f"{info.name}={value} is out of range: whole numbers end at {_MOST}.")
     if isinstance(value, tuple):
         for entry in value:
             check_value(info, entry)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.types import Array
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.types import Array
 
 

@@ -7,8 +7,7 @@ import difflib
 import math
 from typing import Any
 
-from flax import struct
-
+from jaxrl.core import struct
 from jaxrl.core.schedules import Schedule
 
 
@@ -46,9 +45,7 @@ def setting(
         callable(default) and not dataclasses.is_dataclass(default)
     )
     if dataclasses.is_dataclass(default):
-        return struct.field(
-            pytree_node=True, default_factory=lambda: default, metadata=metadata
-        )
+        return struct.field(pytree_node=True, default_factory=lambda: default, metadata=metadata)
     return struct.field(pytree_node=not static, default=default, metadata=metadata)
 
 

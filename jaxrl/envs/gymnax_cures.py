@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.types import Array, Key, PyTree
 
 RawEnv = Any  # a gymnax Environment

@@ -32,8 +32,8 @@ def make(name: str, **parameters: Any) -> Environment:
         ValueError: unknown name or parameter (near ones are listed), or a bad value.
 
     Example:
-        >>> make("RiverSwim", num_states=5).observation_space.num_values
-        5
+        >>> make("RiverSwim", num_states=5).observation_space.shape
+        (5,)
     """
     if name not in _builders:
         raise ValueError(f"unknown environment {name!r}; {near_names(name, names())}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.types import Array
 
 

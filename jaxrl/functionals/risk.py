@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array
 

@@ -24,7 +24,9 @@ def orthogonal(scale: float = 1.0) -> Initialiser:
     Sources: Saxe et al. 2014 (orthogonal weights); Higham, Functions of Matrices, 2008, section 8.3.
     """
 
-    def init(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, **_: object) -> Array:
+    def init(
+        key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, **_: object
+    ) -> Array:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = (max(rows, columns), min(rows, columns))
         matrix = jax.random.normal(key, tall, dtype)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, PyTree
@@ -107,7 +107,7 @@ class Torso(nn.Module):
     def __call__(self, observation: PyTree) -> Array:
         """One observation or a batch `[..., *observation]` -> features `[..., D]`."""
         s = self.settings
-        if self.num_axes == 3:
+        if self.num_axes == 3 and not s.flatten_images:
             torso = MinAtarTorso(
                 s.hidden_sizes, s.activation, s.initialiser, s.layer_norm, s.num_features
             )
@@ -129,6 +129,7 @@ class NetworkSettings:
     initialiser: str = setting("orthogonal", "weight initialisation", choices=tuple(INITIALISERS))
     layer_norm: bool = setting(False, "normalise every layer before its non-linearity")
     num_features: int = setting(16, "filters of the image convolution", unit="filters", low=1)
+    flatten_images: bool = setting(False, "feed images to the dense layers, no convolution")
     recurrent_size: int = setting(0, "width of a GRU after the torso; 0 for none", low=0)
 
     def torso(self, space: Space) -> Torso:
@@ -143,9 +144,9 @@ class NetworkSettings:
             return Torso(self, 0, space.num_values)
         if not isinstance(space, Box):
             raise ValueError(f"No torso takes observations of {space}; give a Box or a Discrete.")
-        if len(space.shape) == 3 and min(space.shape[:2]) < 3:
+        if len(space.shape) == 3 and min(space.shape[:2]) < 3 and not self.flatten_images:
             raise ValueError(
                 f"An image of shape {space.shape} is smaller than the 3x3 convolution: "
-                "flatten the observation in a wrapper."
+                "set flatten_images=true."
             )
         return Torso(self, len(space.shape))

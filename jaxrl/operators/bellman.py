@@ -6,8 +6,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Functional, Head, Improvement
 from jaxrl.core.types import Array

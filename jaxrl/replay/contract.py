@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from flax import struct
-
+from jaxrl.core import struct
 from jaxrl.core.types import Array, Key, PyTree, Transition
 
 

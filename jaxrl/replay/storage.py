@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.types import Array, PyTree, Transition
 
 TERMINATED, TRUNCATED, STARTS = 1, 2, 4  # bits of `Record.flags`

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flax import struct
-
+from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Transition
 from jaxrl.returns import generalised_advantages
@@ -77,6 +76,4 @@ class AdvantageActorCritic:
         """The loss `[]` of one step."""
         policy_loss = -outputs.log_prob * targets.advantage
         value_loss = 0.5 * (outputs.value - targets.returns) ** 2
-        return (
-            policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy
-        )
+        return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Transition
 from jaxrl.rules.actor_critic import PolicyOutputs, PolicyTargets, advantage_targets
@@ -59,6 +59,4 @@ class ProximalPolicy:
         value_loss = 0.5 * jnp.maximum(
             (outputs.value - targets.returns) ** 2, (clipped_value - targets.returns) ** 2
         )
-        return (
-            policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy
-        )
+        return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy

@@ -6,8 +6,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.functionals import CVaR
@@ -112,7 +112,7 @@ def _play(
         evaluation = Evaluation(
             returns=evaluation.returns + jnp.where(alive, timestep.reward, 0.0),
             lengths=evaluation.lengths + alive,
-            finished=evaluation.finished | (timestep.terminated > 0) | timestep.truncated,
+            finished=evaluation.finished | (timestep.terminated >= 1) | timestep.truncated,
         )
         memory = select(evaluation.finished, memory, extras.get("memory", ()))
         return step + 1, (env_state, timestep.observation, memory), evaluation

@@ -59,9 +59,7 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
             raise ValueError(f"{name} is swept over no values: give at least one.")
         for value in values:
             check_value(info, float(value))
-        combinations = [
-            {**one, name: float(value)} for one in combinations for value in values
-        ]
+        combinations = [{**one, name: float(value)} for one in combinations for value in values]
     return combinations
 
 
@@ -74,7 +72,9 @@ def with_settings(agent: Agent, values: Mapping[str, float | Array]) -> Agent:
 
 def strong_floats(tree: PyTree) -> PyTree:
     """The same struct with Python floats as float32 arrays, so that no value is part of a program."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32) if _is_float(leaf) else leaf, tree)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float32) if _is_float(leaf) else leaf, tree
+    )
 
 
 def _is_float(leaf: Any) -> bool:

@@ -6,8 +6,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import check_settings
 from jaxrl.core.types import Array, Key, PyTree

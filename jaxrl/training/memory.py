@@ -55,7 +55,9 @@ def tree_bytes(tree: PyTree) -> int:
     """Bytes of all leaves of a pytree of arrays or of shapes."""
     total = 0
     for leaf in jax.tree.leaves(tree):
-        itemsize = 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+        itemsize = (
+            8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+        )
         total += math.prod(leaf.shape) * itemsize
     return total
 
@@ -74,7 +76,8 @@ def available_bytes() -> int:
     stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return sum(
-            d.memory_stats()["bytes_limit"] - d.memory_stats()["bytes_in_use"] for d in jax.devices()
+            d.memory_stats()["bytes_limit"] - d.memory_stats()["bytes_in_use"]
+            for d in jax.devices()
         )
     free = _meminfo_available()
     limit = _read_int("/sys/fs/cgroup/memory.max")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, PyTree, Transition, select
 
@@ -72,16 +72,15 @@ def rollout(
     num_envs = state.episode_return.shape[0]
     fresh_memory = agent.initial_memory(num_envs)
 
-    def step(carry: tuple, step_key: Key) -> tuple[tuple, Transition]:
+    def step(carry: tuple, keys: Key) -> tuple[tuple, Transition]:
         state, sums = carry
-        act_key, env_key = jax.random.split(step_key)
+        act_key, step_keys, reset_keys = keys[0], keys[1 : num_envs + 1], keys[num_envs + 1 :]
         action, extras = agent.act(act_key, agent_state, state.observation, explore, state.memory)
         memory = extras.pop("memory", ())
         if memory:
             extras["memory_after"] = memory
-        step_keys, reset_keys = jax.random.split(env_key, (2, num_envs))
         env_state, timestep = jax.vmap(env.step)(step_keys, state.env_state, action)
-        ended = (timestep.terminated > 0) | timestep.truncated
+        ended = (timestep.terminated >= 1) | timestep.truncated
         episode_return = state.episode_return + timestep.reward
         episode_length = state.episode_length + 1
         sums = EpisodeSums(
@@ -114,7 +113,8 @@ def rollout(
         return (state, sums), transition
 
     zero = jnp.zeros((), jnp.float32)
-    keys = jax.random.split(key, agent.rollout_length)
+    # All keys in one draw: a split inside the loop costs a program launch at every step.
+    keys = jax.random.split(key, (agent.rollout_length, 1 + 2 * num_envs))
     carry = (state, EpisodeSums(zero, zero, zero))
     (state, sums), trajectory = jax.lax.scan(step, carry, keys)
     return state, trajectory, sums

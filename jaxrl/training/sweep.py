@@ -191,9 +191,7 @@ class _Machine:
             group.keys,
             self.total_steps,
         )
-        return MemoryPlan(
-            tree_bytes(life), 0, self.num_groups, self.num_workers, available_bytes()
-        )
+        return MemoryPlan(tree_bytes(life), 0, self.num_groups, self.num_workers, available_bytes())
 
     def compile(self, group: Group) -> None:
         """Compile both programs, or take them from the cache of this process."""
@@ -204,9 +202,7 @@ class _Machine:
         life = self.start_program(group.agent, self.env, keys, self.total_steps)
         state, tally = self._placed(life)
         count = jnp.zeros((), jnp.int32)
-        self.run_program = _compiled(
-            _RUN, (group.agent, self.env, state, tally, count), self.swept
-        )
+        self.run_program = _compiled(_RUN, (group.agent, self.env, state, tally, count), self.swept)
         self.life_bytes = tree_bytes(life)
 
     def memory(self, group: Group) -> MemoryPlan:
@@ -272,7 +268,9 @@ class _Run:
             self.machine.total_steps,
         )
         records = jax.ShapeDtypeStruct((*self.shape, self.plan.plan.num_records), np.float32)
-        names = jax.eval_shape(lambda tally: summarise(jax.tree.map(lambda x: x[0], tally)), life[1])
+        names = jax.eval_shape(
+            lambda tally: summarise(jax.tree.map(lambda x: x[0], tally)), life[1]
+        )
         return {"lives": [life] * len(self.groups), "metrics": {name: records for name in names}}
 
     def restore_or_start(self, checkpoints: Checkpoints | None) -> None:
@@ -337,7 +335,9 @@ class _Run:
         for group, (state, tally) in zip(self.groups, self.lives, strict=True):
             summary = jax.device_get(_SUMMARISE(tally))
             for name, values in summary.items():
-                flat[name][position : position + group.num_runs, self.record] = values[: group.num_runs]
+                flat[name][position : position + group.num_runs, self.record] = values[
+                    : group.num_runs
+                ]
             position += group.num_runs
             lives.append((state, jax.tree.map(jnp.zeros_like, tally)))
         self.lives = lives

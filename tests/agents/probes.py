@@ -11,8 +11,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
 
@@ -27,7 +27,7 @@ class ProbeState:
 
 @struct.dataclass
 class Probe:
-    """Rewards that are sums of known parts; observations `[2]` are the cue and the clock, if shown."""
+    """Rewards that are sums of known parts; observations `[2]` are cue and clock, if shown."""
 
     discrete: bool = struct.field(pytree_node=False, default=True)  # Discrete(2), else Box of [1]
     base: float = 0.0  # reward of every step
@@ -60,10 +60,7 @@ class Probe:
         state = state.replace(time=state.time + 1)
         over = state.time >= self.length
         reward = (
-            self.base
-            + self.cue * state.cue
-            + self.merit * self.merit_of(action)
-            + self.last * over
+            self.base + self.cue * state.cue + self.merit * self.merit_of(action) + self.last * over
         )
         step = TimeStep(
             observation=self._observe(state),
@@ -83,7 +80,7 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """An optimal value: `q(observation, action)`; for `action=None`, of every action (the state's)."""
+    """An optimal value `q(observation, action)`; that of every action for `action=None`."""
 
     observation: tuple[float, float]
     value: float  # [return]
@@ -91,7 +88,7 @@ class Known:
 
 
 def one_step(discrete: bool = True) -> Probe:
-    """One step, reward 1, terminated: the value is 1, and anything beyond it is a wrong bootstrap."""
+    """One step, reward 1, terminated: worth 1, and anything beyond is a wrong bootstrap."""
     return Probe(discrete, base=1.0)
 
 
@@ -118,15 +115,13 @@ def truncated(discrete: bool = True) -> Probe:
     return Probe(discrete, base=1.0, length=2.0, truncates=1.0)
 
 
-BUILDERS = {
-    builder.__name__: builder for builder in (one_step, cued, chosen, delayed, truncated)
-}
+BUILDERS = {builder.__name__: builder for builder in (one_step, cued, chosen, delayed, truncated)}
 
 
 def known_values(name: str, discount: float, discrete: bool = True) -> list[Known]:
     """The optimal values of the probe called `name`, worked out by hand."""
     nothing = (0.0, 0.0)
-    merits = [(0.0, 0.0), (1.0, 1.0)] if discrete else [(1.0, 0.0), (2.0, 1.0), (2.5, 0.75)]
+    merits = [(0.0, 0.0), (1.0, 1.0)] if discrete else [(1.5, 0.75), (2.0, 1.0), (2.5, 0.75)]
     return {
         "one_step": [Known(nothing, 1.0)],
         "cued": [Known((1.0, 0.0), 1.0), Known((-1.0, 0.0), -1.0)],

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
+from jaxrl.core import struct
 
 from jaxrl.core.mdp import tabular_mdp
 from jaxrl.core.spaces import Box

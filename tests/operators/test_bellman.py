@@ -51,14 +51,6 @@ def stored(operator, lookahead):
 
 
 @jax.jit
-def next_values(head, improvement, lookahead):
-    """`[N]`: the scalar backup's next values, from the mean of each action."""
-    q_values = jax.vmap(jax.vmap(head.mean))(lookahead.next_params)
-    probs, bonus = jax.vmap(improvement)(q_values, lookahead.mask)
-    return jnp.sum(probs * (q_values + bonus), axis=1)
-
-
-@jax.jit
 def backup_table(operator, lookahead, tables):
     """One outcome law, many next tables `[batch, N, A]`."""
     return jax.vmap(lambda q: operator.backup_params(lookahead.replace(next_params=q)))(tables)
@@ -77,18 +69,28 @@ def random_lookahead(head, seed=0, masked=True):
     )
 
 
-@pytest.mark.parametrize("head", HEADS, ids=kind)
-def test_mean_of_the_distributional_backup_is_the_scalar_backup(slots, head):
-    functional, improvement = slots
-    lookahead = random_lookahead(head)
-    law = backup(BellmanOperator(head, improvement, functional), lookahead)
-    np.testing.assert_allclose(jnp.sum(law.probs), 1.0, atol=2e-6)
-    assert jnp.all(law.probs >= 0)
+@pytest.mark.parametrize("functional", FUNCTIONALS, ids=kind)
+def test_mean_of_the_distributional_backup_is_the_scalar_backup(functional):
+    """For every improvement and head, in one program for each functional."""
 
-    values = next_values(head, improvement, lookahead)
-    outcomes = lookahead.reward + lookahead.discount * values
-    expected = functional(lookahead.probs, outcomes)
-    np.testing.assert_allclose(law.mean(), expected, atol=1e-5)
+    @jax.jit
+    def both(functional):
+        found = []
+        for improvement, head in itertools.product(IMPROVEMENTS, HEADS):
+            step = random_lookahead(head)
+            law = BellmanOperator(head, improvement, functional).backup(step)
+            # The scalar backup, from the mean of each action.
+            q_values = jax.vmap(jax.vmap(head.mean))(step.next_params)
+            probs, bonus = jax.vmap(improvement)(q_values, step.mask)
+            outcomes = step.reward + step.discount * jnp.sum(probs * (q_values + bonus), axis=1)
+            total, least = jnp.sum(law.probs), jnp.min(law.probs)
+            found.append((law.mean(), functional(step.probs, outcomes), total, least))
+        return jax.tree.map(lambda *rows: jnp.stack(rows), *found)
+
+    means, expected, total, least = both(functional)
+    np.testing.assert_allclose(means, expected, atol=1e-5)
+    np.testing.assert_allclose(total, 1.0, atol=2e-6)
+    assert jnp.all(least >= 0)
 
 
 def test_contraction_and_monotonicity(slots):
@@ -221,8 +223,8 @@ def test_settings_sweep_by_vmap():
     lookahead = random_lookahead(Scalar())
     levels = jnp.array([0.1, 0.4, 1.0])
     operator = BellmanOperator(Scalar(), successor_functional=CVaR(0.1))
-    swept = jax.vmap(stored, in_axes=(operator.replace(successor_functional=CVaR(0)), None))(
-        operator.replace(successor_functional=CVaR(levels)), lookahead
+    swept = jax.vmap(lambda f: stored(operator.replace(successor_functional=f), lookahead))(
+        CVaR(levels)
     )
     singly = [
         stored(operator.replace(successor_functional=CVaR(float(v))), lookahead) for v in levels

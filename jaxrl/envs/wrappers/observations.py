@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 

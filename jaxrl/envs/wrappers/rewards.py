@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from flax import struct
 
+from jaxrl.core import struct
 from jaxrl.core.spaces import Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 

@@ -1,0 +1,241 @@
+"""One table of every named agent that plays discrete actions, and the contracts they all keep.
+
+`sac` and `td3` keep the same contracts in test_continuous.py.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.presets import PRESETS, preset
+from jaxrl.agents.targets import TargetUpdate
+from jaxrl.core.schedules import Linear
+from jaxrl.networks import NetworkSettings
+from jaxrl.operators import BellmanOperator, Categorical, Quantile, Scalar
+from jaxrl.replay import PrioritisedReplay, UniformReplay
+from jaxrl.training.loop import train
+
+NETWORK = NetworkSettings(hidden_sizes=(16,), activation="relu", initialiser="lecun")
+OPTIMISER = Optimiser(learning_rate=Linear(2e-2, 1e-3), max_grad_norm=10.0)
+DISCOUNT = 0.8
+ON_POLICY = {
+    "network": NETWORK,
+    "optimiser": OPTIMISER,
+    "discount": DISCOUNT,
+    "num_envs": 8,
+    "rollout_length": 8,
+}
+FROM_REPLAY = ON_POLICY | {
+    "rollout_length": 2,
+    "target": TargetUpdate(period=20, step_size=1.0),
+    "replay": UniformReplay(capacity=1024),
+    "exploration": 0.5,
+    "batch_size": 32,
+    "num_updates": 2,
+    "warmup": 128,
+}
+ATOMS = Categorical(low=-2.0, high=6.0, num_atoms=33)
+SMALL = {
+    "a2c": ON_POLICY | {"num_epochs": 2},
+    "ppo": ON_POLICY | {"num_minibatches": 2},
+    "dqn": FROM_REPLAY,
+    "double_dqn": FROM_REPLAY,
+    "c51": FROM_REPLAY | {"operator": BellmanOperator(ATOMS)},
+    "qr_dqn": FROM_REPLAY | {"operator": BellmanOperator(Quantile(num_atoms=5))},
+    "rainbow": FROM_REPLAY
+    | {
+        "operator": BellmanOperator(ATOMS),
+        "replay": PrioritisedReplay(capacity=1024, num_step=3),
+    },
+    "pqn": ON_POLICY
+    | {"network": NETWORK.replace(layer_norm=True), "num_minibatches": 2, "exploration": 0.5},
+}
+ACTOR_CRITICS = ("a2c", "ppo")
+ROWS = [(name, True) for name in SMALL] + [(name, False) for name in ACTOR_CRITICS]
+PROBES = tuple(probes.BUILDERS)
+NUM_STEPS = 6400
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def small(name):
+    return PRESETS[name]().replace(**SMALL[name])
+
+
+class Lesson:
+    """One agent on every probe at once: one program, its traces and its results."""
+
+    def __init__(self, name: str, discrete: bool):
+        self.agent, self.discrete, self.traces = small(name), discrete, 0
+        self.envs = probes.stack_probes(discrete)
+
+        @jax.jit
+        def learn(key, agent, envs):
+            self.traces += 1
+            run = functools.partial(train, num_steps=NUM_STEPS, num_records=10)
+            return jax.vmap(run, in_axes=(None, None, 0))(key, agent, envs)
+
+        self.learn = learn
+        self.result = learn(jax.random.key(0), self.agent, self.envs)
+
+    def state(self, probe: str):
+        lane = PROBES.index(probe)
+        return jax.tree.map(lambda leaf: leaf[lane], self.result.state.agent)
+
+
+@functools.cache
+def lesson(name: str, discrete: bool) -> Lesson:
+    return Lesson(name, discrete)
+
+
+def q_values(agent, state, observation):
+    """`[2] -> [A]` of a value agent."""
+    params = state.model.apply(state.params, observation[None])
+    return (params if isinstance(agent, type(PRESETS["pqn"]())) else agent.scores(params))[0]
+
+
+def state_value(state, observation):
+    return state.model.apply(
+        state.params, observation[None], jnp.zeros(1, bool), (), method="value"
+    )[0][0]
+
+
+def test_every_preset_has_a_row():
+    assert set(SMALL) | {"sac", "td3"} == set(PRESETS)
+
+
+def test_an_unknown_preset_names_the_near_ones():
+    with pytest.raises(KeyError, match="qr_dqn"):
+        preset("qrdqn")
+
+
+# --- known values --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("name, discrete", ROWS)
+def test_values_are_the_known_ones(name, discrete, probe):
+    taught = lesson(name, discrete)
+    state = taught.state(probe)
+    for known in probes.known_values(probe, DISCOUNT, discrete):
+        observation = jnp.asarray(known.observation)
+        tolerance = 0.1 * max(1.0, abs(known.value))
+        if name in ACTOR_CRITICS:
+            if known.action is None:
+                assert abs(float(state_value(state, observation)) - known.value) < tolerance
+            continue
+        values = q_values(taught.agent, state, observation)
+        values = values if known.action is None else values[int(known.action)]
+        np.testing.assert_allclose(values, known.value, atol=tolerance)
+
+
+@pytest.mark.parametrize("name, discrete", ROWS)
+def test_the_greedy_action_is_the_best_one(name, discrete):
+    taught = lesson(name, discrete)
+    action, _ = taught.agent.act(
+        jax.random.key(0), taught.state("chosen"), jnp.zeros((1, 2)), explore=False
+    )
+    np.testing.assert_allclose(action.ravel(), 1 if discrete else probes.BEST, atol=0.3)
+
+
+# --- machinery -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, discrete", ROWS)
+def test_same_key_same_bits_another_key_others_and_no_number_retraces(name, discrete):
+    taught = lesson(name, discrete)
+    again = taught.learn(jax.random.key(0), taught.agent, taught.envs)
+    for first, second in zip(
+        jax.tree.leaves(taught.result.state.agent), jax.tree.leaves(again.state.agent), strict=True
+    ):
+        np.testing.assert_array_equal(first, second)
+    other = taught.learn(jax.random.key(1), taught.agent, taught.envs)
+    assert not np.array_equal(other.metrics["loss"], taught.result.metrics["loss"])
+    halved = jax.tree.map(lambda value: 0.5 * value, taught.agent)
+    changed = taught.learn(jax.random.key(0), halved, taught.envs)
+    assert not np.array_equal(changed.metrics["loss"], taught.result.metrics["loss"])
+    assert taught.traces == 1
+
+
+@pytest.mark.parametrize("name", ["ppo", "rainbow", "pqn"])
+def test_a_lane_is_a_single_run(name):
+    """Within float tolerance, which training amplifies: so for the first records."""
+    taught = lesson(name, True)
+    lane = PROBES.index("delayed")
+    single = jax.jit(
+        lambda key, agent, env: train(key, agent, env, num_steps=NUM_STEPS, num_records=10)
+    )(jax.random.key(0), taught.agent, probes.delayed())
+    for metric, values in single.metrics.items():
+        lanes = taught.result.metrics[metric][lane]
+        np.testing.assert_allclose(lanes[:2], values[:2], rtol=2e-2, atol=2e-3)
+
+
+# --- what cannot work ----------------------------------------------------------------------------
+
+
+VALUE_AGENTS = [name for name in SMALL if name not in ACTOR_CRITICS]
+
+
+@pytest.mark.parametrize("name", VALUE_AGENTS)
+def test_value_agents_refuse_continuous_actions_and_memory(name):
+    agent = small(name)
+    with pytest.raises(ValueError, match="discrete"):
+        agent.check(probes.one_step(discrete=False))
+    with pytest.raises(ValueError, match="recurrent_size"):
+        agent.replace(network=NETWORK.replace(recurrent_size=4)).check(probes.one_step())
+    agent.check(probes.one_step())
+
+
+@pytest.mark.parametrize("name", [n for n in VALUE_AGENTS if n != "pqn"])
+def test_a_batch_larger_than_the_replay_is_refused(name):
+    with pytest.raises(ValueError, match="2000"):
+        small(name).replace(batch_size=2000).check(probes.one_step())
+
+
+@pytest.mark.parametrize("name", [*ACTOR_CRITICS, "pqn"])
+def test_minibatches_that_do_not_divide_are_refused(name):
+    with pytest.raises(ValueError, match=r"64 .* num_minibatches=7"):
+        small(name).replace(num_minibatches=7).check(probes.one_step())
+
+
+@pytest.mark.parametrize("name", ACTOR_CRITICS)
+def test_a_recurrent_agent_divides_environments_not_steps(name):
+    agent = small(name).replace(network=NETWORK.replace(recurrent_size=4), num_minibatches=16)
+    with pytest.raises(ValueError, match="num_envs = 8 "):
+        agent.check(probes.one_step())
+    agent.replace(num_minibatches=8).check(probes.one_step())
+
+
+@pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn", "rainbow"])
+def test_risk_over_successors_that_are_not_seen_is_refused(name):
+    """With one sampled successor CVaR would silently be the mean."""
+    from jaxrl.functionals import CVaR
+
+    agent = small(name)
+    nested = agent.replace(operator=agent.operator.replace(successor_functional=CVaR(0.1)))
+    with pytest.raises(ValueError, match=r"CVaR\(level=0.1\) ranges over successors"):
+        nested.check(probes.one_step())
+    greedy = agent.replace(operator=agent.operator.replace(return_functional=CVaR(0.1)))
+    greedy.check(probes.one_step())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_training_refuses_settings_out_of_range(name):
+    with pytest.raises(ValueError, match="discount"):
+        train(jax.random.key(0), small(name).replace(discount=1.5), probes.one_step(), num_steps=10)
+
+
+def test_the_scalar_head_is_the_default():
+    assert isinstance(PRESETS["dqn"]().operator.head, Scalar)

@@ -1,0 +1,11 @@
+"""A run small enough to compile in seconds: the same shapes everywhere, so that it does so once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+SMALL = ["--set", "num_envs=4", "rollout_length=8", "hidden_sizes=8", "num_epochs=1"]
+SMALL += ["--set", "num_minibatches=1", "--num-seeds", "2", "--num-steps", "1280"]
+SMALL += ["--num-records", "40"]
+
+Run = Callable[..., tuple[int, str, str]]

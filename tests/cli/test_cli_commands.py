@@ -1,0 +1,119 @@
+"""The other commands: evaluate, plot, list, help."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_run import SMALL, Run
+
+from jaxrl import envs
+from jaxrl.agents.presets import PRESETS, preset
+from jaxrl.core.settings import list_settings
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from jaxrl.cli.main import main
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    words = [*SMALL, "--sweep", "learning_rate=1e-3,1e-2", "--run-dir", str(folder)]
+    assert main(["train", *words]) == 0
+    return folder
+
+
+def test_evaluate_plays_every_agent_and_writes_what_it_found(trained: Path, jaxrl: Run) -> None:
+    code, out, error = jaxrl("evaluate", trained, "--num-episodes", "20")
+    assert code == 0 and error == "" and "CVaR 10 %" in out
+    report = json.loads((trained / "evaluation.json").read_text())
+    assert report["step"] == 1280
+    labels = [one["setting"] for one in report["settings"]]
+    assert labels == ["learning_rate=0.001", "learning_rate=0.01"]
+    for one in report["settings"]:
+        means = {int(seed): numbers["mean"] for seed, numbers in one["seeds"].items()}
+        assert set(means) == {0, 1}
+        # Equally many episodes of each seed: the pooled mean is the mean of the seeds' means.
+        assert one["all_seeds"]["mean"] == pytest.approx(sum(means.values()) / 2)
+        assert means[one["worst_seed"]] == min(means.values())
+        pooled = one["all_seeds"]
+        assert pooled["worst"] <= pooled["cvar_0.1"] <= pooled["worst_decile"] + 1e-6
+        assert pooled["cvar_0.1"] <= pooled["mean"]
+
+
+def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl: Run) -> None:
+    def settings(*options: str) -> list[dict]:
+        assert jaxrl("evaluate", trained, "--num-episodes", "20", *options)[0] == 0
+        return json.loads((trained / "evaluation.json").read_text())["settings"]
+
+    first = settings()
+    assert settings() == first
+    assert settings("--seed", "1") != first
+    assert settings("--explore") != first
+    cut = settings("--max-steps", "3")
+    assert all(one["all_seeds"]["mean"] == 3.0 for one in cut)  # CartPole pays 1 each step
+    assert all(one["all_seeds"]["num_unfinished"] == 40 for one in cut)
+
+
+def test_evaluate_needs_a_checkpoint(trained: Path, jaxrl: Run, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    code, _, error = jaxrl("evaluate", tmp_path / "run")
+    assert code == 2 and "no checkpoint" in error and error.count("\n") == 1
+
+
+def test_plot_draws_runs_together(trained: Path, jaxrl: Run, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "other")
+    out = tmp_path / "pictures" / "both.png"
+    code, said, _ = jaxrl("plot", trained, tmp_path / "other", "--metric", "loss", "--out", out)
+    assert code == 0 and str(out) in said
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_refuses_an_unknown_metric(trained: Path, jaxrl: Run) -> None:
+    code, _, error = jaxrl("plot", trained, "--metric", "wins")
+    assert code == 2 and "episode_return" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("agents", sorted(PRESETS)),
+        ("envs", envs.names()),
+        ("operators", ["cvar", "greedy", "quantile"]),
+    ],
+)
+def test_list_names_everything(what: str, names: list[str], jaxrl: Run) -> None:
+    code, out, error = jaxrl("list", what)
+    assert code == 0 and error == ""
+    assert all(f" {name} " in out for name in names)
+
+
+@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+def test_help_shows_every_setting_of_the_agent(agent: str, jaxrl: Run) -> None:
+    code, out, error = jaxrl("train", "--agent", agent, "--help")
+    assert code == 0 and error == "" and "--num-seeds" in out
+    for info in list_settings(preset(agent)):
+        assert f" {info.name} " in out
+    assert "per step" in out  # a unit
+
+
+def test_help_is_quick_because_it_imports_no_jax() -> None:
+    code = (
+        "import sys; from jaxrl.cli.main import main; main(['--help']);"
+        "sys.exit('jax' in sys.modules or 'gymnax' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(command in done.stdout for command in ("train", "evaluate", "plot", "list"))
+
+
+def test_version(jaxrl: Run) -> None:
+    from jaxrl import __version__
+
+    assert jaxrl("--version") == (0, f"jaxrl {__version__}\n", "")

@@ -1,0 +1,105 @@
+"""Spaces: draws are members, finite and well spread, whatever the bounds."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxrl.core.spaces import Box, Discrete, flat_size
+
+INF = float("inf")
+HUGE = float(np.finfo(np.float32).max)
+NUM_DRAWS = 4000
+
+SPACES = {
+    "discrete": Discrete(5),
+    "discrete_one": Discrete(1),
+    "unit": Box(0.0, 1.0, (2,)),
+    "mixed": Box(
+        jnp.array([-1.0, 0.0, -INF, -INF, -HUGE]), jnp.array([2.0, INF, 3.0, INF, HUGE]), (5,)
+    ),
+    "integers": Box(-2.0, 3.0, (2,), jnp.dtype("int32")),
+    "bytes": Box(0.0, 255.0, (2, 3, 1), jnp.dtype("uint8")),
+    "booleans": Box(0.0, 1.0, (4,), jnp.dtype("bool")),
+    "point": Box(4.0, 4.0, (1,)),
+    "scalar": Box(-1.0, 1.0, ()),
+}
+
+
+@pytest.fixture(scope="module")
+def draws():
+    keys = jax.random.split(jax.random.key(0), NUM_DRAWS)
+    return {name: jax.vmap(space.sample)(keys) for name, space in SPACES.items()}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_draws_are_finite_members_of_the_right_type(draws, name):
+    space, drawn = SPACES[name], draws[name]
+    assert drawn.shape == (NUM_DRAWS, *space.shape) and drawn.dtype == space.dtype
+    assert bool(jnp.all(jnp.isfinite(drawn)))
+    assert bool(jnp.all(jax.vmap(space.contains)(drawn)))
+
+
+@pytest.mark.parametrize(
+    "name, members", [("discrete", range(5)), ("integers", range(-2, 4)), ("booleans", (0, 1))]
+)
+def test_whole_numbers_are_uniform_with_both_ends(draws, name, members):
+    values, counts = np.unique(np.asarray(draws[name]).astype(int), return_counts=True)
+    assert values.tolist() == list(members)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    "coordinate, law",
+    [
+        (0, scipy.stats.uniform(-1.0, 3.0)),
+        (1, scipy.stats.expon()),
+        (3, scipy.stats.norm()),
+        (4, scipy.stats.norm()),  # bounds that a float32 can hardly hold count as infinite
+    ],
+)
+def test_reals_follow_the_stated_law(draws, coordinate, law):
+    sample = np.asarray(draws["mixed"])[:, coordinate]
+    assert scipy.stats.kstest(sample, law.cdf).pvalue > 1e-3
+
+
+def test_an_upper_bound_alone_is_approached_from_below(draws):
+    below = 3.0 - np.asarray(draws["mixed"])[:, 2]
+    assert scipy.stats.kstest(below, scipy.stats.expon.cdf).pvalue > 1e-3
+
+
+def test_coordinates_are_independent_of_each_other(draws):
+    correlation = np.corrcoef(np.asarray(draws["unit"]).T)[0, 1]
+    assert abs(correlation) < 5.0 / NUM_DRAWS**0.5
+
+
+@pytest.mark.parametrize(
+    "space, value, inside",
+    [
+        (Discrete(3), 2, True),
+        (Discrete(3), 3, False),
+        (Discrete(3), -1, False),
+        (Discrete(3), 1.5, False),
+        (SPACES["unit"], [0.0, 1.0], True),
+        (SPACES["unit"], [0.0, 1.1], False),
+        (SPACES["unit"], [0.5], False),
+        (SPACES["unit"], [0.5, float("nan")], False),
+    ],
+)
+def test_membership(space, value, inside):
+    assert bool(space.contains(jnp.asarray(value))) is inside
+
+
+def test_bounds_may_be_traced():
+    draw = jax.jit(lambda low: Box(low, low + 1.0, (3,)).sample(jax.random.key(1)))
+    np.testing.assert_allclose(draw(jnp.float32(5.0)), draw(jnp.float32(0.0)) + 5.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "space, size", [(Discrete(5), 5), (SPACES["bytes"], 6), (SPACES["scalar"], 1)]
+)
+def test_flat_size(space, size):
+    assert flat_size(space) == size

@@ -1,0 +1,96 @@
+"""The house's dataclass: frozen, a pytree, and told apart from every other class."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxrl.core import struct
+
+
+@struct.dataclass
+class Add:
+    amount: float = 1.0
+    sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(1,))
+
+    def __call__(self, x):
+        return x + self.amount
+
+
+@struct.dataclass
+class Multiply:
+    amount: float = 1.0
+    sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(1,))
+
+    def __call__(self, x):
+        return x * self.amount
+
+
+@struct.dataclass
+class Both:
+    add: Add = struct.field(default_factory=Add)
+    multiply: Multiply = struct.field(default_factory=lambda: Multiply(3.0))
+
+
+def test_classes_with_equal_leaves_have_unequal_structures():
+    add, multiply = (jax.tree.structure(one(2.0)) for one in (Add, Multiply))
+    assert add != multiply
+    assert add == jax.tree.structure(Add(5.0))
+
+
+def test_a_jitted_function_is_not_shared_between_classes():
+    apply = jax.jit(lambda operation, x: operation(x))
+    assert float(apply(Add(3.0), 5.0)) == 8.0
+    assert float(apply(Multiply(3.0), 5.0)) == 15.0
+    mapped = jax.jit(jax.vmap(lambda operation, x: operation(x), in_axes=(0, None)))
+    amounts = jnp.array([2.0, 3.0])
+    assert mapped(Add(amounts), 5.0).tolist() == [7.0, 8.0]
+    assert mapped(Multiply(amounts), 5.0).tolist() == [10.0, 15.0]
+
+
+def test_static_fields_are_structure_and_others_leaves():
+    assert jax.tree.leaves(Add(2.0, sizes=(3, 4))) == [2.0]
+    assert jax.tree.structure(Add(2.0, (3,))) != jax.tree.structure(Add(2.0, (4,)))
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, Both())
+    assert doubled == Both(Add(2.0), Multiply(6.0))
+
+
+def test_a_changed_leaf_does_not_retrace_and_a_changed_static_field_does():
+    traces = []
+    apply = jax.jit(lambda operation: traces.append(1) or operation.amount * 2)
+    apply(Add(1.0)), apply(Add(2.0))
+    assert len(traces) == 1
+    apply(Add(2.0, sizes=(7,)))
+    assert len(traces) == 2
+
+
+def test_replace_copies():
+    before = Both()
+    after = before.replace(add=before.add.replace(amount=7.0))
+    assert (before.add.amount, after.add.amount, after.multiply) == (1.0, 7.0, before.multiply)
+    with pytest.raises(TypeError):
+        before.replace(ad=Add())
+
+
+def test_structs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Add().amount = 2.0
+
+
+def test_tree_paths_name_the_fields():
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(Both())]
+    assert paths == [".add.amount", ".multiply.amount"]
+
+
+def test_rebuilding_checks_nothing_so_that_tracers_and_sentinels_pass():
+    structure = jax.tree.structure(Add())
+    assert jax.tree.unflatten(structure, [None]).amount is None
+
+
+def test_gradients_come_back_as_the_same_struct():
+    grads = jax.grad(lambda both: both.multiply(both.add(2.0)))(Both())
+    # (2 + a) m: the slope in a is m = 3, in m it is 2 + a = 3.
+    assert grads == Both(Add(3.0), Multiply(3.0))

@@ -1,0 +1,71 @@
+"""Initialisers: orthonormal to rounding, uniform on the orthogonal matrices, safe under vmap."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxrl.networks import lecun, orthogonal
+
+SHAPES = [(8, 8), (32, 5), (5, 32), (64, 64), (1, 7), (7, 1), (1, 1), (3, 3, 4, 6), (3, 3, 1, 16)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale", [1.0, 2**0.5])
+def test_rows_or_columns_are_orthonormal(shape, scale):
+    """W^T W = scale^2 I when tall, W W^T = scale^2 I when wide, both when square."""
+    kernel = orthogonal(scale)(jax.random.key(0), shape, jnp.float32)
+    assert kernel.shape == shape and kernel.dtype == jnp.float32
+    matrix = np.asarray(kernel, np.float64).reshape(-1, shape[-1])
+    rows, columns = matrix.shape
+    if rows >= columns:
+        np.testing.assert_allclose(matrix.T @ matrix, scale**2 * np.eye(columns), atol=3e-4)
+    if rows <= columns:
+        np.testing.assert_allclose(matrix @ matrix.T, scale**2 * np.eye(rows), atol=3e-4)
+
+
+@pytest.fixture(scope="module")
+def many():
+    keys = jax.random.split(jax.random.key(1), 400)
+    return np.asarray(jax.jit(jax.vmap(lambda key: orthogonal()(key, (8, 8))))(keys))
+
+
+def test_every_lane_of_a_vmapped_program_is_orthogonal(many):
+    gram = np.einsum("nij,nik->njk", many, many)
+    np.testing.assert_allclose(gram, np.broadcast_to(np.eye(8), gram.shape), atol=1e-3)
+
+
+def test_matrices_are_uniform_on_the_orthogonal_group(many):
+    """Haar: an entry's square is Beta(1/2, (n - 1) / 2), signs are even, both determinants occur.
+
+    A row is a uniform direction: its entries have mean 0 and variance 1/8, and entries of
+    different matrices are independent, so each entry's sample of 400 is tested on its own.
+    """
+    squares = scipy.stats.beta(0.5, 3.5)
+    for row, column in [(0, 0), (0, 7), (3, 4), (7, 0), (7, 7)]:
+        entries = many[:, row, column]
+        assert scipy.stats.kstest(entries**2, squares.cdf).pvalue > 1e-3
+        assert scipy.stats.binomtest(int((entries > 0).sum()), 400).pvalue > 1e-3
+    np.testing.assert_allclose(many.mean(), 0.0, atol=5 * (0.125 / many.size) ** 0.5)
+    positive = int((np.linalg.det(many) > 0).sum())
+    assert scipy.stats.binomtest(positive, 400).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shape, fan_in", [((64, 200), 64), ((3, 3, 4, 300), 36)])
+def test_lecun_variance_is_scale_squared_over_fan_in(shape, fan_in):
+    weights = np.asarray(lecun(1.5)(jax.random.key(0), shape, jnp.float32)).ravel()
+    variance = 1.5**2 / fan_in
+    error = variance * (2.0 / weights.size) ** 0.5  # of a sample variance, at most the normal's
+    np.testing.assert_allclose(weights.var(), variance, atol=5 * error)
+    np.testing.assert_allclose(weights.mean(), 0.0, atol=5 * (variance / weights.size) ** 0.5)
+    # A normal cut at two standard deviations, stretched back to the stated variance.
+    assert np.abs(weights).max() <= 2.0 * variance**0.5 / 0.8796 + 1e-4
+
+
+def test_same_key_same_weights():
+    first, again, other = (orthogonal()(jax.random.key(seed), (6, 4)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
