@@ -75,7 +75,7 @@ _HOME = {
     "ParallelQAgent": "jaxrl.agents.parallel_q",
     "QNetworkAgent": "jaxrl.agents.q_network",
     "SoftActorCriticAgent": "jaxrl.agents.soft_actor_critic",
-    "SweepResult": "jaxrl.training.sweep",
+    "SweepResult": "jaxrl.training.session",
     "TabularMDP": "jaxrl.core.mdp",
     "TimeStep": "jaxrl.core.types",
     "TrainResult": "jaxrl.training.loop",

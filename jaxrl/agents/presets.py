@@ -60,7 +60,7 @@ def rainbow() -> QNetworkAgent:
     """Double, dueling, 3-step, prioritised C51 (Hessel et al. 2018), with epsilon-greedy for noisy layers."""
     return QNetworkAgent(
         operator=BellmanOperator(Categorical(low=0.0, high=100.0, num_atoms=51)),
-        replay=PrioritisedReplay(num_step=3),
+        replay=PrioritisedReplay(capacity=10_000, num_step=3),
         double=True,
         dueling=True,
     )

@@ -44,20 +44,22 @@ class QNetworkAgent:
     (prioritised); Bellemare et al. 2017; Dabney et al. 2018; Hessel et al. 2018 (combination).
     """
 
-    operator: BellmanOperator = struct.field(default_factory=lambda: BellmanOperator(Scalar()))
+    operator: BellmanOperator = struct.field(default_factory=lambda: BellmanOperator(Scalar(float("inf"))))
     network: NetworkSettings = struct.field(
-        default_factory=lambda: NetworkSettings(hidden_sizes=(128, 128), activation="relu")
+        default_factory=lambda: NetworkSettings(hidden_sizes=(64, 64), activation="relu")
     )
     optimiser: Optimiser = struct.field(
-        default_factory=lambda: Optimiser(learning_rate=5e-4, max_grad_norm=10.0)
+        default_factory=lambda: Optimiser(learning_rate=Linear(5e-4, 0.0), max_grad_norm=10.0)
     )
-    replay: UniformReplay | PrioritisedReplay = struct.field(default_factory=UniformReplay)
+    replay: UniformReplay | PrioritisedReplay = struct.field(
+        default_factory=lambda: UniformReplay(capacity=10_000)
+    )
     target: TargetUpdate = struct.field(
-        default_factory=lambda: TargetUpdate(period=200, step_size=1.0)
+        default_factory=lambda: TargetUpdate(period=32, step_size=1.0)
     )
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     exploration: float | Schedule = setting(
-        Linear(1.0, 0.05, end=0.2), "probability of a uniform action", low=0.0, high=1.0
+        Linear(1.0, 0.05, end=0.3), "probability of a uniform action", low=0.0, high=1.0
     )
     importance: float | Schedule = setting(
         Linear(0.4, 1.0), "importance correction of a prioritised replay", low=0.0, high=1.0
@@ -66,8 +68,8 @@ class QNetworkAgent:
     rollout_length: int = setting(
         2, "steps of each environment between updates", unit="steps", low=1
     )
-    num_updates: int = setting(4, "gradient steps after each rollout", low=1)
-    batch_size: int = setting(64, "windows in each gradient step", low=1)
+    num_updates: int = setting(2, "gradient steps after each rollout", low=1)
+    batch_size: int = setting(128, "windows in each gradient step", low=1)
     warmup: int = setting(1000, "steps before the first gradient step", unit="steps", low=0)
     double: bool = setting(False, "choose the next action by the learning network")
     dueling: bool = setting(False, "split the network into value and advantage")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -11,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrl.cli.arguments import Evaluate
 from jaxrl.cli.errors import BadInput, refusing
@@ -21,8 +19,8 @@ from jaxrl.cli.train import read_config
 from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.evaluate import Evaluation, evaluate
-from jaxrl.training.lanes import make_groups, start_lanes, strong_floats, with_settings
-from jaxrl.training.loop import make_plan, summarise
+from jaxrl.training.lanes import strong_floats, with_settings
+from jaxrl.training.sweep import restore_agents
 
 _FILE = "evaluation.json"
 _STREAM = 0x5E7A1  # apart from the keys of training
@@ -39,7 +37,7 @@ def evaluate_run(arguments: Evaluate) -> int:
         raise BadInput("--num-episodes and --max-steps must be at least 1, --seed at least 0.")
     path = Path(arguments.run)
     job = job_from_config(read_config(path))
-    step, states = restore_agents(job, path)
+    step, states = agents_of_run(job, path)
     say(
         console,
         f"{job.title}: {arguments.num_episodes:,} episodes of each agent, after {step:,} steps",
@@ -70,43 +68,26 @@ def evaluate_run(arguments: Evaluate) -> int:
     return 0
 
 
-def restore_agents(job: Job, path: Path) -> tuple[int, PyTree]:
+def agents_of_run(job: Job, path: Path) -> tuple[int, PyTree]:
     """The agent states `[S, N, ...]` of the newest good checkpoint, and the step it was saved at.
 
     Raises:
         BadInput: the folder holds no checkpoint of this run.
     """
-    combinations = job.combinations
-    swept = tuple(combinations[0])
-    width = job.lanes * jax.device_count()
-    plan = make_plan(job.agent, job.num_steps, job.num_records)
-    groups = make_groups(
-        jax.random.key(job.seed), job.agent, combinations, range(job.num_seeds), width
-    )
-    life = jax.eval_shape(
-        functools.partial(start_lanes, swept=swept),
-        groups[0].agent,
-        strong_floats(job.env),
-        groups[0].keys,
-        jnp.float32(plan.total_steps),
-    )
-    shape = (len(combinations), job.num_seeds)
-    record = jax.eval_shape(lambda tally: summarise(jax.tree.map(lambda x: x[0], tally)), life[1])
-    records = jax.ShapeDtypeStruct((*shape, plan.num_records), np.float32)
-    template = {"lives": [life] * len(groups), "metrics": dict.fromkeys(record, records)}
     with refusing(ValueError):
-        found = Checkpoints(path / "checkpoints").restore(template)
+        found = restore_agents(
+            Checkpoints(path / "checkpoints"),
+            job.agent,
+            job.env,
+            num_seeds=job.num_seeds,
+            num_steps=job.num_steps,
+            over=job.over,
+            num_records=job.num_records,
+            lanes=job.lanes,
+        )
     if found is None:
         raise BadInput(f"{path} has no checkpoint yet: let it train on, or start it again.")
-    step, tree, _ = found
-    agents = [
-        jax.tree.map(lambda leaf, n=group.num_runs: leaf[:n], life[0].agent)
-        for group, life in zip(groups, tree["lives"], strict=True)
-    ]
-    states = jax.tree.map(
-        lambda *leaves: jnp.concatenate(leaves).reshape(*shape, *leaves[0].shape[1:]), *agents
-    )
-    return step, states
+    return found
 
 
 def evaluate_agents(

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from jaxrl.cli.interrupt import Interrupt
 from jaxrl.cli.screen import duration, number, say
+from jaxrl.training.observer import SweepPlan
 from jaxrl.training.run_folder import RunFolder
-from jaxrl.training.sweep import SweepPlan
 
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal
 _LINE_SHARE = 0.1

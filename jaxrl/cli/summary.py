@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from jaxrl.cli.screen import add_row, make_table, number, say
-from jaxrl.training.sweep import SweepResult
+from jaxrl.training.session import SweepResult
 
 SCORE = (
     "score of a seed: mean episode return over the records of the last 10 % of the run "

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jaxrl.cli.arguments import Train, given_options
 from jaxrl.cli.errors import BadInput, refusing
-from jaxrl.cli.forecast import forecast
+from jaxrl.cli.forecast import forecast, plan_line
 from jaxrl.cli.interrupt import Interrupt, catch_signals
 from jaxrl.cli.job import Job, job_from_arguments, job_from_config
 from jaxrl.cli.progress import Stopped, Watch
@@ -22,7 +22,8 @@ from jaxrl.cli.summary import SCORE, num_diverged, num_runs, settings_summary, s
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.run_config import describe_difference, to_text
 from jaxrl.training.run_folder import RunFolder, open_run
-from jaxrl.training.sweep import SweepResult, sweep
+from jaxrl.training.session import SweepResult
+from jaxrl.training.sweep import sweep
 
 # What may stand beside --resume: it changes no number of the run.
 _BESIDE_RESUME = {"resume", "dry_run", "eval_episodes", "checkpoint_seconds"}
@@ -46,7 +47,7 @@ def train(arguments: Train, words: Sequence[str]) -> int:
         raise BadInput("--eval-episodes and --checkpoint-seconds must not be negative.")
     job, path = _job_and_folder(arguments, words)
     plan = forecast(job)
-    say(console, f"{job.title}: {plan.line(job.num_steps)}")
+    say(console, f"{job.title}: {plan_line(plan, job.num_steps)}")
     if arguments.dry_run:
         _show_plan(console, job, path, arguments.overwrite)
         return 0

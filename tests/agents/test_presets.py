@@ -23,7 +23,7 @@ from jaxrl.replay import PrioritisedReplay, UniformReplay
 from jaxrl.training.loop import train
 
 NETWORK = NetworkSettings(hidden_sizes=(16,), activation="relu", initialiser="lecun")
-OPTIMISER = Optimiser(learning_rate=Linear(2e-2, 1e-3), max_grad_norm=10.0)
+OPTIMISER = Optimiser(learning_rate=Linear(3e-2, 2e-3), max_grad_norm=10.0)
 DISCOUNT = 0.8
 ON_POLICY = {
     "network": NETWORK,
@@ -33,17 +33,17 @@ ON_POLICY = {
     "rollout_length": 8,
 }
 FROM_REPLAY = ON_POLICY | {
-    "rollout_length": 2,
+    "rollout_length": 4,
     "target": TargetUpdate(period=20, step_size=1.0),
     "replay": UniformReplay(capacity=1024),
-    "exploration": 0.5,
+    "exploration": 1.0,
     "batch_size": 32,
-    "num_updates": 2,
+    "num_updates": 4,
     "warmup": 128,
 }
-ATOMS = Categorical(low=-2.0, high=6.0, num_atoms=33)
+ATOMS = Categorical(low=-2.0, high=6.0, num_atoms=17)
 SMALL = {
-    "a2c": ON_POLICY | {"num_epochs": 2},
+    "a2c": ON_POLICY | {"num_epochs": 4, "num_minibatches": 2},
     "ppo": ON_POLICY | {"num_minibatches": 2},
     "dqn": FROM_REPLAY,
     "double_dqn": FROM_REPLAY,

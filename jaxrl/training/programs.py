@@ -1,0 +1,94 @@
+"""The two compiled programs of a sweep: one starts a group of lanes, one runs it on."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core.protocols import Environment
+from jaxrl.core.types import PyTree
+from jaxrl.training.lanes import Group, run_lanes, start_lanes
+from jaxrl.training.loop import Plan
+from jaxrl.training.memory import MemoryPlan, available_bytes, tree_bytes, working_bytes
+
+
+class Programs:
+    """The two compiled programs of a sweep."""
+
+    def __init__(self, env: Environment, plan: Plan, swept: tuple[str, ...], num_groups: int):
+        self.env, self.plan, self.swept, self.num_groups = env, plan, swept, num_groups
+        self.num_workers = 1
+        if jax.default_backend() == "cpu" and jax.device_count() == 1:
+            self.num_workers = max(1, min(num_groups, len(os.sched_getaffinity(0))))
+        self.total_steps = jnp.asarray(plan.total_steps, jnp.float32)
+
+    def placed(self, tree: PyTree) -> PyTree:
+        """The lanes of `tree[W, ...]` spread over the devices."""
+        if jax.device_count() == 1:
+            return tree
+        mesh = jax.make_mesh(
+            (jax.device_count(),), ("lane",), axis_types=(jax.sharding.AxisType.Auto,)
+        )
+        lane = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("lane"))
+        return jax.device_put(tree, jax.tree.map(lambda _: lane, tree))
+
+    def life_shapes(self, group: Group) -> PyTree:
+        """The `(state, tally)` of a group as shapes, without computing anything."""
+        start = functools.partial(start_lanes, swept=self.swept)
+        return jax.eval_shape(start, group.agent, self.env, group.keys, self.total_steps)
+
+    def memory_before_compiling(self, group: Group) -> MemoryPlan:
+        """The states alone, which a large replay dominates."""
+        per_group = tree_bytes(self.life_shapes(group))
+        return MemoryPlan(per_group, 0, self.num_groups, self.num_workers, available_bytes())
+
+    def compile(self, group: Group) -> None:
+        """Compile both programs, or take them from the cache of this process."""
+        keys = self.placed(group.keys)
+        self.start_program = _compiled(
+            _START, (group.agent, self.env, keys, self.total_steps), self.swept
+        )
+        life = self.start_program(group.agent, self.env, keys, self.total_steps)
+        state, tally = self.placed(life)
+        count = jnp.zeros((), jnp.int32)
+        self.run_program = _compiled(_RUN, (group.agent, self.env, state, tally, count), self.swept)
+        self.life_bytes = tree_bytes(life)
+
+    def memory(self, group: Group) -> MemoryPlan:
+        """The plan from the compiled program."""
+        return MemoryPlan(
+            self.life_bytes,
+            working_bytes(self.run_program),
+            self.num_groups,
+            self.num_workers,
+            available_bytes() + self.life_bytes,
+        )
+
+    def start(self, group: Group) -> PyTree:
+        """Fresh lives of a group."""
+        keys = self.placed(group.keys)
+        return self.placed(self.start_program(group.agent, self.env, keys, self.total_steps))
+
+    def run(self, group: Group, life: PyTree, num_iterations: int) -> PyTree:
+        """Some iterations of a group; blocks until done, so that workers share the cores."""
+        count = jnp.asarray(num_iterations, jnp.int32)
+        return jax.block_until_ready(self.run_program(group.agent, self.env, *life, count))
+
+
+_START = jax.jit(start_lanes, static_argnames="swept")
+_RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames=("state", "tally"))
+_PROGRAMS: dict[Any, jax.stages.Compiled] = {}
+
+
+def _compiled(program: Any, arguments: tuple, swept: tuple[str, ...]) -> jax.stages.Compiled:
+    """Compile ahead of time, once for each shape of arguments in this process."""
+    leaves, structure = jax.tree.flatten(arguments)
+    kinds = tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
+    name = (program, structure, kinds, swept)
+    if name not in _PROGRAMS:
+        _PROGRAMS[name] = program.lower(*arguments, swept=swept).compile()
+    return _PROGRAMS[name]

@@ -1,0 +1,176 @@
+"""The host's side of a sweep: chunks, records, checkpoints."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl.core.types import Array, PyTree
+from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training.lanes import Group
+from jaxrl.training.loop import summarise
+from jaxrl.training.observer import Observer, Silent, SweepPlan
+from jaxrl.training.programs import Programs
+
+_EPISODE_METRICS = ("episode_return", "episode_length", "num_episodes")
+_CHUNK_SECONDS = 2.0  # between two looks at the observer
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResult:
+    """What a sweep leaves; S settings, N seeds, R records."""
+
+    settings: list[dict[str, float]]  # S
+    seeds: Sequence[int]  # N
+    steps: np.ndarray  # [R] environment steps at the end of each record
+    metrics: dict[str, np.ndarray]  # [S, N, R] each
+    agent_states: PyTree  # [S, N, ...] final agent states
+    diverged_at: np.ndarray  # [S, N] int64, step at which a metric was first not finite; -1 never
+    plan: SweepPlan
+    run_seconds: float
+    interrupted: bool
+
+
+class Session:
+    """The host's side of a sweep: where every group stands and what was recorded."""
+
+    def __init__(self, programs: Programs, groups: list[Group], plan: SweepPlan):
+        self.programs, self.groups, self.plan = programs, groups, plan
+        self.shape = (len(plan.settings), len(plan.seeds))
+        self.observer: Observer = Silent()
+        self.record, self.iteration = 0, 0  # complete records, iterations into the next
+        self.lives: list[PyTree] = []
+        self.metrics: dict[str, np.ndarray] = {}
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of each run so far."""
+        return (self.record * self.plan.plan.iterations + self.iteration) * self.plan.plan.steps
+
+    def _template(self) -> PyTree:
+        life = self.programs.life_shapes(self.groups[0])
+        records = jax.ShapeDtypeStruct((*self.shape, self.plan.plan.num_records), np.float32)
+        names = jax.eval_shape(jax.vmap(summarise), life[1])
+        return {"lives": [life] * len(self.groups), "metrics": dict.fromkeys(names, records)}
+
+    def restore_or_start(self, checkpoints: Checkpoints | None, observer: Observer) -> None:
+        """Go on from the newest good checkpoint, or start."""
+        self.observer = observer
+        if checkpoints is None or not self.restore(checkpoints):
+            self.lives = [self.programs.start(group) for group in self.groups]
+            self.metrics = {
+                name: np.full(records.shape, np.nan, np.float32)
+                for name, records in self._template()["metrics"].items()
+            }
+        self.observer.on_start(self.plan, self.record)
+
+    def restore(self, checkpoints: Checkpoints) -> bool:
+        """Take the state of the newest good checkpoint; False when there is none."""
+        found = checkpoints.restore(self._template())
+        if found is None:
+            return False
+        _, tree, extra = found
+        self.lives = [self.programs.placed(life) for life in tree["lives"]]
+        self.metrics = {name: np.array(value) for name, value in tree["metrics"].items()}
+        self.record, self.iteration = extra["record"], extra["iteration"]
+        return True
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        """Save where every group stands."""
+        tree = {"lives": self.lives, "metrics": self.metrics}
+        extra = {"record": self.record, "iteration": self.iteration}
+        checkpoints.save(self.steps, tree, extra)
+
+    def go(self, checkpoints: Checkpoints | None, checkpoint_seconds: float) -> bool:
+        """Run to the end; True when the observer stopped it before."""
+        plan = self.plan.plan
+        saved_at = time.perf_counter()
+        chunk = 1
+        with concurrent.futures.ThreadPoolExecutor(self.programs.num_workers) as workers:
+            while self.record < plan.num_records:
+                count = min(chunk, plan.iterations - self.iteration)
+                started = time.perf_counter()
+                self.lives = list(
+                    workers.map(
+                        lambda group, life, count=count: self.programs.run(group, life, count),
+                        self.groups,
+                        self.lives,
+                    )
+                )
+                seconds = (time.perf_counter() - started) / count
+                chunk = max(1, min(plan.iterations, int(_CHUNK_SECONDS / seconds)))
+                self.iteration += count
+                if self.iteration == plan.iterations:
+                    self._finish_record()
+                done = self.record * plan.iterations + self.iteration
+                stop = self.observer.on_chunk(done / (plan.num_records * plan.iterations))
+                finished = self.record == plan.num_records
+                due = time.perf_counter() - saved_at >= checkpoint_seconds
+                if checkpoints and (stop or finished or due):
+                    self.save(checkpoints)
+                    saved_at = time.perf_counter()
+                if stop and not finished:
+                    return True
+        return False
+
+    def _finish_record(self) -> None:
+        flat = {name: value.reshape(-1, value.shape[-1]) for name, value in self.metrics.items()}
+        lives, position = [], 0
+        for group, (state, tally) in zip(self.groups, self.lives, strict=True):
+            summary = jax.device_get(_SUMMARISE(tally))
+            for name, values in summary.items():
+                flat[name][position : position + group.num_runs, self.record] = values[
+                    : group.num_runs
+                ]
+            position += group.num_runs
+            lives.append((state, jax.tree.map(jnp.zeros_like, tally)))
+        self.lives = lives
+        latest = {name: value[..., self.record] for name, value in self.metrics.items()}
+        self.observer.on_record(self.record, latest)
+        self.record, self.iteration = self.record + 1, 0
+
+    def agent_states(self) -> PyTree:
+        """Every agent's state `[S, N, ...]`."""
+        states = [
+            jax.tree.map(lambda leaf, n=group.num_runs: leaf[:n], life[0].agent)
+            for group, life in zip(self.groups, self.lives, strict=True)
+        ]
+        return jax.tree.map(
+            lambda *leaves: jnp.concatenate(leaves).reshape(*self.shape, *leaves[0].shape[1:]),
+            *states,
+        )
+
+    def result(self, run_seconds: float, interrupted: bool) -> SweepResult:
+        """Everything, by setting and seed."""
+        plan = self.plan.plan
+        steps = (np.arange(plan.num_records) + 1) * plan.steps_per_record
+        return SweepResult(
+            settings=self.plan.settings,
+            seeds=self.plan.seeds,
+            steps=steps[: self.record],
+            metrics={name: value[..., : self.record] for name, value in self.metrics.items()},
+            agent_states=self.agent_states(),
+            diverged_at=diverged_at(self.metrics, steps, self.record),
+            plan=self.plan,
+            run_seconds=run_seconds,
+            interrupted=interrupted,
+        )
+
+
+_SUMMARISE = jax.jit(jax.vmap(summarise))
+
+
+def diverged_at(metrics: Mapping[str, Array], steps: np.ndarray, num_records: int) -> np.ndarray:
+    """The step `[S, N]` of the first record whose learning metrics are not finite; -1 where all are."""
+    learning = [m[..., :num_records] for name, m in metrics.items() if name not in _EPISODE_METRICS]
+    shape = next(iter(metrics.values())).shape[:-1]
+    if not learning or num_records == 0:
+        return np.full(shape, -1, np.int64)
+    bad = ~np.isfinite(np.stack(learning)).all(axis=0)
+    return np.where(bad.any(-1), steps[:num_records][bad.argmax(-1)], -1)

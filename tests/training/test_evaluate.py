@@ -1,0 +1,141 @@
+"""Evaluation: known returns, greedy and exploring play, tails against NumPy, cut episodes counted."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.core import struct
+from jaxrl.core.mdp import tabular_mdp
+from jaxrl.envs.tabular import TabularEnv
+from jaxrl.training.evaluate import Evaluation, evaluate
+
+KEY = jax.random.key(0)
+
+
+@struct.dataclass
+class Constant:
+    """Plays `state`; exploring, its opposite."""
+
+    discount: float = 0.9
+    bonus: float = 0.0
+
+    def initial_memory(self, num_envs):
+        return ()
+
+    def act(self, key, state, observation, explore=True, memory=()):
+        action = jnp.full(observation.shape, state, jnp.int32)
+        return (1 - action if explore else action), {}
+
+
+def line(length: int = 4, time_limit: float = float("inf")) -> TabularEnv:
+    """Action 1 moves on and pays the state's number, the last move ends; action 0 waits for -1."""
+    state = np.arange(length)[:, None, None]
+    action = np.arange(2)[None, :, None]
+    mdp = tabular_mdp(
+        np.ones((length, 2, 1)),
+        np.minimum(state + action, length - 1),
+        np.where(action == 1, state, -1.0),
+        terminal=(state == length - 1) & (action == 1),
+    )
+    return TabularEnv(mdp, time_limit)
+
+
+def test_returns_of_a_deterministic_environment_are_known():
+    """Moving on from 0 to the end pays 0 + 1 + 2 + 3 in four steps."""
+    played = evaluate(KEY, Constant(), line(), jnp.int32(1), num_episodes=5)
+    np.testing.assert_array_equal(played.returns, np.full(5, 6.0))
+    np.testing.assert_array_equal(played.lengths, np.full(5, 4))
+    assert played.summary() == {
+        "mean": 6.0,
+        "cvar_0.1": 6.0,
+        "worst_decile": 6.0,
+        "worst": 6.0,
+        "mean_length": 4.0,
+        "num_episodes": 5,
+        "num_unfinished": 0,
+    }
+
+
+def test_exploring_is_asked_of_the_agent():
+    waits = {"num_episodes": 3, "max_steps": 10}
+    greedy = evaluate(KEY, Constant(), line(), jnp.int32(0), **waits)
+    np.testing.assert_array_equal(greedy.returns, np.full(3, -10.0))
+    exploring = evaluate(KEY, Constant(), line(), jnp.int32(0), explore=True, **waits)
+    np.testing.assert_array_equal(exploring.returns, np.full(3, 6.0))
+
+
+def test_cut_episodes_count_with_what_they_had():
+    played = evaluate(KEY, Constant(), line(), jnp.int32(1), num_episodes=2, max_steps=3)
+    np.testing.assert_array_equal(played.returns, [3.0, 3.0])
+    assert played.summary()["num_unfinished"] == 2
+    assert not np.any(played.finished)
+
+
+def test_a_time_limit_finishes_an_episode():
+    played = evaluate(KEY, Constant(), line(time_limit=3.0), jnp.int32(1), num_episodes=2)
+    np.testing.assert_array_equal(played.returns, [3.0, 3.0])
+    assert np.all(played.finished)
+
+
+def geometric() -> TabularEnv:
+    """Each step pays 1 and ends with probability 1/2."""
+    return TabularEnv(
+        tabular_mdp(
+            [[[0.5, 0.5]]], [[[0, 0]]], [[[1.0, 1.0]]], terminal=np.array([[[False, True]]])
+        )
+    )
+
+
+def test_episodes_are_independent_and_end_on_their_own():
+    """Lengths are geometric of mean 2 and variance 2; returns equal them, nothing after the end."""
+    played = evaluate(KEY, Constant(), geometric(), jnp.int32(0), num_episodes=4000)
+    np.testing.assert_array_equal(played.returns, played.lengths)
+    assert abs(float(played.mean) - 2.0) < 5 * (2.0 / 4000) ** 0.5
+    counts = np.bincount(played.lengths, minlength=6)[1:5] / 4000
+    np.testing.assert_allclose(counts, [1 / 2, 1 / 4, 1 / 8, 1 / 16], atol=5 * 0.5 / 4000**0.5)
+    again = evaluate(KEY, Constant(), geometric(), jnp.int32(0), num_episodes=4000)
+    np.testing.assert_array_equal(again.returns, played.returns)
+
+
+@pytest.mark.parametrize("num_episodes", [1, 7, 10, 11, 95, 200])
+@pytest.mark.parametrize("level", [0.1, 0.25, 1.0])
+def test_tails_agree_with_numpy(num_episodes, level):
+    returns = np.random.default_rng(num_episodes).normal(10.0, 5.0, num_episodes)
+    played = Evaluation(
+        jnp.asarray(returns, jnp.float32), jnp.ones(num_episodes), jnp.ones(num_episodes, bool)
+    )
+    decile = np.quantile(returns, 0.1, method="inverted_cdf")
+    np.testing.assert_allclose(played.worst_decile, decile, rtol=1e-6)
+    # The mean of the lowest `level` share of mass, the atom at its edge in part.
+    mass = np.clip(level * num_episodes - np.arange(num_episodes), 0.0, 1.0)
+    tail = mass @ np.sort(returns) / (level * num_episodes)
+    np.testing.assert_allclose(played.cvar(level), tail, rtol=1e-4)
+
+
+def test_another_number_in_agent_or_environment_does_not_compile_again():
+    from jaxrl.training.evaluate import _play
+
+    evaluate(KEY, Constant(0.9), line(), jnp.int32(1), num_episodes=5)
+    size = _play._cache_size()
+    evaluate(jax.random.key(5), Constant(0.5, 2.0), line(), jnp.int32(0), num_episodes=5, max_steps=10_000)
+    env = line()
+    faster = env.replace(mdp=env.mdp.replace(reward=2 * env.mdp.reward))
+    assert float(evaluate(KEY, Constant(), faster, jnp.int32(1), num_episodes=5).mean) == 12.0
+    assert _play._cache_size() == size
+
+
+def test_agent_states_may_be_mapped_over():
+    states = jnp.array([0, 1])
+    played = jax.vmap(
+        lambda state: evaluate(KEY, Constant(), line(), state, num_episodes=2, max_steps=10)
+    )(states)
+    np.testing.assert_array_equal(played.returns, [[-10.0, -10.0], [6.0, 6.0]])
+
+
+@pytest.mark.parametrize("bad", [{"num_episodes": 0}, {"max_steps": 0}])
+def test_nothing_to_play_is_refused(bad):
+    with pytest.raises(ValueError, match="at least 1"):
+        evaluate(KEY, Constant(), line(), jnp.int32(0), **bad)
