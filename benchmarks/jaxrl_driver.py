@@ -1,7 +1,7 @@
 """Train jaxrl and measure it; run by `throughput.py`, with the interface of `rejax_driver.py`.
 
-The settings and the network are tabled in `throughput_settings.py`. One seed runs without `vmap`, sixteen run one
-after the other through the same program, as `jaxrl.sweep` does on a CPU.
+The settings and the network are tabled in `throughput_settings.py`. One seed runs without `vmap`,
+sixteen run one after the other through the same program, as `jaxrl.sweep` does on a CPU.
 """
 
 from __future__ import annotations

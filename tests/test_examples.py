@@ -6,7 +6,20 @@ import pkgutil
 
 import pytest
 
-PACKAGES = ("functionals", "returns", "losses", "operators")
+PACKAGES = [
+    "core",
+    "functionals",
+    "returns",
+    "losses",
+    "operators",
+    "envs",
+    "networks",
+    "replay",
+    "rules",
+    "agents",
+    "training",
+    "report",
+]
 
 
 def modules():

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.checks import check_minibatches
 from jaxrl.agents.minibatches import shuffled
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core import struct
@@ -44,8 +45,9 @@ class _Minibatches:
 class ActorCriticAgent:
     """Rolls out `num_envs` x `rollout_length` steps, then makes `num_epochs` passes over them.
 
-    The value of the true successor of every step is used: truncation bootstraps, termination does not. Gaussian
-    actions are clipped to the action box as they leave the agent; their log-probability is the unclipped draw's.
+    The value of the true successor of every step is used: truncation bootstraps, termination does
+    not. Gaussian actions are clipped to the action box as they leave the agent; their
+    log-probability is the unclipped draw's.
 
     Sources: Mnih et al. 2016 (A2C); Schulman et al. 2016 (generalised advantages), 2017 (PPO).
     """
@@ -68,15 +70,11 @@ class ActorCriticAgent:
         actor_critic(self.network, env.observation_space, env.action_space, self.shared_torso)
         recurrent = self.network.recurrent_size > 0
         size = self.num_envs if recurrent else self.num_envs * self.rollout_length
-        if size % self.num_minibatches:
-            what = "num_envs" if recurrent else "num_envs x rollout_length"
-            raise ValueError(
-                f"{what} = {size} does not divide into num_minibatches={self.num_minibatches} "
-                "equal parts: change one of them."
-            )
+        what = "num_envs" if recurrent else "num_envs x rollout_length"
+        check_minibatches(what, size, self.num_minibatches)
 
     def init(
-        self, key: Key, env: Environment, total_steps: float = float("inf")
+        self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> ActorCriticState:
         """Fresh parameters. `total_steps` [steps] is the life that schedules see."""
         params_key, rule_key, reset_key = jax.random.split(key, 3)
@@ -114,17 +112,15 @@ class ActorCriticAgent:
         """`observation[B, ...]` -> `action[B, ...]`, extras with `log_prob[B]`."""
         model = state.model
         memory = memory if memory or not self.network.recurrent_size else self._zero(observation)
-        starts = jnp.zeros((), bool)
-        policy, actor_memory = model.apply(
-            state.params, observation, starts, memory, method="policy"
-        )
-        raw = policy.sample(key) if explore else policy.mode()
-        extras: dict[str, Any] = {"log_prob": policy.log_prob(raw)}
+        arguments = (state.params, observation, jnp.zeros((), bool), memory)
+        extras: dict[str, Any] = {}
         if memory:
-            _, critic_memory = model.apply(
-                state.params, observation, starts, memory, method="value"
-            )
-            extras |= {"memory": (actor_memory, critic_memory), "memory_before": memory}
+            policy, _, extras["memory"] = model.apply(*arguments)
+            extras["memory_before"] = memory
+        else:
+            policy, _ = model.apply(*arguments, method="policy")
+        raw = policy.sample(key) if explore else policy.mode()
+        extras["log_prob"] = policy.log_prob(raw)
         if isinstance(policy, GaussianPolicy):
             extras["raw_action"] = raw
             return jnp.clip(raw, state.action_low, state.action_high), extras
@@ -200,8 +196,7 @@ class ActorCriticAgent:
         if self.network.recurrent_size:
             policy, value = _unroll(model, params, observation, starts, memory)
         else:
-            policy, _ = model.apply(params, observation, starts, (), method="policy")
-            value, _ = model.apply(params, observation, starts, (), method="value")
+            policy, value, _ = model.apply(params, observation, starts, ())
         targets = batch.targets
         if self.normalise_advantages:
             centred = targets.advantage - jnp.mean(targets.advantage)
@@ -219,8 +214,7 @@ def _unroll(
 
     def step(memory: PyTree, inputs: tuple[PyTree, Array]) -> tuple[PyTree, tuple]:
         observation, starts = inputs
-        policy, actor = model.apply(params, observation, starts, memory, method="policy")
-        value, critic = model.apply(params, observation, starts, memory, method="value")
-        return (actor, critic), (policy, value)
+        policy, value, memory = model.apply(params, observation, starts, memory)
+        return memory, (policy, value)
 
     return jax.lax.scan(step, memory, (observation, starts))[1]

@@ -18,6 +18,10 @@ def epsilon_greedy(key: Key, scores: Array, epsilon: float | Array) -> Array:
 
     Returns:
         `[B]` int32; ties go to the first of the best.
+
+    Example:
+        >>> epsilon_greedy(jax.random.key(0), jnp.array([[1.0, 3.0]]), 0.0).tolist()
+        [1]
     """
     batch, num_actions = scores.shape
     draws = jax.random.uniform(key, (2, batch))

@@ -1,10 +1,15 @@
-"""Q-learning without replay or lagged copies: many environments, lambda-returns, layer normalisation."""
+"""Q-learning without replay or lagged copies, from many environments and lambda-returns."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.checks import (
+    check_discrete_actions,
+    check_feed_forward,
+    check_minibatches,
+)
 from jaxrl.agents.exploration import epsilon_greedy
 from jaxrl.agents.minibatches import shuffled
 from jaxrl.agents.optimiser import Optimiser
@@ -12,7 +17,6 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, Improvement
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import NetworkSettings, QNetwork
 from jaxrl.operators import Greedy
@@ -33,8 +37,9 @@ class ParallelQState:
 class ParallelQAgent:
     """Regression on lambda-returns of fresh epsilon-greedy rollouts (Peng's Q(lambda) when greedy).
 
-    target_t = r_t + d_t ((1 - lambda_t) V_t' + lambda_t target_{t+1}), V' the improvement's value of the true
-    successor; lambda_t = 0 at truncations. Layer normalisation stands in for the lagged copy.
+    target_t = r_t + d_t ((1 - lambda_t) V_t' + lambda_t target_{t+1}), V' the improvement's value
+    of the true successor; lambda_t = 0 at truncations. Layer normalisation stands in for the lagged
+    copy.
 
     Source: Gallici et al. 2025, Simplifying deep temporal difference learning, algorithm 1.
     """
@@ -63,24 +68,21 @@ class ParallelQAgent:
     num_minibatches: int = setting(16, "gradient steps in each pass", low=1)
 
     def check(self, env: Environment) -> None:
-        """Raise `ValueError` for actions that are not discrete or minibatches that do not divide."""
-        if not isinstance(env.action_space, Discrete):
-            raise ValueError(
-                "Q-learning chooses among discrete actions, and this environment's are continuous: "
-                "use ppo, sac or td3."
-            )
-        self.network.torso(env.observation_space)
-        if self.network.recurrent_size:
-            raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
-        size = self.num_envs * self.rollout_length
-        if size % self.num_minibatches:
-            raise ValueError(
-                f"num_envs x rollout_length = {size} does not divide into num_minibatches="
-                f"{self.num_minibatches} equal parts: change one of them."
-            )
+        """Refuse environments and settings that the agent cannot learn with.
 
-    def init(self, key: Key, env: Environment, total_steps: float = float("inf")) -> ParallelQState:
-        """Fresh parameters."""
+        Raises:
+            ValueError: actions that are not discrete, a recurrent network, or minibatches that do
+                not divide.
+        """
+        check_discrete_actions(env)
+        check_feed_forward(self.network, env)
+        size = self.num_envs * self.rollout_length
+        check_minibatches("num_envs x rollout_length", size, self.num_minibatches)
+
+    def init(
+        self, key: Key, env: Environment, total_steps: float | Array = float("inf")
+    ) -> ParallelQState:
+        """Fresh parameters. `total_steps` [steps] is the life that schedules see."""
         params_key, reset_key = jax.random.split(key)
         torso = self.network.torso(env.observation_space)
         model = QNetwork(torso, env.action_space.num_values)

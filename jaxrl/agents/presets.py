@@ -46,18 +46,25 @@ def double_dqn() -> QNetworkAgent:
 
 
 def c51() -> QNetworkAgent:
-    """Categorical returns on 51 atoms (Bellemare et al. 2017). Set `low` and `high` to the range of returns."""
+    """Categorical returns on 51 atoms (Bellemare et al. 2017).
+
+    Set `low` and `high` to the range of returns; atoms beyond it are clipped.
+    """
     head = Categorical(low=0.0, high=100.0, num_atoms=51)
     return QNetworkAgent(operator=BellmanOperator(head))
 
 
 def qr_dqn() -> QNetworkAgent:
     """Quantile returns (Dabney et al. 2018), with fewer atoms than the published 200."""
-    return QNetworkAgent(operator=BellmanOperator(Quantile(num_atoms=51)))
+    return QNetworkAgent(operator=BellmanOperator(Quantile(num_atoms=32)))
 
 
 def rainbow() -> QNetworkAgent:
-    """Double, dueling, 3-step, prioritised C51 (Hessel et al. 2018), with epsilon-greedy for noisy layers."""
+    """Double, dueling, 3-step, prioritised C51 (Hessel et al. 2018).
+
+    Explores by epsilon-greedy in place of noisy layers. Set `low` and `high` to the range of
+    returns.
+    """
     return QNetworkAgent(
         operator=BellmanOperator(Categorical(low=0.0, high=100.0, num_atoms=51)),
         replay=PrioritisedReplay(capacity=10_000, num_step=3),
@@ -92,6 +99,10 @@ def preset(name: str) -> Agent:
 
     Raises:
         KeyError: no such agent; the message lists near names.
+
+    Example:
+        >>> preset("dqn").replace(double=True) == preset("double_dqn")
+        True
     """
     if name not in PRESETS:
         raise KeyError(f"unknown agent {name!r}; {near_names(name, list(PRESETS))}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.checks import check_discrete_actions, check_feed_forward
+from jaxrl.agents.experience import example_transition, store
 from jaxrl.agents.exploration import epsilon_greedy
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.targets import TargetUpdate
@@ -12,7 +16,6 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import NetworkSettings, QNetwork
 from jaxrl.operators import BellmanOperator, Lookahead, Scalar
@@ -34,19 +37,25 @@ class QNetworkState:
 
 @struct.dataclass
 class QNetworkAgent:
-    """Epsilon-greedy rollouts into a replay; gradient steps towards the operator's backup of a lagged copy.
+    """Epsilon-greedy rollouts into a replay; gradient steps towards backups of a lagged copy.
 
-    The head, the improvement and the functionals are the operator's: `Scalar` is DQN, `Categorical` C51, `Quantile`
-    QR-DQN. The replay's `num_step` makes n-step targets, a `PrioritisedReplay` draws by error. `double` lets the
-    learning network choose the next action that the lagged one values.
+    The head, the improvement and the functionals are the operator's: `Scalar` is DQN, `Categorical`
+    C51, `Quantile` QR-DQN. The replay's `num_step` makes n-step targets, a `PrioritisedReplay`
+    draws by error. `double` lets the learning network choose the next action that the lagged one
+    values.
 
-    Sources: Mnih et al. 2015; van Hasselt et al. 2016 (double); Wang et al. 2016 (dueling); Schaul et al. 2016
-    (prioritised); Bellemare et al. 2017; Dabney et al. 2018; Hessel et al. 2018 (combination).
+    Sources: Mnih et al. 2015; van Hasselt et al. 2016 (double); Wang et al. 2016 (dueling); Schaul
+    et al. 2016 (prioritised); Bellemare et al. 2017; Dabney et al. 2018; Hessel et al. 2018
+    (combination).
     """
 
-    operator: BellmanOperator = struct.field(default_factory=lambda: BellmanOperator(Scalar(float("inf"))))
+    operator: BellmanOperator = struct.field(
+        default_factory=lambda: BellmanOperator(Scalar(float("inf")))
+    )
     network: NetworkSettings = struct.field(
-        default_factory=lambda: NetworkSettings(hidden_sizes=(64, 64), activation="relu")
+        default_factory=lambda: NetworkSettings(
+            hidden_sizes=(64, 64), activation="relu", layer_norm=True
+        )
     )
     optimiser: Optimiser = struct.field(
         default_factory=lambda: Optimiser(learning_rate=Linear(5e-4, 0.0), max_grad_norm=10.0)
@@ -80,21 +89,21 @@ class QNetworkAgent:
         return self.replay.replace(num_envs=self.num_envs)
 
     def check(self, env: Environment) -> None:
-        """Raise `ValueError` for actions that are not discrete, a batch that the replay cannot give, or an operator
-        that asks for more successors than a replay holds."""
-        if not isinstance(env.action_space, Discrete):
-            raise ValueError(
-                "Q-learning chooses among discrete actions, and this environment's are continuous: "
-                "use ppo, sac or td3."
-            )
-        self.network.torso(env.observation_space)
-        if self.network.recurrent_size:
-            raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
+        """Refuse environments and settings that the agent cannot learn with.
+
+        Raises:
+            ValueError: actions that are not discrete, a recurrent network, a batch that the replay
+                cannot give, or an operator that asks for more successors than a replay holds.
+        """
+        check_discrete_actions(env)
+        check_feed_forward(self.network, env)
         self.memory.check(self.batch_size)
         self.operator.require_successors(1)
 
-    def init(self, key: Key, env: Environment, total_steps: float = float("inf")) -> QNetworkState:
-        """Fresh parameters and an empty replay."""
+    def init(
+        self, key: Key, env: Environment, total_steps: float | Array = float("inf")
+    ) -> QNetworkState:
+        """Fresh parameters and an empty replay. `total_steps` [steps] is the life schedules see."""
         params_key, reset_key = jax.random.split(key)
         model = QNetwork(
             self.network.torso(env.observation_space),
@@ -133,8 +142,8 @@ class QNetworkAgent:
         return epsilon_greedy(key, scores, value_at(self.exploration, state.progress)), {}
 
     def scores(self, params: Array) -> Array:
-        """Head parameters `[..., A, *head.shape]` -> scores `[..., A]` [return]: the return functional of each
-        action's law, which a backup's improvement uses too."""
+        """Head parameters `[..., A, *head.shape]` -> scores `[..., A]` [return]: the return
+        functional of each action's law, which a backup's improvement uses too."""
         return _each(self.operator.score, params, len(self.operator.head.shape))
 
     def update(
@@ -142,12 +151,7 @@ class QNetworkAgent:
     ) -> tuple[QNetworkState, dict[str, Array]]:
         """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
         replay = self.memory
-        state = state.replace(
-            replay=replay.add(state.replay, trajectory.replace(extras={})),
-            progress=state.progress.advance(trajectory.reward.size),
-        )
-        ready = replay.can_sample(state.replay, self.batch_size)
-        ready &= state.progress.step >= self.warmup
+        state, ready = store(self, state, trajectory)
         beta = value_at(self.importance, state.progress)
 
         def learn(state: QNetworkState, draw_key: Key) -> tuple[QNetworkState, Array]:
@@ -205,23 +209,7 @@ class QNetworkAgent:
         return (params, target_params, optimiser), priority, jnp.stack([total, q_value])
 
 
-def example_transition(observation: PyTree, action_space: Discrete) -> Transition:
-    """One step `[B, ...]` of the shapes and types that a rollout records, for a replay to size itself by."""
-    num_envs = jax.tree.leaves(observation)[0].shape[0]
-    number, flag = jnp.zeros(num_envs), jnp.zeros(num_envs, bool)
-    return Transition(
-        observation=observation,
-        action=jnp.zeros((num_envs, *action_space.shape), action_space.dtype),
-        reward=number,
-        discount=number,
-        next_observation=observation,
-        terminated=flag,
-        truncated=flag,
-        extras={},
-    )
-
-
-def _each(function, params: Array, num_axes: int) -> Array:
+def _each(function: Callable[[Array], Array], params: Array, num_axes: int) -> Array:
     """`function` over all leading axes of `params`, whose last `num_axes` axes are one example."""
     for _ in range(params.ndim - num_axes):
         function = jax.vmap(function)

@@ -14,8 +14,12 @@ from jaxrl.core.types import Array, PyTree
 class TargetUpdate:
     """Every `period` updates the copy moves a share `step_size` of the way to the parameters.
 
-    `step_size = 1` copies (Mnih et al. 2015); `period = 1` with a small step is Polyak averaging (Lillicrap et
-    al. 2016).
+    `step_size = 1` copies (Mnih et al. 2015); `period = 1` with a small step is Polyak averaging
+    (Lillicrap et al. 2016).
+
+    Example:
+        >>> float(TargetUpdate(step_size=0.25).move(jnp.array(0.0), jnp.array(8.0), 1))
+        2.0
     """
 
     period: int = setting(1, "gradient steps between two moves", unit="updates", low=1)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.action_box import ActionBox, check_action_box
+from jaxrl.agents.checks import check_feed_forward
+from jaxrl.agents.experience import draw_rounds, example_transition, store
 from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.q_network import example_transition
 from jaxrl.agents.targets import TargetUpdate
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
@@ -104,16 +105,18 @@ class TwinDelayedAgent:
         return self.replay.replace(num_envs=self.num_envs)
 
     def check(self, env: Environment) -> None:
-        """Raise `ValueError` for actions that are not a finite box, a recurrent network, or a batch
-        that the replay cannot give."""
+        """Refuse environments and settings that the agent cannot learn with.
+
+        Raises:
+            ValueError: actions that are not a finite box, a recurrent network, or a batch that the
+                replay cannot give.
+        """
         check_action_box(env)
-        self.network.torso(env.observation_space)
-        if self.network.recurrent_size:
-            raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
+        check_feed_forward(self.network, env)
         self.memory.check(self.batch_size)
 
     def init(
-        self, key: Key, env: Environment, total_steps: float = float("inf")
+        self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> TwinDelayedState:
         """Fresh parameters and an empty replay. `total_steps` [steps] is the life schedules see."""
         actor_key, critic_key, reset_key = jax.random.split(key, 3)
@@ -176,18 +179,8 @@ class TwinDelayedAgent:
     ) -> tuple[TwinDelayedState, dict[str, Array]]:
         """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
         draw_key, learn_key = jax.random.split(key)
-        replay = self.memory
-        memory = replay.add(state.replay, trajectory.replace(extras={}))
-        state = state.replace(
-            replay=memory, progress=state.progress.advance(trajectory.reward.size)
-        )
-        ready = replay.can_sample(memory, self.batch_size)
-        ready &= state.progress.step >= self.warmup
-        # One draw serves all gradient steps: none of them changes the replay, which so stays out of
-        # the conditional.
-        draw = replay.sample(draw_key, memory, self.num_updates * self.batch_size)
-        shape = (self.num_updates, self.batch_size)
-        batches = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)
+        state, ready = store(self, state, trajectory)
+        batches = draw_rounds(draw_key, self, state.replay)
         keys = jax.random.split(learn_key, self.num_updates)
 
         def learn(learner: TwinDelayedLearner) -> tuple[TwinDelayedLearner, dict]:

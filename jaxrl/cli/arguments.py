@@ -47,20 +47,24 @@ class Train:
     )
     num_seeds: Annotated[Whole, arg(help="seeds of every setting")] = 16
     num_steps: Annotated[Whole, arg(help="environment steps of each run [steps]")] = 500_000
-    seed: Annotated[Whole, arg(help="all randomness comes from it and the seed's number")] = 0
+    seed: Annotated[Whole, arg(help="root of all randomness, together with each seed's number")] = 0
     settings: Annotated[
         Assignments,
-        arg(name="set", metavar="NAME=VALUE ...", help="settings of the agent"),
+        arg(name="set", metavar="NAME=VALUE ...", help="settings of the agent, listed by --help"),
     ] = ()
     env_settings: Annotated[
         Assignments,
-        arg(name="env-set", metavar="NAME=VALUE ...", help="parameters of the environment"),
+        arg(
+            name="env-set",
+            metavar="NAME=VALUE ...",
+            help="parameters of the environment, such as length=0.7",
+        ),
     ] = ()
     sweep: Annotated[
         Assignments,
         arg(metavar="NAME=V1,V2 ...", help="float settings to try, in all combinations"),
     ] = ()
-    num_records: Annotated[Whole, arg(help="how often metrics are recorded")] = 100
+    num_records: Annotated[Whole, arg(help="times that metrics are recorded, evenly spaced")] = 100
     lanes: Annotated[
         Whole | None,
         arg(
@@ -81,9 +85,13 @@ class Train:
         str | None,
         arg(metavar="RUN", help="continue the run in this folder", help_behavior_hint=""),
     ] = None
-    overwrite: Annotated[bool, arg(help="delete the run that is in the folder")] = False
+    overwrite: Annotated[bool, arg(help="delete the run that is in the folder and start anew")] = (
+        False
+    )
     dry_run: Annotated[bool, arg(help="check everything, show the plan, train nothing")] = False
-    eval_episodes: Annotated[Whole, arg(help="greedy episodes of every seed at the end")] = 0
+    eval_episodes: Annotated[
+        Whole, arg(help="greedy episodes of every seed at the end; 0 for none")
+    ] = 0
     checkpoint_seconds: Annotated[
         float, arg(metavar="SECONDS", help="least time between checkpoints [s]")
     ] = 60.0
@@ -97,15 +105,20 @@ class Evaluate:
     num_episodes: Annotated[Whole, arg(help="episodes of every agent")] = 1000
     explore: Annotated[bool, arg(help="act as in training rather than greedily")] = False
     max_steps: Annotated[Whole, arg(help="episodes are cut after so many steps [steps]")] = 10_000
-    seed: Annotated[Whole, arg(help="of the episodes")] = 0
+    seed: Annotated[Whole, arg(help="root of the episodes' randomness")] = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
     """Draw the learning curves of runs in one picture, finished or not."""
 
-    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN ...", help="folders of runs")]
-    metric: Annotated[str, arg(metavar="NAME", help="what to draw")] = "episode_return"
+    runs: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="RUN ...", help="folders of runs", help_behavior_hint=""),
+    ]
+    metric: Annotated[str, arg(metavar="NAME", help="metric to draw, as in metrics.parquet")] = (
+        "episode_return"
+    )
     out: Annotated[
         str | None,
         arg(
@@ -120,7 +133,9 @@ class Plot:
 class List:
     """Show what there is by name."""
 
-    what: Annotated[Positional[Literal["agents", "envs", "operators"]], arg(help="of what kind")]
+    what: Annotated[
+        Positional[Literal["agents", "envs", "operators"]], arg(help="the kind of thing")
+    ]
 
 
 Command = (

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 
 from jaxrl.cli.arguments import Evaluate
 from jaxrl.cli.errors import BadInput, refusing
-from jaxrl.cli.job import Job, job_from_config
+from jaxrl.cli.job import Job, job_from_config, read_config
 from jaxrl.cli.screen import add_row, make_console, make_table, number, say
-from jaxrl.cli.train import read_config
 from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.evaluate import Evaluation, evaluate

@@ -19,6 +19,7 @@ from jaxrl.core.settings import list_settings, replace_setting, resolve_setting
 from jaxrl.envs import make
 from jaxrl.training.lanes import default_lanes, expand_settings
 from jaxrl.training.loop import check_training, make_plan
+from jaxrl.training.run_folder import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,18 @@ def job_from_arguments(arguments: Train) -> Job:
         },
         numbers=arguments,
     )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in `path`.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    if not (path / "config.yaml").is_file():
+        raise BadInput(f"{path} is not a run's folder: it has no config.yaml.")
+    with refusing(ValueError, OSError):
+        return RunFolder(path).config()
 
 
 def job_from_config(config: Mapping[str, Any]) -> Job:

@@ -68,20 +68,20 @@ def _list_agents() -> None:
 
 
 def _list_envs() -> None:
-    from jaxrl import envs
+    from jaxrl.envs import make, names
 
     table = make_table(["environment", "observation", "actions"])
-    for name in envs.names():
-        env = envs.make(name)
+    for name in names():
+        env = make(name)
         add_row(table, name, _space(env.observation_space), _space(env.action_space))
     make_console().print(table)
 
 
 def _list_operators() -> None:
-    from jaxrl import operators
+    from jaxrl.operators import names
 
     table = make_table(["slot", "name", "what it is"])
-    for slot, known in operators.names().items():
+    for slot, known in names().items():
         for name, kind in known.items():
             add_row(table, slot, name, _first_line(kind))
     make_console().print(table)
@@ -96,4 +96,4 @@ def _space(space: Any) -> str:
 
     if isinstance(space, Discrete):
         return f"{space.num_values} values"
-    return "x".join(map(str, space.shape)) or "a number"
+    return f"{'x'.join(map(str, space.shape)) or 1} number{'s' * (math.prod(space.shape) != 1)}"

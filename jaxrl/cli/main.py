@@ -7,6 +7,7 @@ on standard error says why); 128 + signal when stopped by Ctrl-C or SIGTERM.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import os
 import re
@@ -47,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if words in (["--version"], ["-V"]):
-        import jaxrl
-
-        sys.stdout.write(f"jaxrl {jaxrl.__version__}\n")
+        sys.stdout.write(f"jaxrl {importlib.metadata.version('jaxrl')}\n")
         return 0
     quiet_xla()
     command = _parse(words)

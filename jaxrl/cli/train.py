@@ -13,9 +13,10 @@ from rich.console import Console
 
 from jaxrl.cli.arguments import Train, given_options
 from jaxrl.cli.errors import BadInput, refusing
+from jaxrl.cli.evaluate import evaluate_agents, pooled_summary
 from jaxrl.cli.forecast import forecast, plan_line
 from jaxrl.cli.interrupt import Interrupt, catch_signals
-from jaxrl.cli.job import Job, job_from_arguments, job_from_config
+from jaxrl.cli.job import Job, job_from_arguments, job_from_config, read_config
 from jaxrl.cli.progress import Stopped, Watch
 from jaxrl.cli.screen import make_console, say
 from jaxrl.cli.summary import SCORE, num_diverged, num_runs, settings_summary, show_summary
@@ -79,18 +80,6 @@ def _job_and_folder(arguments: Train, words: Sequence[str]) -> tuple[Job, Path]:
         raise BadInput(f"--resume takes the run as it was configured: leave out {option}.")
     path = Path(arguments.resume)
     return job_from_config(read_config(path)), path
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The configuration of the run in `path`.
-
-    Raises:
-        BadInput: there is none, or it cannot be read.
-    """
-    if not (path / "config.yaml").is_file():
-        raise BadInput(f"{path} is not a run's folder: it has no config.yaml.")
-    with refusing(ValueError, OSError):
-        return RunFolder(path).config()
 
 
 def _show_plan(console: Console, job: Job, path: Path, overwrite: bool) -> None:
@@ -201,8 +190,6 @@ def _add_evaluations(
     rows: list[dict[str, Any]], job: Job, num_episodes: int, result: SweepResult
 ) -> None:
     """Greedy episodes of every final agent, pooled over the seeds of each setting."""
-    from jaxrl.cli.evaluate import evaluate_agents, pooled_summary
-
     for row, seeds in zip(
         rows, evaluate_agents(job, result.agent_states, 0, num_episodes), strict=True
     ):

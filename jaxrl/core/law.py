@@ -13,6 +13,11 @@ class Law:
     """A law on finitely many real numbers.
 
     Atoms may repeat and stand in any order; atoms of zero probability carry no meaning.
+
+    Example:
+        >>> law = Law.of_samples([1.0, 2.0, 6.0])
+        >>> float(law.push(1.0, 0.5).mean())  # 1 + 3 / 2
+        2.5
     """
 
     probs: Array  # [..., N], non-negative, summing to one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxrl.core import struct
 from jaxrl.core.types import Array
@@ -23,9 +24,7 @@ class TabularMDP:
     prob: Array  # [S, A, K], non-negative, summing to one over K
     next_state: Array  # [S, A, K] int32
     reward: Array  # [S, A, K] [return]
-    terminal: (
-        Array  # [S, A, K] bool, or the probability in [0, 1] that the outcome ends the episode
-    )
+    terminal: Array  # [S, A, K] bool, or the probability of ending, in [0, 1]
     initial: Array  # [S], law of the first state
     legal: Array  # [S, A] bool, which actions may be taken
     discount: float  # gamma in [0, 1] [per step]
@@ -66,13 +65,13 @@ class TabularMDP:
 
 
 def tabular_mdp(
-    prob: Array,
-    next_state: Array | None,
-    reward: Array,
+    prob: ArrayLike,
+    next_state: ArrayLike | None,
+    reward: ArrayLike,
     *,
-    terminal: Array | None = None,
-    initial: Array | None = None,
-    legal: Array | None = None,
+    terminal: ArrayLike | None = None,
+    initial: ArrayLike | None = None,
+    legal: ArrayLike | None = None,
     discount: float = 0.99,
 ) -> TabularMDP:
     """A checked `TabularMDP`.

@@ -56,10 +56,14 @@ class Environment(Protocol):
     """A pure environment: its numeric fields are its parameters, and leaves of the struct."""
 
     @property
-    def observation_space(self) -> Space: ...
+    def observation_space(self) -> Space:
+        """The space of one observation."""
+        ...
 
     @property
-    def action_space(self) -> Space: ...
+    def action_space(self) -> Space:
+        """The space of one action."""
+        ...
 
     def reset(self, key: Key) -> tuple[PyTree, PyTree]:
         """-> `state`, `observation` of a new episode."""
@@ -73,18 +77,30 @@ class Environment(Protocol):
 class Agent(Protocol):
     """Three pure functions and the plan of their rollouts.
 
-    `state` holds everything that learning changes: parameters, optimiser, targets, replay, progress.
+    `state` holds everything that learning changes: parameters, optimiser, targets, replay,
+    progress.
     """
 
-    num_envs: int  # environments stepped side by side, B
-    rollout_length: int  # steps of each between two updates, T
-    discount: float  # gamma [per step]
+    @property
+    def num_envs(self) -> int:
+        """Environments stepped side by side, B."""
+        ...
+
+    @property
+    def rollout_length(self) -> int:
+        """Steps of each between two updates, T."""
+        ...
+
+    @property
+    def discount(self) -> float:
+        """Gamma [per step]."""
+        ...
 
     def check(self, env: Environment) -> None:
         """Raise `ValueError` when the agent cannot learn in `env`, saying what to do."""
         ...
 
-    def init(self, key: Key, env: Environment, total_steps: float = ...) -> PyTree:
+    def init(self, key: Key, env: Environment, total_steps: float | Array = ...) -> PyTree:
         """-> `state`. `total_steps` is the length of the life that schedules see."""
         ...
 
@@ -114,7 +130,10 @@ class Agent(Protocol):
 class UpdateRule(Protocol):
     """What an actor-critic minimises, hand-written or learned."""
 
-    outputs: Mapping[str, tuple[int, ...]]  # extra network heads the rule asks for
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """Extra network heads that the rule asks for: name and shape."""
+        ...
 
     def init(self, key: Key) -> PyTree:
         """-> `rule_params`; `()` when nothing is learned."""

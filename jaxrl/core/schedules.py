@@ -15,6 +15,10 @@ class Linear:
     value = initial + (final - initial) clip((fraction - start) / (end - start), 0, 1)
 
     With an unlimited life (`total_steps` infinite) the fraction stays 0 and the value `initial`.
+
+    Example:
+        >>> float(Linear(1.0, 0.0, end=0.5)(Progress.start(100.0).advance(25)))  # half of the way
+        0.5
     """
 
     initial: float

@@ -24,14 +24,23 @@ def setting(
     """A field of a settings struct: floats become leaves, everything else is static.
 
     Args:
-        default: the default value. A `float` (or a schedule struct) makes the field a pytree leaf, swept and traced
-            without recompiling; an `int`, `bool`, `str`, tuple, `None` or callable makes it static.
+        default: the default value. A `float` (or a schedule struct) makes the field a pytree leaf,
+            swept and traced without recompiling; an `int`, `bool`, `str`, tuple, `None` or callable
+            makes it static.
         help: one line, without the unit.
         unit: unit shown by `--help`, such as `return` or `per step`.
         low: least value allowed.
         high: greatest value allowed.
         low_open: whether `low` itself is refused.
         choices: the values allowed, when they are few.
+
+    Example:
+        >>> @struct.dataclass
+        ... class Bonus:
+        ...     weight: float = setting(0.1, "weight of the bonus", unit="return", low=0.0)
+        >>> check_settings(Bonus(weight=-1.0))
+        Traceback (most recent call last):
+        ValueError: weight=-1.0 is out of range: give a value in [0, inf).
     """
     metadata = {
         "help": help,
@@ -101,7 +110,7 @@ def check_value(info: SettingInfo, value: Any) -> None:
     if math.isnan(value) or below or value > info.high:
         left = "(" if info.low_open or math.isinf(info.low) else "["
         right = ")" if math.isinf(info.high) else "]"
-        bounds = f"{left}{_short(info.low)}, {_short(info.high)}{right}"
+        bounds = f"{left}{info.low:g}, {info.high:g}{right}"
         raise ValueError(f"{info.name}={value} is out of range: give a value in {bounds}.")
 
 
@@ -150,7 +159,3 @@ def _replace_path(owner: Any, path: list[str], value: Any) -> Any:
     if rest:
         value = _replace_path(getattr(owner, head), rest, value)
     return dataclasses.replace(owner, **{head: value})
-
-
-def _short(bound: float) -> str:
-    return f"{bound:g}"

@@ -18,6 +18,7 @@ class Discrete:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """`()`: a member is one integer."""
         return ()
 
     def sample(self, key: Key) -> Array:

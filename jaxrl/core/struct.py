@@ -1,15 +1,16 @@
 """Frozen dataclasses that are pytrees: the form of every setting, law, state and agent.
 
-They stand in for `flax.struct`, whose classes are registered through `jax.tree_util.register_dataclass`: under jax
-0.10.1 and 0.11.2 two of those have *equal* tree structures whenever they have as many leaves and equal static fields,
-so that `jit` may run the program traced for one class (`CVaR(0.1)`) on another (`Entropic(0.1)`). Classes registered
-with their own functions are told apart.
+They stand in for `flax.struct`, whose classes are registered through
+`jax.tree_util.register_dataclass`: under jax 0.10.1 and 0.11.2 two of those have *equal* tree
+structures whenever they have as many leaves and equal static fields, so that `jit` may run the
+program traced for one class (`CVaR(0.1)`) on another (`Entropic(0.1)`). Classes registered with
+their own functions are told apart.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -24,7 +25,7 @@ def field(
     default_factory: Callable[[], Any] | Any = dataclasses.MISSING,
     metadata: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A field of a struct; `pytree_node=False` makes it static, part of the structure and not a leaf.
+    """A field of a struct; `pytree_node=False` makes it static: part of the structure, no leaf.
 
     Args:
         pytree_node: whether the field is traced, swept and differentiated.
@@ -57,10 +58,9 @@ def dataclass(cls: type[T]) -> type[T]:
         values, aux = flatten(owner)
         return tuple(zip(keys, values, strict=True)), aux
 
-    def unflatten(aux: tuple, values: tuple) -> Any:
-        owner = object.__new__(
-            made
-        )  # JAX rebuilds with tracers and sentinels: nothing may check them
+    def unflatten(aux: tuple, values: Iterable[Any]) -> Any:
+        # JAX rebuilds with tracers and sentinels: nothing may check them.
+        owner = object.__new__(made)
         for name, value in zip(children + static, (*values, *aux), strict=True):
             object.__setattr__(owner, name, value)
         return owner

@@ -34,8 +34,8 @@ class TimeStep:
 class Transition:
     """One step of experience; a trajectory is the same struct with leading axes `[T, B]`.
 
-    `discount` is gamma^tau (1 - terminated): a number per transition. Termination zeroes `discount`;
-    truncation zeroes the trace decay and keeps the bootstrap from `next_observation`.
+    `discount` is gamma^tau (1 - terminated): a number per transition. Termination zeroes
+    `discount`; truncation zeroes the trace decay and keeps the bootstrap from `next_observation`.
     """
 
     observation: PyTree
@@ -51,7 +51,10 @@ class Transition:
 
 @struct.dataclass
 class Progress:
-    """How far a life has come: what schedules read. Traced, so that a longer life never recompiles."""
+    """How far a life has come: what schedules read.
+
+    Traced, so that a longer life never recompiles.
+    """
 
     step: Array  # [] int32, environment steps taken so far
     total_steps: Array  # [] float32, environment steps of the whole life; inf when unlimited

@@ -23,7 +23,15 @@ from jaxrl.networks.torsos import NetworkSettings, Torso
 class QNetwork(nn.Module):
     """Return parameters for every action; `dueling` splits them into value plus centred advantage.
 
-    Source: Wang et al. 2016, equation 9 (dueling); Bellemare et al. 2017 (distributional outputs).
+    Sources: Wang et al. 2016, equation 9 (dueling); Bellemare et al. 2017 (distributional outputs).
+
+    Example:
+        >>> from jaxrl.core.spaces import Discrete
+        >>> model = QNetwork(NetworkSettings().torso(Discrete(5)), num_actions=3, head_shape=(7,))
+        >>> observation = jnp.zeros((2,), jnp.int32)
+        >>> params = model.init(jax.random.key(0), observation)
+        >>> model.apply(params, observation).shape
+        (2, 3, 7)
     """
 
     torso: Torso
@@ -99,10 +107,17 @@ class ActorCritic(nn.Module):
         self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser)
         self.value_head = nn.Dense(1, kernel_init=INITIALISERS[s.initialiser](1.0))
 
-    def __call__(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple:
-        """Everything at once, to initialise the parameters; arguments as in `step`."""
-        policy, next_memory = self.policy(observation, starts, memory)
-        return policy, self.value(observation, starts, memory)[0], next_memory
+    def __call__(
+        self, observation: PyTree, starts: Array, memory: PyTree
+    ) -> tuple[Policy, Array, PyTree]:
+        """Policy, value `[...]` and both memories after one step, a shared torso evaluated once."""
+        features, actor_memory = self._actor_features(observation, starts, memory)
+        if self.shared:
+            value, critic_memory = self.value_head(features)[..., 0], actor_memory
+        else:
+            value, critic_memory = self.value(observation, starts, memory)
+        next_memory = (actor_memory, critic_memory) if self.network.recurrent_size else ()
+        return self.policy_head(features), value, next_memory
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """`(actor, critic)` memories `[num_envs, H]`, zero; `()` for a feed-forward network."""
@@ -113,18 +128,24 @@ class ActorCritic(nn.Module):
 
     def policy(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Policy, PyTree]:
         """One step of the policy: `[..., *observation]` -> policy, actor memory `[..., H]`."""
+        features, actor_memory = self._actor_features(observation, starts, memory)
+        return self.policy_head(features), actor_memory
+
+    def _actor_features(
+        self, observation: PyTree, starts: Array, memory: PyTree
+    ) -> tuple[Array, PyTree]:
         features = self.actor_torso(observation)
-        if self.network.recurrent_size:
-            actor_memory, features = self.actor_core(memory[0], (features, starts))
-            return self.policy_head(features), actor_memory
-        return self.policy_head(features), ()
+        if not self.network.recurrent_size:
+            return features, ()
+        actor_memory, features = self.actor_core(memory[0], (features, starts))
+        return features, actor_memory
 
     def value(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Array, PyTree]:
-        """One step of the critic: `[..., *observation]` -> value `[...]`, critic memory `[..., H]`."""
-        torso = self.actor_torso if self.shared else self.critic_torso
+        """One step of the critic: `[..., *observation]` -> value `[...]`, memory `[..., H]`."""
+        torso = self.actor_torso if self.critic_torso is None else self.critic_torso
         features = torso(observation)
         if self.network.recurrent_size:
-            core = self.actor_core if self.shared else self.critic_core
+            core = self.actor_core if self.critic_core is None else self.critic_core
             critic_memory, features = core(memory[1], (features, starts))
             return self.value_head(features)[..., 0], critic_memory
         return self.value_head(features)[..., 0], ()

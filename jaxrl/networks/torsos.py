@@ -25,7 +25,7 @@ HIDDEN_GAIN = 2**0.5  # keeps the variance through a rectifier (He et al. 2015)
 
 
 class MLP(nn.Module):
-    """Dense layers, each followed by the activation (and layer normalisation before it, if asked)."""
+    """Dense layers, each followed by the activation, after layer normalisation if asked."""
 
     hidden_sizes: tuple[int, ...]
     activation: str = "tanh"
@@ -47,8 +47,9 @@ class MLP(nn.Module):
 class Convolution3x3(nn.Module):
     """A valid 3x3 convolution of stride 1 on `[..., H, W, C]`, parameters as `flax.linen.Conv`'s.
 
-    On a CPU inside `scan` a convolution ran 2 to 8 times slower than the same arithmetic as nine shifted slices
-    and one dense product, so that form is used there; accelerators get the convolution.
+    On a CPU inside `scan` a convolution ran 2 to 8 times slower than the same arithmetic as nine
+    shifted slices and one dense product, so that form is used there; accelerators get the
+    convolution.
     """
 
     num_features: int
@@ -76,7 +77,7 @@ class Convolution3x3(nn.Module):
 
 
 class MinAtarTorso(nn.Module):
-    """One 3x3 convolution, then dense layers: the network of Young & Tian, 2019 (MinAtar), section 4."""
+    """One 3x3 convolution, then dense layers (Young & Tian 2019, MinAtar, section 4)."""
 
     hidden_sizes: tuple[int, ...] = (128,)
     activation: str = "relu"
@@ -135,7 +136,8 @@ class NetworkSettings:
     def torso(self, space: Space) -> Torso:
         """The torso for observations of `space`.
 
-        Three axes are an image `[H, W, C]`; a discrete observation is one-hot; everything else is flattened.
+        Three axes are an image `[H, W, C]`; a discrete observation is one-hot; everything else is
+        flattened.
 
         Raises:
             ValueError: an image with sides under 3, or a space that no torso takes.

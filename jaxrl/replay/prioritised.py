@@ -43,11 +43,13 @@ class PrioritisedReplay:
     """
 
     capacity: int = setting(100_000, "transitions kept", unit="transitions", low=1)
-    num_envs: int = setting(1, "environments written side by side", low=1)
+    # Environments written side by side; agents set it, so that it is no setting of theirs.
+    num_envs: int = struct.field(pytree_node=False, default=1)
     num_step: int = setting(1, "steps of each return before the bootstrap", unit="steps", low=1)
     store_next: bool = setting(False, "keep next observations too: twice the memory")
     alpha: float = setting(0.6, "power of the priority, 0 is uniform", low=0.0)
-    beta: float = setting(0.4, "importance correction, 1 is full", low=0.0, high=1.0)
+    # Importance correction in [0, 1], 1 is full; agents schedule their own and pass it to `sample`.
+    beta: float = 0.4
     epsilon: float = setting(1e-6, "added to every priority", unit="return", low=0.0)
 
     @property
@@ -123,7 +125,7 @@ class PrioritisedReplay:
             state: of this replay. From an empty one every weight is 0.
             batch_size: windows drawn, static.
             beta: strength of the correction in [0, 1], usually raised to 1 over the run; the
-                setting `beta` when not given.
+                field `beta` when not given.
         """
         beta = self.beta if beta is None else beta
         noise = jax.random.uniform(key, (batch_size,))

@@ -38,10 +38,14 @@ class UniformReplay:
     `lax.cond` with a batched predicate (which would copy it): switch the *gradient step* instead.
 
     Example:
-        replay = UniformReplay(capacity=10_000, num_envs=4, num_step=3)
-        state = replay.init(example)  # one step, leaves [4, ...]
-        state = replay.add(state, trajectory)  # leaves [T, 4, ...]
-        batch = replay.sample(key, state, batch_size=32)
+        >>> replay = UniformReplay(capacity=8, num_envs=2, num_step=3)
+        >>> one, flag = jnp.ones(2), jnp.zeros(2, bool)
+        >>> step = Transition(one, one, one, one, one, flag, flag, {})  # leaves [2]
+        >>> state = replay.init(step)
+        >>> trajectory = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), step)  # leaves [4, 2]
+        >>> state = replay.add(state, trajectory)
+        >>> replay.sample(jax.random.key(0), state, batch_size=3).transition.reward.tolist()
+        [3.0, 3.0, 3.0]
 
     Sources:
         Lin (1992), experience replay; Sutton and Barto (2018), section 7.1, n-step returns;
@@ -49,7 +53,8 @@ class UniformReplay:
     """
 
     capacity: int = setting(100_000, "transitions kept", unit="transitions", low=1)
-    num_envs: int = setting(1, "environments written side by side", low=1)
+    # Environments written side by side; agents set it, so that it is no setting of theirs.
+    num_envs: int = struct.field(pytree_node=False, default=1)
     num_step: int = setting(1, "steps of each return before the bootstrap", unit="steps", low=1)
     store_next: bool = setting(False, "keep next observations too: twice the memory")
 

@@ -63,7 +63,7 @@ class SumTree:
             The indices `[batch]` and their weights `[batch]`.
         """
         left = fractions * self.total
-        node = jnp.zeros(fractions.shape, jnp.int32)
+        node, weight = jnp.zeros(fractions.shape, jnp.int32), left
         for level in reversed(self.levels):
             weights = level.at[node].get(mode="promise_in_bounds")  # [batch, 4]
             ends = jnp.cumsum(weights, axis=-1)

@@ -51,6 +51,13 @@ class AdvantageActorCritic:
     loss = -log_prob advantage + value_weight (value - returns)^2 / 2 - entropy_weight entropy
 
     Source: Mnih et al. 2016, section 4 (A3C; its synchronous form is A2C).
+
+    Example:
+        >>> rule = AdvantageActorCritic(value_weight=0.5, entropy_weight=0.0)
+        >>> outputs = PolicyOutputs(log_prob=-1.0, entropy=0.0, value=1.0)
+        >>> targets = PolicyTargets(advantage=2.0, returns=3.0, log_prob=-1.0, value=1.0)
+        >>> rule.loss((), outputs, targets)  # 1 * 2 + 0.5 * (1 - 3)^2 / 2
+        3.0
     """
 
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)

@@ -21,9 +21,17 @@ class ProximalPolicy:
            + value_weight max((v - R)^2, (v_old + clip(v - v_old, -c, c) - R)^2) / 2
            - entropy_weight entropy
 
-    With `clip_epsilon` and `value_clip` infinite and one epoch it is the advantage actor-critic's gradient.
+    With `clip_epsilon` and `value_clip` infinite and one epoch it is the advantage actor-critic's
+    gradient.
 
     Source: Schulman et al. 2017, equations 7 and 9; the value clip is from their released code.
+
+    Example:
+        >>> rule = ProximalPolicy(clip_epsilon=0.2, value_weight=0.0, entropy_weight=0.0)
+        >>> outputs = PolicyOutputs(log_prob=jnp.log(2.0), entropy=0.0, value=0.0)
+        >>> targets = PolicyTargets(advantage=1.0, returns=0.0, log_prob=0.0, value=0.0)
+        >>> f"{float(rule.loss((), outputs, targets)):.2f}"  # the ratio 2 counts as 1.2
+        '-1.20'
     """
 
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)

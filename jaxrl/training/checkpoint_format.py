@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core.types import PyTree
@@ -223,7 +224,7 @@ def _decode(leaf: dict[str, Any], data: np.ndarray, like: Any) -> Any:
 
 def _is_key(leaf: Any) -> bool:
     dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _leaf_type(leaf: Any) -> tuple[str, list[int]]:

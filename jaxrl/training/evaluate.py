@@ -77,6 +77,13 @@ def evaluate(
 
     Raises:
         ValueError: fewer than one episode or step.
+
+    Example:
+        >>> from jaxrl import envs, pqn
+        >>> env = envs.TabularEnv(envs.riverswim(), time_limit=20.0)
+        >>> state = pqn().init(jax.random.key(0), env)
+        >>> evaluate(jax.random.key(1), pqn(), env, state, num_episodes=3).lengths.tolist()
+        [20, 20, 20]
     """
     if num_episodes < 1 or max_steps < 1:
         raise ValueError(

@@ -1,8 +1,8 @@
 """Lanes: the seeds x settings of a sweep, cut into groups of one fixed width.
 
-A compiled program of another width rounds differently (about 1e-7, which training then amplifies). So every run of
-a sweep goes through one program of a fixed number of lanes, the last group padded, and a seed's numbers do not depend
-on how many others run beside it.
+A compiled program of another width rounds differently (about 1e-7, which training then amplifies).
+So every run of a sweep goes through one program of a fixed number of lanes, the last group padded,
+and a seed's numbers do not depend on how many others run beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import check_value, list_settings, replace_setting, resolve_setting
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.training.loop import (
@@ -27,8 +28,8 @@ from jaxrl.training.loop import (
     train_iteration,
 )
 
-# On a CPU one lane costs about as little per seed as sixteen (PPO, CartPole: 1.09 against 0.91 CPU-seconds), compiles
-# faster and keeps conditionals real; accelerators want wide programs.
+# On a CPU one lane costs about as little per seed as sixteen (PPO, CartPole: 1.09 against 0.91
+# CPU-seconds), compiles faster and keeps conditionals real; accelerators want wide programs.
 DEFAULT_LANES = {"cpu": 1}
 ACCELERATOR_LANES = 64
 
@@ -43,14 +44,15 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
 
     Raises:
         KeyError: a setting that the agent does not have.
-        ValueError: no values, a value out of range, or a setting that is not a float (those change the program;
-            call `sweep` once for each).
+        ValueError: no values, a value out of range, or a setting that is not a float (those change
+            the program; call `sweep` once for each).
     """
     combinations: list[dict[str, float]] = [{}]
     known = {info.name: info for info in list_settings(agent)}
     for name, values in over.items():
         info = known[resolve_setting(agent, name)]
-        if not info.is_leaf:
+        # Constants may replace a schedule: the program is then traced with a number there.
+        if not (info.is_leaf or isinstance(info.value, Schedule)):
             raise ValueError(
                 f"{name} cannot be swept in one program: it is {type(info.value).__name__}, not a "
                 "float, and changes shapes or code. Run one sweep for each value."
@@ -71,14 +73,15 @@ def with_settings(agent: Agent, values: Mapping[str, float | Array]) -> Agent:
 
 
 def strong_floats(tree: PyTree) -> PyTree:
-    """The same struct with Python floats as float32 arrays, so that no value is part of a program."""
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.float32) if _is_float(leaf) else leaf, tree
-    )
+    """The same struct with Python numbers as arrays: no value is part of a program."""
 
+    def strong(leaf: Any) -> Any:
+        if isinstance(leaf, (float, np.floating)):
+            return jnp.asarray(leaf, jnp.float32)
+        # A whole number where a float is declared, such as `time_limit=5`.
+        return jnp.asarray(leaf, jnp.int32) if type(leaf) is int else leaf
 
-def _is_float(leaf: Any) -> bool:
-    return isinstance(leaf, (float, np.floating))
+    return jax.tree.map(strong, tree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,8 @@ def make_groups(
 ) -> list[Group]:
     """Cut seeds x settings into groups of `width` lanes.
 
-    Seed `s` trains with `fold_in(key, s)` under every setting, so that settings are compared on the same seeds.
+    Seed `s` trains with `fold_in(key, s)` under every setting, so that settings are compared on the
+    same seeds.
     """
     runs = [(setting, seed) for setting in range(len(settings)) for seed in seeds]
     swept = list(settings[0])
@@ -153,7 +157,7 @@ def run_lanes(
 
 
 def _over_lanes(function: Any, agent: Agent, swept: tuple[str, ...], keys: Key) -> Any:
-    """`function` mapped over lanes; a single lane runs without `vmap`, so its conditionals stay real."""
+    """`function` mapped over lanes; a single one runs without `vmap`: conditionals stay real."""
     if keys.shape[0] > 1:
         return jax.vmap(function, in_axes=(lane_axes(agent, swept), 0))
 

@@ -83,7 +83,9 @@ def check_training(agent: Agent, env: Environment) -> None:
     agent.check(env)
 
 
-def start_training(key: Key, agent: Agent, env: Environment, total_steps: float) -> TrainState:
+def start_training(
+    key: Key, agent: Agent, env: Environment, total_steps: float | Array
+) -> TrainState:
     """A fresh life of `total_steps` environment steps."""
     agent_key, rollout_key, life_key = jax.random.split(key, 3)
     return TrainState(
@@ -139,7 +141,7 @@ def train(
     num_records: int = 100,
     auto_reset: bool = True,
 ) -> TrainResult:
-    """Train one agent: a pure function to `jit`, `vmap` over keys, agents or environments, and differentiate.
+    """Train one agent: a pure function to `jit`, differentiate, and `vmap` over any argument.
 
     Args:
         key: all randomness of the run comes from it.
@@ -156,7 +158,11 @@ def train(
         ValueError: a setting out of range, or an agent that does not fit the environment.
 
     Example:
-        >>> result = jax.jit(lambda key: jaxrl.train(key, jaxrl.ppo(), env, num_steps=100_000))(key)
+        >>> from jaxrl import envs, pqn
+        >>> env = envs.TabularEnv(envs.riverswim(), time_limit=20.0)
+        >>> run = jax.jit(lambda key: train(key, pqn(), env, num_steps=4096, num_records=2))
+        >>> run(jax.random.key(0)).steps.tolist()
+        [2048, 4096]
     """
     check_training(agent, env)
     plan = make_plan(agent, num_steps, num_records)

@@ -7,6 +7,7 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 
 from jaxrl.core.types import PyTree
 
@@ -55,9 +56,7 @@ def tree_bytes(tree: PyTree) -> int:
     """Bytes of all leaves of a pytree of arrays or of shapes."""
     total = 0
     for leaf in jax.tree.leaves(tree):
-        itemsize = (
-            8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
-        )
+        itemsize = 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
         total += math.prod(leaf.shape) * itemsize
     return total
 
@@ -72,7 +71,7 @@ def working_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def available_bytes() -> int:
-    """Bytes free for a run on the default backend: the device's, or what the system and its control group leave."""
+    """Bytes free for a run: the device's, or what the system and its control group leave."""
     stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return sum(

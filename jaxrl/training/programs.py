@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Any
 
@@ -38,8 +37,10 @@ class Programs:
 
     def life_shapes(self, group: Group) -> PyTree:
         """The `(state, tally)` of a group as shapes, without computing anything."""
-        start = functools.partial(start_lanes, swept=self.swept)
-        return jax.eval_shape(start, group.agent, self.env, group.keys, self.total_steps)
+        # Through the jitted function: what is traced here is not traced again to be compiled.
+        return _START.eval_shape(
+            group.agent, self.env, group.keys, self.total_steps, swept=self.swept
+        )
 
     def memory_before_compiling(self, group: Group) -> MemoryPlan:
         """The states alone, which a large replay dominates."""
@@ -80,7 +81,9 @@ class Programs:
 
 
 _START = jax.jit(start_lanes, static_argnames="swept")
-_RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames=("state", "tally"))
+_RUN = jax.jit(
+    run_lanes, static_argnames="swept", donate_argnames="state"
+)  # records start from one tally
 _PROGRAMS: dict[Any, jax.stages.Compiled] = {}
 
 

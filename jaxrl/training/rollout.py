@@ -62,8 +62,9 @@ def rollout(
         agent_state: the agent's state, unchanged.
         state: where the environments stand.
         explore: whether the agent explores.
-        auto_reset: start a new episode, within the same step, where one ended. `next_observation` is the true
-            successor all the same. Off, an ended environment goes on from its last state.
+        auto_reset: start a new episode, within the same step, where one ended. `next_observation`
+            is the true successor all the same. Off, an ended environment goes on from its last
+            state.
         keep_env_state: record the state acted in, for generative backups.
 
     Returns:
@@ -77,7 +78,7 @@ def rollout(
         act_key, step_keys, reset_keys = keys[0], keys[1 : num_envs + 1], keys[num_envs + 1 :]
         action, extras = agent.act(act_key, agent_state, state.observation, explore, state.memory)
         memory = extras.pop("memory", ())
-        if memory:
+        if jax.tree.leaves(memory):
             extras["memory_after"] = memory
         env_state, timestep = jax.vmap(env.step)(step_keys, state.env_state, action)
         ended = (timestep.terminated >= 1) | timestep.truncated

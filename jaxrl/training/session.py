@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core.types import Array, PyTree
+from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import Group
 from jaxrl.training.loop import summarise
@@ -30,11 +31,31 @@ class SweepResult:
     seeds: Sequence[int]  # N
     steps: np.ndarray  # [R] environment steps at the end of each record
     metrics: dict[str, np.ndarray]  # [S, N, R] each
-    agent_states: PyTree  # [S, N, ...] final agent states
+    groups: list[PyTree]  # final agent states as they were run, [lanes, ...] each
     diverged_at: np.ndarray  # [S, N] int64, step at which a metric was first not finite; -1 never
     plan: SweepPlan
     run_seconds: float
     interrupted: bool
+
+    @functools.cached_property
+    def agent_states(self) -> PyTree:
+        """Every agent's final state `[S, N, ...]`: a copy, made when first asked for."""
+        return _stack(self.groups, (len(self.settings), len(self.seeds)))
+
+    def agent_state(self, setting: int, seed: int) -> PyTree:
+        """The final state of one agent, nothing else copied.
+
+        Args:
+            setting: position in `settings`.
+            seed: position in `seeds`.
+        """
+        run = setting * len(self.seeds) + seed
+        for group in self.groups:
+            lanes = jax.tree.leaves(group)[0].shape[0]
+            if run < lanes:
+                return jax.tree.map(lambda leaf, lane=run: leaf[lane], group)
+            run -= lanes
+        raise IndexError(f"No run of setting {setting} and seed {seed}.")
 
 
 class Session:
@@ -46,6 +67,7 @@ class Session:
         self.observer: Observer = Silent()
         self.record, self.iteration = 0, 0  # complete records, iterations into the next
         self.lives: list[PyTree] = []
+        self.empty_tally: PyTree = ()
         self.metrics: dict[str, np.ndarray] = {}
 
     @property
@@ -68,6 +90,8 @@ class Session:
                 name: np.full(records.shape, np.nan, np.float32)
                 for name, records in self._template()["metrics"].items()
             }
+        # Kept, because to make one for every record would cost as much as its summary.
+        self.empty_tally = jax.tree.map(jnp.zeros_like, self.lives[0][1])
         self.observer.on_start(self.plan, self.record)
 
     def restore(self, checkpoints: Checkpoints) -> bool:
@@ -96,13 +120,10 @@ class Session:
             while self.record < plan.num_records:
                 count = min(chunk, plan.iterations - self.iteration)
                 started = time.perf_counter()
-                self.lives = list(
-                    workers.map(
-                        lambda group, life, count=count: self.programs.run(group, life, count),
-                        self.groups,
-                        self.lives,
-                    )
-                )
+                run = functools.partial(self.programs.run, num_iterations=count)
+                # Handing the only group to another thread would cost more than to call it.
+                each = map if self.programs.num_workers == 1 else workers.map
+                self.lives = list(each(run, self.groups, self.lives))
                 seconds = (time.perf_counter() - started) / count
                 chunk = max(1, min(plan.iterations, int(_CHUNK_SECONDS / seconds)))
                 self.iteration += count
@@ -129,7 +150,7 @@ class Session:
                     : group.num_runs
                 ]
             position += group.num_runs
-            lives.append((state, jax.tree.map(jnp.zeros_like, tally)))
+            lives.append((state, self.empty_tally))
         self.lives = lives
         latest = {name: value[..., self.record] for name, value in self.metrics.items()}
         self.observer.on_record(self.record, latest)
@@ -137,14 +158,14 @@ class Session:
 
     def agent_states(self) -> PyTree:
         """Every agent's state `[S, N, ...]`."""
-        states = [
+        return _stack(self.agent_groups(), self.shape)
+
+    def agent_groups(self) -> list[PyTree]:
+        """Agent states as they are run, `[lanes, ...]` each, without the padding."""
+        return [
             jax.tree.map(lambda leaf, n=group.num_runs: leaf[:n], life[0].agent)
             for group, life in zip(self.groups, self.lives, strict=True)
         ]
-        return jax.tree.map(
-            lambda *leaves: jnp.concatenate(leaves).reshape(*self.shape, *leaves[0].shape[1:]),
-            *states,
-        )
 
     def result(self, run_seconds: float, interrupted: bool) -> SweepResult:
         """Everything, by setting and seed."""
@@ -155,7 +176,7 @@ class Session:
             seeds=self.plan.seeds,
             steps=steps[: self.record],
             metrics={name: value[..., : self.record] for name, value in self.metrics.items()},
-            agent_states=self.agent_states(),
+            groups=self.agent_groups(),
             diverged_at=diverged_at(self.metrics, steps, self.record),
             plan=self.plan,
             run_seconds=run_seconds,
@@ -163,11 +184,20 @@ class Session:
         )
 
 
+def _stack(groups: list[PyTree], shape: tuple[int, int]) -> PyTree:
+    def stack(*leaves: jax.Array) -> jax.Array:
+        return jnp.concatenate(leaves).reshape(*shape, *leaves[0].shape[1:])
+
+    return jax.tree.map(stack, *groups)
+
+
 _SUMMARISE = jax.jit(jax.vmap(summarise))
 
 
-def diverged_at(metrics: Mapping[str, Array], steps: np.ndarray, num_records: int) -> np.ndarray:
-    """The step `[S, N]` of the first record whose learning metrics are not finite; -1 where all are."""
+def diverged_at(
+    metrics: Mapping[str, np.ndarray], steps: np.ndarray, num_records: int
+) -> np.ndarray:
+    """The step `[S, N]` of the first record with a learning metric not finite; -1 for none."""
     learning = [m[..., :num_records] for name, m in metrics.items() if name not in _EPISODE_METRICS]
     shape = next(iter(metrics.values())).shape[:-1]
     if not learning or num_records == 0:

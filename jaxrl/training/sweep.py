@@ -44,8 +44,8 @@ def sweep(
         num_steps: environment steps of each run, rounded up to whole records.
         over: float settings by name, with the values to combine.
         num_records: how often metrics are recorded.
-        lanes: runs in one call of the program on each device; by default one on a CPU, 64 elsewhere. Numbers
-            depend on it in the last bits, on nothing else.
+        lanes: runs in one call of the program on each device; by default one on a CPU, 64
+            elsewhere. Numbers depend on it in the last bits, on nothing else.
         first_seed: the first seed's number, to split seeds over processes.
         observer: told about progress; may stop the sweep.
         checkpoints: where to save, and from where to go on when something is there.
@@ -58,6 +58,16 @@ def sweep(
         KeyError: an unknown setting in `over`.
         ValueError: a setting out of range, or an agent that does not fit the environment.
         MemoryError: more than fits; the message says how many seeds would.
+
+    Example:
+        >>> from jaxrl import envs, pqn
+        >>> env = envs.TabularEnv(envs.riverswim(), time_limit=20.0)
+        >>> over = {"discount": [0.9, 0.99]}
+        >>> swept = sweep(
+        ...     jax.random.key(0), pqn(), env, num_seeds=3, num_steps=2048, over=over
+        ... )
+        >>> swept.metrics["episode_return"].shape  # settings, seeds, records
+        (2, 3, 1)
     """
     plan = plan_sweep(
         agent,

@@ -104,7 +104,9 @@ def test_rows_explore_on_their_own():
 OLD, NEW = {"a": jnp.array([0.0, 1.0])}, {"a": jnp.array([10.0, 0.3])}
 
 
-@pytest.mark.parametrize("num_updates, moves", [(1, False), (2, False), (3, True), (4, False), (6, True)])
+@pytest.mark.parametrize(
+    "num_updates, moves", [(1, False), (2, False), (3, True), (4, False), (6, True)]
+)
 def test_a_period_of_three_copies_at_every_third_update(num_updates, moves):
     moved = TargetUpdate(period=3, step_size=1.0).move(OLD, NEW, jnp.int32(num_updates))
     assert moved["a"].tolist() == (NEW if moves else OLD)["a"].tolist()

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxrl.core import struct
 
+from jaxrl.core import struct
 from jaxrl.core.mdp import tabular_mdp
 from jaxrl.core.spaces import Box
 from jaxrl.core.types import TimeStep

@@ -14,7 +14,7 @@ from jaxrl.networks.models import GRU
 from jaxrl.networks.torsos import ACTIVATIONS, Convolution3x3
 
 KEY = jax.random.key(0)
-SMALL = NetworkSettings(hidden_sizes=(16, 8), num_features=4)
+SMALL = NetworkSettings(hidden_sizes=(16, 8), num_features=4, initialiser="lecun")
 OBSERVATIONS = {
     "discrete": (Discrete(5), jnp.array([[0, 4, 2], [1, 3, 0]])),
     "flat": (Box(-1.0, 1.0, (3,)), jax.random.normal(KEY, (2, 3, 3))),
@@ -31,6 +31,11 @@ OBSERVATIONS = {
 }
 
 
+def init(module, *inputs):
+    """Fresh parameters, in one compiled program."""
+    return jax.jit(module.init)(KEY, *inputs)
+
+
 def has_convolution(params) -> bool:
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     return any("Convolution" in name for name in names)
@@ -40,10 +45,9 @@ def has_convolution(params) -> bool:
 def test_a_torso_takes_any_leading_axes(kind):
     space, batch = OBSERVATIONS[kind]
     torso = SMALL.torso(space)
-    params = torso.init(KEY, batch[0, :1])
-    features = torso.apply(params, batch)
+    params = init(torso, batch[0, :1])
+    features, one = jax.jit(lambda p: (torso.apply(p, batch), torso.apply(p, batch[1, 2])))(params)
     assert features.shape == (2, 3, 8) and features.dtype == jnp.float32
-    one = torso.apply(params, batch[1, 2])
     assert one.shape == (8,)
     np.testing.assert_allclose(features[1, 2], one, atol=1e-5)
     assert has_convolution(params) == (kind in ("image", "bytes"))
@@ -53,9 +57,9 @@ def test_a_torso_takes_any_leading_axes(kind):
 def test_an_image_may_be_flattened_instead():
     space, batch = OBSERVATIONS["image"]
     torso = SMALL.replace(flatten_images=True).torso(space)
-    params = torso.init(KEY, batch[0])
+    params = jax.eval_shape(torso.init, KEY, batch[0])
     assert not has_convolution(params)
-    assert torso.apply(params, batch).shape == (2, 3, 8)
+    assert jax.eval_shape(torso.apply, params, batch).shape == (2, 3, 8)
 
 
 def test_what_no_torso_takes_is_refused():
@@ -69,10 +73,15 @@ def test_what_no_torso_takes_is_refused():
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_and_norm_gives_finite_features_and_gradients(activation, layer_norm):
-    settings = SMALL.replace(activation=activation, layer_norm=layer_norm, initialiser="lecun")
+    settings = SMALL.replace(activation=activation, layer_norm=layer_norm)
     torso = settings.torso(Box(-1.0, 1.0, (3,)))
-    params = torso.init(KEY, jnp.zeros(3))
-    grads = jax.grad(lambda params: torso.apply(params, jnp.zeros((2, 3))).sum())(params)
+
+    @jax.jit
+    def slope():
+        params = torso.init(KEY, jnp.zeros(3))
+        return jax.grad(lambda params: torso.apply(params, jnp.zeros((2, 3))).sum())(params)
+
+    grads = slope()
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
 
 
@@ -81,15 +90,23 @@ def test_the_convolution_is_linen_s_with_the_same_parameters(shape):
     image = jax.random.normal(KEY, shape)
     ours = Convolution3x3(5, nn.initializers.lecun_normal())
     theirs = nn.Conv(5, (3, 3), padding="VALID")
-    params = ours.init(KEY, image)
+    params = init(ours, image)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # the bias too
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs.init(KEY, image))
-    np.testing.assert_allclose(ours.apply(params, image), theirs.apply(params, image), atol=1e-5)
-    slopes = [
-        jax.grad(lambda p, net=net: jnp.sum(net.apply(p, image) ** 2))(params)
-        for net in (ours, theirs)
-    ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *slopes)
+    shapes = jax.eval_shape(theirs.init, KEY, image)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+
+    def output_and_slope(net):
+        def loss(params):
+            output = net.apply(params, image)
+            return jnp.sum(output**2), output
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    (slope, output), (their_slope, their_output) = map(output_and_slope, (ours, theirs))
+    np.testing.assert_allclose(output, their_output, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), slope, their_slope
+    )
 
 
 @pytest.mark.parametrize("head_shape", [(), (7,), (2, 3)])
@@ -97,8 +114,8 @@ def test_the_convolution_is_linen_s_with_the_same_parameters(shape):
 def test_q_network_shapes(head_shape, dueling):
     network = QNetwork(SMALL.torso(Discrete(5)), 4, head_shape, dueling)
     observation = OBSERVATIONS["discrete"][1]
-    params = network.init(KEY, observation)
-    assert network.apply(params, observation).shape == (2, 3, 4, *head_shape)
+    params = jax.eval_shape(network.init, KEY, observation)
+    assert jax.eval_shape(network.apply, params, observation).shape == (2, 3, 4, *head_shape)
 
 
 @pytest.mark.parametrize("head_shape", [(), (7,)])
@@ -106,8 +123,8 @@ def test_dueling_advantages_are_centred(head_shape):
     """The mean over actions is the value stream, whatever the advantage stream holds."""
     network = QNetwork(SMALL.torso(Discrete(5)), 4, head_shape, dueling=True)
     observation = jnp.arange(5)
-    params = network.init(KEY, observation)
-    outputs = network.apply(params, observation)
+    params, apply = init(network, observation), jax.jit(network.apply)
+    outputs = apply(params, observation)
     mean = jnp.mean(outputs, axis=1)
     value = params["params"]["value"]
     features = network.torso.apply({"params": params["params"]["torso"]}, observation)
@@ -115,20 +132,20 @@ def test_dueling_advantages_are_centred(head_shape):
     np.testing.assert_allclose(mean, expected, atol=1e-5)
     # A constant added to every advantage changes nothing.
     params["params"]["advantage"]["bias"] = params["params"]["advantage"]["bias"] + 3.0
-    np.testing.assert_allclose(network.apply(params, observation), outputs, atol=1e-5)
+    np.testing.assert_allclose(apply(params, observation), outputs, atol=1e-5)
 
 
 def test_gru_starts_afresh_where_an_episode_does():
     cell = GRU(6)
     features = jax.random.normal(KEY, (5, 3, 4))
     memory = jnp.zeros((3, 6))
-    params = cell.init(KEY, memory, (features[0], jnp.zeros(3, bool)))
+    params, apply = init(cell, memory, (features[0], jnp.zeros(3, bool))), jax.jit(cell.apply)
     starts = jnp.zeros((5, 3), bool).at[2, 1].set(True)
 
     def run(memory, features, starts):
         states = []
         for feature, start in zip(features, starts, strict=True):
-            memory, output = cell.apply(params, memory, (feature, start))
+            memory, output = apply(params, memory, (feature, start))
             np.testing.assert_array_equal(memory, output)
             states.append(memory)
         return jnp.stack(states)
@@ -151,8 +168,8 @@ def test_actor_critic_shapes_and_first_policy(shared, recurrent, discrete):
     model = actor_critic(network, Box(-1.0, 1.0, (4,)), actions, shared)
     observation = jax.random.normal(KEY, (7, 4))
     memory, starts = model.initial_memory(7), jnp.zeros(7, bool)
-    params = model.init(KEY, observation, starts, memory)
-    policy, value, _ = model.apply(params, observation, starts, memory)
+    params = init(model, observation, starts, memory)
+    policy, value, _ = jax.jit(model.apply)(params, observation, starts, memory)
     assert value.shape == (7,)
     drawn = policy.sample(KEY)
     assert drawn.shape == ((7,) if discrete else (7, 2))
@@ -171,12 +188,12 @@ def test_sharing_a_torso_makes_the_value_loss_move_the_policy():
     def moved(shared):
         model = actor_critic(SMALL, Box(-1.0, 1.0, (4,)), Discrete(3), shared)
         observation, starts = jnp.ones((1, 4)), jnp.zeros(1, bool)
-        params = model.init(KEY, observation, starts, ())
+        params = init(model, observation, starts, ())
 
         def value(params):
             return model.apply(params, observation, starts, (), method="value")[0].sum()
 
-        torso = jax.grad(value)(params)["params"]["actor_torso"]
+        torso = jax.jit(jax.grad(value))(params)["params"]["actor_torso"]
         return any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(torso))
 
     assert moved(True) and not moved(False)
@@ -192,8 +209,8 @@ def test_critics_of_an_ensemble_are_different_networks(kind):
     space, batch = OBSERVATIONS[kind]
     critic = ActionCritic(SMALL.torso(space), num_critics=3)
     action = jnp.ones((2, 3, 2))
-    params = critic.init(KEY, batch, action)
-    values = critic.apply(params, batch, action)
+    params, apply = init(critic, batch, action), jax.jit(critic.apply)
+    values = apply(params, batch, action)
     assert values.shape == (3, 2, 3)
     assert float(jnp.min(jnp.std(values, axis=0))) > 0
-    assert bool(jnp.any(values != critic.apply(params, batch, -action)))
+    assert bool(jnp.any(values != apply(params, batch, -action)))

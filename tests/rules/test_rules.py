@@ -40,7 +40,7 @@ def test_a2c_slopes_by_hand(advantage):
 @pytest.mark.parametrize("value", [-2.0, 0.3, 5.0])
 @pytest.mark.parametrize("clip", [0.2, INF])
 def test_the_first_step_of_ppo_is_a2c_s(advantage, value, clip):
-    """Before any update the ratio is 1 and the value unmoved, so no clip binds; ever, when infinite."""
+    """Before any update the ratio is 1 and the value unmoved: no clip binds, finite or not."""
     ppo = ProximalPolicy(clip_epsilon=clip, value_clip=clip)
     outputs = outputs_of(-0.7, value=value, entropy=0.4)
     targets = targets_of(advantage, returns=1.0, log_prob=-0.7, value=value)
@@ -103,8 +103,8 @@ def trajectory_of(reward, discount, truncated):
 @pytest.mark.parametrize(
     "discount, truncated, first_return",
     [
-        # Step 0 pays 1 and its successor is worth 10; step 1 pays 100, is valued 0, and ends a rollout
-        # whose next state is worth 20: with gamma = lambda = 1/2 its return is 100 + 10 = 110.
+        # Step 0 pays 1 and its successor is worth 10. Step 1 pays 100 and is the last; its
+        # successor is worth 20: with gamma = lambda = 1/2 its return is 100 + 10 = 110.
         # Going on: 1 + 0.5 (0.5 x 10 + 0.5 x 110) = 31.
         (0.5, False, 31.0),
         # Terminated: the reward alone.

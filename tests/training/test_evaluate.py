@@ -1,4 +1,4 @@
-"""Evaluation: known returns, greedy and exploring play, tails against NumPy, cut episodes counted."""
+"""Evaluation: known returns, greedy and exploring play, tails against NumPy, cut episodes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxrl.core.mdp import tabular_mdp
 from jaxrl.envs.tabular import TabularEnv
 from jaxrl.training.evaluate import Evaluation, evaluate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 
 
@@ -120,7 +121,14 @@ def test_another_number_in_agent_or_environment_does_not_compile_again():
 
     evaluate(KEY, Constant(0.9), line(), jnp.int32(1), num_episodes=5)
     size = _play._cache_size()
-    evaluate(jax.random.key(5), Constant(0.5, 2.0), line(), jnp.int32(0), num_episodes=5, max_steps=10_000)
+    evaluate(
+        jax.random.key(5),
+        Constant(0.5, 2.0),
+        line(),
+        jnp.int32(0),
+        num_episodes=5,
+        max_steps=10_000,
+    )
     env = line()
     faster = env.replace(mdp=env.mdp.replace(reward=2 * env.mdp.reward))
     assert float(evaluate(KEY, Constant(), faster, jnp.int32(1), num_episodes=5).mean) == 12.0

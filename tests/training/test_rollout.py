@@ -14,6 +14,7 @@ from jaxrl.core.mdp import tabular_mdp
 from jaxrl.envs.tabular import TabularEnv
 from jaxrl.training.rollout import rollout, start_rollout
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_STATES, NUM_ENVS, NUM_STEPS = 6, 7, 40
 
 
@@ -46,7 +47,10 @@ class Random:
 
     def act(self, key, state, observation, explore=True, memory=()):
         action = jax.random.randint(key, observation.shape, 0, 2)
-        return action if explore else jnp.ones_like(action), {"memory": memory + 1.0, "seen": memory}
+        return action if explore else jnp.ones_like(action), {
+            "memory": memory + 1.0,
+            "seen": memory,
+        }
 
 
 AGENT = Random()

@@ -1,0 +1,88 @@
+"""How agents that learn from replay store their rollouts and draw from them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core.spaces import Space
+from jaxrl.core.types import Array, Key, PyTree, Transition
+from jaxrl.replay import Batch, Replay
+
+
+class ReplayAgent(Protocol):
+    """The settings of an agent that learns from replay."""
+
+    @property
+    def memory(self) -> Replay:
+        """The replay at this agent's number of environments."""
+        ...
+
+    @property
+    def num_updates(self) -> int:
+        """Gradient steps after each rollout."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Windows in each gradient step."""
+        ...
+
+    @property
+    def warmup(self) -> int:
+        """Steps before the first gradient step [steps]."""
+        ...
+
+
+def example_transition(observation: PyTree, action_space: Space) -> Transition:
+    """One step `[B, ...]` of the shapes and types of a rollout, for a replay to size itself by.
+
+    Args:
+        observation: `[B, ...]`, of freshly reset environments.
+        action_space: of one environment.
+    """
+    num_envs = jax.tree.leaves(observation)[0].shape[0]
+    number, flag = jnp.zeros(num_envs), jnp.zeros(num_envs, bool)
+    return Transition(
+        observation=observation,
+        action=jnp.zeros((num_envs, *action_space.shape), action_space.dtype),
+        reward=number,
+        discount=number,
+        next_observation=observation,
+        terminated=flag,
+        truncated=flag,
+        extras={},
+    )
+
+
+def store(agent: ReplayAgent, state: Any, trajectory: Transition) -> tuple[Any, Array]:
+    """Append a rollout to the replay in an agent's state.
+
+    Args:
+        agent: its replay and its warm-up.
+        state: a struct with `replay` and `progress`.
+        trajectory: `[T, B, ...]`; its extras are not kept.
+
+    Returns:
+        `state` after those steps, and whether learning may begin, `[]` bool.
+    """
+    replay = agent.memory
+    state = state.replace(
+        replay=replay.add(state.replay, trajectory.replace(extras={})),
+        progress=state.progress.advance(trajectory.reward.size),
+    )
+    ready = replay.can_sample(state.replay, agent.batch_size)
+    return state, ready & (state.progress.step >= agent.warmup)
+
+
+def draw_rounds(key: Key, agent: ReplayAgent, replay_state: PyTree) -> Batch:
+    """The batches `[num_updates, batch_size, ...]` of all gradient steps after a rollout.
+
+    One draw serves them all: none of the steps changes the replay, which so stays out of the
+    conditional that would copy it.
+    """
+    shape = (agent.num_updates, agent.batch_size)
+    draw = agent.memory.sample(key, replay_state, agent.num_updates * agent.batch_size)
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)

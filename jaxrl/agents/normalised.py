@@ -1,0 +1,141 @@
+"""An agent that sees normalised observations and rewards, whatever agent it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.settings import setting
+from jaxrl.core.spaces import Box
+from jaxrl.core.types import Array, Key, PyTree, Transition
+from jaxrl.envs.wrappers import RunningMoments
+
+
+@struct.dataclass
+class NormalisedState:
+    """The inner agent's state and the statistics, which checkpoints and evaluation take along."""
+
+    inner: PyTree
+    observation: RunningMoments  # of raw observations
+    returns: RunningMoments  # of discounted sums of raw rewards
+    accumulated: Array  # [B] such a sum, running in each environment [return]
+
+
+@struct.dataclass
+class NormalisedAgent:
+    """Shifts and scales observations to mean 0, variance 1, and scales rewards by their returns.
+
+        observation <- clip((observation - mean) / sqrt(variance + epsilon), -clip, clip)
+        accumulated_t = reward_t + discount accumulated_{t-1}, from 0 in every episode
+        reward <- clip(reward / sqrt(variance(accumulated) + epsilon), -clip, clip)
+
+    The statistics live in the agent's state: shared by all environments, grown once per update,
+    saved with the parameters and left alone by evaluation. A rollout is handed on as it was seen
+    when acting. For agents that learn from fresh rollouts; a replay would keep observations scaled
+    by statistics long past.
+
+    Source: Engstrom et al. 2020, Implementation matters in deep policy gradients, section 3.
+    """
+
+    agent: Agent
+    observations: bool = setting(True, "normalise observations")
+    rewards: bool = setting(True, "scale rewards")
+    clip: float = setting(
+        10.0, "largest magnitude after scaling", unit="standard deviations", low=0.0, low_open=True
+    )
+    epsilon: float = setting(1e-8, "added to the variances", low=0.0)
+
+    @property
+    def num_envs(self) -> int:
+        """The inner agent's."""
+        return self.agent.num_envs
+
+    @property
+    def rollout_length(self) -> int:
+        """The inner agent's [steps]."""
+        return self.agent.rollout_length
+
+    @property
+    def discount(self) -> float:
+        """The inner agent's [per step]."""
+        return self.agent.discount
+
+    def check(self, env: Environment) -> None:
+        """Raise `ValueError` where the inner agent does, or for observations that are no floats."""
+        space = env.observation_space
+        is_float = isinstance(space, Box) and jnp.issubdtype(space.dtype, jnp.floating)
+        if self.observations and not is_float:
+            raise ValueError(
+                f"Only float observations can be normalised, these are {space}: "
+                "set observations=false."
+            )
+        self.agent.check(env)
+
+    def init(
+        self, key: Key, env: Environment, total_steps: float = float("inf")
+    ) -> NormalisedState:
+        """Statistics of no data (the identity, up to `clip`) round a fresh inner state."""
+        shape = env.observation_space.shape if self.observations else ()
+        return NormalisedState(
+            inner=self.agent.init(key, env, total_steps),
+            observation=RunningMoments.start(shape),
+            returns=RunningMoments.start(),
+            accumulated=jnp.zeros(self.num_envs),
+        )
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """The inner agent's, `[num_envs, ...]`."""
+        return self.agent.initial_memory(num_envs)
+
+    def act(
+        self,
+        key: Key,
+        state: NormalisedState,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, Any]]:
+        """Raw `observation[B, ...]` -> the inner agent's action and extras."""
+        seen = self._normalise(state, observation)
+        return self.agent.act(key, state.inner, seen, explore, memory)
+
+    def update(
+        self, key: Key, state: NormalisedState, trajectory: Transition
+    ) -> tuple[NormalisedState, dict[str, Array]]:
+        """The inner update on the normalised `trajectory[T, B]`; then the statistics grow."""
+        seen = trajectory.replace(
+            observation=self._normalise(state, trajectory.observation),
+            next_observation=self._normalise(state, trajectory.next_observation),
+        )
+        observation, returns, accumulated = state.observation, state.returns, state.accumulated
+        if self.observations:
+            observation = observation.merged(trajectory.observation)
+        if self.rewards:
+            accumulated, sums = self._accumulate(accumulated, trajectory)
+            returns = returns.merged(sums)
+            scaled = trajectory.reward / jnp.sqrt(returns.variance + self.epsilon)
+            seen = seen.replace(reward=jnp.clip(scaled, -self.clip, self.clip))
+        inner, metrics = self.agent.update(key, state.inner, seen)
+        return NormalisedState(inner, observation, returns, accumulated), metrics
+
+    def _normalise(self, state: NormalisedState, observation: PyTree) -> PyTree:
+        if not self.observations:
+            return observation
+        moments = state.observation
+        scaled = (observation - moments.mean) / jnp.sqrt(moments.variance + self.epsilon)
+        return jnp.clip(scaled, -self.clip, self.clip)
+
+    def _accumulate(self, accumulated: Array, trajectory: Transition) -> tuple[Array, Array]:
+        """Running discounted sums: after the last step `[B]`, and at every step `[T, B]`."""
+        ended = (trajectory.terminated >= 1) | trajectory.truncated
+
+        def step(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            reward, ended = inputs
+            total = reward + self.discount * total
+            return jnp.where(ended, 0.0, total), total
+
+        return jax.lax.scan(step, accumulated, (trajectory.reward, ended))

@@ -1,0 +1,331 @@
+"""Sweeps: numbers that do not depend on neighbours, no recompilation, bad seeds, bad input."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.presets import PRESETS
+from jaxrl.core.spaces import Box
+from jaxrl.envs.chains import riverswim
+from jaxrl.envs.tabular import TabularEnv
+from jaxrl.networks import NetworkSettings
+from jaxrl.training import programs
+from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training.lanes import expand_settings
+from jaxrl.training.loop import make_plan, train
+from jaxrl.training.memory import MemoryPlan
+from jaxrl.training.sweep import Silent, sweep
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.key(0)
+ENV = TabularEnv(riverswim(4), time_limit=5.0)
+AGENT = PRESETS["a2c"]().replace(
+    network=NetworkSettings(hidden_sizes=(8,), initialiser="lecun"),
+    optimiser=Optimiser(learning_rate=1e-2),
+    num_envs=2,
+    rollout_length=8,
+)
+RUN = {"num_steps": 16 * 12, "num_records": 3}  # 3 records of 4 iterations of 16 steps
+RATES = {"optimiser.learning_rate": [1e-2, 3e-2]}
+
+
+def run(num_seeds=1, **options):
+    return sweep(KEY, AGENT, ENV, num_seeds=num_seeds, **(RUN | options))
+
+
+def lane(result, setting, seed):
+    """Everything that one run left."""
+    return {
+        "metrics": {name: values[setting, seed] for name, values in result.metrics.items()},
+        "state": jax.tree.map(lambda leaf: np.asarray(leaf[setting, seed]), result.agent_states),
+    }
+
+
+def assert_same_bits(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_close(one, other, rtol=1e-3, atol=1e-4):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+class CompileCounter:
+    """Counts the programs that XLA builds, whoever asks."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, event: str, duration: float, **_):
+        self.count += "backend_compile" in event
+
+
+@pytest.fixture(scope="module")
+def compiles():
+    counter = CompileCounter()
+    jax.monitoring.register_event_duration_secs_listener(counter)
+    yield counter
+    jax.monitoring.unregister_event_duration_listener(counter)
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=["one_lane", "four_lanes"])
+def width(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def five(width):
+    return run(5, lanes=width)
+
+
+# --- neighbours ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_a_seed_s_numbers_do_not_depend_on_how_many_run_beside_it(five, width, num_seeds):
+    fewer = run(num_seeds, lanes=width)
+    for seed in range(num_seeds):
+        assert_same_bits(lane(fewer, 0, seed), lane(five, 0, seed))
+
+
+def test_a_later_share_of_the_seeds_is_the_same_seeds(five, width):
+    later = run(2, lanes=width, first_seed=3)
+    assert tuple(later.seeds) == (3, 4)
+    for position, seed in enumerate(later.seeds):
+        assert_same_bits(lane(later, 0, position), lane(five, 0, seed))
+
+
+def test_seeds_are_different_lives(five):
+    losses = five.metrics["loss"][0, :, 0]
+    assert len(np.unique(losses)) == 5
+
+
+def test_a_seed_is_a_training_run_of_its_folded_key(five):
+    single = jax.jit(lambda key: train(key, AGENT, ENV, **RUN))(jax.random.fold_in(KEY, 2))
+    ours = lane(five, 0, 2)
+    assert_close(single.metrics, ours["metrics"])
+    assert_close(single.state.agent.params, ours["state"].params)
+    np.testing.assert_array_equal(single.steps, five.steps)
+
+
+def test_the_widths_agree_up_to_rounding():
+    narrow, wide = run(3, lanes=1), run(3, lanes=4)
+    for seed in range(3):
+        assert_close(lane(narrow, 0, seed), lane(wide, 0, seed))
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_rates(width):
+    return run(2, lanes=width, over=RATES)
+
+
+def test_swept_settings_are_separate_runs(two_rates, width):
+    assert two_rates.settings == [{"optimiser.learning_rate": rate} for rate in (1e-2, 3e-2)]
+    for setting, rate in enumerate([1e-2, 3e-2]):
+        agent = AGENT.replace(optimiser=AGENT.optimiser.replace(learning_rate=rate))
+        alone = sweep(KEY, agent, ENV, num_seeds=2, lanes=width, **RUN)
+        for seed in range(2):
+            assert_close(lane(alone, 0, seed), lane(two_rates, setting, seed))
+    assert not np.allclose(two_rates.metrics["loss"][0, :, -1], two_rates.metrics["loss"][1, :, -1])
+
+
+def test_a_diverged_run_is_reported_at_its_step_and_the_others_are_untouched(two_rates, width):
+    bad = run(2, lanes=width, over={"optimiser.learning_rate": [1e-2, 1e38]})
+    steps_per_record = 64
+    assert np.all(bad.diverged_at[0] == -1)
+    assert np.all((bad.diverged_at[1] > 0) & (bad.diverged_at[1] % steps_per_record == 0))
+    for seed in range(2):
+        assert_same_bits(lane(bad, 0, seed), lane(two_rates, 0, seed))
+        broken = np.stack([bad.metrics["loss"][1, seed], bad.metrics["entropy"][1, seed]])
+        first = np.flatnonzero(~np.isfinite(broken).all(0))[0]
+        assert bad.diverged_at[1, seed] == (first + 1) * steps_per_record
+    assert np.all(two_rates.diverged_at == -1)
+
+
+def test_several_settings_are_combined_in_order():
+    over = {"learning_rate": [0.1, 0.2], "discount": [0.5, 0.6, 0.7]}
+    combined = expand_settings(AGENT, over)
+    assert [tuple(one.values()) for one in combined] == [
+        (rate, discount) for rate in (0.1, 0.2) for discount in (0.5, 0.6, 0.7)
+    ]
+
+
+def test_a_scheduled_setting_may_be_swept_over_constants():
+    """PPO's learning rate decays by default; constants in its place are settings like others."""
+    agent = PRESETS["ppo"]()
+    assert expand_settings(agent, {"learning_rate": [1e-4]}) == [{"learning_rate": 1e-4}]
+
+
+# --- programs ------------------------------------------------------------------------------------
+
+
+def test_new_seeds_and_numbers_compile_nothing(five, two_rates, width, compiles):
+    run(5, lanes=width, over=None)  # the small host-side programs, of these shapes, exist now
+    before = (compiles.count, len(programs._PROGRAMS))
+    agent = AGENT.replace(discount=0.5, optimiser=Optimiser(learning_rate=7e-3, epsilon=1e-3))
+    env = TabularEnv(riverswim(4, discount=0.3), time_limit=7.0)
+    first = sweep(jax.random.key(9), agent, env, num_seeds=5, lanes=width, **RUN)
+    longer = RUN | {"num_steps": 16 * 24}
+    sweep(KEY, AGENT, ENV, num_seeds=5, lanes=width, **longer)
+    run(2, lanes=width, over={"optimiser.learning_rate": [5e-3, 6e-3]})
+    assert len(programs._PROGRAMS) == before[1]
+    assert compiles.count == before[0]
+    assert not np.allclose(first.metrics["loss"], five.metrics["loss"])
+
+
+def test_whole_numbers_may_stand_where_floats_are_declared():
+    """`time_limit=5` is the 5.0 of the others; an integer is another type, so another program."""
+    whole, real = (
+        sweep(KEY, AGENT, ENV.replace(time_limit=limit), num_seeds=1, lanes=1, **RUN)
+        for limit in (5, 5.0)
+    )
+    assert_close(lane(whole, 0, 0), lane(real, 0, 0))
+
+
+def test_the_counter_does_count(compiles):
+    before = compiles.count
+    jax.jit(lambda x: x * 3.25 + before)(jnp.ones(3))
+    assert compiles.count > before
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+class StopAt(Silent):
+    """Stops after so many chunks, and remembers what it saw."""
+
+    def __init__(self, chunks: int):
+        self.left, self.shares, self.records, self.first = chunks, [], [], None
+
+    def on_start(self, plan, first_record):
+        self.first = first_record
+
+    def on_chunk(self, share):
+        self.shares.append(share)
+        self.left -= 1
+        return self.left == 0
+
+    def on_record(self, record, metrics):
+        self.records.append(record)
+
+
+@pytest.mark.parametrize("stops", [[1], [2], [1, 1], [1, 2]])
+def test_an_interrupted_sweep_goes_on_to_the_same_bits(tmp_path, five, width, stops):
+    """The first chunk is one iteration of the four of a record: the first stop is in its middle."""
+    checkpoints = Checkpoints(tmp_path)
+    records = []
+    for chunks in stops:
+        observer = StopAt(chunks)
+        part = run(5, lanes=width, observer=observer, checkpoints=checkpoints)
+        records += observer.records
+        assert part.interrupted and len(part.steps) == len(records)
+        assert part.metrics["loss"].shape == (1, 5, len(records))
+    assert 0 < observer.shares[-1] < 1
+    last = StopAt(-1)
+    whole = run(5, lanes=width, observer=last, checkpoints=checkpoints)
+    assert not whole.interrupted and last.shares[-1] == 1.0
+    assert records + last.records == [0, 1, 2] and last.first == len(records)
+    for seed in range(5):
+        assert_same_bits(lane(whole, 0, seed), lane(five, 0, seed))
+    again = run(5, lanes=width, observer=(idle := StopAt(-1)), checkpoints=checkpoints)
+    assert idle.shares == [] and idle.records == []
+    assert_same_bits(again.metrics, five.metrics)
+
+
+def test_the_first_stop_is_inside_a_record(tmp_path):
+    observer = StopAt(1)
+    run(1, lanes=1, observer=observer, checkpoints=Checkpoints(tmp_path))
+    assert observer.records == [] and observer.shares == [1 / 12]
+
+
+def test_a_checkpoint_of_other_seeds_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    run(1, lanes=1, observer=StopAt(1), checkpoints=checkpoints)
+    with pytest.raises(ValueError):
+        run(3, lanes=1, checkpoints=checkpoints)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "over, error, message",
+    [
+        ({"learning_rat": [0.1]}, KeyError, "did you mean .*learning_rate"),
+        ({"num_envs": [4, 8]}, ValueError, "not a float"),
+        ({"network.activation": ["relu"]}, ValueError, "not a float"),
+        ({"discount": [0.9, 1.5]}, ValueError, "discount=1.5 is out of range"),
+        ({"discount": []}, ValueError, "no values"),
+    ],
+)
+def test_settings_that_cannot_be_swept_are_refused(over, error, message):
+    with pytest.raises(error, match=message):
+        run(over=over)
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_seeds": 0}, {"num_steps": 0}, {"num_records": 0}, {"num_steps": -5}]
+)
+def test_empty_budgets_are_refused(options):
+    with pytest.raises(ValueError, match="at least 1"):
+        run(**options)
+
+
+def test_an_agent_out_of_range_or_out_of_place_is_refused():
+    with pytest.raises(ValueError, match="lambda_"):
+        sweep(KEY, AGENT.replace(rule=AGENT.rule.replace(lambda_=2.0)), ENV, num_seeds=1, **RUN)
+
+    class Odd:
+        observation_space = Box(0.0, 1.0, (2,))
+        action_space = Box(0.0, 1.0, (2, 2))
+
+    with pytest.raises(ValueError, match="Discrete or a Box"):
+        sweep(KEY, AGENT, Odd(), num_seeds=1, **RUN)
+
+
+def test_too_many_seeds_are_refused_with_the_number_that_fits(monkeypatch):
+    """Free memory is read from a machine that has just room for a few of the lives."""
+    needed = run(4, lanes=1).plan.memory
+    room = needed.working * needed.num_workers + 3 * needed.per_group
+    monkeypatch.setattr(programs, "available_bytes", lambda: room)
+    with pytest.raises(MemoryError, match=r"At most --num-seeds \d+ fit") as caught:
+        run(2000, lanes=1)
+    fits = int(str(caught.value).split("--num-seeds ")[1].split()[0])
+    assert 0 < fits < 2000
+    monkeypatch.setattr(programs, "available_bytes", lambda: 10)
+    with pytest.raises(MemoryError, match="Not even one seed fits"):
+        run(1, lanes=1)
+
+
+@pytest.mark.parametrize(
+    "available, lanes, num_settings, fits",
+    [(1000, 1, 1, 8), (1000, 4, 1, 32), (1000, 4, 2, 16), (299, 1, 1, 0)],
+)
+def test_the_memory_plan_by_hand(available, lanes, num_settings, fits):
+    """Two workers take 100 each at once; every group stays with 100."""
+    plan = MemoryPlan(100, 100, num_groups=50, num_workers=2, available=available)
+    assert plan.total == 5200
+    with pytest.raises(MemoryError, match=f"--num-seeds {fits} fit" if fits else "Not even one"):
+        plan.check(lanes, num_settings)
+    MemoryPlan(100, 100, num_groups=8, num_workers=2, available=1000).check(1, 1)
+
+
+# --- plans ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_steps", [1, 15, 16, 17, 160, 1000, 4801])
+@pytest.mark.parametrize("num_records", [1, 3, 100])
+def test_a_plan_rounds_up_to_whole_records(num_steps, num_records):
+    plan = make_plan(AGENT, num_steps, num_records)
+    assert plan.steps == 16 and 1 <= plan.num_records <= num_records
+    assert plan.total_steps >= num_steps
+    # No record could be left out.
+    assert plan.total_steps - plan.steps_per_record < num_steps
