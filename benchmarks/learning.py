@@ -1,8 +1,11 @@
-"""Train every preset at full size and record what it reaches: `python benchmarks/learning.py [ROW ...]`.
+"""Train the presets at full size and record what they reach.
 
-Each row is one sweep of independent seeds. The score of a seed is its mean episode return over the last tenth of the
-run, exploration included; a row passes when the interquartile mean over seeds reaches its threshold. Rows are merged
-into `results/learning.json`, and `results/learning.md` is written from it.
+    python benchmarks/learning.py [ROW ...]
+
+Each row is one sweep of independent seeds. The score of a seed is its mean episode return over the
+last tenth of the run, exploration included; a row passes when the interquartile mean over seeds
+reaches its threshold. Rows are merged into `results/learning.json`, and `results/learning.md` is
+written from it.
 """
 
 from __future__ import annotations
@@ -44,13 +47,15 @@ def minatar_pqn() -> Any:
 
 
 def minatar_dqn() -> Any:
-    """A DQN for MinAtar: larger replay, one update for eight steps."""
+    """A DQN for MinAtar: larger replay, one update for sixteen steps."""
     agent = preset("dqn")
     return agent.replace(
         network=NetworkSettings(hidden_sizes=(128,), activation="relu", layer_norm=True),
         optimiser=Optimiser(learning_rate=Linear(5e-4, 1e-5), max_grad_norm=10.0),
         replay=agent.replay.replace(capacity=100_000),
         target=agent.target.replace(period=200),
+        rollout_length=4,
+        num_updates=2,
         batch_size=64,
         warmup=5_000,
         exploration=Linear(1.0, 0.02, end=0.15),
@@ -68,7 +73,7 @@ ROWS: dict[str, tuple[Any, str, int, int, float]] = {
     "sac-pendulum": (preset("sac"), "Pendulum-v1", 50_000, 8, -200.0),
     "td3-pendulum": (preset("td3"), "Pendulum-v1", 50_000, 8, -200.0),
     "pqn-breakout": (minatar_pqn(), "Breakout-MinAtar", 2_500_000, 16, 20.0),
-    "dqn-breakout": (minatar_dqn(), "Breakout-MinAtar", 1_000_000, 16, 8.0),
+    "dqn-breakout": (minatar_dqn(), "Breakout-MinAtar", 500_000, 16, 8.0),
 }
 
 

@@ -52,6 +52,14 @@ class Train:
         Assignments,
         arg(name="set", metavar="NAME=VALUE ...", help="settings of the agent, listed by --help"),
     ] = ()
+    normalise: Annotated[
+        tuple[Literal["observations", "rewards"], ...],
+        arg(
+            metavar="{observations,rewards}",
+            help="what the agent sees normalised by running statistics; for on-policy agents",
+            help_behavior_hint="(default: nothing)",
+        ),
+    ] = ()
     env_settings: Annotated[
         Assignments,
         arg(

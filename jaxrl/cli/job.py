@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxrl.agents.normalised import NormalisedAgent
 from jaxrl.agents.presets import preset
 from jaxrl.cli import values
 from jaxrl.cli.arguments import Train
@@ -29,6 +30,7 @@ class Job:
     agent_name: str
     agent: Agent
     settings: dict[str, Any]  # of the agent, given explicitly, by full name
+    normalise: tuple[str, ...]  # "observations", "rewards"
     env_name: str
     env: Environment
     env_settings: dict[str, Any]
@@ -59,6 +61,7 @@ class Job:
         return {
             "agent": self.agent_name,
             "settings": {name: values.to_plain(value) for name, value in self.settings.items()},
+            "normalise": list(self.normalise),
             "env": self.env_name,
             "env_settings": {
                 name: values.to_plain(value) for name, value in self.env_settings.items()
@@ -136,7 +139,9 @@ def job_from_config(config: Mapping[str, Any]) -> Job:
             name: [values.to_text(value) for value in swept]
             for name, swept in (config.get("sweep") or {}).items()
         },
-        numbers=Train(**{name: config[name] for name in names}),
+        numbers=Train(
+            normalise=tuple(config.get("normalise") or ()), **{name: config[name] for name in names}
+        ),
     )
 
 
@@ -152,6 +157,14 @@ def _make(
     _check_numbers(numbers)
     with refusing(KeyError):
         agent = preset(agent_name)
+    normalise = tuple(sorted(set(numbers.normalise)))
+    if normalise:
+        if "replay" in {field.name for field in dataclasses.fields(agent)}:
+            raise BadInput(
+                f"--normalise is for agents that learn from fresh rollouts; {agent_name} replays "
+                "old ones."
+            )
+        agent = NormalisedAgent(agent, "observations" in normalise, "rewards" in normalise)
     changed: dict[str, Any] = {}
     for name, text in settings.items():
         with refusing(KeyError, ValueError):
@@ -170,6 +183,7 @@ def _make(
         agent_name=agent_name,
         agent=agent,
         settings=changed,
+        normalise=normalise,
         env_name=env_name,
         env=env,
         env_settings=parameters,

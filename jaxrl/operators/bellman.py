@@ -115,8 +115,9 @@ class BellmanOperator:
             return
         raise ValueError(
             f"{_describe(self.successor_functional)} ranges over successors, but this agent sees "
-            f"{num_successors} per transition. Use successors=Generative(num_samples=16), plan on "
-            "a TabularMDP, or set return_functional to be risk-averse over returns."
+            f"{num_successors} per transition. Back up from a Lookahead of several successors (the "
+            "outcomes of a TabularMDP, or an environment stepped again), or set return_functional "
+            "to be risk-averse over returns."
         )
 
     def backup(self, lookahead: Lookahead) -> Law:

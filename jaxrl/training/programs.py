@@ -81,9 +81,8 @@ class Programs:
 
 
 _START = jax.jit(start_lanes, static_argnames="swept")
-_RUN = jax.jit(
-    run_lanes, static_argnames="swept", donate_argnames="state"
-)  # records start from one tally
+# The tally is not donated: every record starts from the same empty one.
+_RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames="state")
 _PROGRAMS: dict[Any, jax.stages.Compiled] = {}
 
 

@@ -214,3 +214,22 @@ def test_the_score_is_the_mean_of_the_last_tenth() -> None:
     diverged = np.asarray([[False, False, False, False, True]])
     scores = final_scores(returns, diverged)
     np.testing.assert_array_equal(scores, [[18.5, 7.0, 5.0, np.nan, np.nan]])
+
+
+def test_normalised_observations_are_part_of_the_run(jaxrl: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ("train", *SMALL, "--normalise", "observations", "--run-dir", folder)
+    assert jaxrl(*words)[0] == 0
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["normalise"] == ["observations"]
+    assert config["resolved"]["observations"] is True
+    code, _, complaint = jaxrl("train", *SMALL, "--run-dir", folder)
+    assert code == 2
+    assert "normalise" in complaint
+    assert jaxrl("evaluate", folder, "--num-episodes", "4")[0] == 0
+
+
+def test_normalisation_is_refused_for_agents_with_a_replay(jaxrl: Run, tmp_path: Path) -> None:
+    code, _, complaint = jaxrl("train", "--agent", "dqn", "--normalise", "rewards", "--dry-run")
+    assert code == 2
+    assert "fresh rollouts" in complaint
