@@ -25,6 +25,7 @@ from jaxrl.training.loop import (
     add_tally,
     empty_tally,
     start_training,
+    summarise,
     train_iteration,
 )
 
@@ -32,6 +33,7 @@ from jaxrl.training.loop import (
 # CPU-seconds), compiles faster and keeps conditionals real; accelerators want wide programs.
 DEFAULT_LANES = {"cpu": 1}
 ACCELERATOR_LANES = 64
+MAX_RECORDS = 16  # that one call can go over; a call costs about a millisecond
 
 
 def default_lanes() -> int:
@@ -140,18 +142,44 @@ def run_lanes(
     env: Environment,
     state: TrainState,
     tally: Tally,
-    num_iterations: Array,
+    span: Array,
     swept: tuple[str, ...],
-) -> tuple[TrainState, Tally]:
-    """`num_iterations` (traced: any number without recompiling) iterations of every lane."""
+) -> tuple[TrainState, Tally, dict[str, Array]]:
+    """Run every lane on, over any number of iterations and records without recompiling.
 
-    def run(agent: Agent, life: tuple[TrainState, Tally]) -> tuple[TrainState, Tally]:
+    Args:
+        agent: swept leaves are `[W]`.
+        env: shared by all lanes.
+        state: `[W, ...]`, where the lives stand.
+        tally: `[W, ...]`, what the record begun before has so far.
+        span: `[3]` int32: records to go over, at most `MAX_RECORDS`; iterations in each; whether
+            that many iterations end a record (else there is one, and it goes on in the next call).
+        swept: names of the swept settings.
+
+    Returns:
+        states, tallies, and the records by name `[W, MAX_RECORDS]`, of which only those that ended
+        mean anything.
+    """
+    num_records, num_iterations, ends = span[0], span[1], span[2] > 0
+
+    def run(agent: Agent, life: tuple[TrainState, Tally]) -> tuple:
         def iteration(_: int, life: tuple[TrainState, Tally]) -> tuple[TrainState, Tally]:
             state, tally = life
             state, more = train_iteration(agent, env, state)
             return state, add_tally(tally, more)
 
-        return jax.lax.fori_loop(0, num_iterations, iteration, life)
+        def record(index: int, carry: tuple) -> tuple:
+            life, records = carry
+            state, tally = jax.lax.fori_loop(0, num_iterations, iteration, life)
+            row = summarise(tally)
+            records = {name: records[name].at[index].set(row[name]) for name in records}
+            tally = jax.tree.map(lambda total: jnp.where(ends, 0, total), tally)
+            return (state, tally), records
+
+        shapes = jax.eval_shape(summarise, life[1])
+        empty = {name: jnp.zeros(MAX_RECORDS, row.dtype) for name, row in shapes.items()}
+        (state, tally), records = jax.lax.fori_loop(0, num_records, record, (life, empty))
+        return state, tally, records
 
     return _over_lanes(run, agent, swept, state.key)(agent, (state, tally))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
@@ -55,8 +56,8 @@ class Programs:
         )
         life = self.start_program(group.agent, self.env, keys, self.total_steps)
         state, tally = self.placed(life)
-        count = jnp.zeros((), jnp.int32)
-        self.run_program = _compiled(_RUN, (group.agent, self.env, state, tally, count), self.swept)
+        span = np.zeros(3, np.int32)
+        self.run_program = _compiled(_RUN, (group.agent, self.env, state, tally, span), self.swept)
         self.life_bytes = tree_bytes(life)
 
     def memory(self, group: Group) -> MemoryPlan:
@@ -74,15 +75,23 @@ class Programs:
         keys = self.placed(group.keys)
         return self.placed(self.start_program(group.agent, self.env, keys, self.total_steps))
 
-    def run(self, group: Group, life: PyTree, num_iterations: int) -> PyTree:
-        """Some iterations of a group; blocks until done, so that workers share the cores."""
-        count = jnp.asarray(num_iterations, jnp.int32)
-        return jax.block_until_ready(self.run_program(group.agent, self.env, *life, count))
+    def run(self, group: Group, life: PyTree, span: np.ndarray) -> tuple[PyTree, dict]:
+        """Run a group on; blocks until done, so that workers share the cores.
+
+        Args:
+            group: whose lives these are.
+            life: `(state, tally)`, donated.
+            span: as `run_lanes` takes it.
+
+        Returns:
+            the life and the records `[W, MAX_RECORDS]` by name.
+        """
+        state, tally, records = self.run_program(group.agent, self.env, *life, span)
+        return (state, tally), jax.device_get(records)
 
 
 _START = jax.jit(start_lanes, static_argnames="swept")
-# The tally is not donated: every record starts from the same empty one.
-_RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames="state")
+_RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames=("state", "tally"))
 _PROGRAMS: dict[Any, jax.stages.Compiled] = {}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.lanes import Group
+from jaxrl.training.lanes import MAX_RECORDS, Group
 from jaxrl.training.loop import summarise
 from jaxrl.training.observer import Observer, Silent, SweepPlan
 from jaxrl.training.programs import Programs
@@ -67,7 +67,6 @@ class Session:
         self.observer: Observer = Silent()
         self.record, self.iteration = 0, 0  # complete records, iterations into the next
         self.lives: list[PyTree] = []
-        self.empty_tally: PyTree = ()
         self.metrics: dict[str, np.ndarray] = {}
 
     @property
@@ -90,8 +89,6 @@ class Session:
                 name: np.full(records.shape, np.nan, np.float32)
                 for name, records in self._template()["metrics"].items()
             }
-        # Kept, because to make one for every record would cost as much as its summary.
-        self.empty_tally = jax.tree.map(jnp.zeros_like, self.lives[0][1])
         self.observer.on_start(self.plan, self.record)
 
     def restore(self, checkpoints: Checkpoints) -> bool:
@@ -115,20 +112,19 @@ class Session:
         """Run to the end; True when the observer stopped it before."""
         plan = self.plan.plan
         saved_at = time.perf_counter()
-        chunk = 1
+        chunk = 1  # iterations that take about `_CHUNK_SECONDS`
         with concurrent.futures.ThreadPoolExecutor(self.programs.num_workers) as workers:
+            # Handing the only group to another thread would cost more than to call it.
+            each = map if self.programs.num_workers == 1 else workers.map
             while self.record < plan.num_records:
-                count = min(chunk, plan.iterations - self.iteration)
+                span = self._next_span(chunk)
                 started = time.perf_counter()
-                run = functools.partial(self.programs.run, num_iterations=count)
-                # Handing the only group to another thread would cost more than to call it.
-                each = map if self.programs.num_workers == 1 else workers.map
-                self.lives = list(each(run, self.groups, self.lives))
-                seconds = (time.perf_counter() - started) / count
-                chunk = max(1, min(plan.iterations, int(_CHUNK_SECONDS / seconds)))
-                self.iteration += count
-                if self.iteration == plan.iterations:
-                    self._finish_record()
+                run = functools.partial(self.programs.run, span=span)
+                outputs = list(each(run, self.groups, self.lives))
+                seconds = (time.perf_counter() - started) / (int(span[0]) * int(span[1]))
+                chunk = max(1, int(_CHUNK_SECONDS / seconds))
+                self.lives = [life for life, _ in outputs]
+                self._take_records(span, [records for _, records in outputs])
                 done = self.record * plan.iterations + self.iteration
                 stop = self.observer.on_chunk(done / (plan.num_records * plan.iterations))
                 finished = self.record == plan.num_records
@@ -140,21 +136,34 @@ class Session:
                     return True
         return False
 
-    def _finish_record(self) -> None:
+    def _next_span(self, chunk: int) -> np.ndarray:
+        """About `chunk` more iterations: a part of a record, or as many whole ones as fit."""
+        plan = self.plan.plan
+        left = plan.iterations - self.iteration
+        if chunk < left or self.iteration:
+            count = min(chunk, left)
+            return np.asarray([1, count, count == left], np.int32)
+        records = min(chunk // plan.iterations, MAX_RECORDS, plan.num_records - self.record)
+        return np.asarray([records, plan.iterations, 1], np.int32)
+
+    def _take_records(self, span: np.ndarray, records: list[dict[str, np.ndarray]]) -> None:
+        """Note what a call over `span` recorded, and tell the observer."""
+        num_records, num_iterations, ends = (int(number) for number in span)
+        if not ends:
+            self.iteration += num_iterations
+            return
         flat = {name: value.reshape(-1, value.shape[-1]) for name, value in self.metrics.items()}
-        lives, position = [], 0
-        for group, (state, tally) in zip(self.groups, self.lives, strict=True):
-            summary = jax.device_get(_SUMMARISE(tally))
-            for name, values in summary.items():
-                flat[name][position : position + group.num_runs, self.record] = values[
-                    : group.num_runs
-                ]
+        columns = slice(self.record, self.record + num_records)
+        position = 0
+        for group, rows in zip(self.groups, records, strict=True):
+            lanes = slice(position, position + group.num_runs)
+            for name, values in rows.items():
+                flat[name][lanes, columns] = values[: group.num_runs, :num_records]
             position += group.num_runs
-            lives.append((state, self.empty_tally))
-        self.lives = lives
-        latest = {name: value[..., self.record] for name, value in self.metrics.items()}
-        self.observer.on_record(self.record, latest)
-        self.record, self.iteration = self.record + 1, 0
+        for record in range(self.record, self.record + num_records):
+            latest = {name: value[..., record] for name, value in self.metrics.items()}
+            self.observer.on_record(record, latest)
+        self.record, self.iteration = self.record + num_records, 0
 
     def agent_states(self) -> PyTree:
         """Every agent's state `[S, N, ...]`."""
@@ -189,9 +198,6 @@ def _stack(groups: list[PyTree], shape: tuple[int, int]) -> PyTree:
         return jnp.concatenate(leaves).reshape(*shape, *leaves[0].shape[1:])
 
     return jax.tree.map(stack, *groups)
-
-
-_SUMMARISE = jax.jit(jax.vmap(summarise))
 
 
 def diverged_at(
