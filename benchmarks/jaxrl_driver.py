@@ -1,7 +1,7 @@
 """Train jaxrl and measure it; run by `throughput.py`, with the interface of `rejax_driver.py`.
 
-The settings and the network are tabled in `throughput_settings.py`. One seed runs without `vmap`,
-sixteen run one after the other through the same program, as `jaxrl.sweep` does on a CPU.
+The settings and the network are tabled in `throughput_settings.py`. One seed runs without `vmap`;
+sixteen run four at a time through one program, as `jaxrl.sweep(..., lanes=4)` runs them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from jaxrl.replay import UniformReplay
 from jaxrl.rules import ProximalPolicy
 
 ACTIVATIONS = {"tanh": "tanh", "swish": "silu"}
+LANES = 4  # seeds in one call when there are several; divides 16
 SCORE_EPISODES = 8  # of each seed, as on the other side
 SCORE_EPSILON = 0.005  # of the Q-network, as on the other side
 
@@ -83,21 +84,26 @@ def jaxrl_program(agent_name: str, env_name: str, num_seeds: int, num_steps: int
     def train(key: jax.Array) -> Any:
         return jaxrl.train(key, agent, env, num_steps=num_steps, num_records=1).state.agent
 
+    lanes = min(LANES, num_seeds)
+    program = jax.vmap(train) if lanes > 1 else train
     compiled = {}
 
     def compile_program() -> None:
-        compiled["run"] = jax.jit(train).lower(jax.random.key(0)).compile()
+        keys = jax.random.split(jax.random.key(0), lanes)
+        compiled["run"] = jax.jit(program).lower(keys if lanes > 1 else keys[0]).compile()
 
     def run(number: int) -> Any:
         keys = jax.random.split(jax.random.key(number), num_seeds)
-        return [jax.block_until_ready(compiled["run"](key)) for key in keys]
+        groups = keys.reshape(-1, lanes) if lanes > 1 else keys
+        return [jax.block_until_ready(compiled["run"](group)) for group in groups]
 
     def score(states: list[Any]) -> float:
         player = agent.replace(exploration=SCORE_EPSILON) if agent_name == "dqn" else agent
-        play = jaxrl.evaluate
         key = jax.random.key(1_000)
+        if lanes > 1:
+            states = [jax.tree.map(lambda x, n=n: x[n], s) for s in states for n in range(lanes)]
         returns = [
-            play(key, player, env, state, num_episodes=SCORE_EPISODES, explore=True).mean
+            jaxrl.evaluate(key, player, env, state, num_episodes=SCORE_EPISODES, explore=True).mean
             for state in states
         ]
         return float(jnp.mean(jnp.asarray(returns)))
