@@ -81,9 +81,10 @@ def test_diverged_seeds_are_named_and_the_others_finish_untouched(
 
 
 def test_when_every_run_diverges_the_exit_code_says_so(jaxrl: Run, tmp_path: Path) -> None:
-    code, out, _ = jaxrl("train", *SMALL, "--sweep", "learning_rate=1e30", "--run-dir", tmp_path)
+    folder = tmp_path / "run"
+    code, out, _ = jaxrl("train", *SMALL, "--sweep", "learning_rate=1e30", "--run-dir", folder)
     assert code == 1
-    assert RunFolder(tmp_path).status()["state"] == "diverged"
+    assert RunFolder(folder).status()["state"] == "diverged"
     assert "seed 0 (learning_rate=1e+30) diverged" in out
 
 

@@ -41,7 +41,6 @@ class Row:
 
 TINY = {"network.hidden_sizes": (32,)}
 SMALL_REPLAY = TINY | {"replay.capacity": 8192, "target.period": 50, "batch_size": 32}
-C51_CARTPOLE = {"operator.head.low": 0.0, "operator.head.high": 100.0}
 MINATAR = {"network.hidden_sizes": (128,), "optimiser.learning_rate": 5e-4}
 MINATAR_PQN = MINATAR | {"num_envs": 128, "rollout_length": 32, "num_epochs": 2}
 MINATAR_PQN |= {"num_minibatches": 32, "lambda_": 0.65}
@@ -53,18 +52,14 @@ ROWS = [
     Row("ppo", "CartPole-v1", 60_000, 8, 300.0, slow=False),
     Row("pqn", "Catch-bsuite", 40_000, 4, 0.9, TINY, slow=False),
     Row("dqn", "Catch-bsuite", 40_000, 4, 0.8, SMALL_REPLAY),
-    # What the toolkit promises.
-    Row("ppo", "CartPole-v1", 500_000, 16, 475.0),
-    Row("pqn", "CartPole-v1", 500_000, 16, 475.0),
-    Row("dqn", "CartPole-v1", 500_000, 16, 450.0),
-    Row("c51", "CartPole-v1", 500_000, 16, 450.0, C51_CARTPOLE),
-    Row("qr_dqn", "CartPole-v1", 500_000, 16, 450.0),
-    Row("ppo", "Acrobot-v1", 500_000, 16, -100.0),
-    Row("sac", "Pendulum-v1", 50_000, 8, -200.0),
-    Row("td3", "Pendulum-v1", 50_000, 8, -200.0),
-    # A fifth of what benchmarks/learning.py trains, with its settings.
-    Row("pqn", "Breakout-MinAtar", 1_000_000, 2, 8.0, MINATAR_PQN),
-    Row("dqn", "Breakout-MinAtar", 300_000, 2, 5.0, MINATAR_DQN),
+    # Smaller versions of benchmarks/learning.py, with its settings.
+    Row("pqn", "CartPole-v1", 200_000, 4, 450.0),
+    Row("dqn", "CartPole-v1", 200_000, 4, 350.0),
+    Row("c51", "CartPole-v1", 200_000, 4, 400.0),
+    Row("qr_dqn", "CartPole-v1", 200_000, 4, 400.0),
+    Row("ppo", "Acrobot-v1", 100_000, 4, -110.0),
+    Row("pqn", "Breakout-MinAtar", 500_000, 2, 4.0, MINATAR_PQN),
+    Row("dqn", "Breakout-MinAtar", 200_000, 2, 4.0, MINATAR_DQN),
 ]
 LONG = [pytest.mark.slow, pytest.mark.timeout(7200)]
 MARKED = [pytest.param(row, id=row.name, marks=LONG if row.slow else []) for row in ROWS]
