@@ -185,6 +185,7 @@ def markdown(report: dict[str, Any]) -> str:
         "Written by `benchmarks/throughput.py`. Ratio: jaxrl over rejax, pair by pair; above 1 is "
         "faster.",
         "Return: mean over the seeds after the few steps of the last call.",
+        "Sixteen seeds: rejax vmaps them all, jaxrl runs them four lanes at a time (`lanes=4`).",
         "",
         "| agent | environment | seeds | steps | jaxrl | rejax | ratio: median (min to max) "
         "| return: jaxrl, rejax |",
