@@ -72,7 +72,7 @@ ROWS: dict[str, tuple[Any, str, int, int, float]] = {
     "ppo-acrobot": (preset("ppo"), "Acrobot-v1", 500_000, 16, -100.0),
     "sac-pendulum": (preset("sac"), "Pendulum-v1", 50_000, 8, -200.0),
     "td3-pendulum": (preset("td3"), "Pendulum-v1", 50_000, 8, -200.0),
-    "pqn-breakout": (minatar_pqn(), "Breakout-MinAtar", 2_500_000, 16, 20.0),
+    "pqn-breakout": (minatar_pqn(), "Breakout-MinAtar", 5_000_000, 16, 20.0),
     "dqn-breakout": (minatar_dqn(), "Breakout-MinAtar", 500_000, 16, 8.0),
 }
 
