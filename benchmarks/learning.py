@@ -1,11 +1,12 @@
 """Train the presets at full size and record what they reach.
 
-    python benchmarks/learning.py [ROW ...]
+    python benchmarks/learning.py [ROW ...] [--checkpoints FOLDER]
 
 Each row is one sweep of independent seeds. The score of a seed is its mean episode return over the
 last tenth of the run, exploration included; a row passes when the interquartile mean over seeds
 reaches its threshold. Rows are merged into `results/learning.json`, and `results/learning.md` is
-written from it.
+written from it. With `--checkpoints` a row that was stopped goes on from where it was when the
+same command comes again; its CPU time is then counted over all the parts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from jaxrl.agents.presets import preset
 from jaxrl.core.schedules import Linear
 from jaxrl.networks import NetworkSettings
 from jaxrl.report.statistics import aggregate
+from jaxrl.training.observer import Silent
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -77,13 +79,44 @@ ROWS: dict[str, tuple[Any, str, int, int, float]] = {
 }
 
 
-def run(name: str, num_seeds: int | None) -> dict[str, Any]:
+class CPUClock(Silent):
+    """Keeps the CPU seconds of a row in a file, so that they survive with its checkpoints."""
+
+    def __init__(self, file: pathlib.Path | None):
+        self.file = file
+        self.before = float(file.read_text()) if file and file.exists() else 0.0
+        self.started = time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds of the row so far, earlier parts included."""
+        return self.before + time.process_time() - self.started
+
+    def on_chunk(self, share: float) -> bool:
+        """Write the seconds down; never stop."""
+        if self.file:
+            self.file.write_text(str(self.seconds))
+        return False
+
+
+def run(name: str, num_seeds: int | None, folder: pathlib.Path | None) -> dict[str, Any]:
     agent, env, num_steps, seeds, threshold = ROWS[name]
-    cpu, wall = time.process_time(), time.perf_counter()
+    seeds = num_seeds or seeds
+    saved = folder / f"{name}-{seeds}-{num_steps}" if folder else None
+    if saved:
+        saved.mkdir(parents=True, exist_ok=True)
+    clock = CPUClock(saved / "cpu_seconds" if saved else None)
+    wall = time.perf_counter()
     result = jaxrl.sweep(
-        jax.random.key(0), agent, envs.make(env), num_seeds=num_seeds or seeds, num_steps=num_steps
+        jax.random.key(0),
+        agent,
+        envs.make(env),
+        num_seeds=seeds,
+        num_steps=num_steps,
+        observer=clock,
+        checkpoints=jaxrl.Checkpoints(saved / "checkpoints") if saved else None,
     )
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    cpu, wall = clock.seconds, time.perf_counter() - wall
     returns = result.metrics["episode_return"][0]
     tail = returns[:, -max(1, returns.shape[1] // 10) :]
     scores = np.nanmean(tail, axis=1)
@@ -135,9 +168,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help="all when none is named")
     parser.add_argument("--num-seeds", type=int, help="fewer or more seeds than the row asks for")
+    parser.add_argument("--checkpoints", type=pathlib.Path, help="folder to save in and go on from")
     arguments = parser.parse_args()
     for name in arguments.rows or ROWS:
-        row = run(name, arguments.num_seeds)
+        row = run(name, arguments.num_seeds, arguments.checkpoints)
         print(name, {k: v for k, v in row.items() if k != "scores"}, flush=True)
         path = RESULTS / "learning.json"
         rows = json.loads(path.read_text()) if path.exists() else {}

@@ -23,7 +23,7 @@ class Programs:
         self.env, self.plan, self.swept, self.num_groups = env, plan, swept, num_groups
         self.num_workers = 1
         if jax.default_backend() == "cpu" and jax.device_count() == 1:
-            self.num_workers = max(1, min(num_groups, len(os.sched_getaffinity(0))))
+            self.num_workers = max(1, min(num_groups, _num_cores()))
         self.total_steps = jnp.asarray(plan.total_steps, jnp.float32)
 
     def placed(self, tree: PyTree) -> PyTree:
@@ -67,7 +67,7 @@ class Programs:
             working_bytes(self.run_program),
             self.num_groups,
             self.num_workers,
-            available_bytes() + self.life_bytes,
+            available_bytes(),
         )
 
     def start(self, group: Group) -> PyTree:
@@ -88,6 +88,14 @@ class Programs:
         """
         state, tally, records = self.run_program(group.agent, self.env, *life, span)
         return (state, tally), jax.device_get(records)
+
+
+def _num_cores() -> int:
+    """Cores that this process may use; all of the machine's where the system does not say."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux alone has it
+        return os.cpu_count() or 1
 
 
 _START = jax.jit(start_lanes, static_argnames="swept")
