@@ -48,14 +48,18 @@ class SweepResult:
         Args:
             setting: position in `settings`.
             seed: position in `seeds`.
+
+        Raises:
+            IndexError: there is no such run.
         """
+        if not (0 <= setting < len(self.settings) and 0 <= seed < len(self.seeds)):
+            raise IndexError(
+                f"No run of setting {setting} and seed {seed}: there are {len(self.settings)} "
+                f"settings of {len(self.seeds)} seeds, counted from 0."
+            )
         run = setting * len(self.seeds) + seed
-        for group in self.groups:
-            lanes = jax.tree.leaves(group)[0].shape[0]
-            if run < lanes:
-                return jax.tree.map(lambda leaf, lane=run: leaf[lane], group)
-            run -= lanes
-        raise IndexError(f"No run of setting {setting} and seed {seed}.")
+        width = jax.tree.leaves(self.groups[0])[0].shape[0]  # only the last group may be narrower
+        return jax.tree.map(lambda leaf: leaf[run % width], self.groups[run // width])
 
 
 class Session:

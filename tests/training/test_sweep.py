@@ -137,6 +137,17 @@ def test_swept_settings_are_separate_runs(two_rates, width):
     assert not np.allclose(two_rates.metrics["loss"][0, :, -1], two_rates.metrics["loss"][1, :, -1])
 
 
+def test_one_agent_s_state_is_its_row_of_all_of_them(two_rates):
+    for setting, seed in ((0, 1), (1, 0)):
+        one = two_rates.agent_state(setting, seed)
+        assert_same_bits(
+            one.params, jax.tree.map(lambda x: x[setting, seed], two_rates.agent_states.params)
+        )
+    for outside in ((0, 2), (2, 0), (0, -1)):
+        with pytest.raises(IndexError, match="counted from 0"):
+            two_rates.agent_state(*outside)
+
+
 def test_a_diverged_run_is_reported_at_its_step_and_the_others_are_untouched(two_rates, width):
     bad = run(2, lanes=width, over={"optimiser.learning_rate": [1e-2, 1e38]})
     steps_per_record = 64
