@@ -140,9 +140,7 @@ def test_swept_settings_are_separate_runs(two_rates, width):
 def test_one_agent_s_state_is_its_row_of_all_of_them(two_rates):
     for setting, seed in ((0, 1), (1, 0)):
         one = two_rates.agent_state(setting, seed)
-        assert_same_bits(
-            one.params, jax.tree.map(lambda x: x[setting, seed], two_rates.agent_states.params)
-        )
+        assert_same_bits(one, lane(two_rates, setting, seed)["state"])
     for outside in ((0, 2), (2, 0), (0, -1)):
         with pytest.raises(IndexError, match="counted from 0"):
             two_rates.agent_state(*outside)
