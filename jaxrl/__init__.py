@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jaxrl import envs as envs
     from jaxrl import functionals as functionals
     from jaxrl import operators as operators
+    from jaxrl import planning as planning
     from jaxrl.agents.actor_critic import ActorCriticAgent as ActorCriticAgent
     from jaxrl.agents.parallel_q import ParallelQAgent as ParallelQAgent
     from jaxrl.agents.presets import (
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from jaxrl.agents.twin_delayed import TwinDelayedAgent as TwinDelayedAgent
     from jaxrl.core.law import Law as Law
     from jaxrl.core.mdp import TabularMDP as TabularMDP
+    from jaxrl.core.mdp import outcome_mdp as outcome_mdp
+    from jaxrl.core.mdp import stack_mdps as stack_mdps
     from jaxrl.core.mdp import tabular_mdp as tabular_mdp
     from jaxrl.core.types import TimeStep as TimeStep
     from jaxrl.core.types import Transition as Transition
@@ -82,7 +85,9 @@ _HOME = {
     "Transition": "jaxrl.core.types",
     "TwinDelayedAgent": "jaxrl.agents.twin_delayed",
     "evaluate": "jaxrl.training.evaluate",
+    "outcome_mdp": "jaxrl.core.mdp",
     "rollout": "jaxrl.training.rollout",
+    "stack_mdps": "jaxrl.core.mdp",
     "sweep": "jaxrl.training.sweep",
     "tabular_mdp": "jaxrl.core.mdp",
     "train": "jaxrl.training.loop",
@@ -90,8 +95,8 @@ _HOME = {
     ("a2c", "c51", "double_dqn", "dqn", "ppo", "pqn", "qr_dqn", "rainbow", "sac", "td3"),
     "jaxrl.agents.presets",
 )
-_PACKAGES = ("agents", "envs", "functionals", "losses", "networks", "operators", "replay")
-_PACKAGES += ("report", "returns", "rules", "training")
+_PACKAGES = ("agents", "envs", "functionals", "losses", "networks", "operators", "planning")
+_PACKAGES += ("replay", "report", "returns", "rules", "training")
 
 __all__ = sorted([*_HOME, *_PACKAGES])
 

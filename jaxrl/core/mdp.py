@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +21,8 @@ class TabularMDP:
     and entropic operators need and a dense `P, r` pair loses. It is sparse by nature and dense when
     K = S. A batch of MDPs is the same struct with a leading axis on every leaf.
 
-    Build it with `tabular_mdp`, which checks; the constructor does not.
+    Build it with `tabular_mdp` from tables, or with `outcome_mdp` from outcome lists; both check,
+    the constructor does not.
     """
 
     prob: Array  # [S, A, K], non-negative, summing to one over K
@@ -26,8 +30,13 @@ class TabularMDP:
     reward: Array  # [S, A, K] [return]
     terminal: Array  # [S, A, K] bool, or the probability of ending, in [0, 1]
     initial: Array  # [S], law of the first state
-    legal: Array  # [S, A] bool, which actions may be taken
+    legal: Array  # [S, A] bool, true where the action may be taken
     discount: float  # gamma in [0, 1] [per step]
+    # What a planner may rely on; false says nothing.
+    is_dense: bool = struct.field(pytree_node=False, default=False)  # K = S, outcome k is state k
+    is_endless: bool = struct.field(
+        pytree_node=False, default=False
+    )  # `terminal` is false everywhere
 
     @property
     def num_states(self) -> int:
@@ -65,91 +74,210 @@ class TabularMDP:
 
 
 def tabular_mdp(
-    prob: ArrayLike,
-    next_state: ArrayLike | None,
+    transition: ArrayLike,
     reward: ArrayLike,
-    *,
-    terminal: ArrayLike | None = None,
-    initial: ArrayLike | None = None,
-    legal: ArrayLike | None = None,
     discount: float = 0.99,
+    *,
+    initial: ArrayLike | None = None,
+    terminal: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
 ) -> TabularMDP:
-    """A checked `TabularMDP`.
-
-    Illegal pairs need no outcomes: their rows are rewritten as staying put at reward 0, so that
-    every row of the result is a law.
+    """A checked `TabularMDP` from a transition table: outcome k is state k.
 
     Args:
-        prob: `[S, A, K]` probabilities of the outcomes; rows of legal pairs sum to one within 1e-4.
-        next_state: `[S, A, K]` integers in `[0, S)`; `None` when K = S and outcome k is state k.
-        reward: `[S, A, K]`, or `[S, A]` when it does not depend on the outcome [return].
-        terminal: `[S, A, K]` bool or probabilities of ending; default nowhere.
-        initial: `[S]` law of the first state; default state 0.
-        legal: `[S, A]` bool; default all. Every state needs a legal action.
+        transition: `[S, A, S]` probabilities of the next state; rows of legal pairs sum to one
+            within 1e-4 and are then normalised.
+        reward: `[S, A]`, or `[S, A, S]` when it depends on the next state [return]. -inf makes the
+            action illegal.
         discount: gamma in [0, 1] [per step].
+        initial: `[S]` law of the first state; default state 0.
+        terminal: `[S]` bool, states at which the episode is over: entering one ends it, and their
+            own rows are rewritten as staying put at reward 0. Or `[S, A, S]`, bool or the
+            probability of ending with that transition. Default nowhere.
+        mask: `[S, A]` bool, true where the action is legal; default everywhere. Every state needs
+            a legal action.
 
     Raises:
         ValueError: a shape, a range or a sum is wrong; one line says which, and where first.
 
     Example:
-        >>> mdp = tabular_mdp([[[1.0]]], [[[0]]], [[[2.0]]], discount=0.5)
+        >>> mdp = tabular_mdp([[[0.5, 0.5]], [[0.0, 1.0]]], [[2.0], [0.0]], discount=0.5)
+        >>> mdp.dense()[0][0, 0].tolist()
+        [0.5, 0.5]
+    """
+    transition = np.asarray(transition, np.float64)
+    if transition.ndim != 3 or 0 in transition.shape or transition.shape[0] != transition.shape[2]:
+        raise ValueError(
+            f"transition must have shape [S, A, S]; got {list(transition.shape)}. For outcome "
+            "lists [S, A, K] use outcome_mdp(prob, next_state, reward)."
+        )
+    next_state = np.broadcast_to(np.arange(transition.shape[0], dtype=np.int32), transition.shape)
+    return _checked("transition", transition, next_state, reward, discount, initial, terminal, mask)
+
+
+def outcome_mdp(
+    prob: ArrayLike,
+    next_state: ArrayLike,
+    reward: ArrayLike,
+    discount: float = 0.99,
+    *,
+    initial: ArrayLike | None = None,
+    terminal: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+) -> TabularMDP:
+    """A checked `TabularMDP` from outcome lists, which keep the joint law of reward and successor.
+
+    Illegal pairs need no outcomes: their rows are rewritten as staying put at reward 0, so that
+    every row of the result is a law. Outcomes of probability 0 are padding, but for functionals
+    whose adversary has full support: for those, pad with a copy of a possible outcome.
+
+    Args:
+        prob: `[S, A, K]` probabilities of the outcomes; rows of legal pairs sum to one within 1e-4
+            and are then normalised.
+        next_state: `[S, A, K]` integers in `[0, S)`.
+        reward: `[S, A, K]`, or `[S, A]` when it does not depend on the outcome [return]. -inf with
+            positive probability makes the action illegal.
+        discount: gamma in [0, 1] [per step].
+        initial: `[S]` law of the first state; default state 0.
+        terminal: `[S, A, K]` bool, or probabilities of ending; or `[S]` bool, see `tabular_mdp`.
+            Default nowhere.
+        mask: `[S, A]` bool, true where the action is legal; default everywhere. Every state needs
+            a legal action.
+
+    Raises:
+        ValueError: a shape, a range or a sum is wrong; one line says which, and where first.
+
+    Example:
+        >>> mdp = outcome_mdp([[[1.0]]], [[[0]]], [[[2.0]]], discount=0.5)
         >>> float(mdp.dense()[1][0, 0])
         2.0
     """
     prob = np.asarray(prob, np.float64)
     if prob.ndim != 3 or 0 in prob.shape:
         raise ValueError(f"prob must have shape [S, A, K]; got {list(prob.shape)}.")
+    return _checked("prob", prob, next_state, reward, discount, initial, terminal, mask)
+
+
+def _checked(
+    name: str,
+    prob: np.ndarray,
+    next_state: ArrayLike,
+    reward: ArrayLike,
+    discount: float,
+    initial: ArrayLike | None,
+    terminal: ArrayLike | None,
+    mask: ArrayLike | None,
+) -> TabularMDP:
+    """The MDP of outcome lists that may be wrong; `name` is what the caller calls `prob`."""
     num_states, _, num_outcomes = shape = prob.shape
-    if next_state is None:
-        if num_outcomes != num_states:
-            raise ValueError(
-                f"next_state=None needs K = S; prob has K = {num_outcomes} and S = {num_states}."
-            )
-        next_state = np.broadcast_to(np.arange(num_states), shape)
     next_state, reward = np.asarray(next_state), np.asarray(reward, np.float64)
+    all_finite = bool(np.isfinite(reward).all())
     reward = np.broadcast_to(reward[..., None], shape) if reward.shape == shape[:2] else reward
-    terminal = np.zeros(shape, bool) if terminal is None else np.asarray(terminal)
-    first = np.eye(num_states)[0] if initial is None else np.asarray(initial, np.float64)
-    legal = np.ones(shape[:2], bool) if legal is None else np.asarray(legal, bool)
+    ends = np.broadcast_to(False, shape) if terminal is None else np.asarray(terminal)
+    first = np.arange(num_states) == 0 if initial is None else initial
+    first = np.asarray(first, np.float64)
+    legal = np.ones(shape[:2], bool) if mask is None else np.asarray(mask)
+    of_states = ends.shape == (num_states,)
     expected = {
         "next_state": (next_state, shape),
         "reward": (reward, shape),
-        "terminal": (terminal, shape),
+        "terminal": (ends, (num_states,) if of_states else shape),
         "initial": (first, (num_states,)),
-        "legal": (legal, shape[:2]),
+        "mask": (legal, shape[:2]),
     }
-    for name, (value, wanted) in expected.items():
+    shorter = {"reward": shape[:2], "terminal": (num_states,)}
+    for what, (value, wanted) in expected.items():
         if value.shape != wanted:
-            raise ValueError(f"{name} must have shape {list(wanted)}; got {list(value.shape)}.")
+            either = f"{list(shorter[what])} or " if what in shorter else ""
+            raise ValueError(
+                f"{what} must have shape {either}{list(wanted)}; got {list(value.shape)}."
+            )
+    if not np.all((legal == 0) | (legal == 1)):
+        raise ValueError("mask must be true or false for each state and action.")
+    legal = legal.astype(bool)
     if not np.issubdtype(next_state.dtype, np.integer):
         raise ValueError(f"next_state must hold integers; got {next_state.dtype}.")
-    _check_where("legal", ~legal.any(axis=1), "leaves no action in", "give every state one")
-    used = legal[..., None]
     in_range = (next_state >= 0) & (next_state < num_states)
+
+    # What staying put looks like: for illegal pairs, and where the episode is over.
+    states = np.arange(num_states)
+    is_dense = num_outcomes == num_states and bool(np.all(next_state == states))
+    stay_prob = (np.eye(num_states) if is_dense else np.eye(num_outcomes)[:1])[:, None, :]
+    stay_state = next_state if is_dense else states[:, None, None]
+    is_sure = ends.dtype == np.bool_ or bool(np.all((ends == 0) | (ends == 1)))
+    if of_states:
+        if not is_sure:
+            raise ValueError("terminal of shape [S] must be true or false for each state.")
+        is_over = ends.astype(bool)
+        ends = is_over[np.where(in_range, next_state, 0)] | is_over[:, None, None]
+        legal = legal | is_over[:, None]
+        over = np.broadcast_to(is_over[:, None, None], shape)
+        prob, reward = np.where(over, stay_prob, prob), np.where(over, 0.0, reward)
+        next_state = np.where(over, stay_state, next_state)
+    if not all_finite:
+        legal = legal & ~np.any((reward == -np.inf) & (prob > 0), axis=-1)
+    used = legal[..., None]
+    _check_where("mask", ~legal.any(axis=1), "leaves no action in", "give every state a legal one")
     _check_where("next_state", used & ~in_range, "is outside [0, S) at", f"S = {num_states}")
-    _check_where("prob", used & ~(prob >= 0), "is negative or NaN at", "probabilities are >= 0")
-    off = np.abs(prob.sum(axis=-1) - 1.0) > 1e-4
-    _check_where("prob", legal & off, "does not sum to 1 over outcomes at", "normalise the row")
-    _check_where("reward", used & ~np.isfinite(reward), "is not finite at", "use finite rewards")
-    share = terminal.astype(np.float64)
-    _check_where("terminal", used & ~((share >= 0) & (share <= 1)), "is outside [0, 1] at", "")
+    # 1 - 0.9 - 0.1 is -3e-17: what is negative by rounding alone is zero.
+    _check_where(name, used & ~(prob >= -1e-12), "is negative or NaN at", "probabilities are >= 0")
+    prob = np.maximum(prob, 0.0)
+    total = np.where(legal, prob.sum(axis=-1), 1.0)
+    off = ~(np.abs(total - 1.0) <= 1e-4)
+    _check_where(name, off, "does not sum to 1 over outcomes at", "normalise the row")
+    if not all_finite:
+        lost = used & ~np.isfinite(reward)
+        _check_where("reward", lost & (prob > 0), "is not finite at", "use finite rewards")
+        reward = np.where(lost, 0.0, reward)
+    # Integers 0 and 1 mean no and yes; floats stay probabilities, whatever their values.
+    is_bool = is_sure and ends.dtype.kind in "bui"
+    if not is_sure:
+        _check_where("terminal", used & ~((ends >= 0) & (ends <= 1)), "is outside [0, 1] at", "")
     if not (np.all(first >= 0) and abs(first.sum() - 1.0) <= 1e-4):
         raise ValueError(f"initial must be a law over states; its sum is {first.sum():g}.")
     if not 0.0 <= float(discount) <= 1.0:
         raise ValueError(f"discount={discount} is out of range: give a value in [0, 1].")
 
-    stay = np.broadcast_to(np.arange(num_states)[:, None, None], shape)
-    certain = np.broadcast_to(np.eye(num_outcomes)[0], shape)
-    end_dtype = bool if terminal.dtype == np.bool_ else jnp.result_type(float)
+    number = jnp.result_type(float)
+    prob = prob / total[..., None]
+    if not legal.all():
+        prob, next_state = np.where(used, prob, stay_prob), np.where(used, next_state, stay_state)
+        reward, ends = np.where(used, reward, 0.0), np.where(used, ends, False)
     return TabularMDP(
-        prob=jnp.asarray(np.where(used, prob, certain), jnp.result_type(float)),
-        next_state=jnp.asarray(np.where(used, next_state, stay), jnp.int32),
-        reward=jnp.asarray(np.where(used, reward, 0.0), jnp.result_type(float)),
-        terminal=jnp.asarray(np.where(used, terminal, 0), end_dtype),
-        initial=jnp.asarray(first, jnp.result_type(float)),
+        prob=jnp.asarray(prob, number),
+        next_state=jnp.asarray(next_state, jnp.int32),
+        # Where the probability is 0 the reward still counts: to adversaries with full support.
+        reward=jnp.asarray(reward, number),
+        terminal=jnp.asarray(ends, bool if is_bool else number),
+        initial=jnp.asarray(first / first.sum(), number),
         legal=jnp.asarray(legal),
-        discount=jnp.asarray(discount, jnp.result_type(float)),
+        discount=jnp.asarray(discount, number),
+        is_dense=is_dense,
+        is_endless=not np.any(ends),
     )
+
+
+def stack_mdps(mdps: Sequence[TabularMDP]) -> TabularMDP:
+    """MDPs of equal shapes as one batch `[M, ...]`, for `vmap`.
+
+    What planners may rely on (`is_dense`, `is_endless`) holds for the batch when it holds for all.
+
+    Raises:
+        ValueError: no MDP, or shapes that differ.
+
+    Example:
+        >>> mdp = outcome_mdp([[[1.0]]], [[[0]]], [[[2.0]]], discount=0.5)
+        >>> stack_mdps([mdp, mdp]).prob.shape
+        (2, 1, 1, 1)
+    """
+    shapes = {mdp.prob.shape for mdp in mdps}
+    if len(shapes) != 1:
+        raise ValueError(f"stack_mdps needs MDPs of one shape [S, A, K]; got {sorted(shapes)}.")
+    facts = {
+        "is_dense": all(mdp.is_dense for mdp in mdps),
+        "is_endless": all(mdp.is_endless for mdp in mdps),
+    }
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(m.replace(**facts) for m in mdps))
 
 
 def _check_where(name: str, wrong: np.ndarray, problem: str, remedy: str) -> None:

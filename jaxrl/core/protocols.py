@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from jaxrl.core.law import Law
 from jaxrl.core.spaces import Space
@@ -13,6 +13,10 @@ from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition
 class Functional(Protocol):
     """A scalar of a finite law: expectation, risk measure or worst case over an ambiguity set."""
 
+    monotone: ClassVar[bool]
+    translation_equivariant: ClassVar[bool]
+    needs_successors: ClassVar[bool]
+
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         ...
@@ -20,6 +24,8 @@ class Functional(Protocol):
 
 class Head(Protocol):
     """How a return is stored by a network or a table: so many numbers for each action."""
+
+    stores_law: ClassVar[bool]  # false when only the mean survives
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,8 +53,23 @@ class Head(Protocol):
 class Improvement(Protocol):
     """Which next actions a backup assumes. V = sum_a probs_a (q_a + bonus_a)."""
 
+    deterministic: ClassVar[bool]  # all on one action, given by `select`; no bonus
+    nonexpansive: ClassVar[bool]
+
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """`q_values[A]`, `mask[A]` (true where legal) -> `probs[A]`, `bonus[A]` [return]."""
+        ...
+
+
+class Composition(Protocol):
+    """How a reward and the return that follows it make the return."""
+
+    linear: ClassVar[bool]  # commutes with the expectation of the next return
+    needs_law: ClassVar[bool]  # a head must store more than a mean
+    contracts: ClassVar[bool]  # moves by at most `discount` times the change of the next return
+
+    def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
+        """Elementwise, over arrays that broadcast [return]."""
         ...
 
 

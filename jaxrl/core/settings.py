@@ -7,6 +7,9 @@ import difflib
 import math
 from typing import Any
 
+import jax
+import numpy as np
+
 from jaxrl.core import struct
 from jaxrl.core.schedules import Schedule
 
@@ -104,14 +107,22 @@ def check_value(info: SettingInfo, value: Any) -> None:
     if info.choices and value not in info.choices:
         allowed = ", ".join(map(str, info.choices))
         raise ValueError(f"{info.name}={value!r} is not one of: {allowed}.")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, jax.core.Tracer) or not _is_number(value):
         return
-    below = value <= info.low if info.low_open else value < info.low
-    if math.isnan(value) or below or value > info.high:
+    numbers = np.asarray(value)
+    inside = numbers > info.low if info.low_open else numbers >= info.low
+    if not np.all(inside & (numbers <= info.high)):  # NaN is not inside
         left = "(" if info.low_open or math.isinf(info.low) else "["
         right = ")" if math.isinf(info.high) else "]"
         bounds = f"{left}{info.low:g}, {info.high:g}{right}"
         raise ValueError(f"{info.name}={value} is out of range: give a value in {bounds}.")
+
+
+def _is_number(value: Any) -> bool:
+    """A number, or an array of them, other than a truth value."""
+    if hasattr(value, "dtype"):
+        return np.issubdtype(value.dtype, np.number)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def replace_setting(owner: Any, name: str, value: Any) -> Any:

@@ -1,20 +1,52 @@
 """Environments: every gymnax environment, tabular MDPs, wrappers, and a registry of names."""
 
-from jaxrl.envs.chains import deep_sea, riverswim
+from jaxrl.envs.chains import chain, cycle, deep_sea, riverswim
+from jaxrl.envs.finance import OptionTerms, american_option, gambler
 from jaxrl.envs.garnet import garnet
+from jaxrl.envs.gridworlds import (
+    LAKE_4X4,
+    LAKE_8X8,
+    cliff_walking,
+    frozen_lake,
+    windy_gridworld,
+    windy_walk,
+)
+from jaxrl.envs.gymnasium_table import gymnasium_mdp
 from jaxrl.envs.gymnax import GymnaxEnv, gymnax_env
+from jaxrl.envs.operations import (
+    InventoryCosts,
+    access_control_queue,
+    inventory,
+    machine_replacement,
+)
 from jaxrl.envs.registry import make, names, register
 from jaxrl.envs.tabular import TabularEnv, TabularState
 
 __all__ = [
+    "LAKE_4X4",
+    "LAKE_8X8",
     "GymnaxEnv",
+    "InventoryCosts",
+    "OptionTerms",
     "TabularEnv",
     "TabularState",
+    "access_control_queue",
+    "american_option",
+    "chain",
+    "cliff_walking",
+    "cycle",
     "deep_sea",
+    "frozen_lake",
+    "gambler",
     "garnet",
+    "gymnasium_mdp",
     "gymnax_env",
+    "inventory",
+    "machine_replacement",
     "make",
     "names",
     "register",
     "riverswim",
+    "windy_gridworld",
+    "windy_walk",
 ]

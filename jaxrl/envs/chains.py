@@ -1,11 +1,11 @@
-"""Small exploration problems with known answers: river swim and the deep sea."""
+"""Small chains with known answers: river swim, slippery chain, a cycle, and the deep sea."""
 
 from __future__ import annotations
 
 import jax
 import numpy as np
 
-from jaxrl.core.mdp import TabularMDP, tabular_mdp
+from jaxrl.core.mdp import TabularMDP, outcome_mdp
 from jaxrl.core.types import Key
 
 
@@ -40,7 +40,89 @@ def riverswim(num_states: int = 6, discount: float = 0.99) -> TabularMDP:
     prob[0, 1] = [0.0, 0.4, 0.6]
     prob[last, 1] = [0.4, 0.6, 0.0]
     reward[0, 0], reward[last, 1] = 0.005, 1.0
-    return tabular_mdp(prob, next_state, reward, discount=discount)
+    return outcome_mdp(prob, next_state, reward, discount=discount)
+
+
+def chain(
+    num_states: int = 5,
+    slip_prob: float = 0.2,
+    small_reward: float = 2.0,
+    large_reward: float = 10.0,
+    discount: float = 0.99,
+) -> TabularMDP:
+    """A chain with a small sure reward at hand and a large one at its end.
+
+    Action 0 advances: it pays nothing, but `large_reward` in the last state, which it keeps.
+    Action 1 returns to state 0 and pays `small_reward`. With probability `slip_prob` the other
+    action happens, reward and all. Starts in state 0; never ends. Always advancing gains
+
+        (1 - slip_prob)^num_states large_reward + slip_prob small_reward   per step,
+
+    3.677 with the defaults, which is optimal there.
+
+    Args:
+        num_states: length of the chain, at least 2.
+        slip_prob: probability of the other action, in [0, 1] [per step].
+        small_reward: paid by returning [return].
+        large_reward: paid by advancing in the last state [return].
+        discount: gamma in [0, 1] [per step].
+
+    Raises:
+        ValueError: fewer than two states, or a bad probability.
+
+    Sources: Strens (2000), "A Bayesian framework for reinforcement learning", section 6.1; the
+    NChain environment of gym.
+
+    Example:
+        >>> [float(r) for r in chain(slip_prob=0.0).dense()[1][4]]
+        [10.0, 2.0]
+    """
+    if num_states < 2:
+        raise ValueError(f"chain needs at least 2 states; got num_states={num_states}.")
+    if not 0.0 <= slip_prob <= 1.0:
+        raise ValueError(f"slip_prob={slip_prob} is out of range: give a value in [0, 1].")
+    state, last = np.arange(num_states), num_states - 1
+    outcomes = np.stack([np.minimum(state + 1, last), np.zeros_like(state)], axis=-1)
+    rewards = np.stack([large_reward * (state == last), np.full(num_states, small_reward)], axis=-1)
+    shape = (num_states, 2, 2)
+    prob = [[1 - slip_prob, slip_prob], [slip_prob, 1 - slip_prob]]
+    return outcome_mdp(
+        np.broadcast_to(prob, shape),
+        np.broadcast_to(outcomes[:, None, :], shape),
+        np.broadcast_to(rewards[:, None, :], shape),
+        discount,
+    )
+
+
+def cycle(num_states: int = 3, discount: float = 0.99) -> TabularMDP:
+    """A deterministic cycle: periodic under every policy, which makes plain averages oscillate.
+
+    Both actions lead from s to s + 1 modulo `num_states`; action 1 pays 1 in state 0, all else
+    pays 0. Starts in state 0; never ends. The optimum takes action 1 in state 0:
+
+        gain = 1 / num_states,
+        bias(s) = (num_states - 1) / (2 num_states) - ((-s) mod num_states) / num_states,
+        v(s) = discount^((-s) mod num_states) / (1 - discount^num_states).
+
+    Args:
+        num_states: the period, at least 1.
+        discount: gamma in [0, 1] [per step].
+
+    Raises:
+        ValueError: no state.
+
+    Sources: Puterman (1994), "Markov Decision Processes", section 8.2, on periodic chains.
+
+    Example:
+        >>> cycle(3).next_state[:, 0, 0].tolist()
+        [1, 2, 0]
+    """
+    if num_states < 1:
+        raise ValueError(f"cycle needs at least 1 state; got num_states={num_states}.")
+    state = np.arange(num_states)
+    following = np.broadcast_to(((state + 1) % num_states)[:, None, None], (num_states, 2, 1))
+    reward = (state[:, None] == 0) & (np.arange(2) == 1)
+    return outcome_mdp(np.ones((num_states, 2, 1)), following, reward, discount)
 
 
 def deep_sea(
@@ -80,6 +162,6 @@ def deep_sea(
             next_state[state, 1 - right, 0] = below + max(column - 1, 0)
             reward[state, right, 0] = float(column == size - 1) - move_cost / size
             terminal[state, :, 0] = row == size - 1
-    return tabular_mdp(
+    return outcome_mdp(
         np.ones((num_states, 2, 1)), next_state, reward, terminal=terminal, discount=discount
     )

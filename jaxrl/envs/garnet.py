@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from jaxrl.core.mdp import TabularMDP, tabular_mdp
+from jaxrl.core.mdp import TabularMDP, outcome_mdp
 from jaxrl.core.types import Key
 
 
@@ -45,7 +45,7 @@ def garnet(
     order = np.argsort(jax.random.uniform(order_key, (*shape, num_states)), axis=-1)
     cuts = np.sort(jax.random.uniform(gap_key, (*shape, num_outcomes - 1)), axis=-1)
     prob = np.diff(cuts.astype(np.float64), axis=-1, prepend=0.0, append=1.0)
-    return tabular_mdp(
+    return outcome_mdp(
         prob,
         order[..., :num_outcomes].astype(np.int32),
         np.asarray(jax.random.normal(reward_key, shape)),

@@ -10,10 +10,25 @@ import jax
 
 from jaxrl.core.protocols import Environment
 from jaxrl.core.settings import near_names
-from jaxrl.envs.chains import deep_sea, riverswim
+from jaxrl.envs.chains import chain, deep_sea, riverswim
+from jaxrl.envs.finance import OptionTerms, american_option, gambler
 from jaxrl.envs.garnet import garnet
+from jaxrl.envs.gridworlds import (
+    LAKE_4X4,
+    LAKE_8X8,
+    cliff_walking,
+    frozen_lake,
+    windy_gridworld,
+    windy_walk,
+)
 from jaxrl.envs.gymnax import GYMNAX_NAMES, gymnax_env
 from jaxrl.envs.gymnax_cures import cure_of
+from jaxrl.envs.operations import (
+    InventoryCosts,
+    access_control_queue,
+    inventory,
+    machine_replacement,
+)
 from jaxrl.envs.tabular import TabularEnv
 
 Builder = Callable[..., Environment]
@@ -103,9 +118,110 @@ def _garnet(
     return TabularEnv(mdp, time_limit, one_hot)
 
 
+def _chain(
+    num_states: int = 5, slip_prob: float = 0.2, time_limit: float = 1000.0, one_hot: bool = True
+) -> Environment:
+    return TabularEnv(chain(num_states, slip_prob), time_limit, one_hot)
+
+
+def _lake_4x4(
+    slip_prob: float = 2.0 / 3.0, time_limit: float = 100.0, one_hot: bool = True
+) -> Environment:
+    return TabularEnv(frozen_lake(LAKE_4X4, slip_prob), time_limit, one_hot)
+
+
+def _lake_8x8(
+    slip_prob: float = 2.0 / 3.0, time_limit: float = 200.0, one_hot: bool = True
+) -> Environment:
+    return TabularEnv(frozen_lake(LAKE_8X8, slip_prob), time_limit, one_hot)
+
+
+def _cliff(
+    num_rows: int = 4,
+    num_columns: int = 12,
+    slip_prob: float = 0.0,
+    time_limit: float = 200.0,
+    one_hot: bool = True,
+) -> Environment:
+    return TabularEnv(cliff_walking(num_rows, num_columns, slip_prob), time_limit, one_hot)
+
+
+def _windy_gridworld(
+    gust_prob: float = 0.0,
+    kings_moves: bool = False,
+    time_limit: float = 200.0,
+    one_hot: bool = True,
+) -> Environment:
+    return TabularEnv(windy_gridworld(gust_prob, kings_moves), time_limit, one_hot)
+
+
+def _windy_walk(
+    num_rows: int = 5,
+    num_columns: int = 8,
+    wind: float = 0.2,
+    hazard_cost: float = 50.0,
+    time_limit: float = 200.0,
+    one_hot: bool = True,
+) -> Environment:
+    mdp = windy_walk(num_rows, num_columns, wind, hazard_cost)
+    return TabularEnv(mdp, time_limit, one_hot)
+
+
+def _gambler(goal: int = 100, head_prob: float = 0.4, one_hot: bool = True) -> Environment:
+    return TabularEnv(gambler(goal, head_prob), time_limit=10.0 * goal, one_hot=one_hot)
+
+
+def _american_option(
+    strike: float = 100.0,
+    rate: float = 0.05,
+    volatility: float = 0.2,
+    num_steps: int = 20,
+    one_hot: bool = True,
+) -> Environment:
+    terms = OptionTerms(strike=strike, rate=rate, volatility=volatility)
+    return TabularEnv(american_option(terms, num_steps), one_hot=one_hot)
+
+
+def _inventory(
+    capacity: int = 3,
+    price: float = 8.0,
+    order_cost: float = 4.0,
+    time_limit: float = 100.0,
+    one_hot: bool = True,
+) -> Environment:
+    costs = InventoryCosts(price=price, order_cost=order_cost)
+    return TabularEnv(inventory(capacity, costs=costs), time_limit, one_hot)
+
+
+def _machine_replacement(
+    num_conditions: int = 8, time_limit: float = 100.0, one_hot: bool = True
+) -> Environment:
+    return TabularEnv(machine_replacement(num_conditions), time_limit, one_hot)
+
+
+def _access_control(
+    num_servers: int = 10,
+    free_prob: float = 0.06,
+    time_limit: float = 1000.0,
+    one_hot: bool = True,
+) -> Environment:
+    return TabularEnv(access_control_queue(num_servers, free_prob), time_limit, one_hot)
+
+
 _builders: dict[str, Builder] = {
     **{name: _gymnax_builder(name) for name in GYMNAX_NAMES},
     "RiverSwim": _riverswim,
     "DeepSea": _deep_sea,
     "Garnet": _garnet,
+    "Chain": _chain,
+    "FrozenLake-4x4": _lake_4x4,
+    "FrozenLake-8x8": _lake_8x8,
+    "CliffWalking": _cliff,
+    "WindyGridworld": _windy_gridworld,
+    "WindyWalk": _windy_walk,
+    "Gambler": _gambler,
+    "AmericanOption": _american_option,
+    "Inventory": _inventory,
+    "MachineReplacement": _machine_replacement,
+    "AccessControlQueue": _access_control,
 }

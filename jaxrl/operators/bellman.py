@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
-from jaxrl.core.protocols import Functional, Head, Improvement
+from jaxrl.core.protocols import Composition, Functional, Head, Improvement
 from jaxrl.core.types import Array
 from jaxrl.functionals.expectation import Mean
+from jaxrl.operators.composition import DiscountedSum
+from jaxrl.operators.heads.scalar import Scalar
 from jaxrl.operators.improvement import Greedy
 
 
@@ -59,17 +62,16 @@ class Lookahead:
 class BellmanOperator:
     """The optimality backup of one state and action, as a law that any head can store.
 
-    With q the head's means and F the successor functional, over outcomes n and next actions a:
+    With o the composition (r + d z unless told otherwise), F the successor functional, over
+    outcomes n and next actions a:
 
-    V_n = sum_a pi_na (q_na + bonus_na),  pi, bonus = improvement(return_functional(next laws))
-    x_n = r_n + d_n V_n,                  value = F(p, x),  w = dF(p, x)/dx  (nature's law)
-    result = mixture with weights w_n pi_na of the laws of
-             r_n + d_n (Z_na + bonus_na) + value - sum_n w_n x_n
+    Z_n = mixture with weights pi_na of the laws of Z_na + bonus_na,
+          pi, bonus = improvement(return_functional(next laws))
+    x_n = E[o(r_n, d_n, Z_n)],  value = F(p, x),  w = dF(p, x)/dx  (nature's law)
+    result = mixture with weights w_n of the laws of o(r_n, d_n, Z_n) + value - sum_n w_n x_n
 
-    Its mean is `value`: a distributional backup agrees with the scalar one. It contracts by
-    max discount when F is monotone and translation equivariant, the improvement is a
-    non-expansion and actions are scored by their means. `Mean`, `Greedy` and the scalar head give
-    r + discount max_a q.
+    Its mean is `value`: a distributional backup agrees with the scalar one. `Mean`, `Greedy` and
+    the scalar head give r + discount max_a q.
 
     A risk-averse `successor_functional` is *nested* risk (time-consistent by construction); a
     risk-averse `return_functional` is *greedy on the return law*, a heuristic whose fixed point
@@ -80,6 +82,7 @@ class BellmanOperator:
         improvement: which next actions are assumed.
         successor_functional: over the N outcomes; sees their expected returns.
         return_functional: over an action's return law; scores actions for the improvement only.
+        composition: how a reward and the return that follows make a return.
 
     Example:
         >>> import jax.numpy as jnp
@@ -95,26 +98,50 @@ class BellmanOperator:
         Munos (2017), section 3 (distributional backup).
     """
 
-    head: Head
+    head: Head = struct.field(default_factory=Scalar)
     improvement: Improvement = struct.field(default_factory=Greedy)
     successor_functional: Functional = struct.field(default_factory=Mean)
     return_functional: Functional = struct.field(default_factory=Mean)
+    composition: Composition = struct.field(default_factory=DiscountedSum)
+
+    @property
+    def contracts(self) -> bool:
+        """Whether the backup of values contracts in the sup norm, by the greatest discount.
+
+        It does when the functional is monotone and translation equivariant, the improvement does
+        not expand, actions are compared by their means and the composition contracts.
+        """
+        functional = self.successor_functional
+        return bool(
+            functional.monotone
+            and functional.translation_equivariant
+            and self.improvement.nonexpansive
+            and self.composition.contracts
+            and isinstance(self.return_functional, Mean)
+        )
 
     def require_successors(self, num_successors: int, exact: bool = False) -> None:
-        """Refuse to be fed too few successors for the functional to mean anything.
+        """Refuse to be fed too little for the functional or the composition to mean anything.
 
         Args:
             num_successors: N, outcomes seen for each state and action.
             exact: whether they are the whole next-state law, in which case one may be enough.
 
         Raises:
-            ValueError: one sampled successor for a functional that ranges over several; on one
-                atom it would silently be the risk-neutral backup.
+            ValueError: one sampled successor for a functional that ranges over several (on one
+                atom it would silently be the risk-neutral backup), or a head that stores a mean
+                only under a composition that needs the law.
         """
+        if self.composition.needs_law and not self.head.stores_law:
+            raise ValueError(
+                f"{describe(self.composition)} does not commute with the expectation, but "
+                f"{describe(self.head)} stores a mean only. Give the operator a head that stores a "
+                "law, such as Quantile or Categorical."
+            )
         if exact or num_successors > 1 or not self.successor_functional.needs_successors:
             return
         raise ValueError(
-            f"{_describe(self.successor_functional)} ranges over successors, but this agent sees "
+            f"{describe(self.successor_functional)} ranges over successors, but this agent sees "
             f"{num_successors} per transition. Back up from a Lookahead of several successors (the "
             "outcomes of a TabularMDP, or an environment stepped again), or set return_functional "
             "to be risk-averse over returns."
@@ -133,28 +160,11 @@ class BellmanOperator:
         Raises:
             ValueError: see `require_successors`; raised while tracing.
         """
-        reward, discount = lookahead.reward, lookahead.discount
-        self.require_successors(reward.shape[0], lookahead.exact)
-        params, action_probs, bonus = self._next_actions(lookahead)
-
-        next_laws = jax.vmap(jax.vmap(self.head.law))(params)  # [N, C, K]
-        q_values = jax.vmap(jax.vmap(self.head.mean))(params)  # [N, C]
-        # An action that is never taken may hold anything, -inf included.
-        counts = (action_probs > 0) | jnp.isfinite(q_values)
-        taken = jnp.where(counts, q_values, 0.0)
-        next_values = jnp.sum(action_probs * (taken + bonus), axis=1)  # [N]
-        values = reward + discount * next_values
-
-        value, weights = jax.value_and_grad(self.successor_functional, argnums=1)(
-            lookahead.probs, values
+        self.require_successors(lookahead.reward.shape[0], lookahead.exact)
+        next_laws = jax.vmap(self.state_law)(
+            lookahead.next_params, lookahead.mask, lookahead.selector_params
         )
-        # Zero for coherent functionals; otherwise it moves the reweighted mixture to `value`.
-        shift = jnp.where(jnp.isfinite(value), value - Mean()(weights, values), 0.0)
-        pushed = next_laws.push(
-            (reward + shift)[:, None] + discount[:, None] * bonus, discount[:, None]
-        )
-        probs = (weights[:, None] * action_probs)[:, :, None] * next_laws.probs
-        return Law(probs.reshape(-1), pushed.atoms.reshape(-1))
+        return self.outcome_law(lookahead.probs, lookahead.reward, lookahead.discount, next_laws)
 
     def backup_params(self, lookahead: Lookahead) -> Array:
         """The backup as the head stores it, `[*head.shape]`: what a table is set to.
@@ -163,31 +173,66 @@ class BellmanOperator:
         """
         return self.head.encode(self.backup(lookahead))
 
-    def _next_actions(self, lookahead: Lookahead) -> tuple[Array, Array, Array]:
-        """The actions that matter: parameters `[N, C, *head.shape]`, probs and bonus `[N, C]`.
+    def state_law(
+        self, params: Array, mask: Array | None = None, selector_params: Array | None = None
+    ) -> Law:
+        """The law of the return from one state, under the improvement and with its bonus.
 
-        C is 1 when the improvement is deterministic, so that other actions' laws are not built.
+        Args:
+            params: `[A, *head.shape]`.
+            mask: `[A]` bool, true where legal; None when every action is.
+            selector_params: `[A, *head.shape]` that choose the action; None: `params`.
+
+        Returns:
+            Law of `[K]` atoms [return] for a deterministic improvement (other actions' laws are
+            not built), `[A K]` otherwise.
         """
-        params, mask = lookahead.next_params, lookahead.mask
-        selector = lookahead.selector_params
-        scores = jax.vmap(jax.vmap(self.score))(params if selector is None else selector)
+        scores = self.scores(params if selector_params is None else selector_params)
         if self.improvement.deterministic:
-            index = jax.vmap(self.improvement.select)(scores, mask)
-            chosen = jax.vmap(lambda row, i: row[i])(params, index)[:, None]
-            ones = jnp.ones((index.shape[0], 1), scores.dtype)
-            return chosen, ones, jnp.zeros_like(ones)
-        action_probs, bonus = jax.vmap(self.improvement)(scores, mask)
-        return params, action_probs, bonus
+            return self.head.law(params[self.improvement.select(scores, mask)])
+        action_probs, bonus = self.improvement(scores, mask)
+        laws = jax.vmap(self.head.law)(params)  # [A, K]
+        pushed = laws.push(bonus, jnp.ones_like(bonus))
+        return Law((action_probs[:, None] * laws.probs).reshape(-1), pushed.atoms.reshape(-1))
+
+    def outcome_law(self, probs: Array, reward: Array, discount: Array, next_laws: Law) -> Law:
+        """The law of one state and action from the laws of its successors.
+
+        Args:
+            probs: `[N]`, non-negative, summing to one.
+            reward: `[N]` [return].
+            discount: `[N]`, gamma^tau (1 - terminated).
+            next_laws: `[N, M]` [return], what `state_law` gives at each successor.
+
+        Returns:
+            Law of `[N M]` atoms [return].
+        """
+        # An impossible atom, or one after the end, may hold anything: never 0 * inf.
+        counts = (next_laws.probs > 0) | jnp.isfinite(next_laws.atoms)
+        held = jnp.where(counts & (discount[:, None] > 0), next_laws.atoms, 0.0)
+        composed = self.composition(reward[:, None], discount[:, None], held)  # [N, M]
+        values = jax.vmap(Mean())(next_laws.probs, composed)  # [N]
+        value, weights = jax.value_and_grad(self.successor_functional, argnums=1)(probs, values)
+        # Zero for coherent functionals; otherwise it moves the reweighted mixture to `value`.
+        shift = jnp.where(jnp.isfinite(value), value - Mean()(weights, values), 0.0)
+        mixed = weights[:, None] * next_laws.probs
+        return Law(mixed.reshape(-1), (composed + shift).reshape(-1))
+
+    def scores(self, params: Array) -> Array:
+        """`params[A, *head.shape]` -> `[A]` [return]: the return functional of each action's law,
+        by which the improvement, and an agent that acts, compare actions."""
+        return jax.vmap(self.score)(params)
 
     def score(self, params: Array) -> Array:
-        """`params[*head.shape]` of one action -> `[]` [return]: the return functional of its law,
-        by which the improvement, and an agent that acts, compare actions."""
+        """`params[*head.shape]` of one action -> `[]` [return]; see `scores`."""
+        if isinstance(self.return_functional, Mean):
+            return self.head.mean(params)
         law = self.head.law(params)
         return self.return_functional(law.probs, law.atoms)
 
 
-def _describe(functional: Functional) -> str:
-    """The functional with its settings, as far as they are concrete numbers."""
-    fields = {f.name: getattr(functional, f.name) for f in dataclasses.fields(functional)}
+def describe(part: Any) -> str:
+    """A part of an operator with its settings, as far as they are concrete numbers."""
+    fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
     known = (f"{k}={v}" for k, v in fields.items() if not isinstance(v, jax.core.Tracer))
-    return f"{type(functional).__name__}({', '.join(known)})"
+    return f"{type(part).__name__}({', '.join(known)})"

@@ -1,11 +1,11 @@
-"""`tabular_mdp` refuses what is no MDP, and `dense` gives the tables of linear algebra."""
+"""`outcome_mdp` refuses what is no MDP, and `dense` gives the tables of linear algebra."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.mdp import tabular_mdp
+from jaxrl.core.mdp import outcome_mdp, stack_mdps, tabular_mdp
 
 PROB = [[[0.5, 0.5], [1.0, 0.0]], [[1.0, 0.0], [0.25, 0.75]]]
 NEXT = [[[0, 1], [1, 1]], [[0, 0], [1, 0]]]
@@ -15,7 +15,7 @@ TERMINAL = [[[False, True], [False, False]], [[False, False], [False, False]]]
 
 def build(**changes):
     given = {"prob": PROB, "next_state": NEXT, "reward": REWARD, "terminal": TERMINAL, **changes}
-    return tabular_mdp(given.pop("prob"), given.pop("next_state"), given.pop("reward"), **given)
+    return outcome_mdp(given.pop("prob"), given.pop("next_state"), given.pop("reward"), **given)
 
 
 def test_dense_by_hand():
@@ -28,7 +28,7 @@ def test_dense_by_hand():
 
 
 def test_dense_adds_repeated_successors_and_vmaps():
-    mdp = tabular_mdp([[[0.25, 0.75]]], [[[0, 0]]], [[[1.0, 1.0]]])
+    mdp = outcome_mdp([[[0.25, 0.75]]], [[[0, 0]]], [[[1.0, 1.0]]])
     np.testing.assert_allclose(mdp.dense()[0], [[[1.0]]])
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), build())
     tables, _ = jax.vmap(lambda one: one.dense())(batch)
@@ -41,8 +41,9 @@ def test_terminal_may_be_a_probability():
     np.testing.assert_allclose(table[0, 0], [0.5, 0.25])
 
 
-def test_none_next_state_means_dense():
-    mdp = tabular_mdp(PROB, None, [[1.0, 2.0], [3.0, 4.0]])
+def test_a_transition_table():
+    mdp = tabular_mdp(PROB, [[1.0, 2.0], [3.0, 4.0]])
+    assert mdp.is_dense and mdp.is_endless
     np.testing.assert_allclose(mdp.dense()[0], PROB)
     np.testing.assert_allclose(mdp.dense()[1], [[1.0, 2.0], [3.0, 4.0]])
 
@@ -50,7 +51,7 @@ def test_none_next_state_means_dense():
 def test_illegal_rows_become_staying_put():
     prob = np.array(PROB)
     prob[0, 1] = np.nan
-    mdp = build(prob=prob, legal=[[True, False], [True, True]])
+    mdp = build(prob=prob, mask=[[True, False], [True, True]])
     table, reward = mdp.dense()
     np.testing.assert_allclose(table[0, 1], [1.0, 0.0])
     assert reward[0, 1] == 0.0
@@ -66,14 +67,75 @@ def test_illegal_rows_become_staying_put():
         ({"next_state": np.array(NEXT, float)}, "integers"),
         ({"next_state": NEXT[0]}, "next_state must have shape"),
         ({"reward": np.full((2, 2, 2), np.inf)}, "reward is not finite"),
-        ({"reward": [1.0, 2.0]}, "reward must have shape"),
+        ({"reward": [1.0, 2.0]}, r"reward must have shape \[2, 2\] or \[2, 2, 2\]; got \[2\]"),
+        ({"reward": np.full((2, 2), np.nan)}, "reward is not finite"),
+        ({"mask": [[True, np.nan], [True, True]]}, "mask must be true or false"),
         ({"terminal": np.full((2, 2, 2), 1.5)}, "terminal is outside"),
         ({"initial": [0.5, 0.6]}, "initial must be a law"),
-        ({"legal": [[False, False], [True, True]]}, "no action in state 0"),
+        ({"mask": [[False, False], [True, True]]}, "no action in state 0"),
         ({"discount": 1.5}, "discount=1.5"),
+        ({"terminal": [0.0, 0.5]}, "true or false for each state"),
     ],
 )
 def test_bad_input_gives_one_clear_line(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         build(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_entering_a_terminal_state_ends_and_its_own_row_does_not_matter():
+    transition = np.array(PROB)
+    transition[1] = np.nan
+    mdp = tabular_mdp(transition, [[1.0, 2.0], [7.0, 7.0]], terminal=[False, True])
+    table, reward = mdp.dense()
+    np.testing.assert_allclose(table[0], [[0.5, 0.0], [1.0, 0.0]])  # what ends leaves the row
+    assert np.all(table[1] == 0) and np.all(reward[1] == 0) and mdp.is_dense
+    lists = outcome_mdp(PROB, NEXT, REWARD, terminal=[False, True])
+    np.testing.assert_allclose(lists.dense()[0][0], [[0.5, 0.0], [0.0, 0.0]])
+
+
+def test_minus_infinite_reward_makes_an_action_illegal():
+    mdp = tabular_mdp(PROB, [[1.0, -np.inf], [3.0, 4.0]])
+    assert mdp.legal.tolist() == [[True, False], [True, True]] and mdp.is_dense
+    np.testing.assert_allclose(mdp.dense()[0][0, 1], [1.0, 0.0])
+    with pytest.raises(ValueError, match="no action in state 0"):
+        tabular_mdp(PROB, [[-np.inf, -np.inf], [3.0, 4.0]])
+
+
+def test_a_batch_relies_only_on_what_holds_for_all():
+    ending, endless = build(), build(terminal=None)
+    batch = stack_mdps([ending, endless])
+    assert batch.prob.shape == (2, 2, 2, 2) and not batch.is_endless
+    with pytest.raises(ValueError, match="one shape"):
+        stack_mdps([ending, outcome_mdp([[[1.0]]], [[[0]]], [[[1.0]]])])
+
+
+def test_rewards_of_impossible_outcomes_are_kept_for_full_support():
+    # State 0, action 0 leads to state 0 for sure, but an adversary may send it to state 1.
+    mdp = tabular_mdp([[[1.0, 0.0]], [[0.0, 1.0]]], [[-3.0], [0.0]])
+    np.testing.assert_array_equal(mdp.reward[0, 0], [-3.0, -3.0])
+    lists = outcome_mdp([[[1.0, 0.0]]], [[[0, 0]]], [[[1.0, np.nan]]])
+    np.testing.assert_array_equal(lists.reward[0, 0], [1.0, 0.0])
+
+
+def test_integers_say_no_and_yes_and_floats_stay_probabilities():
+    whole = np.array(TERMINAL).astype(int)
+    assert build(terminal=whole).terminal.dtype == bool
+    assert build(terminal=whole.astype(float)).terminal.dtype == build().prob.dtype
+
+
+def test_many_states_need_no_square_table():
+    # A square of 100,000 states would take 75 GiB.
+    num_states = 100_000
+    ones = np.ones((num_states, 1, 1))
+    mdp = outcome_mdp(ones, np.zeros((num_states, 1, 1), int), ones)
+    assert float(mdp.initial[0]) == 1.0 and float(mdp.initial.sum()) == 1.0
+
+
+def test_probabilities_negative_by_rounding_are_zero():
+    left = 1 - 0.9 - 0.1
+    assert -1e-15 < left < 0
+    mdp = tabular_mdp([[[left, 1.0]], [[0.0, 1.0]]], [[0.0], [0.0]])
+    assert mdp.prob[0, 0].tolist() == [0.0, 1.0]
+    with pytest.raises(ValueError, match="negative"):
+        tabular_mdp([[[-1e-6, 1.0]], [[0.0, 1.0]]], [[0.0], [0.0]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl.core import struct
-from jaxrl.core.mdp import tabular_mdp
+from jaxrl.core.mdp import outcome_mdp
 from jaxrl.core.spaces import Box
 from jaxrl.core.types import TimeStep
 from jaxrl.envs import TabularEnv
@@ -61,7 +61,7 @@ class Echo:
 def mover(num_states=10):
     """Action a moves to state a, whatever the state: the observation tells the executed action."""
     actions = np.broadcast_to(np.arange(num_states)[:, None], (num_states, num_states, 1))
-    return TabularEnv(tabular_mdp(np.ones(actions.shape), actions, np.zeros(actions.shape)))
+    return TabularEnv(outcome_mdp(np.ones(actions.shape), actions, np.zeros(actions.shape)))
 
 
 @jax.jit

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.mdp import tabular_mdp
+from jaxrl.core.mdp import outcome_mdp
 from jaxrl.envs import TabularEnv, deep_sea, garnet, make, riverswim
 
 
@@ -27,7 +27,7 @@ def step_many(env, keys, index, action):
 
 def test_outcomes_follow_their_joint_law():
     # Reward and successor are dependent: 1 goes with state 1, 5 with the end. Outcome 1 is padding.
-    mdp = tabular_mdp(
+    mdp = outcome_mdp(
         [[[0.3, 0.0, 0.7]]] * 3,
         [[[1, 2, 0]]] * 3,
         [[[1.0, 99.0, 5.0]]] * 3,
@@ -51,7 +51,7 @@ def test_sampled_reward_matches_dense():
 
 
 def test_time_limit_truncates_only_what_goes_on():
-    mdp = tabular_mdp([[[1.0]]] * 2, [[[1]], [[0]]], [[[0.0]]] * 2, terminal=[[[False]], [[True]]])
+    mdp = outcome_mdp([[[1.0]]] * 2, [[[1]], [[0]]], [[[0.0]]] * 2, terminal=[[[False]], [[True]]])
     env = TabularEnv(mdp, time_limit=1.0)
     keys = jax.random.split(jax.random.key(0), 1)
     _, going = step_many(env, keys, jnp.int32(0), jnp.int32(0))

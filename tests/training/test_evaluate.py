@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrl.core import struct
-from jaxrl.core.mdp import tabular_mdp
+from jaxrl.core.mdp import outcome_mdp
 from jaxrl.envs.tabular import TabularEnv
 from jaxrl.training.evaluate import Evaluation, evaluate
 
@@ -35,7 +35,7 @@ def line(length: int = 4, time_limit: float = float("inf")) -> TabularEnv:
     """Action 1 moves on and pays the state's number, the last move ends; action 0 waits for -1."""
     state = np.arange(length)[:, None, None]
     action = np.arange(2)[None, :, None]
-    mdp = tabular_mdp(
+    mdp = outcome_mdp(
         np.ones((length, 2, 1)),
         np.minimum(state + action, length - 1),
         np.where(action == 1, state, -1.0),
@@ -84,7 +84,7 @@ def test_a_time_limit_finishes_an_episode():
 def geometric() -> TabularEnv:
     """Each step pays 1 and ends with probability 1/2."""
     return TabularEnv(
-        tabular_mdp(
+        outcome_mdp(
             [[[0.5, 0.5]]], [[[0, 0]]], [[[1.0, 1.0]]], terminal=np.array([[[False, True]]])
         )
     )

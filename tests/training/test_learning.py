@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 
 from jaxrl.agents.presets import preset
-from jaxrl.core.mdp import tabular_mdp
+from jaxrl.core.mdp import outcome_mdp
 from jaxrl.envs import make
 from jaxrl.envs.tabular import TabularEnv
 from jaxrl.training.evaluate import evaluate
@@ -91,7 +91,7 @@ def detour(num_states: int = 5) -> TabularEnv:
     reward[0, 0], reward[-1, 1] = 0.3, 1.0
     terminal = np.zeros((num_states, 2, 1), bool)
     terminal[0, 0], terminal[-1, 1] = True, True
-    mdp = tabular_mdp(
+    mdp = outcome_mdp(
         np.ones((num_states, 2, 1)),
         next_state[..., None],
         reward,

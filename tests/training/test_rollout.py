@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrl.core import struct
-from jaxrl.core.mdp import tabular_mdp
+from jaxrl.core.mdp import outcome_mdp
 from jaxrl.envs.tabular import TabularEnv
 from jaxrl.training.rollout import rollout, start_rollout
 
@@ -24,7 +24,7 @@ def chain(terminal: bool, time_limit: float, soft_end: float = 0.0) -> TabularEn
     action = np.arange(2)[None, :, None]
     next_state = np.minimum(state + action, NUM_STATES - 1)
     ends = np.where((state == NUM_STATES - 2) & (action == 1), float(terminal), soft_end)
-    mdp = tabular_mdp(
+    mdp = outcome_mdp(
         np.ones((NUM_STATES, 2, 1)),
         next_state,
         (state + action).astype(float),

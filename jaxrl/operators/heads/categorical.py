@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.losses.classification import cross_entropy
 
@@ -41,6 +44,14 @@ class Categorical:
     high: float = setting(10.0, "greatest return of the grid", unit="return")
     num_atoms: int = setting(51, "points of the grid", low=2)
 
+    stores_law: ClassVar[bool] = True
+    mean_preserving: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse concrete settings out of their range, and a grid that does not increase."""
+        check_settings(self)
+        check_grid(self.low, self.high)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """`(num_atoms,)`."""
@@ -56,18 +67,8 @@ class Categorical:
         return Law(jax.nn.softmax(params), self.support(params.dtype))
 
     def project(self, law: Law) -> Array:
-        """Law of `[N]` atoms, in any order and with repeats -> probabilities `[K]` on the grid.
-
-        Numerics:
-            All K N distances, neither sort nor scatter. Atoms of zero probability may hold any
-            value.
-        """
-        atoms = jnp.where(law.probs > 0, law.atoms, self.low)
-        spacing = (self.high - self.low) / (self.num_atoms - 1)
-        places = (jnp.clip(atoms, self.low, self.high) - self.low) / spacing  # [N], in [0, K - 1]
-        grid = jnp.arange(self.num_atoms, dtype=places.dtype)
-        nearness = jnp.maximum(1.0 - jnp.abs(places[None, :] - grid[:, None]), 0.0)  # [K, N]
-        return jnp.sum(law.probs[None, :] * nearness, axis=1)
+        """Law of `[N]` atoms, in any order and with repeats -> probabilities `[K]` on the grid."""
+        return project_on_grid(law, self.low, self.high, self.num_atoms)
 
     def encode(self, law: Law) -> Array:
         """Law of `[N]` atoms -> logits `[K]` of its projection, finite where it has no mass."""
@@ -81,3 +82,44 @@ class Categorical:
     def mean(self, params: Array) -> Array:
         """Logits `params[K]` -> `[]` [return]."""
         return jnp.sum(jax.nn.softmax(params) * self.support(params.dtype))
+
+
+def project_on_grid(law: Law, low: float, high: float, num_atoms: int) -> Array:
+    """Share each atom between its neighbours on an even grid.
+
+    Args:
+        law: of `[N]` atoms [return], in any order and with repeats; they may be infinite.
+        low: least point of the grid [return].
+        high: greatest point of the grid [return].
+        num_atoms: K, at least 2.
+
+    Returns:
+        `[K]` probabilities.
+
+    Numerics:
+        All K N distances, neither sort nor scatter; a scatter where those are very many. Atoms of
+        zero probability may hold any value.
+    """
+    atoms = jnp.where(law.probs > 0, law.atoms, low)
+    spacing = (high - low) / (num_atoms - 1)
+    places = (jnp.clip(atoms, low, high) - low) / spacing  # [N], in [0, K - 1]
+    if places.shape[0] * num_atoms <= _MANY:
+        grid = jnp.arange(num_atoms, dtype=places.dtype)
+        nearness = jnp.maximum(1.0 - jnp.abs(places[None, :] - grid[:, None]), 0.0)  # [K, N]
+        return jnp.sum(law.probs[None, :] * nearness, axis=1)
+    left = jnp.clip(jnp.floor(places), 0, num_atoms - 2)
+    share = jnp.clip(places - left, 0.0, 1.0)  # of the right neighbour
+    index = left.astype(jnp.int32)
+    result = jnp.zeros((num_atoms,), places.dtype).at[index].add(law.probs * (1.0 - share))
+    return result.at[index + 1].add(law.probs * share)
+
+
+def check_grid(low: float | Array, high: float | Array) -> None:
+    """Raise `ValueError` on concrete ends of a grid that does not increase."""
+    if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
+        return
+    if not np.all(np.asarray(low) < np.asarray(high)):
+        raise ValueError(f"low={low} is not below high={high}: give a grid that increases.")
+
+
+_MANY = 1 << 18  # distances, above which a scatter is cheaper

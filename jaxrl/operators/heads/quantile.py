@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.losses.quantile import quantile_huber_loss, quantile_levels
 
@@ -38,6 +40,13 @@ class Quantile:
         1.0, "error at which the loss turns linear", unit="return", low=0.0
     )
 
+    stores_law: ClassVar[bool] = True
+    mean_preserving: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse concrete settings out of their range."""
+        check_settings(self)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """`(num_atoms,)`."""
@@ -49,12 +58,7 @@ class Quantile:
 
     def encode(self, law: Law) -> Array:
         """Law of `[N]` atoms, in any order -> its quantiles `[K]` [return], increasing."""
-        possible = law.probs > 0
-        order = jnp.argsort(jnp.where(possible, law.atoms, jnp.inf))  # impossible atoms last
-        reached = jnp.cumsum(law.probs[order])
-        levels = quantile_levels(self.num_atoms, reached.dtype) * reached[-1]
-        index = jnp.sum(reached[None, :] < levels[:, None], axis=1)
-        return law.atoms[order[jnp.minimum(index, jnp.sum(possible) - 1)]]
+        return mid_quantiles(law, self.num_atoms)
 
     def loss(self, params: Array, target: Law) -> Array:
         """Quantile Huber loss `[]` [return] of `params[K]` against the target's own atoms."""
@@ -63,3 +67,25 @@ class Quantile:
     def mean(self, params: Array) -> Array:
         """`params[K]` -> `[]` [return]."""
         return jnp.mean(params)
+
+
+def mid_quantiles(law: Law, num_atoms: int) -> Array:
+    """The quantiles of a law at the mid-points of equal shares of probability.
+
+    Args:
+        law: of `[N]` atoms [return], in any order; impossible ones may hold any value.
+        num_atoms: K, at least 1.
+
+    Returns:
+        `[K]` [return], increasing: atoms of the law.
+    """
+    possible = law.probs > 0
+    order = jnp.argsort(jnp.where(possible, law.atoms, jnp.inf))  # impossible atoms last
+    reached = jnp.cumsum(law.probs[order])
+    levels = quantile_levels(num_atoms, reached.dtype) * reached[-1]
+    method = "compare_all" if num_atoms * reached.shape[0] <= _MANY else "scan"
+    index = jnp.searchsorted(reached, levels, method=method)
+    return law.atoms[order[jnp.minimum(index, jnp.sum(possible) - 1)]]
+
+
+_MANY = 1 << 16  # comparisons, above which a binary search is cheaper

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.losses.regression import huber_loss
 
@@ -32,6 +34,13 @@ class Scalar:
     huber_threshold: float = setting(
         1.0, "error at which the loss turns linear", unit="return", low=0.0, low_open=True
     )
+
+    stores_law: ClassVar[bool] = False
+    mean_preserving: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse concrete settings out of their range."""
+        check_settings(self)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,0 +1,130 @@
+"""Money at stake: the gambler and the American option."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxrl.core import struct
+from jaxrl.core.mdp import TabularMDP, outcome_mdp
+from jaxrl.core.settings import check_settings, setting
+
+
+def gambler(goal: int = 100, head_prob: float = 0.4, discount: float = 1.0) -> TabularMDP:
+    """Bet on coin flips until the goal or ruin.
+
+    State s is the capital. Action a stakes a, in [1, min(s, goal - s)]: heads win it, tails lose
+    it. Reaching `goal` pays 1; goal and 0 end. So a value at discount 1 is the probability of
+    reaching the goal. Action 0 is not legal: staking nothing changes nothing, and a policy that
+    never ends has no value at discount 1.
+
+    At `head_prob` p <= 1/2, bold play (stake all one may) is optimal:
+
+        v(s) = p v(2 s)  for s <= goal / 2,    v(s) = p + (1 - p) v(2 s - goal)  above,
+
+    so that p = 0.4 gives v(25) = 0.16, v(50) = 0.4 and v(75) = 0.64 of 100. At p = 1/2 every
+    policy has v(s) = s / goal; above, staking 1 is optimal:
+    v(s) = (1 - x^s) / (1 - x^goal), x = (1 - p) / p.
+
+    Args:
+        goal: capital at which the gambler wins, at least 2.
+        head_prob: probability of heads, in [0, 1] [per flip].
+        discount: gamma in [0, 1] [per flip].
+
+    Raises:
+        ValueError: a number is out of range.
+
+    Sources: Sutton and Barto (2018), "Reinforcement Learning: An Introduction", example 4.3;
+    Dubins and Savage (1965), "How to Gamble If You Must", for bold play. The first state is
+    uniform over the capitals between; the book gives none.
+    """
+    if goal < 2:
+        raise ValueError(f"gambler needs goal >= 2; got goal={goal}.")
+    if not 0.0 <= head_prob <= 1.0:
+        raise ValueError(f"head_prob={head_prob} is out of range: give a value in [0, 1].")
+    capital, stake = np.arange(goal + 1)[:, None], np.arange(goal // 2 + 1)
+    legal = (stake >= 1) & (stake <= np.minimum(capital, goal - capital))
+    after = np.stack([capital + stake, capital - stake], axis=-1)  # heads, tails
+    is_between = (capital[:, 0] > 0) & (capital[:, 0] < goal)
+    return outcome_mdp(
+        np.broadcast_to([head_prob, 1 - head_prob], after.shape),
+        np.clip(after, 0, goal),
+        after == goal,
+        discount,
+        initial=is_between / is_between.sum(),
+        terminal=~is_between,
+        mask=legal,
+    )
+
+
+@struct.dataclass
+class OptionTerms:
+    """What an option is worth depends on this."""
+
+    spot: float = setting(100.0, "price of the share now", unit="money", low=0.0, low_open=True)
+    strike: float = setting(100.0, "price in the contract", unit="money", low=0.0)
+    rate: float = setting(0.05, "interest rate", unit="per year", low=0.0)
+    volatility: float = setting(0.2, "of log price", unit="per sqrt(year)", low=0.0, low_open=True)
+    maturity: float = setting(1.0, "time to run", unit="year", low=0.0, low_open=True)
+    dividend_yield: float = setting(0.0, "paid by the share", unit="per year", low=0.0)
+
+
+def american_option(
+    terms: OptionTerms = OptionTerms(), num_steps: int = 50, is_put: bool = True
+) -> TabularMDP:
+    """When to exercise: optimal stopping on a binomial tree of share prices.
+
+        dt = maturity / num_steps,  up = exp(volatility sqrt(dt)),  down = 1 / up
+        price(t, j) = spot up^(2 j - t),  j up-moves of t in state t (t + 1) / 2 + j
+        P(up) = (exp((rate - dividend_yield) dt) - down) / (up - down)
+
+    Action 0 holds, action 1 exercises: it pays max(strike - price, 0) (a put) or
+    max(price - strike, 0) (a call) and ends. Holding at maturity pays nothing and ends. The
+    discount is exp(-rate dt) [per step of the tree], so that the optimal value of state 0 is the
+    price of the option [money]. A call without dividends is never worth exercising early: its
+    price tends to that of Black and Scholes, at order 1 / num_steps.
+
+    Args:
+        terms: share and contract.
+        num_steps: exercise dates after now, at least 1; there are
+            (num_steps + 1) (num_steps + 2) / 2 states.
+        is_put: whether it is a put; else a call.
+
+    Raises:
+        ValueError: a term is out of range, or so few steps that P(up) is outside [0, 1].
+
+    Sources: Cox, Ross and Rubinstein (1979), "Option pricing: a simplified approach", Journal of
+    Financial Economics 7.
+
+    Example:
+        >>> american_option(num_steps=2).num_states
+        6
+    """
+    check_settings(terms)
+    if num_steps < 1:
+        raise ValueError(f"american_option needs num_steps >= 1; got num_steps={num_steps}.")
+    step = terms.maturity / num_steps
+    log_up = terms.volatility * np.sqrt(step)
+    up, growth = np.exp(log_up), np.exp((terms.rate - terms.dividend_yield) * step)
+    up_prob = (growth - 1 / up) / (up - 1 / up)
+    if not 0.0 <= up_prob <= 1.0:
+        raise ValueError(
+            f"P(up)={up_prob:g} is no probability at {num_steps} steps: raise num_steps, or "
+            "volatility against the rates."
+        )
+    time, num_ups = np.tril_indices(num_steps + 1)  # row by row: t, then j = 0, ..., t
+    states = np.arange(time.size)
+    price = terms.spot * np.exp(log_up * (2 * num_ups - time))
+    payoff = np.maximum((terms.strike - price) if is_put else (price - terms.strike), 0.0)
+    is_last = time == num_steps
+    up_state = states + time + 2  # the next level is t + 1 states longer
+    hold = np.where(is_last[:, None], states[:, None], np.stack([up_state, up_state - 1], axis=-1))
+    stop = np.stack([states, states], axis=-1)
+    prob = np.where(np.arange(2)[:, None] == 0, [up_prob, 1 - up_prob], [1.0, 0.0])
+    ends = np.stack([is_last, np.ones_like(is_last)], axis=-1)
+    return outcome_mdp(
+        np.broadcast_to(prob, (states.size, 2, 2)),
+        np.stack([hold, stop], axis=1),
+        np.stack([np.zeros_like(payoff), payoff], axis=-1),
+        float(np.exp(-terms.rate * step)),
+        terminal=np.broadcast_to(ends[..., None], (states.size, 2, 2)),
+    )
