@@ -15,6 +15,7 @@ PACKAGES = [
     "envs",
     "networks",
     "replay",
+    "planning",
     "rules",
     "agents",
     "training",

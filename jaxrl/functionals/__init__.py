@@ -7,6 +7,8 @@ Every functional states static facts as class attributes:
 * `coherent`: moreover concave and positively homogeneous, hence a worst case over laws;
 * `time_consistent`: F(X) = F(F(X | Y)), so that undiscounted nested and static use agree;
 * `needs_successors`: on a law of one atom it says nothing beyond the mean.
+
+`duals` and `least_value_duals` hold the forms for one sample at a time.
 """
 
 from __future__ import annotations
@@ -15,10 +17,72 @@ import jax
 
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
+from jaxrl.functionals.ambiguity import Contamination, Interval, TotalVariation
+from jaxrl.functionals.burg import BurgBall
+from jaxrl.functionals.chi_square import ChiSquareBall
+from jaxrl.functionals.deviation import MeanSemideviation, MeanStd
+from jaxrl.functionals.distortion import CumulativeProspect, PowerDistortion, Spectral, Wang
+from jaxrl.functionals.divergence import DivergenceBall
+from jaxrl.functionals.ellipsoid import Ellipsoid
 from jaxrl.functionals.expectation import Mean
-from jaxrl.functionals.risk import CVaR, Entropic
+from jaxrl.functionals.kl import KLBall
+from jaxrl.functionals.norms import L2Ball, WeightedL1
+from jaxrl.functionals.penalties import ChiSquarePenalty, KLPenalty, TotalVariationPenalty
+from jaxrl.functionals.per_pair import PerPair
+from jaxrl.functionals.quantile import Expectile, VaR
+from jaxrl.functionals.risk import CVaR, Entropic, EVaR
+from jaxrl.functionals.scenarios import Scenarios
+from jaxrl.functionals.shared_budget import SharedL1
+from jaxrl.functionals.shared_divergence import SharedKL
+from jaxrl.functionals.utility import (
+    ExponentialUtility,
+    OptimisedCertaintyEquivalent,
+    PiecewiseLinear,
+    QuadraticUtility,
+    Shortfall,
+    UtilityFunction,
+)
+from jaxrl.functionals.wasserstein import Wasserstein
 
-__all__ = ["CVaR", "Entropic", "Mean", "worst_case"]
+__all__ = [
+    "BurgBall",
+    "CVaR",
+    "ChiSquareBall",
+    "ChiSquarePenalty",
+    "Contamination",
+    "CumulativeProspect",
+    "DivergenceBall",
+    "EVaR",
+    "Ellipsoid",
+    "Entropic",
+    "Expectile",
+    "ExponentialUtility",
+    "Interval",
+    "KLBall",
+    "KLPenalty",
+    "L2Ball",
+    "Mean",
+    "MeanSemideviation",
+    "MeanStd",
+    "OptimisedCertaintyEquivalent",
+    "PerPair",
+    "PiecewiseLinear",
+    "PowerDistortion",
+    "QuadraticUtility",
+    "Scenarios",
+    "SharedKL",
+    "SharedL1",
+    "Shortfall",
+    "Spectral",
+    "TotalVariation",
+    "TotalVariationPenalty",
+    "UtilityFunction",
+    "VaR",
+    "Wang",
+    "Wasserstein",
+    "WeightedL1",
+    "worst_case",
+]
 
 
 def worst_case(functional: Functional, probs: Array, values: Array) -> Array:

@@ -1,59 +1,79 @@
-"""Contracts of every functional, and the references of each."""
+"""Contracts of every functional in the tables: what they state, and what they must survive."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import linprog
+import table
 
-from jaxrl.core.settings import check_settings, list_settings
-from jaxrl.functionals import CVaR, Entropic, Mean, worst_case
+from jaxrl.core.settings import list_settings
+from jaxrl.functionals import worst_case
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NUM_LAWS, NUM_ATOMS = 64, 7
-UNIT = float(np.finfo(np.float32).eps) / 2
+FACTS = ("monotone", "translation_equivariant", "coherent", "time_consistent")
+ORDER = np.array([3, 0, 6, 5, 1, 2, 4])
 
-FUNCTIONALS = {
-    "mean": Mean(),
-    "cvar_0.001": CVaR(0.001),
-    "cvar_0.3": CVaR(0.3),
-    "cvar_1": CVaR(1.0),
-    "entropic_0": Entropic(0.0),
-    "entropic_1e-4": Entropic(1e-4),
-    "entropic_2": Entropic(2.0),
-    "entropic_1000": Entropic(1000.0),
-    "entropic_-2": Entropic(-2.0),
-}
+
+def rows():
+    found = dict(table.FUNCTIONALS)
+    for name in ("table_divergences", "table_ambiguity"):
+        try:
+            found |= importlib.import_module(name).FUNCTIONALS
+        except ModuleNotFoundError:  # a table in the making
+            continue
+    return found
+
+
+FUNCTIONALS = rows()
+OWN = table.FUNCTIONALS
 
 
 @jax.jit
+def measure(functional, probs, values):
+    """Of `[NUM_LAWS, NUM_ATOMS]` laws: the values, the gradients in own leaves, probs, values.
+
+    The one program of all contracts: one compilation a class and precision.
+    """
+    call = jax.value_and_grad(lambda f, p, v: f(p, v), argnums=(0, 1, 2), allow_int=True)
+    return jax.vmap(call, in_axes=(None, 0, 0))(functional, probs, values)
+
+
 def evaluate(functional, probs, values):
-    return jax.vmap(functional)(probs, values)
+    return np.asarray(measure(functional, jnp.asarray(probs), jnp.asarray(values))[0], float)
 
 
-@jax.jit
-def weights_of(functional, probs, values):
-    return jax.vmap(lambda p, v: worst_case(functional, p, v))(probs, values)
-
-
-@jax.jit
-def gradients_of(functional, probs, values):
-    """Of each law: in the functional's own leaves, in the probs, in the values."""
-    return jax.vmap(jax.grad(lambda f, p, v: f(p, v), argnums=(0, 1, 2)), in_axes=(None, 0, 0))(
-        functional, probs, values
-    )
-
-
-def random_laws(seed=0, ties=True):
-    """`[NUM_LAWS, NUM_ATOMS]` laws with impossible atoms and repeated values."""
+def random_laws(seed=0, ties=True, dtype=np.float32):
+    """Laws with, unless told otherwise, impossible atoms and repeated values."""
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet(np.full(NUM_ATOMS, 0.7), NUM_LAWS)
     if ties:
         probs[:, 1] = np.where(rng.random(NUM_LAWS) < 0.5, 0.0, probs[:, 1])
+    else:
+        probs = 0.8 * probs + 0.2 / NUM_ATOMS
     values = rng.normal(size=(NUM_LAWS, NUM_ATOMS))
     if ties:
         values[::2, 2] = values[::2, 3]
     probs = probs / probs.sum(1, keepdims=True)
-    return jnp.asarray(probs, jnp.float32), jnp.asarray(values, jnp.float32)
+    return probs.astype(dtype), values.astype(dtype)
+
+
+def is_nominal(functional):
+    return getattr(functional, "support", "nominal") == "nominal"
+
+
+def in_float64(functional):
+    def widen(leaf):
+        leaf = np.asarray(leaf)
+        return jnp.asarray(leaf, float if np.issubdtype(leaf.dtype, np.floating) else leaf.dtype)
+
+    return jax.tree.map(widen, functional)
 
 
 @pytest.fixture(params=FUNCTIONALS.values(), ids=FUNCTIONALS.keys())
@@ -61,254 +81,286 @@ def functional(request):
     return request.param
 
 
-def test_monotone(functional):
-    assert functional.monotone
+# ---- what a functional states ------------------------------------------------------------------
+
+
+def breaks_monotone(functional):
+    """By raising all atoms, or the greatest alone."""
+    probs, values = random_laws(ties=False)
+    more = values + np.abs(np.random.default_rng(1).normal(size=values.shape))
+    higher = values.copy()
+    higher[np.arange(NUM_LAWS), values.argmax(1)] += 5.0
+    base = evaluate(functional, probs, values)
+    raised = [evaluate(functional, probs, v.astype(np.float32)) for v in (more, higher)]
+    return max(np.max(base - after) for after in raised) > 2e-5
+
+
+def breaks_translation_equivariance(functional):
     probs, values = random_laws()
-    more = values + jnp.abs(jax.random.normal(jax.random.key(0), values.shape))
-    assert jnp.all(evaluate(functional, probs, values) <= evaluate(functional, probs, more) + 1e-6)
+    moved = evaluate(functional, probs, values + np.float32(3.0))
+    return np.max(np.abs(moved - evaluate(functional, probs, values) - 3.0)) > 2e-5
 
 
-def test_translation_equivariant(functional):
-    assert functional.translation_equivariant
-    probs, values = random_laws()
-    moved = evaluate(functional, probs, values + 3.0)
-    np.testing.assert_allclose(moved, evaluate(functional, probs, values) + 3.0, atol=3e-6)
-
-
-def test_coherent_exactly_when_stated(functional):
+def breaks_coherence(functional):
+    """Not monotone, not translation equivariant, not homogeneous, or not superadditive."""
+    if breaks_monotone(functional) or breaks_translation_equivariance(functional):
+        return True
     probs, values = random_laws()
     scaled = 7.0 * evaluate(functional, probs, values)
-    homogeneous = np.allclose(evaluate(functional, probs, 7.0 * values), scaled, atol=2e-5)
-    other = jnp.flip(values, 0)
+    if np.max(np.abs(evaluate(functional, probs, np.float32(7.0) * values) - scaled)) > 1e-4:
+        return True
+    other = np.flip(values, 0)
     apart = evaluate(functional, probs, values) + evaluate(functional, probs, other)
-    together = evaluate(functional, probs, values + other)
-    superadditive = bool(jnp.all(together >= apart - 1e-5))
-    if functional.coherent:
-        assert homogeneous and superadditive
-    elif abs(functional.risk_aversion) > 1.0:  # at b near 0 it is the mean to this accuracy
-        assert not (homogeneous and superadditive)
+    return np.max(apart - evaluate(functional, probs, values + other)) > 1e-4
 
 
-def test_time_consistent_exactly_when_stated(functional):
-    """F(X) = F(F(X | Y)) on two-stage laws with 4 values of Y."""
-    rng = np.random.default_rng(1)
-    outer = jnp.asarray(rng.dirichlet(np.ones(4), 8), jnp.float32)
-    inner = jnp.asarray(rng.dirichlet(np.ones(5), (8, 4)), jnp.float32)
-    values = jnp.asarray(rng.normal(size=(8, 4, 5)), jnp.float32)
-    nested = evaluate(
-        functional,
-        outer,
-        evaluate(functional, inner.reshape(32, 5), values.reshape(32, 5)).reshape(8, 4),
-    )
-    joint = (outer[..., None] * inner).reshape(8, -1)
-    static = evaluate(functional, joint, values.reshape(8, -1))
-    if functional.time_consistent:
-        np.testing.assert_allclose(nested, static, atol=2e-6)
-    elif 0.01 < functional.level < 1.0:  # at either end it is the least value or the mean
-        assert jnp.max(jnp.abs(nested - static)) > 0.01
+def breaks_time_consistency(functional):
+    """F(X) is not F(F(X | Y)), Y telling the first three atoms from the others."""
+    probs, values = random_laws(ties=False)
+    parts = [
+        np.where(np.arange(NUM_ATOMS) < 3, probs, 0),
+        np.where(np.arange(NUM_ATOMS) < 3, 0, probs),
+    ]
+    chances = np.stack([part.sum(1) for part in parts], 1)
+    inner = [evaluate(functional, (part / part.sum(1, keepdims=True)), values) for part in parts]
+    outer_probs, outer_values = np.zeros_like(probs), np.zeros_like(values)
+    outer_probs[:, :2], outer_values[:, :2] = chances, np.stack(inner, 1)
+    nested = evaluate(functional, outer_probs, outer_values)
+    return np.max(np.abs(nested - evaluate(functional, probs, values))) > 1e-4
 
 
-def test_worst_case_is_a_law_on_the_possible_atoms(functional):
+BREAKS = {
+    "monotone": breaks_monotone,
+    "translation_equivariant": breaks_translation_equivariance,
+    "coherent": breaks_coherence,
+    "time_consistent": breaks_time_consistency,
+}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_stated_facts_hold(functional, fact):
+    if getattr(functional, fact):
+        assert not BREAKS[fact](functional)
+
+
+@pytest.mark.parametrize("fact", FACTS)
+@pytest.mark.parametrize("kind", {type(f) for f in FUNCTIONALS.values()}, ids=lambda k: k.__name__)
+def test_a_fact_denied_fails_for_some_instance(kind, fact):
+    if not getattr(kind, fact):
+        instances = [f for f in FUNCTIONALS.values() if type(f) is kind]
+        assert any(BREAKS[fact](instance) for instance in instances)
+
+
+def test_worst_case_is_a_law(functional):
+    """Monotone: no weight is negative; translation equivariant: they sum to one; coherent: they
+    give the value; law invariant: none on impossible atoms."""
     probs, values = random_laws()
-    weights = weights_of(functional, probs, values)
-    assert jnp.all(weights >= 0) and jnp.all(jnp.where(probs == 0, weights, 0.0) == 0)
-    np.testing.assert_allclose(jnp.sum(weights, 1), 1.0, atol=2e-6)
+    result, (_, _, weights) = measure(functional, probs, values)
+    if functional.monotone:
+        assert jnp.all(weights >= -1e-6)
+    if functional.translation_equivariant:
+        np.testing.assert_allclose(jnp.sum(weights, 1), 1.0, atol=1e-5)
     if functional.coherent:
-        value = evaluate(functional, probs, values)
-        np.testing.assert_allclose(jnp.sum(weights * values, 1), value, atol=2e-6)
+        np.testing.assert_allclose(jnp.sum(weights * values, 1), result, atol=1e-5)
+    if is_nominal(functional):
+        assert jnp.all(jnp.where(probs == 0, weights, 0.0) == 0)
+    one = worst_case(functional, jnp.asarray(probs[0]), jnp.asarray(values[0]))
+    np.testing.assert_allclose(one, weights[0], atol=1e-5)
 
 
-def test_lies_within_the_possible_values_and_ignores_order(functional):
+def test_lies_within_the_values(functional):
+    if not functional.monotone:
+        pytest.skip("only a monotone functional must")
     probs, values = random_laws()
+    counts = (probs > 0) | (not is_nominal(functional))
     result = evaluate(functional, probs, values)
-    assert jnp.all(result >= jnp.min(jnp.where(probs > 0, values, jnp.inf), 1) - 1e-6)
-    assert jnp.all(result <= jnp.max(jnp.where(probs > 0, values, -jnp.inf), 1) + 1e-6)
-    order = jnp.array([3, 0, 6, 5, 1, 2, 4])
-    np.testing.assert_allclose(
-        evaluate(functional, probs[:, order], values[:, order]), result, atol=2e-6
-    )
+    assert np.all(result >= np.min(np.where(counts, values, np.inf), 1) - 1e-5)
+    assert np.all(result <= np.max(np.where(counts, values, -np.inf), 1) + 1e-5)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_order_of_the_atoms_does_not_matter(name):
+    probs, values = random_laws()
+    result = evaluate(OWN[name], probs, values)
+    other = evaluate(OWN[name], probs[:, ORDER], values[:, ORDER])
+    np.testing.assert_allclose(other, result, atol=5e-6)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_one_atom_is_its_value(name):
+    probs, values = random_laws()
+    probs = np.eye(NUM_ATOMS, dtype=np.float32)[np.arange(NUM_LAWS) % NUM_ATOMS]
+    result = evaluate(OWN[name], probs, values)
+    np.testing.assert_allclose(result, np.sum(probs * values, 1), rtol=1e-6)
+    if name.endswith(("_0.3", "_2", "_3", "mean", "quadratic", "0.7", "spectral")):
+        assert float(OWN[name](jnp.ones(1), jnp.array([3.0]))) == pytest.approx(3.0, rel=1e-6)
+
+
+# ---- what it must survive ----------------------------------------------------------------------
+
+
+def assert_finite_gradients(functional, probs, values):
+    _, (_, by_probs, by_values) = measure(functional, jnp.asarray(probs), jnp.asarray(values))
+    assert jnp.all(jnp.isfinite(by_probs))
+    assert jnp.all(jnp.isfinite(by_values))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_impossible_atoms_may_hold_anything(functional, bad):
+    if not is_nominal(functional):
+        pytest.skip("over the full support no atom is impossible")
     probs, values = random_laws()
-    held = jnp.where(probs > 0, values, bad)
-    np.testing.assert_array_equal(
-        evaluate(functional, probs, held),
-        evaluate(functional, probs, jnp.where(probs > 0, values, 0.0)),
-    )
-    _, by_probs, by_values = gradients_of(functional, probs, held)
-    assert jnp.all(jnp.isfinite(by_probs)) and jnp.all(jnp.isfinite(by_values))
+    held = np.where(probs > 0, values, np.float32(bad))
+    filled = np.where(probs > 0, values, np.float32(0.0))
+    expected = evaluate(functional, probs, filled)
+    np.testing.assert_allclose(evaluate(functional, probs, held), expected, atol=1e-6)
+    assert_finite_gradients(functional, probs, held)
 
 
 def test_a_possible_nan_is_reported(functional):
     probs, values = random_laws()
-    index = jnp.argmax(probs, axis=1)
-    values = values.at[jnp.arange(NUM_LAWS), index].set(jnp.nan)
-    assert jnp.all(jnp.isnan(evaluate(functional, probs, values)))
+    values[np.arange(NUM_LAWS), probs.argmax(1)] = np.nan
+    assert np.all(np.isnan(evaluate(functional, probs, values)))
 
 
 def test_a_possible_catastrophe_counts(functional):
-    """-inf with positive probability: minus infinity, unless the functional seeks risk."""
+    """A value of -inf is the limit of large losses, and no gradient is NaN."""
     probs, values = random_laws(ties=False)
-    result = evaluate(functional, probs, values.at[:, 0].set(-jnp.inf))
-    if functional == FUNCTIONALS["entropic_-2"]:
-        assert jnp.all(jnp.isfinite(result))
-    else:
-        assert jnp.all(result == -jnp.inf)
+    values[:, 0] = -1e30
+    limit = evaluate(functional, probs, values)
+    values[:, 0] = -np.inf
+    result, (_, by_probs, by_values) = measure(functional, probs, values)
+    is_lost = limit < -1e15
+    assert np.all(np.where(is_lost, np.asarray(result) == -np.inf, True))
+    np.testing.assert_allclose(np.where(is_lost, 0, result), np.where(is_lost, 0, limit), atol=1e-5)
+    assert not jnp.any(jnp.isnan(by_probs)) and not jnp.any(jnp.isnan(by_values))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_equal_values_and_scales(functional, scale):
     probs, values = random_laws()
-    same = jnp.full_like(values, -2.5 * scale)
+    same = np.full_like(values, -2.5 * scale)
     np.testing.assert_allclose(evaluate(functional, probs, same), same[:, 0], rtol=1e-6)
-    assert jnp.all(jnp.isfinite(evaluate(functional, probs, values * scale)))
-    assert jnp.all(jnp.isfinite(weights_of(functional, probs, values * scale)))
-
-
-def test_one_atom_is_its_value(functional):
-    assert float(functional(jnp.ones(1), jnp.array([3.0]))) == 3.0
+    assert_finite_gradients(functional, probs, same)
+    scaled = values * np.float32(scale)
+    assert np.all(np.isfinite(evaluate(functional, probs, scaled)))
+    assert_finite_gradients(functional, probs, scaled)
 
 
 def test_probabilities_that_sum_almost_to_one(functional):
     probs, values = random_laws()
     exact = evaluate(functional, probs, values)
     for factor in (1 - 1e-6, 1 + 1e-6):
-        np.testing.assert_allclose(evaluate(functional, probs * factor, values), exact, atol=5e-6)
+        almost = (probs * factor).astype(np.float32)
+        np.testing.assert_allclose(evaluate(functional, almost, values), exact, atol=1e-5)
+        assert_finite_gradients(functional, almost, values)
 
 
-def test_eager_is_jit_is_vmap(functional):
+# ---- machinery ---------------------------------------------------------------------------------
+
+
+def test_eager_is_jit_of_vmap(functional):
     probs, values = random_laws()
-    eager = functional(probs[0], values[0])
-    np.testing.assert_allclose(eager, evaluate(functional, probs, values)[0], atol=1e-6)
+    eager = functional(jnp.asarray(probs[0]), jnp.asarray(values[0]))
+    np.testing.assert_allclose(eager, evaluate(functional, probs, values)[0], atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", [CVaR, Entropic])
-def test_a_changed_float_does_not_retrace(kind):
-    traces = []
-
-    @jax.jit
-    def call(functional, probs, values):
-        traces.append(1)
-        return functional(probs, values)
-
-    for number in (0.1, 0.2, 0.9):
-        call(kind(number), jnp.ones(2) / 2, jnp.arange(2.0))
-    assert len(traces) == 1
-
-
-def test_settings_are_described_and_checked():
-    assert [info.name for info in list_settings(CVaR())] == ["level"]
-    for level in (0.0, -0.1, 1.5):
-        with pytest.raises(ValueError, match="level"):
-            check_settings(CVaR(level))
-    check_settings(CVaR(1.0))
-
-
-# ---- CVaR ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("level", [1e-3, 0.05, 0.37, 0.9, 1.0])
-def test_cvar_is_the_linear_program(level):
-    probs, values = random_laws(seed=3)
-    ours = np.asarray(evaluate(CVaR(level), probs, values))
-    level = float(np.float32(level))
-    for i in range(0, NUM_LAWS, 4):
-        p, v = np.asarray(probs[i], float), np.asarray(values[i], float)
-        p = p / p.sum()
-        program = linprog(
-            v,
-            A_eq=np.ones((1, NUM_ATOMS)),
-            b_eq=[1.0],
-            bounds=[(0, bound) for bound in p / level * (1 + 1e-12)],
-            options={"primal_feasibility_tolerance": 1e-10},
-        )
-        assert program.success
-        assert abs(ours[i] - program.fun) <= 64 * NUM_ATOMS * UNIT * np.abs(v).max()
-
-
-def test_cvar_limits():
+def test_a_changed_float_does_not_retrace(functional):
     probs, values = random_laws()
-    mean = evaluate(Mean(), probs, values)
-    np.testing.assert_allclose(evaluate(CVaR(1.0), probs, values), mean, atol=1e-6)
-    least = jnp.min(jnp.where(probs > 0, values, jnp.inf), axis=1)
-    for level in (1e-9, 0.0):
-        np.testing.assert_array_equal(evaluate(CVaR(level), probs, values), least)
+    evaluate(functional, probs, values)
+    before = measure._cache_size()
+    evaluate(jax.tree.map(lambda leaf: leaf * 0.75, functional), probs, values)
+    assert measure._cache_size() == before
 
 
-def test_cvar_worst_case_by_hand():
-    """Level 0.5 of (0.25: 1, 0.5: 3, 0.25: 9): all of the first atom, half of the second."""
-    probs, values = jnp.array([0.5, 0.25, 0.25]), jnp.array([3.0, 1.0, 9.0])
-    np.testing.assert_allclose(worst_case(CVaR(0.5), probs, values), [0.5, 0.5, 0.0])
-    assert float(CVaR(0.5)(probs, values)) == 2.0
-
-
-def cvar_dual(level, probs, values):
-    """The maximum form, in float64: it is reached at one of the atoms."""
-    return max(x - probs @ np.maximum(x - values, 0.0) / level for x in values)
-
-
-def test_cvar_gradients_in_level_and_probs():
-    """Against central differences of the dual; `probs` along a direction within the simplex."""
-    probs, values = random_laws(seed=5, ties=False)
-    by_own, by_probs, _ = gradients_of(CVaR(0.4), probs, values)
-    by_level, by_probs = np.asarray(by_own.level), np.asarray(by_probs, float)
-    direction, step = np.zeros(NUM_ATOMS), 1e-7
-    direction[:2] = 1.0, -1.0
-    for i in range(8):
-        p, v = np.asarray(probs[i], float), np.asarray(values[i], float)
-        slope = (cvar_dual(0.4 + step, p, v) - cvar_dual(0.4 - step, p, v)) / (2 * step)
-        assert abs(by_level[i] - slope) < 1e-4
-        up, down = (cvar_dual(0.4, p + s * step * direction, v) for s in (1, -1))
-        assert abs(by_probs[i] @ direction - (up - down) / (2 * step)) < 1e-4
-
-
-# ---- Entropic --------------------------------------------------------------------------------
-
-
-def entropic_direct(aversion, probs, values):
-    shifted = -aversion * np.asarray(values, np.longdouble)
-    top = shifted.max()
-    return float(-(top + np.log(np.sum(probs * np.exp(shifted - top)))) / aversion)
-
-
-@pytest.mark.parametrize("aversion", [-30.0, -0.5, 1e-3, 0.1, 1.0, 50.0])
-@pytest.mark.parametrize("offset", [0.0, 1e5])
-def test_entropic_is_its_formula(aversion, offset):
-    probs, values = random_laws(seed=2)
-    values = values + offset
-    ours = np.asarray(evaluate(Entropic(aversion), probs, values), float)
-    for i in range(NUM_LAWS):
-        p, v = np.asarray(probs[i], np.longdouble), np.asarray(values[i], np.longdouble)
-        expected = entropic_direct(np.longdouble(np.float32(aversion)), p / p.sum(), v)
-        assert abs(ours[i] - expected) <= 64 * NUM_ATOMS * UNIT * np.abs(v).max()
-
-
-def test_entropic_limits():
+def test_float32_is_near_float64(functional):
     probs, values = random_laws()
-    mean = evaluate(Mean(), probs, values)
-    for aversion in (0.0, 1e-12, 1e-7, -1e-7):
-        np.testing.assert_allclose(evaluate(Entropic(aversion), probs, values), mean, atol=2e-6)
-    least = jnp.min(jnp.where(probs > 0, values, jnp.inf), axis=1)
-    np.testing.assert_allclose(evaluate(Entropic(1e8), probs, values), least, atol=1e-6)
-    greatest = jnp.max(jnp.where(probs > 0, values, -jnp.inf), axis=1)
-    np.testing.assert_allclose(evaluate(Entropic(-1e8), probs, values), greatest, atol=1e-6)
+    narrow = evaluate(functional, probs, values)
+    with jax.enable_x64(True):
+        wide = evaluate(in_float64(functional), probs.astype(float), values.astype(float))
+    assert np.max(np.abs(narrow - wide)) < 2e-5
 
 
-@pytest.mark.parametrize("aversion", [0.0, 1e-9, 0.3, 3.0])
-def test_entropic_gradients(aversion):
-    """In the aversion, also at zero where it is minus half the variance; in the values, Gibbs."""
-    probs, values = random_laws(seed=5, ties=False)
-    by_own, _, weights = gradients_of(Entropic(aversion), probs, values)
-    by_aversion = np.asarray(by_own.risk_aversion)
-    for i in range(8):
-        p, v = np.asarray(probs[i], float), np.asarray(values[i], float)
-        if aversion < 1e-6:
-            slope = -0.5 * (p @ v**2 - (p @ v) ** 2)
-        else:
-            up, down = (entropic_direct(aversion * (1 + s * 1e-4), p, v) for s in (1, -1))
-            slope = (up - down) / (2e-4 * aversion)
-        assert abs(by_aversion[i] - slope) < 2e-4
-        gibbs = p * np.exp(-aversion * (v - v.min()))
-        np.testing.assert_allclose(weights[i], gibbs / gibbs.sum(), atol=1e-5)
+def slope(call, step):
+    """One-sided, of second order: a parameter may stand at the end of its range."""
+    return (3 * call(0.0) - 4 * call(-step) + call(-2 * step)) / (2 * step)
+
+
+def test_gradients_are_differences(functional):
+    """In float64: in values, in probs along the simplex, in the functional's own numbers."""
+    probs, values = random_laws(seed=5, ties=False, dtype=float)
+    rng = np.random.default_rng(6)
+    by, along = rng.normal(size=values.shape), rng.normal(size=probs.shape)
+    along -= along.mean(1, keepdims=True)
+    with jax.enable_x64(True):
+        functional = in_float64(functional)
+        _, (by_own, by_probs, by_values) = measure(functional, probs, values)
+
+        def own(step):
+            return jax.tree.map(lambda leaf: leaf * (1 + step), functional)
+
+        checks = {
+            "values": (
+                np.sum(by_values * by, 1),
+                lambda s: evaluate(functional, probs, values + s * by),
+            ),
+            "probs": (
+                np.sum(by_probs * along, 1),
+                lambda s: evaluate(functional, probs + s * along, values),
+            ),
+            "own": (
+                sum(
+                    (
+                        np.sum(np.reshape(g, (NUM_LAWS, -1)) * np.reshape(x, (1, -1)), 1)
+                        for g, x in zip(
+                            jax.tree.leaves(by_own), jax.tree.leaves(functional), strict=True
+                        )
+                    ),
+                    np.zeros(NUM_LAWS),
+                ),
+                lambda s: evaluate(own(s), probs, values),
+            ),
+        }
+        for what, (ours, call) in checks.items():
+            if what == "own" and np.max(np.abs(ours)) > 1e6:
+                continue  # where the true derivative is infinite
+            expected = slope(call, 1e-6)
+            error = np.abs(ours - expected) / (1 + np.abs(expected))
+            # A kink within the step spoils the difference, in few of the laws.
+            assert np.mean(error < 1e-5) >= 0.9, what
+            assert np.median(error) < 1e-6, what
+
+
+# ---- settings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", {type(f) for f in OWN.values()}, ids=lambda k: k.__name__)
+def test_a_level_out_of_range_is_refused(kind):
+    for info in list_settings(kind()):
+        if "." in info.name or not np.isfinite(info.low):
+            continue
+        for wrong in (info.low - 0.1, info.high + 0.1, info.low if info.low_open else np.nan):
+            if not np.isinf(wrong):
+                with pytest.raises(ValueError, match=info.name):
+                    kind(**{info.name: wrong})
+                with pytest.raises(ValueError, match=info.name):
+                    dataclasses.replace(kind(), **{info.name: wrong})
+
+
+def test_settings_of_utilities_and_spectra_are_checked():
+    with pytest.raises(ValueError, match="risk_aversion"):
+        table.ExponentialUtility(-1.0)
+    with pytest.raises(ValueError, match="levels"):
+        table.Spectral((0.0, 0.5), (0.5, 0.5))
+    with pytest.raises(ValueError, match="weights"):
+        table.Spectral((0.1, 0.5), (0.5, -0.5))
+    with pytest.raises(ValueError, match="lengths 2 and 1"):
+        table.Spectral((0.1, 0.5), (1.0,))
+
+
+def test_traced_and_swept_settings_are_not_checked():
+    levels = jnp.array([0.1, 0.5, 1.0])
+    probs, values = jnp.ones(4) / 4, jnp.arange(4.0)
+    swept = jax.vmap(lambda level: table.CVaR(level)(probs, values))(levels)
+    np.testing.assert_allclose(swept, [0.0, 0.5, 1.5])
+    np.testing.assert_allclose(jax.vmap(lambda f: f(probs, values))(table.CVaR(levels)), swept)

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import huber as scipy_huber
-from scipy.stats import entropy
+from scipy.stats import energy_distance, entropy, expectile, norm
 
 from jaxrl.core.law import Law
 from jaxrl.losses import (
     cross_entropy,
+    energy_loss,
+    expectile_loss,
+    gaussian_cross_entropy,
     huber_loss,
     quantile_huber_loss,
     quantile_levels,
@@ -128,3 +131,57 @@ def test_quantile_loss_ignores_impossible_atoms():
 
 def test_quantile_levels_are_mid_points():
     np.testing.assert_allclose(quantile_levels(4), [1 / 8, 3 / 8, 5 / 8, 7 / 8])
+
+
+def as_law(probs, atoms):
+    return Law(jnp.asarray(probs, jnp.float32), jnp.asarray(atoms, jnp.float32))
+
+
+def test_expectile_loss_is_its_double_sum_and_vanishes_at_scipys_expectiles():
+    estimates, probs, atoms = random_case(2)
+    levels = np.linspace(0.1, 0.9, K)
+    expected = sum(
+        p * abs(level - (z < e)) * (z - e) ** 2
+        for e, level in zip(estimates, levels, strict=True)
+        for p, z in zip(probs, atoms, strict=True)
+    )
+    law = as_law(probs, atoms)
+    ours = expectile_loss(jnp.asarray(estimates, jnp.float32), jnp.asarray(levels), law)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    best = jnp.asarray([expectile(atoms, level, weights=probs) for level in levels], jnp.float32)
+    slope = jax.grad(expectile_loss)(best, jnp.asarray(levels, jnp.float32), law)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-6)
+
+
+def test_gaussian_cross_entropy_is_scipys_and_least_at_the_moments():
+    _, probs, atoms = random_case(3)
+    law = as_law(probs, atoms)
+    expected = -probs @ norm.logpdf(atoms, 0.3, 1.7)
+    np.testing.assert_allclose(gaussian_cross_entropy(0.3, 1.7, law), expected, rtol=1e-5)
+    mean = probs @ atoms
+    scale = np.sqrt(probs @ (atoms - mean) ** 2)
+    slopes = jax.grad(gaussian_cross_entropy, (0, 1))(jnp.float32(mean), jnp.float32(scale), law)
+    np.testing.assert_allclose(slopes, 0.0, atol=2e-6)
+
+
+def test_energy_loss_is_scipys_distance_up_to_a_constant_of_the_law():
+    """SciPy's distance squared is 2 E|X - Z| - E|X - X'| - E|Z - Z'|."""
+    particles, probs, atoms = random_case(4)
+    within = probs @ np.abs(atoms[:, None] - atoms) @ probs
+    expected = (energy_distance(particles, atoms, v_weights=probs) ** 2 + within) / 2
+    ours = energy_loss(jnp.asarray(particles, jnp.float32), as_law(probs, atoms))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_new_losses_ignore_impossible_atoms():
+    estimates, probs, atoms = (jnp.asarray(x, jnp.float32) for x in random_case(5))
+    levels = jnp.linspace(0.1, 0.9, K)
+    padded = Law(jnp.append(probs, 0.0), jnp.append(atoms, jnp.nan))
+    clean = Law(probs, atoms)
+    for loss in (
+        lambda x, law: expectile_loss(x, levels, law),
+        lambda x, law: gaussian_cross_entropy(x[0], jnp.exp(x[1]), law),
+        energy_loss,
+    ):
+        np.testing.assert_allclose(loss(estimates, padded), loss(estimates, clean), rtol=1e-6)
+        assert jnp.all(jnp.isfinite(jax.grad(loss)(estimates, padded)))

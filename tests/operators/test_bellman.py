@@ -1,5 +1,6 @@
 """The Bellman operator: theory over functional x improvement x head, and worked examples."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -9,13 +10,17 @@ import pytest
 
 from jaxrl.core.law import Law
 from jaxrl.core.settings import check_settings, list_settings
-from jaxrl.functionals import CVaR, Entropic, Mean, worst_case
+from jaxrl.functionals import CVaR, Entropic, Mean, MeanStd, PerPair, worst_case
 from jaxrl.operators import (
     BellmanOperator,
+    Boltzmann,
     Categorical,
     EpsilonGreedy,
+    FixedPolicy,
     Greedy,
     Lookahead,
+    MinForm,
+    PerState,
     Quantile,
     Scalar,
     Softmax,
@@ -297,16 +302,49 @@ def test_categorical_fixed_point_has_the_exact_means():
     np.testing.assert_allclose(jax.vmap(head.mean)(found), exact, atol=5e-4)
 
 
+# ---- composition -----------------------------------------------------------------------------
+
+
+def test_a_minimum_needs_the_law_and_then_is_the_enumerated_one():
+    """Reward 1, then 0 or 4 by a coin: E[min] = (0 + 1) / 2, where min(1, 2) would be 1."""
+    operator = BellmanOperator(Quantile(2), composition=MinForm())
+    step = Lookahead.of_transition(1.0, 1.0, jnp.array([[0.0, 4.0]]))
+    assert float(operator.backup(step).mean()) == 0.5
+    with pytest.raises(ValueError, match=r"MinForm\(\).*stores a mean only.*Quantile"):
+        BellmanOperator(Scalar(), composition=MinForm()).backup(
+            Lookahead.of_transition(1.0, 1.0, jnp.array([2.0]))
+        )
+
+
+def test_what_contracts():
+    assert BellmanOperator().contracts
+    assert BellmanOperator(successor_functional=CVaR(0.3)).contracts
+    assert not BellmanOperator(successor_functional=MeanStd(0.3)).contracts
+    assert not BellmanOperator(improvement=Boltzmann(0.3)).contracts
+    assert not BellmanOperator(Quantile(3), return_functional=CVaR(0.3)).contracts
+
+
+def test_settings_of_pairs_and_states_are_for_planners():
+    step = Lookahead.of_transition(1.0, 0.5, jnp.array([2.0, 6.0]))
+    each = jnp.full((3, 2), 0.5)
+    with pytest.raises(ValueError, match="each state and action"):
+        BellmanOperator(successor_functional=PerPair(Mean())).backup(step)
+    with pytest.raises(ValueError, match="each state"):
+        BellmanOperator(improvement=PerState(FixedPolicy(each))).backup(step)
+
+
 # ---- the table -------------------------------------------------------------------------------
 
 
 def test_names_build_things_whose_settings_are_described():
     for family in names().values():
-        for build in family.values():
-            part = build()
-            check_settings(part)
-            assert all(info.help for info in list_settings(part))
-            assert (build.__doc__ or "").strip()
+        for name, build in family.items():
+            assert (build.__doc__ or "").strip() and name == name.lower()
+            required = [f for f in dataclasses.fields(build) if f.default is f.default_factory]
+            if not required:  # both missing
+                part = build()
+                check_settings(part)
+                assert all(info.help for info in list_settings(part))
 
 
 def test_operator_settings_are_found_through_its_slots():

@@ -96,9 +96,9 @@ class HLGauss:
     distribution function. The value is sum_i probs_i centre_i, and the law that the head stands for
     one atom there. As `sigma_ratio -> 0` all mass goes to the bin of y.
 
-    At the default ratio, decoding gives y back to 1e-4 of a bin, for y at least 4 sigma (3 bins)
-    inside the ends. Nearer to an end the Gaussian is cut off and the value is drawn inwards, by up
-    to 0.8 sigma and half a bin at the end itself: let the bins reach 4 sigma beyond the returns.
+    At the default ratio, decoding gives y back to 2e-4 of a bin, for y at least 4 sigma (3 bins)
+    inside the ends. Nearer to an end the Gaussian is cut off and the value is drawn inwards, by 0.9
+    sigma at the end itself: let the bins reach 4 sigma beyond the returns.
     The discretisation error grows as exp(-2 pi^2 sigma_ratio^2) when the ratio falls.
 
     Attributes:

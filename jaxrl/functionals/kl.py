@@ -1,0 +1,156 @@
+"""The worst case over laws near in Kullback-Leibler divergence: exponential tilting."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.types import Array
+from jaxrl.functionals.log_root import LogPoint, log_root
+from jaxrl.functionals.scaled_law import Optimum, ScaledLaw, worst_value
+
+
+@struct.dataclass
+class KLBall:
+    """Worst case over the laws within `radius` of the nominal one in relative entropy.
+
+    F(p, v) = min { sum_i q_i v_i : sum_i q_i log(q_i / p_i) <= radius }
+            = max_l -l log E exp(-v / l) - l radius,  l > 0
+
+    Nature's law is p_i exp(-v_i / l), normalised. radius = 0 is the mean; from -log P(V = min V)
+    on, the least value of positive probability. Only atoms of positive probability count (any
+    other would be infinitely far).
+
+    Attributes:
+        radius: of the set, at least 0 [nats].
+
+    Numerics:
+        Third-order safeguarded iteration for 1 / l, in practice three to six passes with one
+        exponential per atom; the error of the value is of second order in that of 1 / l. First
+        derivatives hold in `values`, `probs` and `radius`. At radius 0 the slope in the radius is
+        minus infinity; the finite slope at a radius of the order of the rounding is returned.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> half = jnp.array([0.5, 0.5])
+        >>> f"{float(KLBall(0.1)(half, jnp.array([0.0, 1.0]))):.4f}"
+        '0.2802'
+
+    Sources:
+        Iyengar (2005), Robust dynamic programming, section 4; Nilim & El Ghaoui (2005), Robust
+        control of Markov decision processes with uncertain transition matrices, section 6.
+    """
+
+    radius: float = setting(0.1, "radius of the set of laws", unit="nats", low=0.0)
+
+    monotone: ClassVar[bool] = True
+    translation_equivariant: ClassVar[bool] = True
+    coherent: ClassVar[bool] = True
+    time_consistent: ClassVar[bool] = False
+    needs_successors: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """Apply the functional.
+
+        Args:
+            probs: `[N]`, non-negative, summing to one.
+            values: `[N]` [return].
+
+        Returns:
+            `[]` [return].
+        """
+        return worst_value(_solve, probs, values, self.radius)
+
+
+def tilt(law: ScaledLaw, steepness: Array) -> tuple[Array, Array, Array]:
+    """Exponential tilting of a scaled law: log E exp(-t x), and q_i / p_i with its excess over 1.
+
+    The excess is exact to rounding also where t x is far below one.
+    """
+    exponents = -steepness * law.gaps
+    excess = jnp.expm1(exponents)
+    drop = jnp.sum(law.probs * excess)  # in (-1, 0]
+    growth = jnp.exp(exponents)
+    moment = jnp.sum(law.probs * growth)  # > 0: the least value adds its probability
+    is_near = drop > -0.5
+    log_moment = jnp.where(
+        is_near, jnp.log1p(jnp.where(is_near, drop, 0.0)), jnp.log(jnp.where(is_near, 1.0, moment))
+    )
+    return log_moment, growth / moment, (excess - drop) / moment
+
+
+def _solve(law: ScaledLaw, radius: Array) -> Optimum:
+    # Shedding the atoms of +inf costs -log(1 - lost) of the radius.
+    left = radius + jnp.log1p(-law.lost)
+    rest = jnp.sum(jnp.where(law.lowest, 0.0, law.probs))
+    sure = jnp.sum(jnp.where(law.lowest, law.probs, 0.0))
+    reach = jnp.where(rest < 0.5, -jnp.log1p(-jnp.minimum(rest, 0.5)), -jnp.log(sure))
+    is_saturated = left >= reach
+    eps = jnp.finfo(law.gaps.dtype).eps
+    used = jnp.maximum(jnp.where(is_saturated, 0.5 * reach, left), eps**2)
+    steepness = _steepness(law, used, jnp.maximum(reach, eps))
+    log_moment, ratio, excess = tilt(law, steepness)
+    scale = jnp.where(is_saturated, 0.0, 1.0 / steepness)
+    inner = -scale * (log_moment + left)
+    return Optimum(
+        inner=jnp.where(left < 0, jnp.inf, jnp.where(is_saturated, 0.0, inner)),
+        weights=law.probs * jnp.where(is_saturated, law.lowest / sure, ratio),
+        by_probs=-scale * excess,
+        by_setting=-scale,
+    )
+
+
+def _steepness(law: ScaledLaw, radius: Array, reach: Array) -> Array:
+    """The t > 0 at which the law tilted by exp(-t x) has divergence `radius` < `reach`.
+
+    K(t) grows from 0 to `reach`, as t^2 at first and as reach - exp(-t) at the end, or in several
+    such steps when the gaps differ by orders of magnitude. In log t and log -log(1 - K / reach) a
+    single step is almost a straight line.
+    """
+    probs, gaps = law.probs, law.gaps
+    info = jnp.finfo(gaps.dtype)
+    mean = jnp.sum(probs * gaps)
+    centred = gaps - mean
+    variance = jnp.maximum(jnp.sum(probs * centred**2), info.tiny)
+    skew = jnp.sum(probs * centred**3) / variance
+    at_small = jnp.sqrt(2.0 * radius / variance)
+    at_small = at_small * (1.0 + jnp.clip(skew * at_small / 3.0, -0.5, 0.25))
+    # Two bounds from below: K <= t mean, and K <= t^2 / 8 (Hoeffding).
+    low = jnp.maximum(radius / jnp.maximum(mean, info.tiny), jnp.sqrt(8.0 * radius))
+    target = jnp.log(-jnp.log1p(-jnp.minimum(radius / reach, 1 - info.epsneg)))
+
+    def evaluate(t: Array) -> LogPoint:
+        terms = probs * jnp.exp(-t * gaps)
+        moment = jnp.sum(terms)
+        terms = terms / moment
+        mean, log_moment = jnp.sum(terms * gaps), jnp.log(moment)
+        centred = gaps - mean  # not from raw moments: the variance may be tiny against the mean
+        squares = terms * centred * centred
+        variance, skew = jnp.sum(squares), jnp.sum(squares * centred)
+        divergence = -t * mean - log_moment
+        noise = info.eps * (4.0 * (t * mean + jnp.abs(log_moment) + radius) + 1.0)
+
+        held = jnp.clip(divergence, info.tiny, reach * (1 - info.epsneg))
+        slope = t * t * variance  # of K in log t
+        bend = 2.0 * slope - t * t * t * skew
+        depth, depth_slope = -jnp.log1p(-held / reach), slope / (reach - held)
+        depth_bend = bend / (reach - held) + depth_slope**2
+        grade = depth_slope / depth
+        return LogPoint(
+            excess=divergence - radius,
+            gap=jnp.log(depth) - target,
+            grade=grade,
+            curve=depth_bend / depth - grade**2,
+            is_flat=jnp.abs(divergence - radius) <= noise,
+        )
+
+    is_small = at_small < info.eps**0.25  # then the expansion is as good as an iteration
+    most = jnp.maximum(info.max**0.5, low)
+    start = jnp.where(is_small, at_small, jnp.maximum(low, at_small))
+    return log_root(evaluate, start, jnp.where(is_small, 0.0, low), most, is_small)

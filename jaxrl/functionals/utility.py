@@ -1,0 +1,285 @@
+"""Utilities of a gain, and the two certainty equivalents that are built on any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.types import Array
+from jaxrl.functionals.bracket import turning_point
+from jaxrl.functionals.ordering import least_possible, readable, unless_infinite
+
+
+class Utility(Protocol):
+    """What a gain is worth: concave, not decreasing, u(0) = 0, and 1 among its slopes at 0."""
+
+    def __call__(self, gain: Array) -> Array:
+        """Elementwise: `gain[...]` [return] -> `[...]` [return]."""
+        ...
+
+
+@struct.dataclass
+class ExponentialUtility:
+    """Constant absolute risk aversion: u(t) = (1 - exp(-b t)) / b; t itself at b = 0.
+
+    Both certainty equivalents built on it are `Entropic(b)`.
+
+    Attributes:
+        risk_aversion: b, at least 0 [1 / return].
+    """
+
+    risk_aversion: float = setting(1.0, "risk aversion", unit="1 / return", low=0.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, gain: Array) -> Array:
+        """The utility of `gain`, elementwise."""
+        power = self.risk_aversion * gain
+        is_small = jnp.abs(power) < jnp.finfo(power.dtype).eps ** 0.25
+        small = jnp.where(is_small, power, 0.0)
+        series = gain * (1.0 - small / 2 + small**2 / 6 - small**3 / 24)
+        curved = -jnp.expm1(-jnp.where(is_small, 1.0, power))
+        curved = curved / jnp.where(is_small, 1.0, self.risk_aversion)
+        return jnp.where(is_small, series, curved)
+
+
+@struct.dataclass
+class QuadraticUtility:
+    """Quadratic up to its top, constant above: u(t) = t - curvature t^2 / 2 for t <= 1 / curvature.
+
+    Its optimised certainty equivalent is the mean less `curvature` half variances while no value
+    exceeds the mean by 1 / curvature, and a monotone version of that beyond.
+
+    Attributes:
+        curvature: at least 0 [1 / return].
+    """
+
+    curvature: float = setting(1.0, "curvature", unit="1 / return", low=0.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, gain: Array) -> Array:
+        """The utility of `gain`, elementwise."""
+        curved = jnp.where(self.curvature * gain < 1.0, gain, 0.0)
+        top = 0.5 / jnp.where(self.curvature > 0, self.curvature, 1.0)
+        value = curved - (0.5 * self.curvature * curved) * curved
+        return jnp.where(self.curvature * gain < 1.0, value, top)
+
+
+@struct.dataclass
+class PiecewiseLinear:
+    """Linear in gains and in losses: u(t) = gain_slope t for t >= 0, loss_slope t for t < 0.
+
+    Slopes 0 and 1 / level make the optimised certainty equivalent `CVaR(level)`; slopes `level`
+    and 1 - `level` make the shortfall `Expectile(level)`, 0 < level <= 1/2.
+
+    Attributes:
+        gain_slope: at least 0, and at most 1 for an optimised certainty equivalent.
+        loss_slope: at least `gain_slope`, and at least 1 for an optimised certainty equivalent.
+    """
+
+    gain_slope: float = setting(0.5, "slope of gains", low=0.0)
+    loss_slope: float = setting(2.0, "slope of losses", low=0.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, gain: Array) -> Array:
+        """The utility of `gain`, elementwise."""
+        return jnp.where(gain < 0, self.loss_slope, self.gain_slope) * gain
+
+
+@struct.dataclass
+class UtilityFunction:
+    """A utility given as a function of JAX arrays, elementwise; static.
+
+    Attributes:
+        function: concave, not decreasing, zero at zero.
+    """
+
+    function: Callable[[Array], Array] = struct.field(pytree_node=False)
+
+    def __call__(self, gain: Array) -> Array:
+        """The utility of `gain`, elementwise."""
+        return self.function(gain)
+
+
+@struct.dataclass
+class OptimisedCertaintyEquivalent:
+    """Optimised certainty equivalent: take a sure amount now, the utility of the rest later.
+
+    F(p, v) = max_x x + sum_i p_i u(v_i - x)
+
+    with a concave u that does not decrease, u(0) = 0, and 1 among its slopes at 0. The linear
+    utility gives the mean, `ExponentialUtility` gives `Entropic`, `PiecewiseLinear` gives `CVaR`
+    and its mixtures with the mean, `QuadraticUtility` a monotone mean less variance.
+
+    Attributes:
+        utility: u.
+
+    Numerics:
+        x is found to the last bit by bisection on the slope, without gradient. Where u has a kink,
+        the two neighbouring floats are mixed so that the slopes average to one: the value is the
+        same, and the gradient in `values` a law. Gradients hold in `values`, `probs` and the
+        parameters of u.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> utility = PiecewiseLinear(gain_slope=0.0, loss_slope=2.0)  # CVaR(0.5)
+        >>> law = jnp.array([0.25, 0.25, 0.5]), jnp.array([0.0, 4.0, 8.0])
+        >>> float(OptimisedCertaintyEquivalent(utility)(*law))
+        2.0
+
+    Sources:
+        Ben-Tal & Teboulle (2007), An old-new concept of convex risk measures: the optimized
+        certainty equivalent, definition 2.1 and theorem 2.1.
+    """
+
+    utility: Utility = setting(ExponentialUtility(), "utility of a gain")
+
+    monotone: ClassVar[bool] = True
+    translation_equivariant: ClassVar[bool] = True
+    coherent: ClassVar[bool] = False  # for every utility; it is for piecewise linear ones
+    time_consistent: ClassVar[bool] = False
+    needs_successors: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """Apply the functional.
+
+        Args:
+            probs: `[N]`, non-negative, summing to one.
+            values: `[N]` [return].
+
+        Returns:
+            `[]` [return].
+        """
+        values, chances, gaps, origin = _from_the_least(probs, values)
+        fixed, fixed_chances, fixed_gaps = jax.lax.stop_gradient((self.utility, chances, gaps))
+
+        def mean_slope(amount: Array) -> Array:
+            return _mean(_slope_of(fixed), fixed_chances, fixed_gaps - amount)
+
+        tiny = 4 * jnp.finfo(gaps.dtype).tiny
+        highest = jnp.max(jnp.where(probs > 0, fixed_gaps, 0.0))
+        high = jnp.maximum(highest * (1 + 4 * jnp.finfo(gaps.dtype).eps), tiny)
+        low, high = turning_point(lambda amount: mean_slope(amount) < 1, -tiny, high)
+        low_slope, high_slope = mean_slope(low), mean_slope(high)
+        rise = high_slope - low_slope
+        share = jnp.where(rise > 0, (1 - low_slope) / jnp.where(rise > 0, rise, 1.0), 0.5)
+        share = jnp.clip(share, 0.0, 1.0)
+
+        def objective(amount: Array) -> Array:
+            return amount + _mean(self.utility, chances, gaps - amount)
+
+        result = origin + (1 - share) * objective(low) + share * objective(high)
+        return unless_infinite(_infinite_when_huge(result, values), probs, values)
+
+
+@struct.dataclass
+class Shortfall:
+    """Utility-based shortfall: the most that can be taken while enough utility remains.
+
+    F(p, v) = max { x : sum_i p_i u(v_i - x) >= threshold }
+
+    with a concave u that increases up to where it reaches `threshold`. With u(0) = 0 and threshold
+    0 a sure amount is worth itself; another threshold shifts it. `ExponentialUtility` gives
+    `Entropic`, `PiecewiseLinear` gives `Expectile`. Minus infinity where u never exceeds the
+    threshold.
+
+    Attributes:
+        utility: u.
+        threshold: utility that must remain [return].
+
+    Numerics:
+        x is found to the last bit by bisection, without gradient; the implicit function theorem
+        gives the gradients in `values`, `probs`, `threshold` and the parameters of u.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> utility = PiecewiseLinear(gain_slope=0.25, loss_slope=0.75)  # Expectile(0.25)
+        >>> law = jnp.array([0.5, 0.5]), jnp.array([0.0, 4.0])
+        >>> f"{float(Shortfall(utility)(*law)):.4f}"
+        '1.0000'
+
+    Sources:
+        Föllmer & Schied (2002), Convex measures of risk and trading constraints, section 3 (there
+        for losses).
+    """
+
+    utility: Utility = setting(ExponentialUtility(), "utility of a gain")
+    threshold: float = setting(0.0, "utility that must remain", unit="return")
+
+    monotone: ClassVar[bool] = True
+    translation_equivariant: ClassVar[bool] = True
+    coherent: ClassVar[bool] = False  # for every utility; it is for piecewise linear ones
+    time_consistent: ClassVar[bool] = False
+    needs_successors: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """Apply the functional.
+
+        Args:
+            probs: `[N]`, non-negative, summing to one.
+            values: `[N]` [return].
+
+        Returns:
+            `[]` [return].
+        """
+        values, chances, gaps, origin = _from_the_least(probs, values)
+        fixed, fixed_chances, fixed_gaps = jax.lax.stop_gradient((self.utility, chances, gaps))
+        threshold = jnp.asarray(self.threshold, gaps.dtype)
+
+        def enough(amount: Array) -> Array:
+            return _mean(fixed, fixed_chances, fixed_gaps - amount) >= threshold
+
+        most = jnp.asarray(jnp.finfo(gaps.dtype).max / 8, gaps.dtype)
+        amount, above = turning_point(enough, -most, most)
+        slope = _mean(_slope_of(fixed), fixed_chances, fixed_gaps - above)
+        surplus = _mean(self.utility, chances, gaps - above) - threshold
+        # Zero, with the derivative of the solution.
+        change = (surplus - jax.lax.stop_gradient(surplus)) / jnp.where(slope > 0, slope, 1.0)
+        result = jnp.where(amount > -most, origin + amount + change, -jnp.inf)
+        return unless_infinite(_infinite_when_huge(result, values), probs, values)
+
+
+def _from_the_least(probs: Array, values: Array) -> tuple[Array, Array, Array, Array]:
+    """Values (without infinite gains), probabilities of sum one, gaps to the least value, and it.
+
+    An infinite gain stands as a huge one: a bounded utility makes nothing more of it.
+    """
+    values = readable(probs, values)
+    is_gain = values == jnp.inf
+    limited = jnp.where(is_gain, jnp.finfo(values.dtype).max / 16, values)
+    limited = jnp.where(jnp.isfinite(limited), limited, 0.0)
+    origin = least_possible(probs, limited)
+    return jnp.where(is_gain, limited, values), probs / jnp.sum(probs), limited - origin, origin
+
+
+def _infinite_when_huge(result: Array, values: Array) -> Array:
+    """Plus infinity where an infinite gain made `result` huge."""
+    limits = jnp.finfo(values.dtype)
+    had_gain = jnp.any(values == limits.max / 16)
+    return jnp.where(had_gain & (result > limits.max * limits.eps), jnp.inf, result)
+
+
+def _mean(function: Callable[[Array], Array], chances: Array, gains: Array) -> Array:
+    """sum_i p_i f(g_i), without the impossible atoms at which f is not finite."""
+    counts = (chances > 0) | jnp.isfinite(function(jax.lax.stop_gradient(gains)))
+    return jnp.sum(chances * jnp.where(counts, function(jnp.where(counts, gains, 0.0)), 0.0))
+
+
+def _slope_of(utility: Utility) -> Callable[[Array], Array]:
+    return lambda gains: jax.jvp(utility, (gains,), (jnp.ones_like(gains),))[1]

@@ -1,0 +1,243 @@
+"""Per-sample duals: bounds everywhere, equal at the best parameters, reached by sampled ascent."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import brentq, linprog, minimize
+
+from jaxrl.functionals.duals import ChiSquareDual, CVaRDual, EntropicDual, ExpectileDual, KLDual
+from jaxrl.functionals.least_value_duals import ContaminationDual, TotalVariationDual
+
+NUM_ATOMS, NUM_LAWS = 6, 8
+
+
+def cvar(level, p, v):
+    """The mean of the lower tail, as a linear program over the weights."""
+    return linprog(v, A_eq=[np.ones(len(p))], b_eq=[1], bounds=[(0, x / level) for x in p]).fun
+
+
+def entropic(aversion, p, v):
+    return -np.log(p @ np.exp(-aversion * v)) / aversion
+
+
+def tilted_worst(ratio, distance, radius, p, v):
+    """The family of laws p ratio(t, v), at the distance given, found by SciPy."""
+
+    def law(t):
+        weights = p * ratio(t, v - v.min())
+        return weights / weights.sum()
+
+    if distance(law(np.exp(9)), p) < radius:
+        return v.min()
+    t = np.exp(brentq(lambda s: distance(law(np.exp(s)), p) - radius, -12, 9, xtol=1e-13))
+    return law(t) @ v
+
+
+def kl(radius, p, v):
+    def distance(q, p):
+        return np.sum(q * np.log(np.maximum(q, 1e-300) / p))
+
+    return tilted_worst(lambda t, x: np.exp(-t * x), distance, radius, p, v)
+
+
+def chi_square(radius, p, v):
+    def distance(q, p):
+        return np.sum((q - p) ** 2 / p)
+
+    return tilted_worst(lambda t, x: np.maximum(1 - t * x, 0), distance, radius, p, v)
+
+
+def total_variation(radius, p, v):
+    """Mass taken from the top, one atom after the other."""
+    left, value = radius, p @ v
+    for i in np.argsort(-v):
+        moved = min(left, p[i])
+        left, value = left - moved, value - moved * (v[i] - v.min())
+    return value
+
+
+def contamination(radius, p, v):
+    return (1 - radius) * (p @ v) + radius * v.min()
+
+
+def expectile(level, p, v):
+    def balance(e):
+        return level * (p @ np.maximum(v - e, 0)) - (1 - level) * (p @ np.maximum(e - v, 0))
+
+    return brentq(balance, v.min(), v.max(), xtol=1e-14)
+
+
+# Dual, the functional in closed form or by SciPy, and the first step of the ascent.
+ROWS = {
+    "cvar_0.3": (CVaRDual(0.3), partial(cvar, 0.3), 0.5),
+    "entropic_0.8": (EntropicDual(0.8), partial(entropic, 0.8), 0.5),
+    "kl_0.1": (KLDual(0.1, least=0.05), partial(kl, 0.1), 0.5),
+    "chi_square_0.3": (ChiSquareDual(0.3, least=0.05), partial(chi_square, 0.3), 0.5),
+    "chi_square_1": (ChiSquareDual(1.0, least=0.1), partial(chi_square, 1.0), 0.3),
+    "total_variation_0.25": (TotalVariationDual(0.25), partial(total_variation, 0.25), 0.5),
+    "contamination_0.2": (ContaminationDual(0.2), partial(contamination, 0.2), 0.5),
+    "expectile_0.2": (ExpectileDual(0.2), partial(expectile, 0.2), 1.0),
+}
+SUP_ROWS = {name: row for name, row in ROWS.items() if not name.startswith("expectile")}
+
+
+def laws(seed=0):
+    rng = np.random.default_rng(seed)
+    probs = 0.7 * rng.dirichlet(np.ones(NUM_ATOMS), NUM_LAWS) + 0.3 / NUM_ATOMS
+    return probs, rng.normal(size=(NUM_LAWS, NUM_ATOMS))
+
+
+def mean_dual(dual, probs, values, parameters):
+    return probs @ jax.vmap(dual, in_axes=(0, None))(values, parameters)
+
+
+mean_and_slope = jax.jit(jax.value_and_grad(mean_dual, argnums=3))
+
+
+@pytest.mark.parametrize(("dual", "exact", "step"), SUP_ROWS.values(), ids=SUP_ROWS)
+def test_maximum_of_the_mean_is_the_functional(dual, exact, step):
+    del step
+    probs, values = laws()
+    with jax.enable_x64(True):
+        for p, v in zip(probs, values, strict=True):
+            first = v.min() if isinstance(dual, (TotalVariationDual, ContaminationDual)) else p @ v
+            start = np.asarray(dual.initial(jnp.asarray(first), 1.0))
+            bounds = [(1e-9, None) if isinstance(dual, (KLDual, ChiSquareDual)) else (None, None)]
+            bounds += [(None, None)] * (dual.shape[0] - 1)
+            if isinstance(dual, (TotalVariationDual, ContaminationDual)):
+                bounds[-1] = (None, v.min())
+
+            def loss(theta, p=p, v=v):
+                value, slope = mean_and_slope(dual, p, v, jnp.asarray(theta))
+                return -float(value), -np.asarray(slope)
+
+            found = minimize(loss, start, jac=True, bounds=bounds, options={"ftol": 1e-15})
+            best = -found.fun
+            if isinstance(dual, (CVaRDual, TotalVariationDual)):  # piecewise linear: at an atom
+                rest = start[1:]
+                best = max(-loss(np.concatenate([[x], rest]))[0] for x in v)
+            assert best == pytest.approx(exact(p, v), abs=1e-7)
+
+
+@pytest.mark.parametrize(("dual", "exact", "step"), SUP_ROWS.values(), ids=SUP_ROWS)
+def test_no_parameters_exceed_the_functional(dual, exact, step):
+    del step
+    probs, values = laws(seed=1)
+    rng = np.random.default_rng(2)
+    with jax.enable_x64(True):
+        spread = rng.normal(size=(200, *dual.shape)) * np.exp(rng.normal(size=(200, 1)))
+        project = jax.vmap(dual.project, in_axes=(0, None))
+        for p, v in zip(probs, values, strict=True):
+            feasible = jnp.asarray(v.mean() + spread)
+            for value in v:
+                feasible = project(feasible, jnp.asarray(value))
+            means = jax.vmap(partial(mean_dual, dual, p, v))(feasible)
+            assert jnp.all(jnp.isfinite(means))
+            assert jnp.max(means) <= exact(p, v) + 1e-12
+
+
+@partial(jax.jit, static_argnums=4)
+def ascend(dual, key, probs, values, num_steps, step):
+    """Projected ascent on one sampled value a time, with steps as 1 / sqrt(n); the late mean."""
+
+    def one(key, probs, values):
+        start_key, walk_key = jax.random.split(key)
+        drawn = jax.random.choice(walk_key, values, (num_steps,), p=probs)
+        first = dual.initial(jax.random.choice(start_key, values, p=probs), 1.0)
+
+        def move(carry, inputs):
+            parameters, mean = carry
+            n, value = inputs
+            slope = jax.grad(dual, argnums=1)(value, parameters)
+            slope = slope / jnp.maximum(1.0, jnp.linalg.norm(slope) / 50.0)  # rarely, or it biases
+            parameters = dual.project(parameters + step / jnp.sqrt(n + 25.0) * slope, value)
+            late = jnp.maximum(n - 0.5 * num_steps, 0.0)
+            return (parameters, mean + (parameters - mean) * (late > 0) / (late + 1.0)), None
+
+        inputs = jnp.arange(num_steps, dtype=float), drawn
+        (last, mean), _ = jax.lax.scan(move, (first, first), inputs)
+        return last, mean
+
+    return jax.vmap(one)(jax.random.split(key, NUM_LAWS), probs, values)
+
+
+@pytest.mark.parametrize(("dual", "exact", "step"), ROWS.values(), ids=ROWS)
+def test_sampled_ascent_reaches_the_functional(dual, exact, step):
+    """What a learner does: one value seen at a time, never the law."""
+    probs, values = laws(seed=3)
+    p32, v32 = jnp.asarray(probs, jnp.float32), jnp.asarray(values, jnp.float32)
+    _, mean = ascend(dual, jax.random.key(0), p32, v32, 30_000, step)
+    estimate = jax.vmap(lambda p, v, t: p @ jax.vmap(lambda x: dual.estimate(x, t))(v))
+    if isinstance(dual, (TotalVariationDual, ContaminationDual)):
+        mean = mean.at[:, -1].min(v32.min(1))  # an average of bounds, most of them feasible
+    reached = np.asarray(estimate(p32, v32, mean))
+    expected = np.array([exact(p, v) for p, v in zip(probs, values, strict=True)])
+    nominal = np.sum(probs * values, 1)
+    assert np.max(np.abs(reached - expected)) < 0.03
+    assert np.min(nominal - expected) > 0.05  # so that this tells the functional from the mean
+
+
+def test_the_one_parameter_form_of_kl_is_biased_and_the_dual_is_not():
+    """At one sample, -l log exp(-v / l) - l radius has slope -radius in l, whatever the law."""
+    probs, values = laws(seed=4)
+    p, v = jnp.asarray(probs[0], jnp.float32), jnp.asarray(values[0], jnp.float32)
+    radius, at = 0.1, jnp.float32(1.5)
+
+    def whole(multiplier):
+        return -multiplier * jnp.log(p @ jnp.exp(-v / multiplier)) - multiplier * radius
+
+    shift = -at * jnp.log(p @ jnp.exp(-v / at))  # the best shift for this multiplier
+    slopes = jax.vmap(jax.grad(KLDual(radius), argnums=1), in_axes=(0, None))(
+        v, jnp.stack([at, shift])
+    )
+    np.testing.assert_allclose(p @ slopes, [jax.grad(whole)(at), 0.0], atol=1e-5)
+    assert abs(jax.grad(whole)(at) + radius) > 0.05
+
+
+def test_the_expectile_is_not_convex_in_the_law():
+    """So that it is no maximum of means: an even mixture of two laws lies above both halves."""
+    values = np.array([-9.0, 0.0, 1.0, 30.0])
+    first = np.array([0.027, 0.0, 0.973, 0.0])
+    second = np.array([0.0, 0.9, 0.0, 0.1])
+    apart = [expectile(0.1, law, values) for law in (first, second)]
+    assert expectile(0.1, (first + second) / 2, values) > np.mean(apart) + 0.01
+
+
+def test_least_value_duals_refuse_a_bound_above_a_value_seen():
+    for dual, parameters in (
+        (TotalVariationDual(0.1), jnp.array([2.0, 1.0])),
+        (ContaminationDual(0.1), jnp.array([1.0])),
+    ):
+        value = jnp.array(0.5)
+        assert dual(value, parameters) == -jnp.inf
+        projected = dual.project(parameters, value)
+        assert projected[-1] == 0.5
+        assert jnp.isfinite(dual(value, projected))
+
+
+def test_entropic_without_aversion_is_the_value():
+    dual = EntropicDual(0.0)
+    assert float(dual(jnp.array(3.0), jnp.array([1.0]))) == 3.0
+    assert jax.grad(dual, argnums=1)(jnp.array(3.0), jnp.array([1.0])).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "wrong"),
+    [
+        (CVaRDual, "level", 0.0),
+        (EntropicDual, "risk_aversion", -1.0),
+        (KLDual, "radius", -0.1),
+        (ChiSquareDual, "radius", -0.1),
+        (TotalVariationDual, "radius", -0.1),
+        (ContaminationDual, "radius", -0.1),
+        (ExpectileDual, "level", 1.5),
+    ],
+)
+def test_settings_are_checked(kind, name, wrong):
+    with pytest.raises(ValueError, match=name):
+        kind(**{name: wrong})
