@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +112,12 @@ class UtilityFunction:
         return self.function(gain)
 
 
+def as_utility(utility: Any) -> Any:
+    """A bare function as a `UtilityFunction`; anything else as it is."""
+    is_bare = callable(utility) and not dataclasses.is_dataclass(utility)
+    return UtilityFunction(utility) if is_bare else utility
+
+
 @struct.dataclass
 class OptimisedCertaintyEquivalent:
     """Optimised certainty equivalent: take a sure amount now, the utility of the rest later.
@@ -122,7 +129,7 @@ class OptimisedCertaintyEquivalent:
     and its mixtures with the mean, `QuadraticUtility` a monotone mean less variance.
 
     Attributes:
-        utility: u.
+        utility: u; a struct whose floats are leaves, or a function of JAX arrays.
 
     Numerics:
         x is found to the last bit by bisection on the slope, without gradient. Where u has a kink,
@@ -151,6 +158,7 @@ class OptimisedCertaintyEquivalent:
     needs_successors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "utility", as_utility(self.utility))
         check_settings(self)
 
     def __call__(self, probs: Array, values: Array) -> Array:
@@ -197,7 +205,7 @@ class Shortfall:
     threshold.
 
     Attributes:
-        utility: u.
+        utility: u; a struct whose floats are leaves, or a function of JAX arrays.
         threshold: utility that must remain [return].
 
     Numerics:
@@ -226,6 +234,7 @@ class Shortfall:
     needs_successors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "utility", as_utility(self.utility))
         check_settings(self)
 
     def __call__(self, probs: Array, values: Array) -> Array:

@@ -44,12 +44,6 @@ from jaxrl.operators.value_mapping import (
     SignedHyperbolic,
 )
 
-_FUNCTIONALS = (
-    "Mean CVaR VaR Entropic EVaR Expectile MeanSemideviation MeanStd OptimisedCertaintyEquivalent "
-    "Shortfall Spectral Wang PowerDistortion CumulativeProspect Contamination TotalVariation "
-    "WeightedL1 Interval L2Ball Ellipsoid KLBall BurgBall ChiSquareBall DivergenceBall Wasserstein "
-    "Scenarios KLPenalty TotalVariationPenalty ChiSquarePenalty SharedL1 SharedKL"
-).split()
 _IMPROVEMENTS = (Greedy, EpsilonGreedy, Softmax, KLSoftmax, MirrorDescent, Mellowmax, Tsallis)
 _IMPROVEMENTS += (ExpectileMax, FixedPolicy, Boltzmann)
 _HEADS = (Scalar, Categorical, Quantile, Expectiles, Gaussian, TwoHot, HLGauss, Particles)
@@ -105,7 +99,11 @@ def names() -> dict[str, dict[str, type]]:
         (8,)
     """
     return {
-        "functionals": _named([getattr(functionals, name) for name in _FUNCTIONALS]),
+        "functionals": _named(
+            kind
+            for kind in map(functionals.__dict__.get, functionals.__all__)
+            if hasattr(kind, "needs_successors") and kind is not functionals.PerPair
+        ),
         "improvements": _named(_IMPROVEMENTS),
         "heads": _named(_HEADS),
         "compositions": _named(_COMPOSITIONS),

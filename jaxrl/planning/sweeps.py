@@ -1,7 +1,8 @@
-"""One sweep of a Bellman operator over the states of a known model, and its linearisation."""
+"""One sweep of a Bellman operator over the states of a known model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,12 +10,15 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
+from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
 from jaxrl.functionals.expectation import Mean
 from jaxrl.functionals.per_pair import PerPair, over_pairs
 from jaxrl.operators.bellman import BellmanOperator
 from jaxrl.operators.improvement import FixedPolicy
 from jaxrl.operators.per_state import PerState, over_states
+
+CHUNK = 1 << 14  # numbers: with what a functional makes of them they fit a second-level cache
 
 
 def discounts(mdp: TabularMDP) -> Array:
@@ -36,8 +40,64 @@ def outcome_values(mdp: TabularMDP, operator: BellmanOperator, values: Array) ->
 
 def action_values(mdp: TabularMDP, operator: BellmanOperator, values: Array) -> Array:
     """What each action is worth: `values[S]` [return] -> `q[S, A]` [return]."""
+    if is_large(mdp) and not isinstance(operator.successor_functional, Mean):
+        return pair_by_pair(mdp, operator, values, lambda functional, p, x: functional(p, x))
     outcomes = outcome_values(mdp, operator, values)
     return over_pairs(operator.successor_functional, mdp.prob, outcomes)
+
+
+def is_large(mdp: TabularMDP) -> bool:
+    """Whether the outcomes of a model leave the cache of a processor that has one."""
+    return mdp.prob.size > 16 * CHUNK and jax.default_backend() == "cpu"
+
+
+def pair_by_pair(
+    mdp: TabularMDP,
+    operator: BellmanOperator,
+    values: Array,
+    function: Callable[[Functional, Array, Array], Any],
+) -> Any:
+    """`function(functional, probs[K], outcomes[K])` of every pair, in chunks that fit the cache.
+
+    What a functional does in many passes then runs several times faster than pass by pass over the
+    whole model, and a search ends with the slowest row of its chunk, not of all.
+    """
+    shape = mdp.prob.shape
+    functional = operator.successor_functional
+    inner = functional.functional if isinstance(functional, PerPair) else None
+
+    def flat(leaf: Array) -> Array:
+        return jnp.reshape(leaf, (shape[0] * shape[1], *jnp.shape(leaf)[2:]))
+
+    def one(pair: tuple) -> Any:
+        prob, next_state, reward, terminal, own = pair
+        going_on = 1.0 if terminal is None else 1.0 - jnp.asarray(terminal, prob.dtype)
+        successors = values if next_state is None else values[next_state]
+        outcomes = operator.composition(reward, mdp.discount * going_on, successors)
+        # Found once, not again in every pass of the functional.
+        outcomes = jax.lax.optimization_barrier(outcomes)
+        return function(functional if own is None else own, prob, outcomes)
+
+    next_state = None if mdp.is_dense else mdp.next_state
+    terminal = None if mdp.is_endless else mdp.terminal
+    pairs = jax.tree.map(flat, (mdp.prob, next_state, mdp.reward, terminal, inner))
+    num_pairs = shape[0] * shape[1]
+    size = min(max(CHUNK // shape[2], 1), num_pairs)
+    num_chunks = -(-num_pairs // size)
+    last = num_pairs - size  # the last chunk begins early enough to be full
+
+    def chunk(_: None, start: Array) -> tuple[None, Any]:
+        rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), pairs)
+        return None, jax.vmap(one)(rows)
+
+    _, found = jax.lax.scan(chunk, None, jnp.minimum(jnp.arange(num_chunks) * size, last))
+
+    def join(x: Array) -> Array:
+        new = num_pairs - (num_chunks - 1) * size
+        whole = x[:-1].reshape(-1, *x.shape[2:]), x[-1, size - new :]
+        return jnp.concatenate(whole).reshape(*shape[:2], *x.shape[2:])
+
+    return jax.tree.map(join, found)
 
 
 def state_values(
@@ -102,6 +162,8 @@ class Prepared:
     operator: BellmanOperator
     reward: Array | None  # [S, A] [return], expected, where action values are linear
     weights: Array | None  # [S, A, K], probability times discount, where also something ends
+    mass: Array  # [S, A], the sum of the probabilities
+    reward_size: Array  # [], the greatest |reward| [return]
 
     def sweep(self, values: Array) -> tuple[Array, Array, Array]:
         """As `sweep`, for the model and the operator."""
@@ -118,118 +180,36 @@ class Prepared:
         value, policy = state_values(mdp, self.operator, q_values)
         return value, q_values, policy
 
+    def first_values(self) -> Array:
+        """Where to start, `[S]` [return]: 0, or a sweep further where that is already known."""
+        if self.reward is None:
+            return jnp.zeros((self.mdp.num_states,), self.mdp.prob.dtype)
+        return state_values(self.mdp, self.operator, self.reward)[0]
+
 
 def prepare(mdp: TabularMDP, operator: BellmanOperator) -> Prepared:
-    """Compute what all sweeps share."""
+    """Compute what all sweeps share, in one pass over the model."""
+    zero = jnp.zeros((), mdp.prob.dtype)
+
+    def gather(x: tuple, y: tuple) -> tuple:
+        return x[0] + y[0], x[1] + y[1], jnp.maximum(x[2], y[2])
+
+    # One reduction of three numbers; three reductions would read the model three times.
+    parts = mdp.prob * mdp.reward, mdp.prob, jnp.abs(mdp.reward)
+    reward, mass, size = jax.lax.reduce(parts, (zero, zero, zero), gather, (mdp.prob.ndim - 1,))
+    weights = None
     if not is_linear(operator):
-        return Prepared(mdp, operator, None, None)
-    reward = jnp.sum(mdp.prob * mdp.reward, axis=-1)
-    return Prepared(mdp, operator, reward, None if mdp.is_endless else mdp.prob * discounts(mdp))
+        reward = None
+    elif not mdp.is_endless:
+        weights = mdp.prob * discounts(mdp)
+    return Prepared(mdp, operator, reward, weights, mass, extremes(size)[1])
 
 
-@struct.dataclass
-class Rows:
-    """A linear map of state values with few entries in each row: (W x)_s = sum_m W_sm x[next_sm].
+def extremes(array: Array) -> tuple[Array, Array]:
+    """The least and the greatest entry, in one pass; NaN when there is one."""
+    inf = jnp.asarray(jnp.inf, array.dtype)
 
-    Dense when `next_state` is None: entry m is state m.
-    """
+    def widen(x: tuple, y: tuple) -> tuple:
+        return jnp.minimum(x[0], y[0]), jnp.maximum(x[1], y[1])
 
-    weights: Array  # [S, M]
-    next_state: Array | None  # [S, M] int32
-
-    def apply(self, x: Array) -> Array:
-        """W x, `[S]` -> `[S]`."""
-        if self.next_state is None:
-            return self.weights @ x
-        return jnp.sum(self.weights * x[self.next_state], axis=-1)
-
-    def apply_transposed(self, y: Array) -> Array:
-        """W^T y, `[S]` -> `[S]`."""
-        if self.next_state is None:
-            return y @ self.weights
-        return jnp.zeros_like(y).at[self.next_state].add(self.weights * y[:, None])
-
-    def matrix(self) -> Array:
-        """W, `[S, S]`."""
-        if self.next_state is None:
-            return self.weights
-        num_states = self.weights.shape[0]
-        rows = jnp.arange(num_states)[:, None]
-        blank = jnp.zeros((num_states, num_states), self.weights.dtype)
-        return blank.at[rows, self.next_state].add(self.weights)
-
-
-def linearise(
-    mdp: TabularMDP, operator: BellmanOperator, values: Array, q_values: Array, policy: Array
-) -> Rows:
-    """The derivative of a sweep at `values`: the policy and nature's law, both frozen.
-
-    W = sum_a dV/dq_a dq_a/dv, by the envelope theorem the policy's average of the worst-case
-    kernels times the discounts. One row of K outcomes per state when the improvement is
-    deterministic: a sweep of W is then A times cheaper than one of the operator.
-
-    Args:
-        mdp: the model.
-        operator: with a scalar head.
-        values: `[S]` [return], where to take the derivative.
-        q_values: `[S, A]` [return], of a sweep there.
-        policy: `[S, A]`, of the same sweep.
-    """
-    shared = is_shared(operator)
-    if operator.improvement.deterministic and not shared:
-        mdp, operator = pick_actions(mdp, operator, jnp.argmax(policy, axis=1))
-        slopes = jnp.ones(mdp.prob.shape[:2], values.dtype)
-    elif not shared:
-        slopes = jax.grad(lambda q: jnp.sum(state_values(mdp, operator, q)[0]))(q_values)
-    functional = operator.successor_functional
-    successors = jnp.broadcast_to(successor_values(mdp, values), mdp.prob.shape)
-
-    def worth(z: Array) -> Array:
-        outcomes = operator.composition(mdp.reward, discounts(mdp), z)
-        if shared:
-            return jnp.sum(jax.vmap(functional.for_policy)(policy, mdp.prob, outcomes))
-        return jnp.sum(slopes * over_pairs(functional, mdp.prob, outcomes))
-
-    weights = jax.grad(worth)(successors)
-    if mdp.is_dense:
-        return Rows(jnp.sum(weights, axis=1), None)
-    num_states = weights.shape[0]
-    return Rows(weights.reshape(num_states, -1), mdp.next_state.reshape(num_states, -1))
-
-
-def pick_actions(
-    mdp: TabularMDP, operator: BellmanOperator, actions: Array
-) -> tuple[TabularMDP, BellmanOperator]:
-    """The model and the operator with one action only in each state, `actions[S]`."""
-
-    def pick(leaf: Array) -> Array:
-        places = jnp.reshape(actions, (-1, *(1,) * (leaf.ndim - 1)))
-        return jnp.take_along_axis(leaf, places, axis=1)
-
-    picked = {name: pick(getattr(mdp, name)) for name in ("prob", "next_state", "reward", "legal")}
-    terminal = mdp.terminal if mdp.is_endless else pick(mdp.terminal)
-    functional = operator.successor_functional
-    if isinstance(functional, PerPair):
-        functional = jax.tree.map(lambda leaf: pick(jnp.asarray(leaf)), functional)
-    small = mdp.replace(terminal=terminal, **picked)
-    return small, operator.replace(successor_functional=functional)
-
-
-def slice_states(
-    mdp: TabularMDP, operator: BellmanOperator, start: Array, size: int
-) -> tuple[TabularMDP, BellmanOperator]:
-    """`size` neighbouring states of a model, whose successors may be any state."""
-
-    def part(owner: Any) -> Any:
-        return jax.tree.map(
-            lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), start, size), owner
-        )
-
-    names = ("prob", "next_state", "reward", "terminal", "legal")
-    rows = {name: part(getattr(mdp, name)) for name in names}
-    functional, improvement = operator.successor_functional, operator.improvement
-    if isinstance(functional, PerPair):
-        operator = operator.replace(successor_functional=part(functional))
-    if isinstance(improvement, PerState):
-        operator = operator.replace(improvement=part(improvement))
-    return mdp.replace(**rows), operator
+    return jax.lax.reduce((array, array), (inf, -inf), widen, tuple(range(array.ndim)))

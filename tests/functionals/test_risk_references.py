@@ -469,3 +469,10 @@ def test_mean_std_prefers_less_where_more_spreads():
     gamble = MeanStd(3.0)(jnp.array([0.5, 0.5]), jnp.array([0.0, 4.0]))
     assert float(gamble) == -4.0
     assert not MeanStd.monotone
+
+
+@pytest.mark.parametrize("kind", [OptimisedCertaintyEquivalent, Shortfall])
+def test_a_bare_function_is_a_utility(kind):
+    probs, values = jnp.array([0.25, 0.75]), jnp.array([0.0, 1.0])
+    exponential = jax.jit(lambda f: f(probs, values))(kind(lambda gain: 1 - jnp.exp(-gain)))
+    np.testing.assert_allclose(exponential, Entropic(1.0)(probs, values), rtol=1e-6)

@@ -28,7 +28,6 @@ IMPROVEMENTS = {
     "softmax": Softmax(0.5),
     "cold_softmax": Softmax(1e-3),
     "kl_softmax": KLSoftmax(0.5, POLICY),
-    "kl_softmax_uniform": KLSoftmax(2.0),
     "mellowmax": Mellowmax(3.0),
     "nearly_mean": Mellowmax(1e-6),
     "mirror_descent": MirrorDescent(0.4, 0.2, log_reference=jnp.log(POLICY + 0.1)),
@@ -153,15 +152,13 @@ def test_a_mask_of_all_is_no_mask(improvement):
     np.testing.assert_allclose(unmasked[1], masked[1], atol=1e-5)
 
 
-def test_one_action(improvement):
-    if improvement is IMPROVEMENTS["fixed"]:
-        improvement = FixedPolicy(jnp.ones(1))
-    if hasattr(improvement, "reference"):
-        improvement = improvement.replace(reference=None)
-    if hasattr(improvement, "log_reference"):
-        improvement = improvement.replace(log_reference=None)
-    probs, bonus = without_mask(improvement, jnp.array([[3.0]]))
-    assert (probs.tolist(), abs(float(bonus[0, 0]))) == ([[1.0]], 0.0)
+def test_one_legal_action_takes_all(improvement):
+    q_values, _ = cases()
+    only = jnp.arange(A) == 2
+    probs, bonus, value = batch(improvement, q_values, jnp.tile(only, (B, 1)))
+    np.testing.assert_array_equal(probs, jnp.tile(only, (B, 1)))
+    np.testing.assert_allclose(bonus, 0.0, atol=1e-6)
+    np.testing.assert_allclose(value, q_values[:, 2], atol=1e-6)
 
 
 def test_no_legal_action_is_finite(improvement):

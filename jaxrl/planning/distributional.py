@@ -1,0 +1,317 @@
+"""Distributional value iteration and policy evaluation, for every head."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from numpy.typing import ArrayLike
+
+from jaxrl.core.law import Law
+from jaxrl.core.mdp import TabularMDP
+from jaxrl.core.types import Array
+from jaxrl.functionals.per_pair import PerPair
+from jaxrl.operators.bellman import BellmanOperator, describe
+from jaxrl.operators.heads.categorical import Categorical
+from jaxrl.operators.heads.scalar import Scalar
+from jaxrl.operators.improvement import FixedPolicy
+from jaxrl.operators.per_state import PerState, over_states
+from jaxrl.planning.certificates import bound, certify
+from jaxrl.planning.episodes import check_policy
+from jaxrl.planning.solution import Solution
+from jaxrl.planning.sweeps import discounts, prepare, sweep
+
+LARGEST_BLOCK = 1 << 22  # numbers held at once by a sweep, about
+
+
+def distributional_value_iteration(
+    mdp: TabularMDP,
+    operator: BellmanOperator,
+    *,
+    tolerance: float | Array = 1e-4,
+    max_iterations: int = 1000,
+    params: Array | None = None,
+) -> Solution:
+    """Sweep the distributional operator over all pairs until the return laws stop moving.
+
+    Every sweep takes, for each state once, the law of the return under the improvement, and for
+    each pair the mixture over outcomes that the operator makes of them, stored by the head. The
+    successor functional reweights that mixture (*nested* risk or robustness); a return functional
+    other than the mean chooses actions by the laws (*greedy on the return law*), and then the
+    iteration need not converge.
+
+    Args:
+        mdp: the model. A fractional `terminal` scales what follows, as in every Bellman operator;
+            give an outcome that ends where the law itself must show the chance of ending.
+        operator: with any head.
+        tolerance: greatest 1-Wasserstein distance that a return law moves by in the last sweep,
+            > 0 [return].
+        max_iterations: sweeps at most.
+        params: `[S, A, *head.shape]` to start from; default what the head makes of a return of 0.
+
+    Returns:
+        `Solution` with `params`; `values` and `q_values` are means, `residual` is the distance
+        above. `error_bound` is of `values` against the exact expected values of the same operator:
+        the certificate of scalar value iteration, which holds whatever the head loses. Heads that
+        do not keep means (`Quantile`) leave a bound that no number of sweeps closes. It is infinite
+        where the scalar operator has no such certificate.
+
+    Raises:
+        ValueError: a concrete argument is out of range, or the operator does not fit.
+
+    Example:
+        >>> from jaxrl import Lookahead, outcome_mdp
+        >>> from jaxrl.operators import Quantile
+        >>> mdp = outcome_mdp([[[0.5, 0.5]]], [[[0, 0]]], [[[0.0, 1.0]]], 0.0)
+        >>> found = distributional_value_iteration(mdp, BellmanOperator(Quantile(4)))
+        >>> found.params[0, 0].tolist(), float(found.values[0])
+        ([0.0, 0.0, 1.0, 1.0], 0.5)
+
+    Sources:
+        Bellemare, Dabney & Munos (2017), A distributional perspective on reinforcement learning;
+        Rowland et al. (2018), proposition 2 (the categorical operator contracts by sqrt(discount)
+        in Cramér distance); Bellemare, Dabney & Rowland (2023), Distributional Reinforcement
+        Learning, chapters 5 and 7.
+    """
+    _check(mdp, operator)
+    for name, value in (("tolerance", tolerance), ("max_iterations", max_iterations)):
+        if not isinstance(value, jax.core.Tracer) and not value > 0:
+            raise ValueError(f"{name}={value} must be > 0.")
+    shape = (mdp.num_states, mdp.num_actions, *operator.head.shape)
+    if params is not None and params.shape != shape:
+        raise ValueError(f"params must have shape {list(shape)}; got {list(params.shape)}.")
+    return _iterate(mdp, operator, tolerance, params, max_iterations)
+
+
+def distributional_policy_evaluation(
+    mdp: TabularMDP,
+    policy: ArrayLike,
+    operator: BellmanOperator,
+    *,
+    tolerance: float | Array = 1e-4,
+    max_iterations: int = 1000,
+    params: Array | None = None,
+) -> Solution:
+    """The return laws of one policy; see `distributional_value_iteration`.
+
+    Args:
+        mdp: the model.
+        policy: `[S, A]` probabilities; it stands in for the operator's improvement.
+        operator: with any head.
+        tolerance: greatest 1-Wasserstein distance moved in the last sweep, > 0 [return].
+        max_iterations: sweeps at most.
+        params: `[S, A, *head.shape]` to start from.
+
+    Returns:
+        `Solution` with `params`.
+
+    Raises:
+        ValueError: a concrete argument is out of range, or the operator does not fit.
+    """
+    operator = operator.replace(improvement=_fixed(mdp, policy))
+    return distributional_value_iteration(
+        mdp, operator, tolerance=tolerance, max_iterations=max_iterations, params=params
+    )
+
+
+def categorical_fixed_point(mdp: TabularMDP, policy: ArrayLike, head: Categorical) -> Solution:
+    """The fixed point of the projected operator of one policy, by one linear solve.
+
+    With m[s] the probabilities of the return law at s on the head's grid, policy evaluation is
+    m = B m, affine once the last probability is one minus the others, and (I - B) has an inverse
+    because the projected operator contracts in Cramér distance. Equal to the limit of
+    `distributional_policy_evaluation`, in O((S K)^3) operations.
+
+    Args:
+        mdp: the model, discount < 1, or such that every episode ends.
+        policy: `[S, A]` probabilities.
+        head: the grid.
+
+    Returns:
+        `Solution` with `params`, logits, as the head stores them.
+
+    Raises:
+        ValueError: a concrete argument is out of range.
+
+    Sources:
+        Rowland et al. (2018), An analysis of categorical distributional reinforcement learning,
+        propositions 2 and 3; Rowland et al. (2024), Near-minimax-optimal distributional
+        reinforcement learning with a generative model, section 4 (the linear system).
+    """
+    operator = BellmanOperator(head, improvement=_fixed(mdp, policy))
+    _check(mdp, operator)
+    return _categorical_fixed_point(mdp, operator)
+
+
+@jax.jit
+def _categorical_fixed_point(mdp: TabularMDP, operator: BellmanOperator) -> Solution:
+    head, dtype = operator.head, mdp.prob.dtype
+    num_states, num_atoms = mdp.num_states, head.num_atoms
+    grid = head.support(dtype)
+    rates = jnp.broadcast_to(discounts(mdp), mdp.prob.shape)
+    certain = jnp.eye(num_atoms, dtype=dtype)
+
+    def projection(reward: Array, rate: Array) -> Array:
+        """`[K, K]`: column j is where atom j goes."""
+        return jax.vmap(lambda row: head.project(Law(row, reward + rate * grid)), out_axes=1)(
+            certain
+        )
+
+    def of_state(actions: Array, prob: Array, successor: Array, reward: Array, rate: Array):
+        maps = jax.vmap(jax.vmap(projection))(reward, rate)  # [A, N, K, K]
+        there = jax.nn.one_hot(successor, num_states, dtype=dtype)
+        return jnp.einsum("a,an,anij,ant->itj", actions, prob, maps, there)
+
+    policy = operator.improvement.improvement.probs
+    tables = policy, mdp.prob, mdp.next_state, mdp.reward, rates
+    whole = jax.lax.map(lambda row: of_state(*row), tables)  # [S, K, S, K]
+    last = whole[:, :-1, :, -1:]
+    size = num_states * (num_atoms - 1)
+    reduced = (whole[:, :-1, :, :-1] - last).reshape(size, size)
+    inhomogeneous = jnp.sum(last[..., 0], axis=-1).reshape(size)
+    most = jnp.linalg.solve(jnp.eye(size, dtype=dtype) - reduced, inhomogeneous)
+    most = most.reshape(num_states, num_atoms - 1)
+    probs = jnp.concatenate([most, 1.0 - jnp.sum(most, axis=1, keepdims=True)], axis=1)
+    probs = jnp.maximum(probs, 0.0)
+    laws = Law(probs / jnp.sum(probs, axis=1, keepdims=True), jnp.tile(grid, (num_states, 1)))
+    params = _backup(mdp, operator, laws)
+    moved = _distance(mdp, operator, params, _sweep(mdp, operator, params))
+    tolerance = 1e3 * jnp.finfo(dtype).eps * (head.high - head.low)
+    return _solution(mdp, operator, params, moved, jnp.array(1, jnp.int32), tolerance)
+
+
+def _check(mdp: TabularMDP, operator: BellmanOperator) -> None:
+    """Raise `ValueError` when the operator cannot be swept over the model."""
+    if jnp.ndim(mdp.prob) != 3:
+        raise ValueError(
+            f"The model has {jnp.ndim(mdp.prob)} axes instead of [S, A, K]; for a batch of models "
+            "use jax.vmap over the call."
+        )
+    operator.require_successors(mdp.num_outcomes, exact=True)
+    functional = operator.successor_functional
+    if getattr(functional, "shared_over_actions", False):
+        raise ValueError(
+            f"{describe(functional)} shares its budget over actions, so that no pair has a law of "
+            "its own: plan with value_iteration and a scalar head."
+        )
+
+
+def _fixed(mdp: TabularMDP, policy: ArrayLike) -> PerState:
+    """The improvement that holds `policy[S, A]`, checked."""
+    return PerState(FixedPolicy(check_policy(mdp, policy)))
+
+
+@partial(jax.jit, static_argnames="max_iterations")
+def _iterate(
+    mdp: TabularMDP,
+    operator: BellmanOperator,
+    tolerance: Array,
+    params: Array | None,
+    max_iterations: int,
+) -> Solution:
+    dtype = mdp.prob.dtype
+    if params is None:
+        zero = operator.head.encode(Law(jnp.ones((1,), dtype), jnp.zeros((1,), dtype)))
+        params = jnp.broadcast_to(zero, (*mdp.legal.shape, *operator.head.shape))
+
+    def goes_on(state: tuple[Array, Array, Array]) -> Array:
+        _, moved, count = state
+        return (moved > tolerance) & (count < max_iterations)
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        params, _, count = state
+        swept = _sweep(mdp, operator, params)
+        return swept, _distance(mdp, operator, params, swept), count + 1
+
+    start = params.astype(dtype), jnp.asarray(jnp.inf, dtype), jnp.array(0, jnp.int32)
+    params, moved, count = jax.lax.while_loop(goes_on, step, start)
+    return _solution(mdp, operator, params, moved, count, tolerance)
+
+
+def _sweep(mdp: TabularMDP, operator: BellmanOperator, params: Array) -> Array:
+    """One backup of every pair, `[S, A, *head.shape]`."""
+    return _backup(mdp, operator, _state_laws(mdp, operator, params))
+
+
+def _state_laws(mdp: TabularMDP, operator: BellmanOperator, params: Array) -> Law:
+    """The law of the return at every state, `[S, M]`."""
+    if isinstance(operator.improvement, PerState):
+        at_state = lambda i, p, m: operator.replace(improvement=i).state_law(p, m)  # noqa: E731
+        return jax.vmap(at_state)(operator.improvement.improvement, params, mdp.legal)
+    return jax.vmap(operator.state_law)(params, mdp.legal)
+
+
+def _backup(mdp: TabularMDP, operator: BellmanOperator, laws: Law) -> Array:
+    """What the head stores for every pair, from the laws `[S, M]` of the successors."""
+    per_pair = isinstance(operator.successor_functional, PerPair)
+    head = operator.head
+
+    def of_pair(functional, prob: Array, successor: Array, reward: Array, rate: Array) -> Array:
+        here = operator.replace(successor_functional=functional)
+        after = jax.tree.map(lambda x: x[successor], laws)
+        return head.encode(here.outcome_law(prob, reward, rate, after))
+
+    functional = operator.successor_functional
+    rates = jnp.broadcast_to(discounts(mdp), mdp.prob.shape)
+    rows = mdp.prob, mdp.next_state, mdp.reward, rates
+    if per_pair:
+        of_state = lambda row: jax.vmap(of_pair)(*row)  # noqa: E731
+        rows = (functional.functional, *rows)
+    else:
+        of_state = lambda row: jax.vmap(partial(of_pair, functional))(*row)  # noqa: E731
+    for_one = (
+        mdp.num_actions * mdp.num_outcomes * laws.atoms.shape[1] * max(math.prod(head.shape), 1)
+    )
+    block = max(LARGEST_BLOCK // for_one, 1)
+    if block >= mdp.num_states:
+        return jax.vmap(of_state)(rows)
+    return jax.lax.map(of_state, rows, batch_size=block)
+
+
+def _distance(mdp: TabularMDP, operator: BellmanOperator, params: Array, others: Array) -> Array:
+    """The greatest 1-Wasserstein distance `[]` [return] between laws of legal pairs."""
+
+    def of_pair(ours: Array, theirs: Array) -> Array:
+        first, second = operator.head.law(ours), operator.head.law(theirs)
+        signed = jnp.concatenate([first.probs, -second.probs])
+        atoms = jnp.concatenate([first.atoms, second.atoms])
+        atoms = jnp.where(signed != 0, atoms, 0.0)
+        order = jnp.argsort(atoms)
+        between = jnp.abs(jnp.cumsum(signed[order])[:-1])
+        return jnp.sum(between * jnp.diff(atoms[order]))
+
+    distances = jax.vmap(jax.vmap(of_pair))(params, others)
+    return jnp.max(jnp.where(mdp.legal, distances, 0.0))
+
+
+def _solution(
+    mdp: TabularMDP,
+    operator: BellmanOperator,
+    params: Array,
+    moved: Array,
+    count: Array,
+    tolerance: Array,
+) -> Solution:
+    """The answer, with the certificate of the scalar operator."""
+    means = jax.vmap(jax.vmap(operator.head.mean))(params)
+    scores = jax.vmap(operator.scores)(params)
+    policy, _ = over_states(operator.improvement, scores, mdp.legal)
+    values = _state_laws(mdp, operator, params).mean()
+    error_bound = jnp.asarray(jnp.inf, values.dtype)
+    if operator.contracts and operator.composition.linear:
+        scalar = operator.replace(head=Scalar())
+        swept, _, _ = sweep(mdp, scalar, values)
+        bounds = bound(certify(prepare(mdp, scalar)), values, swept)
+        error_bound = bounds.error_bound + jnp.max(jnp.abs(swept + bounds.shift - values))
+    return Solution(
+        values=values,
+        q_values=jnp.where(mdp.legal, means, -jnp.inf),
+        policy=policy,
+        residual=moved,
+        error_bound=error_bound,
+        num_iterations=count,
+        converged=moved <= tolerance,
+        params=params,
+    )

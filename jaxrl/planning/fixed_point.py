@@ -1,0 +1,199 @@
+"""The loop that every solver shares, and derivatives through its fixed point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.mdp import TabularMDP
+from jaxrl.core.types import Array
+from jaxrl.operators.bellman import BellmanOperator
+from jaxrl.planning.acceleration import Acceleration, Swept
+from jaxrl.planning.certificates import Bounds, Certificate, bound, certify
+from jaxrl.planning.linearised import Rows, linearise
+from jaxrl.planning.solution import Solution
+from jaxrl.planning.sweeps import prepare, sweep
+
+DIRECT_STATES = 512  # up to so many states linear equations are solved by factorisation
+STALL = 0.25  # of the bound that rounding alone would leave: no sweep can better it by much
+
+
+@struct.dataclass
+class Progress:
+    """Where the loop stands."""
+
+    best: Swept
+    memory: object  # of the acceleration
+    was_refused: Array  # [] bool, the last proposal was no better than a plain sweep
+    num_sweeps: Array  # [] int32
+
+
+def solve(
+    mdp: TabularMDP,
+    operator: BellmanOperator,
+    tolerance: Array | float,
+    max_iterations: Array | int,
+    initial_values: Array | None,
+    acceleration: Acceleration,
+) -> Solution:
+    """Sweep until certified, stalled at rounding, not finite, or out of iterations.
+
+    Values, q and policy are differentiable in every number of the model and the operator, by the
+    implicit function theorem; the loop itself is not differentiated, and the initial values and
+    the tolerance have no derivative.
+    """
+    fixed = jax.lax.stop_gradient((mdp, operator, initial_values, tolerance, acceleration))
+    solution = _iterate(*fixed[:2], fixed[3], max_iterations, fixed[2], fixed[4])
+    parts = (solution.values, solution.q_values, solution.policy)
+    values, q_values, policy = implicit(mdp, operator, *parts)
+    q_values = jnp.where(mdp.legal, q_values, -jnp.inf)
+    return solution.replace(values=values, q_values=q_values, policy=policy)
+
+
+def _iterate(
+    mdp: TabularMDP,
+    operator: BellmanOperator,
+    tolerance: Array,
+    max_iterations: Array,
+    initial_values: Array | None,
+    acceleration: Acceleration,
+) -> Solution:
+    dtype = mdp.prob.dtype
+    tolerance = jnp.asarray(tolerance, dtype)
+    prepared = prepare(mdp, operator)
+    certificate = certify(prepared)
+
+    def sweep_at(point: Array) -> Swept:
+        swept = [part.astype(dtype) for part in prepared.sweep(point)]
+        return Swept(point, *swept, bound(certificate, point, swept[0]))
+
+    def unfinished(progress: Progress) -> Array:
+        bounds = progress.best.bounds
+        finite = jnp.isfinite(bounds.spread) | (progress.num_sweeps == 0)
+        goes_on = finite & ~_is_done(bounds, certificate, tolerance)
+        stalled = bounds.spread <= STALL * _floor(certificate, bounds.rounding)
+        return goes_on & ~stalled & (progress.num_sweeps < max_iterations)
+
+    def improve(progress: Progress) -> Progress:
+        best = progress.best
+        factor = jnp.where(certificate.exists, certificate.high, 0.0)
+        goal = tolerance / jnp.maximum(factor, 1.0)
+        proposal, memory = jax.lax.cond(
+            progress.was_refused,
+            lambda: (best.plain, progress.memory),
+            lambda: acceleration.propose(prepared, best, goal, progress.memory),
+        )
+        swept = sweep_at(proposal.astype(dtype))
+        # What a plain sweep would have left of the distance.
+        share = jnp.minimum(jnp.where(certificate.exists, certificate.discount, 1.0), 1.0)
+        is_better = swept.bounds.spread <= share * best.bounds.spread
+        accepted = is_better | progress.was_refused
+        kept = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), swept, best)
+        return Progress(kept, memory, ~accepted, progress.num_sweeps + 1)
+
+    # As if a proposal had just been refused: the first sweep is made at the initial values.
+    first = prepared.first_values() if initial_values is None else initial_values
+    first = first.astype(dtype)
+    table, far = jnp.zeros(mdp.legal.shape, dtype), jnp.full((), jnp.inf, dtype)
+    zero = jnp.zeros((), dtype)
+    nowhere = Bounds(zero, far, far, far, zero, zero)
+    begin = Progress(
+        best=Swept(first, first, table, table, nowhere),
+        memory=acceleration.init(prepared, first),
+        was_refused=jnp.ones((), bool),
+        num_sweeps=jnp.zeros((), jnp.int32),
+    )
+    progress = jax.lax.while_loop(unfinished, improve, begin)
+    best = progress.best
+    return Solution(
+        values=best.plain,
+        q_values=best.q_values + best.bounds.shift,
+        policy=best.policy,
+        residual=best.bounds.residual,
+        error_bound=best.bounds.error_bound,
+        num_iterations=progress.num_sweeps,
+        converged=_is_done(best.bounds, certificate, tolerance),
+    )
+
+
+def _is_done(bounds: Bounds, certificate: Certificate, tolerance: Array) -> Array:
+    reached = jnp.where(certificate.exists, bounds.error_bound, bounds.residual)
+    return reached <= tolerance
+
+
+def _floor(certificate: Certificate, rounding: Array) -> Array:
+    """The spread to which rounding alone amounts."""
+    return rounding * jnp.maximum(jnp.where(certificate.exists, certificate.high, 0.0), 1.0)
+
+
+@jax.custom_jvp
+def implicit(
+    mdp: TabularMDP, operator: BellmanOperator, values: Array, q_values: Array, policy: Array
+) -> tuple[Array, Array, Array]:
+    """A fixed point as it stands, with the derivatives of the implicit function theorem.
+
+    From v = T(v, x): dv = (1 - W)^-1 dT/dx dx, with W the derivative of T in v. At a kink (two
+    best actions, two worst laws) it is the derivative on one side. First derivatives only.
+
+    Args:
+        mdp: the model, part of x.
+        operator: part of x.
+        values: `[S]`, v [return].
+        q_values: `[S, A]` [return].
+        policy: `[S, A]`.
+    """
+    return values, q_values, policy
+
+
+@implicit.defjvp
+def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    mdp, operator, values, q_values, policy = primals
+    _, (change, _, _) = jax.jvp(
+        lambda m, o: sweep(m, o, values), (mdp, operator), (tangents[0], tangents[1])
+    )
+    change = change.astype(values.dtype)
+    rows = jax.lax.stop_gradient(linearise(mdp, operator, values, q_values, policy))
+    moved = jax.lax.custom_linear_solve(
+        lambda x: x - rows.apply(x),
+        change,
+        solve=lambda _, b: _solve_rows(rows, rows.apply, b, transposed=False),
+        transpose_solve=lambda _, b: _solve_rows(rows, rows.apply_transposed, b, transposed=True),
+    )
+    whole = (*tangents[:2], moved)
+    _, dq, dpolicy = jax.jvp(sweep, (mdp, operator, values), whole)[1]
+    out = (moved, dq.astype(q_values.dtype), dpolicy.astype(policy.dtype))
+    return (values, q_values, policy), out
+
+
+def _solve_rows(
+    rows: Rows, apply: Callable[[Array], Array], right: Array, transposed: bool
+) -> Array:
+    """x with x - W x = right, or with the transpose of W."""
+    num_states = right.shape[0]
+    if num_states <= DIRECT_STATES:
+        matrix = rows.matrix()
+        system = jnp.eye(num_states, dtype=matrix.dtype) - matrix
+        return jnp.linalg.solve(system.T if transposed else system, right)
+    # Krylov steps do most of the work; sweeps, which contract, make sure of the rest.
+    enough = 100 * jnp.finfo(right.dtype).eps
+    x, _ = jax.scipy.sparse.linalg.gmres(
+        lambda x: x - apply(x), right, tol=enough, restart=30, maxiter=20, solve_method="batched"
+    )
+    scale = jnp.maximum(jnp.linalg.norm(right), jnp.finfo(right.dtype).tiny)
+
+    def miss(x: Array) -> Array:
+        return right + apply(x) - x
+
+    def unfinished(state: tuple) -> Array:
+        trips, _, step = state
+        return (trips < 10_000) & (jnp.linalg.norm(step) > 1e3 * enough * scale)
+
+    def refine(state: tuple) -> tuple:
+        trips, x, step = state
+        return trips + 1, x + step, miss(x + step)
+
+    begin = (jnp.zeros((), jnp.int32), x, miss(x))
+    return jax.lax.while_loop(unfinished, refine, begin)[1]

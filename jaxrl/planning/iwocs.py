@@ -1,0 +1,162 @@
+"""Robust MDPs as a sequence of static ones: incremental worst-case search."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.mdp import TabularMDP
+from jaxrl.core.types import Array
+from jaxrl.functionals.per_pair import over_pairs
+from jaxrl.operators.bellman import BellmanOperator, describe
+from jaxrl.operators.improvement import Greedy
+from jaxrl.planning.policy_evaluation import policy_evaluation
+from jaxrl.planning.sweeps import is_shared, outcome_values
+from jaxrl.planning.value_iteration import check_problem, value_iteration
+
+
+@struct.dataclass
+class WorstCaseSearch:
+    """The models found, the candidate policy, and bounds on the robust value from both sides."""
+
+    values: Array  # [S] [return], max_a q_values: an upper bound on the robust value
+    q_values: Array  # [S, A] [return], least optimum over the models found; -inf where illegal
+    policy: Array  # [S, A], greedy in `q_values`
+    policy_values: Array  # [S] [return], the policy's own worst case: a lower bound
+    error_bound: Array  # [] [return], greatest distance of the bounds, errors of solution included
+    kernels: Array  # [N, S, A, K], the models found; row 0 is the nominal one, unused rows are zero
+    upper_values: Array  # [N, S] [return], `values` after each model; unused rows repeat the last
+    lower_values: Array  # [N, S] [return], `policy_values` after each model
+    num_models: Array  # [] int32, static problems solved
+    converged: Array  # [] bool, the error bound is within the tolerance
+
+
+def iwocs(
+    mdp: TabularMDP,
+    operator: BellmanOperator,
+    *,
+    tolerance: float | Array = 1e-6,
+    max_models: int = 16,
+) -> WorstCaseSearch:
+    """IWOCS: solve a static model, add the worst model of the candidate policy, repeat.
+
+        q_i  = min over j <= i of the optimum of model T_j,   T_0 nominal
+        pi_i = greedy in q_i,   T_{i+1} = the worst model of pi_i
+
+    until no model is worse for the candidate than q_i says. For (s,a)-rectangular sets a stationary
+    policy's worst case is the same whether nature moves at every step or picks one model for good
+    (static = dynamic), so that its worst model is nature's law at the policy's own robust values.
+    Each static problem is an ordinary MDP. The optimum of any one model is an upper bound on the
+    robust value, and their running minimum falls towards it.
+
+    Args:
+        mdp: the nominal model, discount < 1.
+        operator: its successor functional is the ambiguity set, coherent and (s,a)-rectangular;
+            with `Greedy` and a scalar head.
+        tolerance: distance of the bounds to stop at, > 0 [return].
+        max_models: N, models at most; static.
+
+    Returns:
+        `WorstCaseSearch`. The robust value lies between `policy_values` and `values` whether or not
+        `converged`, up to `tolerance` / 8.
+
+    Numerics:
+        The published search can stand still before the bounds meet: a minimum over optima, each for
+        its own model, need not tell what one policy gets from all of them, and then the same policy
+        and model come again. Here nature's law at `values` is added in that case. Its optimum lies
+        below one sweep of robust value iteration from `values`, so that the bound falls at least
+        that fast.
+
+    Raises:
+        ValueError: the functional is no worst case over laws, shares its budget between actions,
+            or a number is out of range.
+
+    Example:
+        >>> from jaxrl import outcome_mdp
+        >>> from jaxrl.functionals import CVaR
+        >>> mdp = outcome_mdp([[[0.5, 0.5]]], [[[0, 0]]], [[[0.0, 1.0]]], discount=0.5)
+        >>> found = iwocs(mdp, BellmanOperator(successor_functional=CVaR(0.5)), tolerance=1e-4)
+        >>> int(found.num_models), abs(float(found.values[0])) < 1e-4  # from 1 to 0 in two
+        (2, True)
+
+    Sources:
+        Zouitine, Geist & Rachelson (2024), Solving robust MDPs as a sequence of static RL problems,
+        algorithm 1; Iyengar (2005), Robust dynamic programming, section 2 (static = dynamic).
+    """
+    check_problem(mdp, operator, tolerance, 1, None)
+    if is_shared(operator) or not operator.successor_functional.coherent:
+        raise ValueError(
+            f"{describe(operator.successor_functional)} is not the worst case over a set of laws "
+            "for each state and action, which iwocs needs: use value_iteration."
+        )
+    if not isinstance(operator.improvement, Greedy) or not operator.composition.linear:
+        raise ValueError("iwocs needs Greedy() and DiscountedSum(): use value_iteration.")
+    if not isinstance(max_models, int) or max_models < 1:
+        raise ValueError(f"max_models={max_models!r} must be an int of at least 1.")
+    return _search(mdp, operator, tolerance, max_models)
+
+
+@partial(jax.jit, static_argnames="max_models")
+def _search(
+    mdp: TabularMDP, operator: BellmanOperator, tolerance: Array, max_models: int
+) -> WorstCaseSearch:
+    dtype, shape = mdp.prob.dtype, mdp.legal.shape
+    accuracy = jnp.asarray(tolerance, dtype) / 8
+
+    def worst_kernel(values: Array) -> Array:
+        """Nature's laws at the values of a policy, `[S, A, K]`."""
+        outcomes = jnp.broadcast_to(outcome_values(mdp, operator, values), mdp.prob.shape)
+        functional = operator.successor_functional
+        return jax.grad(lambda x: jnp.sum(over_pairs(functional, mdp.prob, x)))(outcomes)
+
+    def goes_on(state: tuple) -> Array:
+        found = state[0]
+        return (found.num_models < max_models) & ~found.converged
+
+    def add_model(state: tuple) -> tuple:
+        found, kernel, inexact = state
+        static = value_iteration(mdp.replace(prob=kernel), tolerance=accuracy)
+        q_values = jnp.minimum(found.q_values, static.q_values)
+        values = jnp.max(q_values, axis=1)
+        policy = jax.nn.one_hot(jnp.argmax(q_values, axis=1), shape[1], dtype=dtype)
+        own = policy_evaluation(mdp, policy, operator, tolerance=accuracy)
+        inexact = jnp.maximum(inexact, static.error_bound)
+        apart = jnp.maximum(jnp.max(values - own.values), 0.0)
+        error = apart + inexact + own.error_bound
+        row = found.num_models
+        later = jnp.arange(max_models)[:, None] >= row
+        found = WorstCaseSearch(
+            values=values,
+            q_values=q_values,
+            policy=policy,
+            policy_values=own.values,
+            error_bound=error,
+            kernels=found.kernels.at[row].set(kernel),
+            upper_values=jnp.where(later, values, found.upper_values),
+            lower_values=jnp.where(later, own.values, found.lower_values),
+            num_models=row + 1,
+            converged=error <= tolerance,
+        )
+        # The same bounds would give the same policy, and that the same model for ever.
+        fell = jnp.where(mdp.legal, state[0].q_values - q_values, 0.0)
+        is_still = jnp.max(fell) <= accuracy
+        return found, worst_kernel(jnp.where(is_still, values, own.values)), inexact
+
+    empty = jnp.zeros((max_models, shape[0]), dtype)
+    nothing = WorstCaseSearch(
+        values=empty[0],
+        q_values=jnp.where(mdp.legal, jnp.inf, -jnp.inf).astype(dtype),
+        policy=jnp.zeros(shape, dtype),
+        policy_values=empty[0],
+        error_bound=jnp.full((), jnp.inf, dtype),
+        kernels=jnp.zeros((max_models, *mdp.prob.shape), dtype),
+        upper_values=empty,
+        lower_values=empty,
+        num_models=jnp.zeros((), jnp.int32),
+        converged=jnp.zeros((), bool),
+    )
+    start = nothing, mdp.prob, jnp.zeros((), dtype)
+    return jax.lax.while_loop(goes_on, add_model, start)[0]

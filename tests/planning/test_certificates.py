@@ -1,0 +1,192 @@
+"""The error bound is never below the error, and not far above it."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrl
+from jaxrl.functionals.ambiguity import Contamination
+from jaxrl.functionals.deviation import MeanStd
+from jaxrl.functionals.risk import Entropic
+from jaxrl.operators.improvement import Boltzmann
+from jaxrl.planning.acceleration import FrozenSweeps, Plain
+from jaxrl.planning.value_iteration import value_iteration
+
+NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
+DISCOUNTS = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
+PLAIN = jaxrl.BellmanOperator()
+ROBUST = jaxrl.BellmanOperator(successor_functional=Contamination(0.2))
+
+
+def random_mdp(seed: int, discount: float, ends: str = "never") -> jaxrl.TabularMDP:
+    rng = np.random.default_rng(seed)
+    shape = (NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES)
+    terminal = {
+        "never": None,
+        "partly": rng.choice([0.0, 0.25, 0.9], shape),  # a probability of ending, or none
+        "surely": np.where(np.arange(3) == 0, True, rng.random(shape) < 0.1),
+    }[ends]
+    return jaxrl.outcome_mdp(
+        rng.dirichlet(np.ones(NUM_OUTCOMES), shape[:2]),
+        rng.integers(0, NUM_STATES, shape),
+        rng.normal(size=shape) + rng.choice([-3.0, 0.0, 3.0]),
+        discount,
+        terminal=terminal,
+    )
+
+
+def rows_of(mdp: jaxrl.TabularMDP) -> tuple[np.ndarray, np.ndarray]:
+    """Weights `[S, A, K, S]` of each outcome alone, and its reward, in extended precision."""
+    discount = np.longdouble(np.asarray(mdp.discount))
+    going_on = discount * (1 - np.asarray(mdp.terminal, np.longdouble))
+    to = np.eye(NUM_STATES, dtype=np.longdouble)[np.asarray(mdp.next_state)]
+    return going_on[..., None] * to, np.asarray(mdp.reward, np.longdouble)
+
+
+def solve_precisely(weights: np.ndarray, reward: np.ndarray) -> np.ndarray:
+    """x = reward + weights x for a batch, refined to extended precision."""
+    system = np.eye(NUM_STATES, dtype=np.longdouble) - weights
+    inverse = np.linalg.inv(system.astype(np.float64)).astype(np.longdouble)
+    x = np.zeros_like(reward)
+    for _ in range(8):
+        x = x + np.einsum("...ij,...j->...i", inverse, reward - _times(system, x))
+    return x
+
+
+def _times(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return np.einsum("...ij,...j->...i", matrix, x)
+
+
+def exact_values(mdp: jaxrl.TabularMDP, radius: float = 0.0) -> np.ndarray:
+    """max over policies of min over nature's outcomes, by trying all of both.
+
+    With contamination nature's law is (1 - radius) p + radius (one outcome).
+    """
+    weights, reward = rows_of(mdp)
+    prob = np.asarray(mdp.prob, np.longdouble)
+    share = np.longdouble(np.asarray(radius, np.asarray(mdp.prob).dtype))
+    # [A, K, S, ...]: state s under action a, when nature favours outcome k
+    lean = (1 - share) * prob[:, :, None, :] + share * np.eye(NUM_OUTCOMES)
+    kernels = np.einsum("sajk,sakt->sajt", lean, weights)
+    rewards = np.einsum("sajk,sak->saj", lean, reward)
+    states = np.arange(NUM_STATES)
+    replies = range(NUM_OUTCOMES) if radius else (0,)
+    nature = np.array(list(itertools.product(replies, repeat=NUM_STATES)))  # [R, S]
+    best = np.full(NUM_STATES, -np.inf, np.longdouble)
+    for actions in itertools.product(range(NUM_ACTIONS), repeat=NUM_STATES):
+        found = solve_precisely(kernels[states, actions, nature], rewards[states, actions, nature])
+        best = np.maximum(best, found.min(axis=0))
+    return best
+
+
+@partial(jax.jit, static_argnames="acceleration")
+def solve_all(mdps, operator, tolerance, acceleration):
+    solver = partial(value_iteration, tolerance=tolerance, acceleration=acceleration)
+    return jax.vmap(solver, (0, None))(mdps, operator)
+
+
+@pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("ends", ["never", "partly"])
+@pytest.mark.parametrize("operator, radius", [(PLAIN, 0.0), (ROBUST, 0.2)], ids=["mean", "robust"])
+def test_error_bound_holds_and_is_not_loose(operator, radius, ends, x64) -> None:
+    num_seeds = 2 if radius else 6
+    with jax.enable_x64(x64):
+        models = [random_mdp(s, d, ends) for d in DISCOUNTS for s in range(num_seeds)]
+        mdps = jaxrl.stack_mdps(models)
+        exact = np.stack([exact_values(mdp, radius) for mdp in models])
+        for tolerance in (1e-2, 1e-6):
+            for acceleration in (Plain(), FrozenSweeps()):
+                found = solve_all(mdps, operator, tolerance, acceleration)
+                errors = np.abs(np.asarray(found.values, np.longdouble) - exact).max(axis=1)
+                bounds = np.asarray(found.error_bound, np.longdouble)
+                assert np.all(errors <= bounds)
+                assert np.all((bounds <= tolerance) == np.asarray(found.converged))
+                if x64:
+                    assert np.all(np.asarray(found.converged))
+                # Converged, or rounding alone accounts for the bound.
+                terms = 64 * NUM_OUTCOMES if radius else NUM_OUTCOMES + 4
+                most = np.abs(exact).max(axis=1) + np.abs(np.asarray(mdps.reward)).max((1, 2, 3))
+                rounding = terms * np.finfo(found.values.dtype).eps * most
+                reach = 1 / (1 - np.asarray(mdps.discount, np.float64))
+                assert np.all(bounds <= tolerance + 2 * rounding * reach)
+
+
+def test_float32_says_what_it_did_not_reach() -> None:
+    mdps = jaxrl.stack_mdps([random_mdp(s, 0.9999) for s in range(6)])
+    found = solve_all(mdps, PLAIN, 1e-6, FrozenSweeps())
+    assert not np.any(found.converged)
+    assert np.all(np.asarray(found.num_iterations) < 100)  # stalls are noticed
+    assert np.all(np.isfinite(found.error_bound))
+
+
+@pytest.mark.parametrize("operator, radius", [(PLAIN, 0.0), (ROBUST, 0.2)], ids=["mean", "robust"])
+def test_without_discount_the_time_to_the_end_certifies(operator, radius) -> None:
+    with jax.enable_x64(True):
+        models = [random_mdp(seed, 1.0, "surely") for seed in range(3)]
+        found = solve_all(jaxrl.stack_mdps(models), operator, 1e-6, FrozenSweeps())
+        exact = np.stack([exact_values(mdp, radius) for mdp in models])
+        errors = np.abs(np.asarray(found.values, np.longdouble) - exact).max(axis=1)
+        assert np.all(np.asarray(found.converged))
+        assert np.all(errors <= np.asarray(found.error_bound))
+        assert np.all(np.asarray(found.error_bound) <= 1e-6)
+
+
+def corridor(length: int, discount: float) -> jaxrl.TabularMDP:
+    """Walk right to the end at a cost of 1 for each step, or stay where you are for ever."""
+    states = np.arange(length)
+    next_state = np.stack([np.minimum(states + 1, length - 1), states], axis=1)[..., None]
+    return jaxrl.outcome_mdp(
+        np.ones((length, 2, 1)),
+        next_state,
+        -np.ones((length, 2)),
+        discount,
+        terminal=states == length - 1,
+    )
+
+
+def test_no_certificate_when_some_policy_never_ends() -> None:
+    with jax.enable_x64(True):
+        found = value_iteration(corridor(NUM_STATES, 1.0), tolerance=1e-6)
+        assert np.isinf(found.error_bound)
+        assert bool(found.converged)
+        assert float(found.residual) <= 1e-6
+        np.testing.assert_allclose(found.values, [-3.0, -2.0, -1.0, 0.0], atol=1e-9)
+
+
+def test_no_certificate_for_operators_that_do_not_contract() -> None:
+    mdp = random_mdp(0, 0.9)
+    for operator in (
+        jaxrl.BellmanOperator(improvement=Boltzmann(1.0)),
+        jaxrl.BellmanOperator(successor_functional=MeanStd(0.1)),
+    ):
+        found = value_iteration(mdp, operator, tolerance=1e-3)
+        assert np.isinf(found.error_bound)
+        assert bool(found.converged) == (float(found.residual) <= 1e-3)
+        assert bool(found.converged)
+
+
+def test_a_functional_without_a_worst_case_set_still_certifies_ends() -> None:
+    """Entropic risk has no set of laws; its certificate looks at every possible outcome."""
+    with jax.enable_x64(True):
+        sure = random_mdp(1, 1.0, "surely")
+        sure = sure.replace(terminal=jnp.ones_like(sure.terminal))
+        found = value_iteration(sure, jaxrl.BellmanOperator(successor_functional=Entropic(0.5)))
+        assert bool(found.converged)
+        worth = -2.0 * np.log(np.sum(sure.prob * np.exp(-0.5 * sure.reward), axis=-1))
+        error = np.abs(np.asarray(found.values) - worth.max(axis=1)).max()
+        assert error <= float(found.error_bound) <= 1e-6
+
+
+def test_span_bounds_certify_far_sooner_than_the_discount_allows() -> None:
+    with jax.enable_x64(True):
+        mdps = jaxrl.stack_mdps([random_mdp(seed, 0.999) for seed in range(6)])
+        found = solve_all(mdps, PLAIN, 1e-6, Plain())
+        assert np.all(np.asarray(found.converged))
+        # The sup norm alone needs log(1e-6) / log(0.999), some 14,000 sweeps, and more.
+        assert np.median(found.num_iterations) < 300

@@ -1,0 +1,143 @@
+"""Worst-case search: equal to robust value iteration, from both sides."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl import BellmanOperator, outcome_mdp, stack_mdps, tabular_mdp
+from jaxrl.functionals.ambiguity import TotalVariation
+from jaxrl.functionals.per_pair import PerPair
+from jaxrl.functionals.risk import CVaR, Entropic
+from jaxrl.functionals.scenarios import Scenarios
+from jaxrl.functionals.shared_budget import SharedL1
+from jaxrl.operators.regularised import Softmax
+from jaxrl.planning.iwocs import iwocs
+from jaxrl.planning.value_iteration import value_iteration
+
+TOLERANCE = 1e-8
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def random_mdp(seed):
+    rng = np.random.default_rng(seed)
+    mask = np.ones((4, 3), bool)
+    mask[0, 0] = False
+    shape = (4, 3, 3)
+    return outcome_mdp(
+        rng.dirichlet(np.ones(3), shape[:2]),
+        rng.integers(4, size=shape),
+        rng.normal(size=shape),
+        0.9,
+        terminal=rng.random(shape) < 0.1,
+        mask=mask,
+    )
+
+
+WORST = BellmanOperator(successor_functional=TotalVariation(0.3))
+NESTED = BellmanOperator(successor_functional=CVaR(0.4))
+
+
+@jax.jit
+@jax.vmap
+def search(mdp):
+    found = iwocs(mdp, WORST, tolerance=TOLERANCE, max_models=8)
+    static = jax.vmap(lambda kernel: value_iteration(mdp.replace(prob=kernel), tolerance=1e-9))
+    return found, value_iteration(mdp, WORST, tolerance=TOLERANCE / 10), static(found.kernels)
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """Eight models, what was found, the robust optima and the optima of the models found."""
+    with jax.enable_x64(True):
+        mdps = stack_mdps([random_mdp(seed) for seed in range(8)])
+        return mdps, *search(mdps)
+
+
+def test_it_finds_the_robust_optimum_in_a_few_static_solutions(searched):
+    _, found, robust, _ = searched
+    assert bool(jnp.all(found.converged))
+    assert int(jnp.max(found.num_models)) <= 5
+    np.testing.assert_allclose(found.values, robust.values, atol=TOLERANCE)
+    np.testing.assert_array_equal(found.policy, robust.policy)
+    exact = np.asarray(robust.values)
+    allowed = np.asarray(found.error_bound) + np.asarray(robust.error_bound)
+    assert np.all(np.abs(found.values - exact) <= allowed[:, None])
+    upper, lower = np.asarray(found.upper_values), np.asarray(found.lower_values)
+    assert np.all(np.diff(upper, axis=1) <= 0), "the bound from above falls"
+    assert np.all(upper >= exact[:, None] - TOLERANCE)
+    assert np.all(lower <= exact[:, None] + TOLERANCE)
+    assert np.max(upper[:, 0] - exact) > 0.1, "the nominal optimum is well above"
+
+
+def test_the_models_found_are_laws_in_the_set_and_make_the_bound(searched):
+    mdps, found, _, static = (jax.tree.map(np.asarray, x) for x in searched)
+    used = np.arange(8) < found.num_models[:, None]
+    np.testing.assert_array_equal(found.kernels[:, 0], mdps.prob)
+    np.testing.assert_array_equal(found.kernels[~used], 0.0)
+    laws = found.kernels[used]
+    np.testing.assert_allclose(laws.sum(-1), 1.0, atol=1e-12)
+    assert np.all(laws >= 0)
+    moved = 0.5 * np.abs(found.kernels - mdps.prob[:, None]).sum(-1)
+    assert np.all(moved[used] <= WORST.successor_functional.radius + 1e-12)
+    least = np.min(np.where(used[:, :, None, None], static.q_values, np.inf), axis=1)
+    np.testing.assert_allclose(found.q_values[mdps.legal], least[mdps.legal], atol=1e-8)
+
+
+def test_the_search_goes_on_where_the_published_one_stands_still():
+    """Deterministic laws make ties of policies with the same worst model again and again."""
+    rng = np.random.default_rng(1)
+    corners = np.eye(4)
+
+    def scenario():
+        nominal = tabular_mdp(corners[rng.integers(4, size=(4, 3))], rng.normal(size=(4, 3)), 0.9)
+        return nominal, corners[rng.integers(4, size=(4, 3, 2))]
+
+    mdps, laws = zip(*[scenario() for _ in range(200)], strict=True)
+
+    @jax.jit
+    @jax.vmap
+    def solve(mdp, kernels):
+        operator = BellmanOperator(successor_functional=PerPair(Scenarios(kernels)))
+        return (
+            iwocs(mdp, operator, tolerance=TOLERANCE, max_models=12),
+            value_iteration(mdp, operator, tolerance=TOLERANCE / 10),
+        )
+
+    found, robust = solve(stack_mdps(mdps), jnp.asarray(np.array(laws)))
+    assert bool(jnp.all(found.converged))
+    np.testing.assert_allclose(found.values, robust.values, atol=TOLERANCE)
+    np.testing.assert_allclose(found.policy_values, robust.values, atol=TOLERANCE)
+
+
+def test_too_few_models_are_reported_with_bounds_that_hold():
+    exact = np.asarray(value_iteration(random_mdp(0), NESTED, tolerance=1e-9).values)
+    with jax.enable_x64(False):
+        found = iwocs(random_mdp(0), NESTED, tolerance=1e-2, max_models=1)
+        assert found.values.dtype == jnp.float32
+    assert not bool(found.converged)
+    assert int(found.num_models) == 1
+    assert np.all(found.policy_values <= exact + 1e-2)
+    assert np.all(exact <= found.values + 1e-2)
+    assert np.max(found.values - exact) <= float(found.error_bound)
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments", "message"),
+    [
+        (BellmanOperator(successor_functional=Entropic(1.0)), {}, "Entropic"),
+        (BellmanOperator(successor_functional=SharedL1(0.1)), {}, "SharedL1"),
+        (BellmanOperator(improvement=Softmax(1.0)), {}, "Greedy"),
+        (NESTED, {"max_models": 0}, "max_models=0"),
+        (NESTED, {"tolerance": -1.0}, "tolerance"),
+    ],
+)
+def test_what_is_wrong_is_named(operator, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        iwocs(random_mdp(0), operator, **arguments)

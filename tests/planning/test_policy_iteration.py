@@ -1,0 +1,170 @@
+"""Policy iteration and evaluation against brute force and linear programs."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+import jaxrl
+from jaxrl.functionals.ambiguity import TotalVariation
+from jaxrl.functionals.shared_budget import SharedL1
+from jaxrl.operators.improvement import Softmax
+from jaxrl.planning.policy_evaluation import policy_evaluation
+from jaxrl.planning.policy_iteration import modified_policy_iteration, policy_iteration
+from jaxrl.planning.value_iteration import value_iteration
+
+NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
+ROBUST = jaxrl.BellmanOperator(successor_functional=TotalVariation(0.2))
+SHARED = jaxrl.BellmanOperator(successor_functional=SharedL1(0.4))
+
+
+def random_mdp(seed: int, discount: float = 0.9) -> jaxrl.TabularMDP:
+    rng = np.random.default_rng(seed)
+    shape = (NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES)
+    return jaxrl.outcome_mdp(
+        rng.dirichlet(np.ones(NUM_OUTCOMES), shape[:2]),
+        rng.integers(0, NUM_STATES, shape),
+        rng.normal(size=shape),
+        discount,
+        terminal=rng.random(shape) < 0.1,
+    )
+
+
+def linear_values(mdp: jaxrl.TabularMDP, policy: np.ndarray) -> np.ndarray:
+    table, reward = (np.asarray(part, np.float64) for part in mdp.dense())
+    kernel = np.einsum("sa,sat->st", policy, table)
+    system = np.eye(NUM_STATES) - float(mdp.discount) * kernel
+    return np.linalg.solve(system, np.sum(policy * reward, axis=1))
+
+
+def test_policy_iteration_finds_the_best_of_all_policies() -> None:
+    with jax.enable_x64(True):
+        models = [random_mdp(seed, 0.99) for seed in range(8)]
+        found = jax.vmap(policy_iteration)(jaxrl.stack_mdps(models))
+        assert np.all(np.asarray(found.converged))
+        assert np.all(np.asarray(found.num_iterations) <= 8)
+        for i, mdp in enumerate(models):
+            choices = itertools.product(range(NUM_ACTIONS), repeat=NUM_STATES)
+            every = np.stack(
+                [linear_values(mdp, np.eye(NUM_ACTIONS)[list(choice)]) for choice in choices]
+            )
+            np.testing.assert_allclose(found.values[i], every.max(axis=0), atol=1e-8)
+            # The policy returned is as good as the values say.
+            np.testing.assert_allclose(
+                linear_values(mdp, np.asarray(found.policy[i])), found.values[i], atol=1e-8
+            )
+
+
+def test_modified_policy_iteration_agrees_for_any_number_of_inner_sweeps() -> None:
+    with jax.enable_x64(True):
+        mdp = random_mdp(3)
+        exact = policy_iteration(mdp, tolerance=1e-10)
+        sweeps = []
+        for num_inner in (0, 5):
+            found = modified_policy_iteration(mdp, num_inner=num_inner)
+            assert bool(found.converged)
+            assert np.max(np.abs(found.values - exact.values)) <= found.error_bound + 1e-10
+            sweeps.append(int(found.num_iterations))
+        assert sweeps[1] < sweeps[0]
+    with pytest.raises(ValueError, match="num_inner"):
+        modified_policy_iteration(mdp, num_inner=-1)
+
+
+def test_evaluation_is_a_linear_solve() -> None:
+    with jax.enable_x64(True):
+        models = [random_mdp(seed) for seed in range(4)]
+        policies = np.random.default_rng(0).dirichlet(np.ones(NUM_ACTIONS), (4, NUM_STATES))
+        solver = jax.jit(jax.vmap(policy_evaluation))
+        found = solver(jaxrl.stack_mdps(models), jnp.asarray(policies))
+        expected = [linear_values(*pair) for pair in zip(models, policies, strict=True)]
+        np.testing.assert_allclose(found.values, expected, atol=1e-10)
+        np.testing.assert_allclose(found.policy, policies)
+        assert np.all(np.asarray(found.num_iterations) == 2)  # from 0, and at the solution
+
+
+def test_evaluation_of_integer_actions_and_refusals() -> None:
+    mdp = random_mdp(0)
+    found = policy_evaluation(mdp, jnp.array([0, 1, 1, 0]), tolerance=1e-3)
+    expected = linear_values(mdp, np.eye(2)[[0, 1, 1, 0]])
+    np.testing.assert_allclose(found.values, expected, atol=1e-3)
+    with pytest.raises(ValueError, match="policy must have shape"):
+        policy_evaluation(mdp, jnp.ones((3, 2)) / 2)
+    with pytest.raises(ValueError, match="no policy"):
+        policy_evaluation(mdp, jnp.ones((NUM_STATES, NUM_ACTIONS)))
+
+
+def worst_mean(prob: np.ndarray, worth: np.ndarray, weight: np.ndarray, budget: float) -> float:
+    """min sum_a weight_a q_a.worth_a over laws q_a with sum_a |q_a - prob_a| <= budget.
+
+    Args: rows `[A, N]`; the budget is in L1 distance, shared by the rows.
+    """
+    size = prob.size
+    cost = np.concatenate([(weight[:, None] * worth).ravel(), np.zeros(size)])
+    distance = np.concatenate([np.zeros(size), np.ones(size)])
+    eye = np.eye(size)
+    above, below = np.hstack([eye, -eye]), np.hstack([-eye, -eye])
+    sums = np.hstack(
+        [np.kron(np.eye(len(prob)), np.ones(prob.shape[1])), np.zeros((len(prob), size))]
+    )
+    result = linprog(
+        cost,
+        A_ub=np.vstack([above, below, distance]),
+        b_ub=np.concatenate([prob.ravel(), -prob.ravel(), [budget]]),
+        A_eq=sums,
+        b_eq=np.ones(len(prob)),
+    )
+    assert result.success
+    return result.fun
+
+
+def outcome_worth(mdp: jaxrl.TabularMDP, values: np.ndarray) -> np.ndarray:
+    going_on = float(mdp.discount) * (1.0 - np.asarray(mdp.terminal, np.float64))
+    return np.asarray(mdp.reward) + going_on * np.asarray(values)[np.asarray(mdp.next_state)]
+
+
+def test_robust_evaluation_is_the_fixed_point_of_a_linear_program() -> None:
+    with jax.enable_x64(True):
+        mdp = random_mdp(5)
+        policy = np.random.default_rng(1).dirichlet(np.ones(NUM_ACTIONS), NUM_STATES)
+        found = policy_evaluation(mdp, policy, ROBUST, tolerance=1e-9)
+        worth, prob = outcome_worth(mdp, found.values), np.asarray(mdp.prob)
+        for s in range(NUM_STATES):  # half the L1 distance is at most 0.2, for each action
+            one = np.ones(1)
+            q = [worst_mean(prob[s, [a]], worth[s, [a]], one, 0.4) for a in range(NUM_ACTIONS)]
+            assert abs(policy[s] @ q - float(found.values[s])) < 1e-8
+
+
+def test_shared_budget_plays_against_the_policy_as_a_whole() -> None:
+    with jax.enable_x64(True):
+        mdp = random_mdp(6)
+        policy = np.random.default_rng(2).dirichlet(np.ones(NUM_ACTIONS), NUM_STATES)
+        found = policy_evaluation(mdp, policy, SHARED, tolerance=1e-9)
+        worth, prob = outcome_worth(mdp, found.values), np.asarray(mdp.prob)
+        for s in range(NUM_STATES):
+            expected = worst_mean(prob[s], worth[s], policy[s], 0.4)
+            assert abs(expected - float(found.values[s])) < 1e-8
+
+        best = value_iteration(mdp, SHARED, tolerance=1e-9)
+        kept = policy_evaluation(mdp, best.policy, SHARED, tolerance=1e-9)
+        np.testing.assert_allclose(kept.values, best.values, atol=1e-7)
+        assert np.all(np.asarray(best.values) >= np.asarray(found.values) - 1e-8)
+        assert np.any((np.asarray(best.policy) > 0.01).sum(axis=1) > 1)  # randomised
+    with pytest.raises(ValueError, match="finds the policy"):
+        value_iteration(mdp, SHARED.replace(improvement=Softmax(1.0)))
+
+
+def test_robust_policy_iteration_is_robust_value_iteration() -> None:
+    with jax.enable_x64(True):
+        mdp = random_mdp(7, 0.99)
+        newton = policy_iteration(mdp, ROBUST)
+        swept = modified_policy_iteration(mdp, ROBUST, num_inner=0)
+        assert bool(newton.converged)
+        assert bool(swept.converged)
+        assert int(newton.num_iterations) < int(swept.num_iterations)
+        gap = np.max(np.abs(newton.values - swept.values))
+        assert gap <= float(newton.error_bound + swept.error_bound)

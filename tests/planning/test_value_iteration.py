@@ -1,0 +1,167 @@
+"""Value iteration against a linear program, and its options against each other."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+import jaxrl
+from jaxrl.functionals.ambiguity import Contamination
+from jaxrl.functionals.per_pair import PerPair
+from jaxrl.functionals.risk import CVaR, Entropic
+from jaxrl.operators.composition import MinForm
+from jaxrl.operators.heads import Quantile
+from jaxrl.operators.improvement import Softmax
+from jaxrl.planning.acceleration import Anderson, FrozenSolve, FrozenSweeps, GaussSeidel, Plain
+from jaxrl.planning.value_iteration import value_iteration
+
+NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 6, 3, 3
+ACCELERATIONS = (Plain(), FrozenSweeps(), FrozenSolve(), GaussSeidel(3), Anderson(3))
+OPERATORS = {
+    "mean": jaxrl.BellmanOperator(),
+    "cvar": jaxrl.BellmanOperator(successor_functional=CVaR(0.4)),
+    "entropic-softmax": jaxrl.BellmanOperator(
+        improvement=Softmax(0.5), successor_functional=Entropic(0.3)
+    ),
+}
+
+
+def random_mdp(seed: int = 0, discount: float = 0.9, dense: bool = False) -> jaxrl.TabularMDP:
+    rng = np.random.default_rng(seed)
+    shape = (NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES)
+    prob, next_state = rng.dirichlet(np.ones(3), shape[:2]), rng.integers(0, NUM_STATES, shape)
+    legal = rng.random(shape[:2]) < 0.8
+    legal[:, 0] = True
+    reward, over = rng.normal(size=shape[:2]), np.arange(NUM_STATES) == NUM_STATES - 1
+    settings = {"discount": discount, "terminal": over, "mask": legal}
+    if not dense:
+        return jaxrl.outcome_mdp(prob, next_state, reward, **settings)
+    table = np.einsum("sak,sakt->sat", prob, np.eye(NUM_STATES)[next_state])
+    return jaxrl.tabular_mdp(table, reward, **settings)
+
+
+@partial(jax.jit, static_argnames="acceleration")
+def solve(mdp, operator, acceleration=None):
+    return value_iteration(mdp, operator, tolerance=1e-9, acceleration=acceleration)
+
+
+def linear_program(mdp: jaxrl.TabularMDP) -> np.ndarray:
+    """min sum v  subject to  v >= r + P v for every legal pair."""
+    table, reward = (np.asarray(part, np.float64) for part in mdp.dense())
+    legal = np.asarray(mdp.legal)
+    rows = float(mdp.discount) * table - np.eye(NUM_STATES)[:, None, :]
+    result = linprog(
+        np.ones(NUM_STATES), A_ub=rows[legal], b_ub=-reward[legal], bounds=(None, None)
+    )
+    assert result.success
+    return result.x
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_values_solve_the_linear_program(dense) -> None:
+    with jax.enable_x64(True):
+        mdp = random_mdp(dense=dense)
+        solution = solve(mdp, OPERATORS["mean"])
+        np.testing.assert_allclose(solution.values, linear_program(mdp), atol=1e-7)
+        assert np.all(np.isneginf(np.asarray(solution.q_values)[~np.asarray(mdp.legal)]))
+        np.testing.assert_allclose(np.max(solution.q_values, 1), solution.values, atol=1e-9)
+        best = np.argmax(solution.q_values, 1)
+        np.testing.assert_array_equal(np.argmax(solution.policy, 1), best)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_accelerations_agree_and_are_certified(name) -> None:
+    with jax.enable_x64(True):
+        mdp = random_mdp(1)
+        plain, *others = (solve(mdp, OPERATORS[name], acc) for acc in ACCELERATIONS)
+        for found in (plain, *others):
+            assert bool(found.converged)
+            error = np.max(np.abs(found.values - plain.values))
+            assert error <= float(found.error_bound + plain.error_bound) <= 2e-9
+        for found in others[:2]:
+            assert int(found.num_iterations) < int(plain.num_iterations) / 4
+
+
+def test_maps_over_models_operators_and_tolerances() -> None:
+    mdps = [random_mdp(seed, 0.8) for seed in range(3)]
+    levels = jnp.array([0.2, 0.5, 1.0])
+    tolerances = jnp.array([1e-2, 1e-3, 1e-4])
+
+    @jax.jit
+    def one(mdp, level, tolerance):
+        operator = jaxrl.BellmanOperator(successor_functional=CVaR(level))
+        return value_iteration(mdp, operator, tolerance=tolerance)
+
+    together = jax.jit(jax.vmap(one))(jaxrl.stack_mdps(mdps), levels, tolerances)
+    for i, mdp in enumerate(mdps):
+        alone = one(mdp, levels[i], tolerances[i])
+        np.testing.assert_allclose(together.values[i], alone.values, rtol=1e-5, atol=1e-5)
+        assert int(together.num_iterations[i]) == int(alone.num_iterations)
+    assert np.all(together.error_bound <= tolerances)
+    assert one._cache_size() == 1
+    mean = solve(mdps[2], OPERATORS["mean"])
+    np.testing.assert_allclose(together.values[2], mean.values, atol=2e-4)
+
+
+def test_settings_of_each_pair() -> None:
+    with jax.enable_x64(True):
+        mdp = random_mdp(2)
+        levels = jnp.full(mdp.legal.shape, 0.4)
+        alike = OPERATORS["cvar"].replace(successor_functional=PerPair(CVaR(levels)))
+        expected = solve(mdp, OPERATORS["cvar"])
+        for acceleration in (None, GaussSeidel(3)):
+            found = solve(mdp, alike, acceleration)
+            np.testing.assert_allclose(found.values, expected.values, atol=1e-8)
+        careful = solve(mdp, alike.replace(successor_functional=PerPair(CVaR(levels / 2))))
+        assert np.all(careful.values <= expected.values + 1e-9)
+        assert np.any(careful.values < expected.values - 1e-3)
+
+
+def test_stops_where_it_must() -> None:
+    mdp = random_mdp(0, 0.99)
+    few = value_iteration(mdp, tolerance=1e-3, max_iterations=3, acceleration=Plain())
+    assert int(few.num_iterations) == 3
+    assert not bool(few.converged)
+    assert float(few.error_bound) > 1e-3
+    broken = mdp.replace(reward=mdp.reward.at[0, 0, 0].set(jnp.nan))
+    found = value_iteration(broken, tolerance=1e-3)
+    assert int(found.num_iterations) == 1
+    assert not bool(found.converged)
+    assert np.isinf(found.error_bound)
+    assert np.isnan(found.values[0])
+
+
+def test_starts_where_it_is_told() -> None:
+    mdp = random_mdp(3)
+    solution = value_iteration(mdp, tolerance=1e-3)
+    again = value_iteration(mdp, tolerance=1e-3, initial_values=solution.values)
+    assert int(again.num_iterations) == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"tolerance": 0.0}, "tolerance=0.0 is out of range"),
+        ({"max_iterations": 0}, "max_iterations=0"),
+        ({"initial_values": jnp.zeros(2)}, "initial_values must have shape"),
+        ({"operator": jaxrl.BellmanOperator(head=Quantile(3))}, "stores more than a value"),
+        ({"operator": jaxrl.BellmanOperator(composition=MinForm())}, "does not commute"),
+        ({"mdp": jaxrl.stack_mdps([random_mdp()])}, "vmap"),
+    ],
+)
+def test_bad_arguments_are_refused(change, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        value_iteration(**({"mdp": random_mdp()} | change))
+
+
+def test_no_radius_is_the_nominal_model() -> None:
+    with jax.enable_x64(True):
+        mdp = random_mdp(4)
+        robust = jaxrl.BellmanOperator(successor_functional=Contamination(0.0))
+        found = solve(mdp, robust)
+        np.testing.assert_allclose(found.values, linear_program(mdp), atol=1e-7)
