@@ -67,7 +67,8 @@ class BellmanOperator:
 
     Z_n = mixture with weights pi_na of the laws of Z_na + bonus_na,
           pi, bonus = improvement(return_functional(next laws))
-    x_n = E[o(r_n, d_n, Z_n)],  value = F(p, x),  w = dF(p, x)/dx  (nature's law)
+    x_n = E[o(r_n, d_n, Z_n)],  value = F(p, x),
+          w = dF(p, x)/dx  (nature's law; p where F is not monotone and that is no law)
     result = mixture with weights w_n of the laws of o(r_n, d_n, Z_n) + value - sum_n w_n x_n
 
     Its mean is `value`: a distributional backup agrees with the scalar one. `Mean`, `Greedy` and
@@ -212,7 +213,11 @@ class BellmanOperator:
         held = jnp.where(counts & (discount[:, None] > 0), next_laws.atoms, 0.0)
         composed = self.composition(reward[:, None], discount[:, None], held)  # [N, M]
         values = jax.vmap(Mean())(next_laws.probs, composed)  # [N]
-        value, weights = jax.value_and_grad(self.successor_functional, argnums=1)(probs, values)
+        functional = self.successor_functional
+        if functional.monotone and functional.translation_equivariant:
+            value, weights = jax.value_and_grad(functional, argnums=1)(probs, values)
+        else:  # the gradient is no law: the nominal one, moved to `value`
+            value, weights = functional(probs, values), probs
         # Zero for coherent functionals; otherwise it moves the reweighted mixture to `value`.
         shift = jnp.where(jnp.isfinite(value), value - Mean()(weights, values), 0.0)
         mixed = weights[:, None] * next_laws.probs
