@@ -144,7 +144,9 @@ def test_stated_facts_hold(functional, fact):
 
 
 @pytest.mark.parametrize("fact", FACTS)
-@pytest.mark.parametrize("kind", {type(f) for f in FUNCTIONALS.values()}, ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind", dict.fromkeys(map(type, FUNCTIONALS.values())), ids=lambda k: k.__name__
+)
 def test_a_fact_denied_fails_for_some_instance(kind, fact):
     if not getattr(kind, fact):
         instances = [f for f in FUNCTIONALS.values() if type(f) is kind]
@@ -334,7 +336,7 @@ def test_gradients_are_differences(functional):
 # ---- settings ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", {type(f) for f in OWN.values()}, ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", dict.fromkeys(map(type, OWN.values())), ids=lambda k: k.__name__)
 def test_a_level_out_of_range_is_refused(kind):
     for info in list_settings(kind()):
         if "." in info.name or not np.isfinite(info.low):
