@@ -66,9 +66,9 @@ def _iterate(
     prepared = prepare(mdp, operator)
     certificate = certify(prepared)
 
-    def sweep_at(point: Array) -> Swept:
-        swept = [part.astype(dtype) for part in prepared.sweep(point)]
-        return Swept(point, *swept, bound(certificate, point, swept[0]))
+    def sweep_of(point: Array, parts: tuple[Array, Array, Array]) -> Swept:
+        values, q_values, policy = (part.astype(dtype) for part in parts)
+        return Swept(point, values, q_values, policy, bound(certificate, point, values))
 
     def unfinished(progress: Progress) -> Array:
         bounds = progress.best.bounds
@@ -86,7 +86,8 @@ def _iterate(
             lambda: (best.plain, progress.memory),
             lambda: acceleration.propose(prepared, best, goal, progress.memory),
         )
-        swept = sweep_at(proposal.astype(dtype))
+        point = proposal.astype(dtype)
+        swept = sweep_of(point, prepared.sweep(point))
         # What a plain sweep would have left of the distance.
         share = jnp.minimum(jnp.where(certificate.exists, certificate.discount, 1.0), 1.0)
         is_better = swept.bounds.spread <= share * best.bounds.spread
@@ -94,17 +95,15 @@ def _iterate(
         kept = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), swept, best)
         return Progress(kept, memory, ~accepted, progress.num_sweeps + 1)
 
-    # As if a proposal had just been refused: the first sweep is made at the initial values.
-    first = prepared.first_values() if initial_values is None else initial_values
+    first = jnp.zeros((mdp.num_states,), dtype) if initial_values is None else initial_values
     first = first.astype(dtype)
-    table, far = jnp.zeros(mdp.legal.shape, dtype), jnp.full((), jnp.inf, dtype)
-    zero = jnp.zeros((), dtype)
-    nowhere = Bounds(zero, far, far, far, zero, zero)
+    known = initial_values is None and prepared.reward is not None
+    best = sweep_of(first, prepared.sweep_zero()) if known else _nowhere(mdp, first)
     begin = Progress(
-        best=Swept(first, first, table, table, nowhere),
+        best=best,
         memory=acceleration.init(prepared, first),
-        was_refused=jnp.ones((), bool),
-        num_sweeps=jnp.zeros((), jnp.int32),
+        was_refused=jnp.full((), not known),
+        num_sweeps=jnp.full((), int(known), jnp.int32),
     )
     progress = jax.lax.while_loop(unfinished, improve, begin)
     best = progress.best
@@ -117,6 +116,13 @@ def _iterate(
         num_iterations=progress.num_sweeps,
         converged=_is_done(best.bounds, certificate, tolerance),
     )
+
+
+def _nowhere(mdp: TabularMDP, first: Array) -> Swept:
+    """Before the first sweep, which is made at `first` as if a proposal had just been refused."""
+    zero, table = jnp.zeros((), first.dtype), jnp.zeros(mdp.legal.shape, first.dtype)
+    far = zero + jnp.inf
+    return Swept(first, first, table, table, Bounds(zero, far, far, far, zero, zero))
 
 
 def _is_done(bounds: Bounds, certificate: Certificate, tolerance: Array) -> Array:

@@ -18,6 +18,7 @@ from jaxrl.planning.sweeps import (
     discounts,
     is_large,
     is_shared,
+    look_up,
     pair_by_pair,
     state_values,
     successor_values,
@@ -38,7 +39,7 @@ class Rows:
         """W x, `[S]` -> `[S]`."""
         if self.next_state is None:
             return self.weights @ x
-        return jnp.sum(self.weights * x[self.next_state], axis=-1)
+        return jnp.sum(self.weights * look_up(x, self.next_state), axis=-1)
 
     def apply_transposed(self, y: Array) -> Array:
         """W^T y, `[S]` -> `[S]`."""
@@ -147,7 +148,7 @@ def _pick(leaf: Array, actions: Array) -> Array:
     """`leaf[s, actions[s]]`: `[S, A, ...]` -> `[S, 1, ...]`."""
     num_states, num_actions = leaf.shape[:2]
     rows = jnp.reshape(leaf, (num_states * num_actions, *leaf.shape[2:]))
-    return rows[jnp.arange(num_states) * num_actions + actions][:, None]
+    return look_up(rows, jnp.arange(num_states) * num_actions + actions)[:, None]
 
 
 def slice_states(

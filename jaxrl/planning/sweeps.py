@@ -30,7 +30,13 @@ def discounts(mdp: TabularMDP) -> Array:
 
 def successor_values(mdp: TabularMDP, values: Array) -> Array:
     """`values[S]` at the successor of every outcome, `[S, A, K]`; `[1, 1, S]` in a dense model."""
-    return values[None, None, :] if mdp.is_dense else values[mdp.next_state]
+    return values[None, None, :] if mdp.is_dense else look_up(values, mdp.next_state)
+
+
+def look_up(values: Array, states: Array) -> Array:
+    """`values[S, ...]` at states, which are taken to be in range."""
+    # Plain indexing first rewrites negative indices: another array of the model's size.
+    return values.at[states].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def outcome_values(mdp: TabularMDP, operator: BellmanOperator, values: Array) -> Array:
@@ -72,7 +78,7 @@ def pair_by_pair(
     def one(pair: tuple) -> Any:
         prob, next_state, reward, terminal, own = pair
         going_on = 1.0 if terminal is None else 1.0 - jnp.asarray(terminal, prob.dtype)
-        successors = values if next_state is None else values[next_state]
+        successors = values if next_state is None else look_up(values, next_state)
         outcomes = operator.composition(reward, mdp.discount * going_on, successors)
         # Found once, not again in every pass of the functional.
         outcomes = jax.lax.optimization_barrier(outcomes)
@@ -175,34 +181,43 @@ class Prepared:
             rest = jnp.reshape(weights, (-1, weights.shape[-1])) @ values
             rest = jnp.reshape(rest, self.reward.shape)
         else:
-            rest = jnp.sum(weights * values[mdp.next_state], axis=-1)
+            rest = jnp.sum(weights * look_up(values, mdp.next_state), axis=-1)
         q_values = self.reward + (mdp.discount * rest if self.weights is None else rest)
         value, policy = state_values(mdp, self.operator, q_values)
         return value, q_values, policy
 
-    def first_values(self) -> Array:
-        """Where to start, `[S]` [return]: 0, or a sweep further where that is already known."""
-        if self.reward is None:
-            return jnp.zeros((self.mdp.num_states,), self.mdp.prob.dtype)
-        return state_values(self.mdp, self.operator, self.reward)[0]
+    def sweep_zero(self) -> tuple[Array, Array, Array]:
+        """A sweep at values of 0, which costs nothing: for linear action values only."""
+        value, policy = state_values(self.mdp, self.operator, self.reward)
+        return value, self.reward, policy
 
 
 def prepare(mdp: TabularMDP, operator: BellmanOperator) -> Prepared:
     """Compute what all sweeps share, in one pass over the model."""
-    zero = jnp.zeros((), mdp.prob.dtype)
-
-    def gather(x: tuple, y: tuple) -> tuple:
-        return x[0] + y[0], x[1] + y[1], jnp.maximum(x[2], y[2])
-
-    # One reduction of three numbers; three reductions would read the model three times.
-    parts = mdp.prob * mdp.reward, mdp.prob, jnp.abs(mdp.reward)
-    reward, mass, size = jax.lax.reduce(parts, (zero, zero, zero), gather, (mdp.prob.ndim - 1,))
+    if mdp.reward.shape[-1] == 1:
+        ones = jnp.ones((mdp.num_outcomes,), mdp.prob.dtype)
+        mass = jnp.reshape(jnp.reshape(mdp.prob, (-1, ones.size)) @ ones, mdp.legal.shape)
+        reward, size = mass * mdp.reward[..., 0], jnp.abs(mdp.reward)
+    else:
+        reward, mass, size = _sums(mdp.prob, mdp.reward)
     weights = None
     if not is_linear(operator):
         reward = None
     elif not mdp.is_endless:
         weights = mdp.prob * discounts(mdp)
     return Prepared(mdp, operator, reward, weights, mass, extremes(size)[1])
+
+
+def _sums(prob: Array, reward: Array) -> tuple[Array, Array, Array]:
+    """Over the last axis: the mean of the reward, the mass, and the greatest |reward|."""
+    zero = jnp.zeros((), prob.dtype)
+
+    def gather(x: tuple, y: tuple) -> tuple:
+        return x[0] + y[0], x[1] + y[1], jnp.maximum(x[2], y[2])
+
+    # One reduction of three numbers; three reductions would read the model three times.
+    parts = prob * reward, prob, jnp.abs(reward)
+    return jax.lax.reduce(parts, (zero, zero, zero), gather, (prob.ndim - 1,))
 
 
 def extremes(array: Array) -> tuple[Array, Array]:

@@ -240,6 +240,7 @@ def test_vmap_over_models_and_settings():
         assert together.num_iterations[i] == alone.num_iterations
 
 
+@pytest.mark.slow  # compiles everything anew
 def test_sweeping_states_in_blocks_changes_nothing(monkeypatch):
     mdp, operator = random_mdp(0), BellmanOperator(GRID, successor_functional=Entropic(0.5))
     whole = distributional_value_iteration(mdp, operator)

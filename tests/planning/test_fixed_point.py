@@ -14,6 +14,7 @@ from jaxrl.operators.improvement import Softmax
 from jaxrl.planning.policy_evaluation import policy_evaluation
 from jaxrl.planning.value_iteration import value_iteration
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
 
 

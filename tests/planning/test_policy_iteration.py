@@ -18,6 +18,7 @@ from jaxrl.planning.policy_evaluation import policy_evaluation
 from jaxrl.planning.policy_iteration import modified_policy_iteration, policy_iteration
 from jaxrl.planning.value_iteration import value_iteration
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
 ROBUST = jaxrl.BellmanOperator(successor_functional=TotalVariation(0.2))
 SHARED = jaxrl.BellmanOperator(successor_functional=SharedL1(0.4))
@@ -149,13 +150,18 @@ def test_shared_budget_plays_against_the_policy_as_a_whole() -> None:
             expected = worst_mean(prob[s], worth[s], policy[s], 0.4)
             assert abs(expected - float(found.values[s])) < 1e-8
 
+        # Actions of equal worth and unlike risks: the best policy spreads the risk.
+        mdp = mdp.replace(reward=mdp.reward - jnp.mean(mdp.reward, axis=(1, 2), keepdims=True))
+        level = jnp.sum(mdp.prob * mdp.reward, axis=2, keepdims=True)
+        mdp = mdp.replace(reward=mdp.reward - level)
+        found = policy_evaluation(mdp, policy, SHARED, tolerance=1e-9)
         best = value_iteration(mdp, SHARED, tolerance=1e-9)
         kept = policy_evaluation(mdp, best.policy, SHARED, tolerance=1e-9)
         np.testing.assert_allclose(kept.values, best.values, atol=1e-7)
         assert np.all(np.asarray(best.values) >= np.asarray(found.values) - 1e-8)
         assert np.any((np.asarray(best.policy) > 0.01).sum(axis=1) > 1)  # randomised
     with pytest.raises(ValueError, match="finds the policy"):
-        value_iteration(mdp, SHARED.replace(improvement=Softmax(1.0)))
+        value_iteration(random_mdp(6), SHARED.replace(improvement=Softmax(1.0)))
 
 
 def test_robust_policy_iteration_is_robust_value_iteration() -> None:
