@@ -460,6 +460,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("--cases", nargs="+", choices=sorted(SIZES), default=sorted(SIZES))
+    known = ("jaxrl", *OTHERS, *(f"jaxrl:{name}" for name in ROBUST))
+    parser.add_argument("--contenders", nargs="+", choices=known, default=known)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="small models; prints only")
     parser.add_argument("--work-dir", type=Path, default=cache / "jaxrl" / "planning")
@@ -490,9 +492,9 @@ def main() -> None:
     results = HERE / "results"
     report: dict[str, Any] = {"about": about, "rows": []}
     stored = results / "planning.json"
-    if stored.exists() and not arguments.quick:  # cases that are not measured now stay
+    kept = []
+    if stored.exists() and not arguments.quick:  # what is not measured now stays
         kept = json.loads(stored.read_text())["rows"]
-        report["rows"] = [row for row in kept if row["case"] not in arguments.cases]
     for case in arguments.cases:
         print(f"case {case} ...", flush=True)
         folder = arguments.work_dir / f"case-{case}"
@@ -500,7 +502,14 @@ def main() -> None:
         make_case(case, sizes, folder)
         names = ["jaxrl", *OTHERS]
         names += [f"jaxrl:{name}" for name in ROBUST] if case != "b" else []
-        report["rows"] += measure(case, names, arguments.repeats, folder, pythons)
+        chosen = [name for name in names if name in arguments.contenders]
+        new = measure(case, chosen, arguments.repeats, folder, pythons)
+        stamp = {"date": about["date"], "load_before": about["load_before"]}
+        new = {row["contender"]: row | stamp for row in new}
+        old = {row["contender"]: row for row in kept if row["case"] == case}
+        kept = [row for row in kept if row["case"] != case]
+        kept += [(old | new)[name] for name in names if name in old | new]
+        report["rows"] = kept
         if not arguments.quick:  # after each case: an interrupted run leaves what it measured
             stored.write_text(json.dumps(report, indent=1) + "\n")
             (results / "planning.md").write_text(markdown(report))
