@@ -12,7 +12,9 @@
 
 All at discount 0.99, rewards standard normal, laws uniform on the simplex. Each contender runs in a
 process of its own, on the same cores; they solve in turn (A B C A B C ...), and the others sleep.
-Building a model in a library's own form, and compilation, are not counted. Each library is tried
+Building a model in a library's own form, and compilation, are not counted. jaxrl's models hold one
+reward for each pair, `[S, A, 1]`, as the others are given it; a model straight from `tabular_mdp`
+or `outcome_mdp` holds `[S, A, K]` and takes longer. Each library is tried
 with every method and parameter listed below, once; the quickest whose answer is truly within 1e-6
 of a reference (made here by NumPy and SciPy to 1e-10) is measured, and every answer is checked
 again. The other libraries live in an environment that the benchmark makes in `--work-dir`.
@@ -414,7 +416,7 @@ def markdown(report: dict[str, Any]) -> str:
         "# Planning: seconds to a certified 1e-6",
         "",
         "Written by `benchmarks/planning.py`, which says what is measured. Medians (least in "
-        f"brackets) of {report['about']['repeats']} runs in turn; discount {DISCOUNT}, float64. "
+        f"brackets) of the runs in `planning.json`; discount {DISCOUNT}, float64. "
         "CPU-seconds of all threads. Ratio: CPU-seconds over those of jaxrl on the nominal model.",
     ]
     for case in sorted({row["case"] for row in report["rows"]}):
