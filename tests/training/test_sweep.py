@@ -177,7 +177,9 @@ def test_a_scheduled_setting_may_be_swept_over_constants():
 
 
 def test_new_seeds_and_numbers_compile_nothing(five, two_rates, width, compiles):
-    run(5, lanes=width, over=None)  # the small host-side programs, of these shapes, exist now
+    # The small host-side programs, of these shapes, exist from here on.
+    run(5, lanes=width, over=None)
+    run(2, lanes=width, over=RATES)
     before = (compiles.count, len(programs._PROGRAMS))
     agent = AGENT.replace(discount=0.5, optimiser=Optimiser(learning_rate=7e-3, epsilon=1e-3))
     env = TabularEnv(riverswim(4, discount=0.3), time_limit=7.0)
