@@ -180,9 +180,9 @@ def test_new_seeds_and_numbers_compile_nothing(five, two_rates, width, compiles)
     # The small host-side programs, of these shapes, exist from here on.
     run(5, lanes=width, over=None)
     run(2, lanes=width, over=RATES)
-    before = (compiles.count, len(programs._PROGRAMS))
     agent = AGENT.replace(discount=0.5, optimiser=Optimiser(learning_rate=7e-3, epsilon=1e-3))
     env = TabularEnv(riverswim(4, discount=0.3), time_limit=7.0)
+    before = (compiles.count, len(programs._PROGRAMS))
     first = sweep(jax.random.key(9), agent, env, num_seeds=5, lanes=width, **RUN)
     longer = RUN | {"num_steps": 16 * 24}
     sweep(KEY, AGENT, ENV, num_seeds=5, lanes=width, **longer)
