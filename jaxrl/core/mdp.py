@@ -27,7 +27,7 @@ class TabularMDP:
 
     prob: Array  # [S, A, K], non-negative, summing to one over K
     next_state: Array  # [S, A, K] int32
-    reward: Array  # [S, A, K] [return]
+    reward: Array  # [S, A, K], or [S, A, 1] when every outcome of a pair pays the same [return]
     terminal: Array  # [S, A, K] bool, or the probability of ending, in [0, 1]
     initial: Array  # [S], law of the first state
     legal: Array  # [S, A] bool, true where the action may be taken
@@ -52,6 +52,11 @@ class TabularMDP:
     def num_outcomes(self) -> int:
         """K, outcomes stored for each state and action."""
         return self.prob.shape[-1]
+
+    @property
+    def outcome_rewards(self) -> Array:
+        """The reward of every outcome, `[S, A, K]` [return], however it is stored."""
+        return jnp.broadcast_to(self.reward, self.prob.shape)
 
     def dense(self) -> tuple[Array, Array]:
         """Transition and reward tables of one MDP (`vmap` it over a batch).
@@ -172,7 +177,8 @@ def _checked(
     num_states, _, num_outcomes = shape = prob.shape
     next_state, reward = np.asarray(next_state), np.asarray(reward, np.float64)
     all_finite = bool(np.isfinite(reward).all())
-    reward = np.broadcast_to(reward[..., None], shape) if reward.shape == shape[:2] else reward
+    of_pairs = reward.shape == shape[:2]
+    reward = reward[..., None] if of_pairs else reward
     ends = np.broadcast_to(False, shape) if terminal is None else np.asarray(terminal)
     first = np.arange(num_states) == 0 if initial is None else initial
     first = np.asarray(first, np.float64)
@@ -180,7 +186,7 @@ def _checked(
     of_states = ends.shape == (num_states,)
     expected = {
         "next_state": (next_state, shape),
-        "reward": (reward, shape),
+        "reward": (reward, (*shape[:2], 1) if of_pairs else shape),
         "terminal": (ends, (num_states,) if of_states else shape),
         "initial": (first, (num_states,)),
         "mask": (legal, shape[:2]),
@@ -211,7 +217,7 @@ def _checked(
         is_over = ends.astype(bool)
         ends = is_over[np.where(in_range, next_state, 0)] | is_over[:, None, None]
         legal = legal | is_over[:, None]
-        over = np.broadcast_to(is_over[:, None, None], shape)
+        over = is_over[:, None, None]
         prob, reward = np.where(over, stay_prob, prob), np.where(over, 0.0, reward)
         next_state = np.where(over, stay_state, next_state)
     if not all_finite:
@@ -273,6 +279,8 @@ def stack_mdps(mdps: Sequence[TabularMDP]) -> TabularMDP:
     shapes = {mdp.prob.shape for mdp in mdps}
     if len(shapes) != 1:
         raise ValueError(f"stack_mdps needs MDPs of one shape [S, A, K]; got {sorted(shapes)}.")
+    if len({mdp.reward.shape for mdp in mdps}) > 1:
+        mdps = [mdp.replace(reward=mdp.outcome_rewards) for mdp in mdps]
     facts = {
         "is_dense": all(mdp.is_dense for mdp in mdps),
         "is_endless": all(mdp.is_endless for mdp in mdps),

@@ -61,12 +61,14 @@ class TabularEnv:
         """Draw one outcome of `(state, action)` by inverse CDF."""
         action = jnp.asarray(action, jnp.int32)
         outcome = (state.index, action, _draw(key, self.mdp.prob[state.index, action]))
+        # One reward may stand for all outcomes of the pair.
+        paid = (*outcome[:2], jnp.minimum(outcome[2], self.mdp.reward.shape[-1] - 1))
         index = self.mdp.next_state[outcome].astype(jnp.int32)
         time = state.time + 1
         terminated = self.mdp.terminal[outcome]
         step = TimeStep(
             observation=self._observe(index),
-            reward=self.mdp.reward[outcome].astype(jnp.float32),
+            reward=self.mdp.reward[paid].astype(jnp.float32),
             terminated=terminated,
             truncated=(time >= self.time_limit) & (terminated < 1),
             cost=jnp.zeros((0,), jnp.float32),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core.types import Array
+from jaxrl.functionals.ordering import running_totals
 
 SUPPORTS = ("nominal", "full")
 PAIRWISE = 32  # up to so many atoms, N^2 comparisons are faster than a sort
@@ -55,11 +56,6 @@ def expectation(law: Array, values: Array, reachable: Array) -> Array:
     return jnp.sum(law * jnp.where(counts, values, 0.0))
 
 
-def finite(values: Array) -> Array:
-    """`values`, with zeros for what is infinite or NaN."""
-    return jnp.where(jnp.isfinite(values), values, 0.0)
-
-
 def value_range(values: Array, reachable: Array) -> tuple[Array, Array]:
     """Least and greatest reachable value; inf and -inf when there is none."""
     low = jnp.min(jnp.where(reachable, values, jnp.inf))
@@ -95,15 +91,9 @@ def marginal_value(amount: Array, capacity: Array, values: Array) -> Array:
             unless nothing else is.
         values: `[N]`, without NaN.
     """
-    usable = capacity > 0
-    if values.shape[0] <= PAIRWISE:
-        below = jnp.sum(jnp.where(values[None, :] < values[:, None], capacity[None, :], 0.0), 1)
-    else:
-        order = jnp.argsort(values)
-        values, usable = values[order], usable[order]
-        reached = jnp.cumsum(capacity[order])
-        below = jnp.concatenate([jnp.zeros((1,), reached.dtype), reached[:-1]])
-    return jnp.max(jnp.where(usable & (below <= amount), values, -jnp.inf))
+    # Among equals the first has what lies strictly below it; the others cannot raise the maximum.
+    values, [(capacity, below, _)] = running_totals(values, capacity)
+    return jnp.max(jnp.where((capacity > 0) & (below <= amount), values, -jnp.inf))
 
 
 def fill_lowest(amount: Array, capacity: Array, values: Array, marginal: Array) -> Array:
@@ -116,3 +106,8 @@ def fill_lowest(amount: Array, capacity: Array, values: Array, marginal: Array) 
     room = jnp.sum(last)
     share = jnp.clip((amount - jnp.sum(whole)) / jnp.where(room > 0, room, 1.0), 0.0, 1.0)
     return whole + last * share
+
+
+def evenly(amount: Array, atoms: Array) -> Array:
+    """`[N]`: `amount` in equal shares on the atoms marked by `atoms[N]` bool; nothing on none."""
+    return amount * atoms / jnp.maximum(jnp.sum(atoms), 1)

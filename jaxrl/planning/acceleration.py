@@ -95,7 +95,7 @@ class FrozenSweeps:
     """
 
     num_sweeps: int = setting(20, "linear sweeps between two full ones", low=0)
-    reduction: float = setting(1e-2, "share of the change at which to stop", low=0.0, high=1.0)
+    reduction: float = setting(1e-3, "share of the change at which to stop", low=0.0, high=1.0)
 
     def init(self, prepared: Prepared, values: Array) -> tuple:
         """Nothing."""

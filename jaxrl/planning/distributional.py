@@ -165,7 +165,7 @@ def _categorical_fixed_point(mdp: TabularMDP, operator: BellmanOperator) -> Solu
         return jnp.einsum("a,an,anij,ant->itj", actions, prob, maps, there)
 
     policy = operator.improvement.improvement.probs
-    tables = policy, mdp.prob, mdp.next_state, mdp.reward, rates
+    tables = policy, mdp.prob, mdp.next_state, mdp.outcome_rewards, rates
     whole = jax.lax.map(lambda row: of_state(*row), tables)  # [S, K, S, K]
     last = whole[:, :-1, :, -1:]
     size = num_states * (num_atoms - 1)
@@ -255,7 +255,7 @@ def _backup(mdp: TabularMDP, operator: BellmanOperator, laws: Law) -> Array:
 
     functional = operator.successor_functional
     rates = jnp.broadcast_to(discounts(mdp), mdp.prob.shape)
-    rows = mdp.prob, mdp.next_state, mdp.reward, rates
+    rows = mdp.prob, mdp.next_state, mdp.outcome_rewards, rates
     if per_pair:
         of_state = lambda row: jax.vmap(of_pair)(*row)  # noqa: E731
         rows = (functional.functional, *rows)

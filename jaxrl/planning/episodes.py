@@ -95,7 +95,7 @@ def episodes(mdp: TabularMDP, horizon: int, initial_state: int | Array | None = 
         initial = jax.nn.one_hot(initial_state, mdp.num_states, dtype=initial.dtype)
     clock = jnp.arange(horizon, dtype=mdp.prob.dtype)
     weights = jnp.power(jnp.asarray(mdp.discount, mdp.prob.dtype), clock)
-    prob, successor, reward = mdp.prob, mdp.next_state, mdp.reward
+    prob, successor, reward = mdp.prob, mdp.next_state, mdp.outcome_rewards
     if mdp.is_endless:
         over = jnp.zeros(mdp.prob.shape, bool)
     elif mdp.terminal.dtype == jnp.bool_:
@@ -220,7 +220,7 @@ def lattice_step(mdp: TabularMDP, horizon: int, also: Array | None = None) -> fl
     if horizon > 1 and float(mdp.discount) != 1.0:
         return None
     possible = (np.asarray(mdp.prob) > 0) & np.asarray(mdp.legal)[:, :, None]
-    rewards = np.unique(np.asarray(mdp.reward, np.float64)[possible])
+    rewards = np.unique(np.asarray(mdp.outcome_rewards, np.float64)[possible])
     ends = np.any(np.asarray(mdp.terminal, np.float64)[possible] > 0)
     gaps = np.abs(rewards if ends else rewards - rewards[0])
     if also is not None:

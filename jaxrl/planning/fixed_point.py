@@ -95,10 +95,14 @@ def _iterate(
         kept = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), swept, best)
         return Progress(kept, memory, ~accepted, progress.num_sweeps + 1)
 
-    first = jnp.zeros((mdp.num_states,), dtype) if initial_values is None else initial_values
-    first = first.astype(dtype)
-    known = initial_values is None and prepared.reward is not None
+    # Behind the barrier, or the compiler works out what follows from zeros, for seconds.
+    zero = jax.lax.optimization_barrier(jnp.zeros((mdp.num_states,), dtype))
+    first = zero if initial_values is None else initial_values.astype(dtype)
+    known = initial_values is None and prepared.knows_zero
     best = sweep_of(first, prepared.sweep_zero()) if known else _nowhere(mdp, first)
+    if known and prepared.reward is None:  # a law of mass 1 + 1e-6 may be worth other than it says
+        far = jnp.full_like(best.bounds.error_bound, jnp.inf)
+        best = best.replace(bounds=best.bounds.replace(error_bound=far, residual=far))
     begin = Progress(
         best=best,
         memory=acceleration.init(prepared, first),

@@ -186,10 +186,20 @@ class Prepared:
         value, policy = state_values(mdp, self.operator, q_values)
         return value, q_values, policy
 
+    @property
+    def knows_zero(self) -> bool:
+        """Whether a sweep at values of 0 costs nothing: every outcome of a pair is worth the same,
+        or action values are linear."""
+        functional, composition = self.operator.successor_functional, self.operator.composition
+        is_same = functional.translation_equivariant and composition.linear
+        one_reward = self.mdp.reward.shape[-1] == 1 and is_same and not is_shared(self.operator)
+        return self.reward is not None or one_reward
+
     def sweep_zero(self) -> tuple[Array, Array, Array]:
-        """A sweep at values of 0, which costs nothing: for linear action values only."""
-        value, policy = state_values(self.mdp, self.operator, self.reward)
-        return value, self.reward, policy
+        """A sweep at values of 0, where `knows_zero`."""
+        q_values = self.mdp.reward[..., 0] if self.reward is None else self.reward
+        value, policy = state_values(self.mdp, self.operator, q_values)
+        return value, q_values, policy
 
 
 def prepare(mdp: TabularMDP, operator: BellmanOperator) -> Prepared:

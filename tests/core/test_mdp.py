@@ -113,7 +113,7 @@ def test_a_batch_relies_only_on_what_holds_for_all():
 def test_rewards_of_impossible_outcomes_are_kept_for_full_support():
     # State 0, action 0 leads to state 0 for sure, but an adversary may send it to state 1.
     mdp = tabular_mdp([[[1.0, 0.0]], [[0.0, 1.0]]], [[-3.0], [0.0]])
-    np.testing.assert_array_equal(mdp.reward[0, 0], [-3.0, -3.0])
+    np.testing.assert_array_equal(mdp.outcome_rewards[0, 0], [-3.0, -3.0])
     lists = outcome_mdp([[[1.0, 0.0]]], [[[0, 0]]], [[[1.0, np.nan]]])
     np.testing.assert_array_equal(lists.reward[0, 0], [1.0, 0.0])
 
