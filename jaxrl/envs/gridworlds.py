@@ -1,4 +1,4 @@
-"""Walks on grids: frozen lake, cliff, and two kinds of wind.
+"""Walks on grids: frozen lake, cliffs, and two kinds of wind.
 
 Cells are numbered row by row from the top left: state = row * num_columns + column.
 """
@@ -112,6 +112,66 @@ def cliff_walking(
         prob,
         next_state,
         np.where(falls, -100.0, -1.0),
+        discount,
+        initial=np.arange(goal + 1) == start,
+        terminal=next_state == goal,
+    )
+
+
+def windy_cliff(
+    num_rows: int = 4,
+    num_columns: int = 7,
+    wind: float = 0.02,
+    cliff_cost: float = 10.0,
+    discount: float = 0.99,
+) -> TabularMDP:
+    """Cliff walking under gusts: how far from the edge should one walk?
+
+        landing = clip(position + move + (gust, 0)),   gust = 1 cell down with probability wind
+
+    Start, goal, cliff and actions are those of `cliff_walking`. Every step costs 1; one that lands
+    on the cliff costs `cliff_cost` instead and puts the walker back at the start; reaching the
+    goal ends. With `wind=0`, 4 x 12 cells and `cliff_cost=100` the table is that of gymnasium's
+    `CliffWalking-v1`.
+
+    With the default numbers the best mean is along the edge, where every gust is a fall: the two
+    steps saved outweigh the falls. The best CVaR at level 0.1 is by the detour, for the CVaR of
+    the whole return (*static* risk) and for that inside the backup (*nested* risk).
+    `mdp.replace(discount=1.0)` makes returns integers, on which static CVaR is exact.
+
+    Args:
+        num_rows: height, at least 2.
+        num_columns: width, at least 3.
+        wind: probability of a gust, in [0, 1] [per step].
+        cliff_cost: cost of a step that falls, at least 0 [return].
+        discount: gamma in [0, 1] [per step].
+
+    Raises:
+        ValueError: a size or a number is out of range.
+
+    Sources: a variant of Sutton and Barto (2018), example 6.6 (the map) and exercise 6.10 (wind by
+    chance); the numbers are ours.
+
+    Example:
+        >>> mdp = windy_cliff(num_columns=5, wind=0.25)
+        >>> mdp.next_state[10, 1].tolist(), mdp.reward[10, 1].tolist()  # along the edge
+        ([11, 15], [-1.0, -10.0])
+    """
+    if num_rows < 2 or num_columns < 3:
+        raise ValueError(
+            f"windy_cliff needs at least 2 rows and 3 columns; got {num_rows} and {num_columns}."
+        )
+    _check_prob("wind", wind)
+    if not cliff_cost >= 0.0:
+        raise ValueError(f"cliff_cost={cliff_cost} is out of range: give a value in [0, inf).")
+    landing = _moves((num_rows, num_columns), (_UP, _RIGHT, _DOWN, _LEFT), np.arange(2))
+    goal, start = num_rows * num_columns - 1, (num_rows - 1) * num_columns
+    falls = (landing > start) & (landing < goal)
+    next_state = np.where(falls, start, landing)
+    return outcome_mdp(
+        np.broadcast_to([1 - wind, wind], landing.shape),
+        next_state,
+        np.where(falls, -float(cliff_cost), -1.0),
         discount,
         initial=np.arange(goal + 1) == start,
         terminal=next_state == goal,

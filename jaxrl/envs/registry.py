@@ -1,4 +1,10 @@
-"""Environments by name: the door for the command line and for short scripts."""
+"""Environments by name: the door for the command line and for short scripts.
+
+A tabular one is a `TabularEnv` and carries its whole model, so that its exact optimum is a call
+away: `planning.value_iteration(make("WindyCliff").mdp)`, with an error bound. At discount 1, where
+a policy may never end, `planning.finite_horizon(env.mdp, horizon=200)` is the optimum over so many
+steps.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +15,15 @@ from typing import Any
 import jax
 
 from jaxrl.core.protocols import Environment
-from jaxrl.core.settings import near_names
+from jaxrl.core.settings import check_settings, near_names
 from jaxrl.envs.chains import chain, deep_sea, riverswim
+from jaxrl.envs.control import (
+    Acrobot,
+    CartPole,
+    MountainCar,
+    MountainCarContinuous,
+    Pendulum,
+)
 from jaxrl.envs.finance import OptionTerms, american_option, gambler
 from jaxrl.envs.garnet import garnet
 from jaxrl.envs.gridworlds import (
@@ -18,17 +31,20 @@ from jaxrl.envs.gridworlds import (
     LAKE_8X8,
     cliff_walking,
     frozen_lake,
+    windy_cliff,
     windy_gridworld,
     windy_walk,
 )
 from jaxrl.envs.gymnax import GYMNAX_NAMES, gymnax_env
 from jaxrl.envs.gymnax_cures import cure_of
+from jaxrl.envs.mazes import EAST_HALLWAY, four_rooms, random_maze
 from jaxrl.envs.operations import (
     InventoryCosts,
     access_control_queue,
     inventory,
     machine_replacement,
 )
+from jaxrl.envs.regimes import regime_option, regime_portfolio
 from jaxrl.envs.tabular import TabularEnv
 
 Builder = Callable[..., Environment]
@@ -39,6 +55,7 @@ def make(name: str, **parameters: Any) -> Environment:
 
     Args:
         name: a gymnax id, one of ours, or a name given to `register`; `names()` lists them.
+            `CartPole-v1` is gymnax's, `CartPole` ours (`jaxrl.envs.control`).
         **parameters: what the environment calls its parameters. Physical constants become leaves;
             sizes are static. Every gymnax environment also takes `horizon_is_terminal` and
             `transition_gradients` (see `jaxrl.envs.gymnax.gymnax_env`).
@@ -93,6 +110,31 @@ def _gymnax_builder(name: str) -> Builder:
         )
 
     return build
+
+
+def _struct_builder(kind: Callable[..., Environment]) -> Builder:
+    """Builds a struct whose fields are settings; scalars become floats, values are checked."""
+    signature = inspect.signature(kind)
+
+    def build(**parameters: Any) -> Environment:
+        env = kind(**{name: _scalar(name, value) for name, value in parameters.items()})
+        check_settings(env)
+        return env
+
+    build.__signature__ = signature  # what `make` compares names with
+    return build
+
+
+def _scalar(name: str, value: Any) -> Any:
+    """A number as a float, a scalar array (traced or not) as it is."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if not hasattr(value, "dtype") or value.dtype.kind not in "iuf":
+        raise ValueError(f"parameter {name} must be a number; got {value!r}.")
+    if value.shape != ():
+        shape = list(value.shape)
+        raise ValueError(f"parameter {name} must be one number; got shape {shape}: use `vmap`.")
+    return value
 
 
 def _riverswim(num_states: int = 6, time_limit: float = 100.0, one_hot: bool = True) -> Environment:
@@ -167,6 +209,41 @@ def _windy_walk(
     return TabularEnv(mdp, time_limit, one_hot)
 
 
+def _windy_cliff(
+    num_rows: int = 4,
+    num_columns: int = 7,
+    wind: float = 0.02,
+    cliff_cost: float = 10.0,
+    time_limit: float = 200.0,
+    one_hot: bool = True,
+) -> Environment:
+    mdp = windy_cliff(num_rows, num_columns, wind, cliff_cost)
+    return TabularEnv(mdp, time_limit, one_hot)
+
+
+def _four_rooms(
+    goal_row: int = EAST_HALLWAY[0],
+    goal_column: int = EAST_HALLWAY[1],
+    slip_prob: float = 1.0 / 3.0,
+    time_limit: float = 1000.0,
+    one_hot: bool = True,
+) -> Environment:
+    return TabularEnv(four_rooms([(goal_row, goal_column)], slip_prob), time_limit, one_hot)
+
+
+def _random_maze(
+    height: int = 8,
+    width: int = 8,
+    slip_prob: float = 0.0,
+    loop_prob: float = 0.0,
+    seed: int = 0,
+    time_limit: float = 500.0,
+    one_hot: bool = True,
+) -> Environment:
+    mdp = random_maze(jax.random.key(seed), height, width, slip_prob, loop_prob)
+    return TabularEnv(mdp, time_limit, one_hot)
+
+
 def _gambler(goal: int = 100, head_prob: float = 0.4, one_hot: bool = True) -> Environment:
     return TabularEnv(gambler(goal, head_prob), time_limit=10.0 * goal, one_hot=one_hot)
 
@@ -180,6 +257,30 @@ def _american_option(
 ) -> Environment:
     terms = OptionTerms(strike=strike, rate=rate, volatility=volatility)
     return TabularEnv(american_option(terms, num_steps), one_hot=one_hot)
+
+
+def _regime_option(
+    strike: float = 100.0,
+    rate: float = 0.05,
+    volatility: float = 0.2,
+    wild_multiplier: float = 2.0,
+    num_steps: int = 12,
+    one_hot: bool = True,
+) -> Environment:
+    terms = OptionTerms(strike=strike, rate=rate, volatility=volatility)
+    mdp = regime_option(terms, multipliers=(1.0, wild_multiplier), num_steps=num_steps)
+    return TabularEnv(mdp, one_hot=one_hot)
+
+
+def _regime_portfolio(
+    num_shares: int = 5,
+    rate: float = 0.005,
+    cost: float = 0.01,
+    time_limit: float = 100.0,
+    one_hot: bool = True,
+) -> Environment:
+    mdp = regime_portfolio(num_shares=num_shares, rate=rate, cost=cost)
+    return TabularEnv(mdp, time_limit, one_hot)
 
 
 def _inventory(
@@ -210,6 +311,11 @@ def _access_control(
 
 _builders: dict[str, Builder] = {
     **{name: _gymnax_builder(name) for name in GYMNAX_NAMES},
+    "CartPole": _struct_builder(CartPole),
+    "Pendulum": _struct_builder(Pendulum),
+    "Acrobot": _struct_builder(Acrobot),
+    "MountainCar": _struct_builder(MountainCar),
+    "MountainCarContinuous": _struct_builder(MountainCarContinuous),
     "RiverSwim": _riverswim,
     "DeepSea": _deep_sea,
     "Garnet": _garnet,
@@ -219,8 +325,13 @@ _builders: dict[str, Builder] = {
     "CliffWalking": _cliff,
     "WindyGridworld": _windy_gridworld,
     "WindyWalk": _windy_walk,
+    "WindyCliff": _windy_cliff,
+    "FourRooms": _four_rooms,
+    "RandomMaze": _random_maze,
     "Gambler": _gambler,
     "AmericanOption": _american_option,
+    "RegimeOption": _regime_option,
+    "RegimePortfolio": _regime_portfolio,
     "Inventory": _inventory,
     "MachineReplacement": _machine_replacement,
     "AccessControlQueue": _access_control,

@@ -1,0 +1,70 @@
+"""What the classic control tasks share: the disturbance, the clock, angles and number types.
+
+The disturbance channel. Each task names one force or torque that enters its equations of motion
+beside the action; in each step it is
+
+    w = disturbance + noise_scale * u,    u uniform on [-1, 1], drawn anew in every step,
+
+with both numbers leaves of the environment, 0 by default. `noise_scale` makes nature random.
+`disturbance` is the input of an adversary, who sets it before each step:
+
+    state, step = env.replace(disturbance=w).step(key, state, action)
+
+It is a field and no argument of `step` for three reasons. `step` keeps the signature of the
+protocol, so that wrappers and rollouts need not know of it. A leaf that is held over an episode
+is a constant wind, so that a set of environments may hold models that differ in the wind, too.
+And whatever `vmap` and `grad` do with physical constants they do with it: `jax.grad` in the leaf
+is the direction in which a bounded (H-infinity) adversary pushes.
+
+Number types. A step computes in the dtype of the state, which `reset` makes the default float of
+JAX (float64 under x64); observations and rewards are float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core.types import Array, Key, TimeStep
+
+Struct = TypeVar("Struct")
+
+
+def constants_as(dtype: jnp.dtype, env: Struct) -> Struct:
+    """`env` with every leaf an array of `dtype`, so that a step keeps the types of its state."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), env)
+
+
+def push(key: Key, disturbance: Array, noise_scale: Array) -> Array:
+    """The disturbance of one step, `[]`: its given part and a draw of its random part.
+
+    Without noise nothing is drawn (and the derivative in `noise_scale` is its mean, 0): the draw
+    costs as much as the rest of a cart-pole step on a CPU.
+    """
+
+    def draw() -> Array:
+        return noise_scale * jax.random.uniform(key, (), noise_scale.dtype, -1.0, 1.0)
+
+    return disturbance + jax.lax.cond(noise_scale != 0.0, draw, lambda: jnp.zeros_like(noise_scale))
+
+
+def wrapped(angle: Array) -> Array:
+    """The same direction in [-pi, pi) [rad]; what lies there already keeps its bits."""
+    return angle - 2.0 * math.pi * jnp.floor((angle + math.pi) / (2.0 * math.pi))
+
+
+def outcome(
+    observation: Array, reward: Array, terminated: Array, time: Array, time_limit: Array
+) -> TimeStep:
+    """The step just made, which ends by the clock at `time_limit` unless the task ended it."""
+    return TimeStep(
+        observation=observation,
+        reward=jnp.asarray(reward, jnp.float32),
+        terminated=terminated,
+        truncated=(time >= time_limit) & ~terminated,
+        cost=jnp.zeros((0,), jnp.float32),
+        info={},
+    )

@@ -1,0 +1,208 @@
+"""A car too weak for the hill before it, with three throttles or a continuous one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.settings import setting
+from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.envs.control.mechanics import constants_as, outcome, push
+
+_PER_STEP = "position/step"
+_PER_STEP_SQUARED = "position/step^2"
+
+
+@struct.dataclass
+class MountainCarState:
+    """Where the car is, and for how long the episode has run."""
+
+    position: Array  # [] along the track; the valley is at -pi/6 [position]
+    velocity: Array  # [] [position/step]
+    time: Array  # [] int32 [steps]
+
+
+@struct.dataclass
+class MountainCar:
+    """Drive a car out of a valley by first going back: three actions, back, coast and forward.
+
+    With the throttle a in {-1, 0, 1} = action - 1, the disturbance w, and clip to the limits:
+
+        velocity <- clip(velocity + force a + w - gravity cos(3 position) - friction velocity)
+        position <- clip(position + velocity)
+        velocity <- 0 where the car stands at the left wall and would go on to the left.
+
+    Time runs in steps, so that speeds are [position/step] and the forces, for a car of mass 1, are
+    [position/step^2]. The episode ends at `goal_position` with at least `goal_velocity`; the
+    reward is -1 for every step. With the defaults this is gymnasium's MountainCar-v0, step for
+    step.
+
+    The disturbance is a force along the track, beside the engine's [position/step^2]; see
+    `jaxrl.envs.control.mechanics`.
+
+    Sources: Moore (1990), "Efficient memory-based learning for robot control"; Sutton (1996),
+    "Generalization in reinforcement learning: successful examples using sparse coarse coding".
+    Gymnasium's documentation of MountainCar-v0 is the reference for constants and rewards.
+
+    Example:
+        >>> env = MountainCar(gravity=0.003)
+        >>> state, observation = env.reset(jax.random.key(0))
+        >>> bool(env.observation_space.contains(observation))
+        True
+    """
+
+    gravity: float = setting(
+        0.0025, "pull of the slope where it is steepest", unit=_PER_STEP_SQUARED, low=0.0
+    )
+    force: float = setting(0.001, "pull of the engine", unit=_PER_STEP_SQUARED, low=0.0)
+    friction: float = setting(
+        0.0, "share of the velocity that a step takes away", unit="per step", low=0.0, high=1.0
+    )
+    disturbance: float = setting(0.0, "force along the track in every step", unit=_PER_STEP_SQUARED)
+    noise_scale: float = setting(
+        0.0,
+        "greatest random force along the track, drawn in every step",
+        unit=_PER_STEP_SQUARED,
+        low=0.0,
+    )
+    max_speed: float = setting(0.07, "speed never exceeded", unit=_PER_STEP, low=0.0, low_open=True)
+    min_position: float = setting(-1.2, "left end of the track, a wall", unit="position")
+    max_position: float = setting(0.6, "right end of the track", unit="position")
+    goal_position: float = setting(0.5, "where the episode ends", unit="position")
+    goal_velocity: float = setting(0.0, "least velocity at the goal", unit=_PER_STEP)
+    initial_low: float = setting(-0.6, "least first position", unit="position")
+    initial_high: float = setting(-0.4, "greatest first position", unit="position")
+    time_limit: float = setting(200.0, "truncates after so many steps", unit="steps", low=1.0)
+
+    @property
+    def observation_space(self) -> Space:
+        """`Box[2]`: position, velocity."""
+        return _track(self)
+
+    @property
+    def action_space(self) -> Space:
+        """`Discrete(3)`: back, coast, forward."""
+        return Discrete(3)
+
+    def reset(self, key: Key) -> tuple[MountainCarState, Array]:
+        """The car at rest somewhere in the valley."""
+        return _start(self, key)
+
+    def step(
+        self, key: Key, state: MountainCarState, action: Array
+    ) -> tuple[MountainCarState, TimeStep]:
+        """One step with the engine set to `action`."""
+        env = constants_as(state.position.dtype, self)
+        throttle = (jnp.asarray(action, jnp.int32) - 1).astype(state.position.dtype)
+        state, arrived = _drive(env, key, state, throttle)
+        reward = -jnp.ones((), jnp.float32)
+        return state, outcome(_observe(state), reward, arrived, state.time, env.time_limit)
+
+
+@struct.dataclass
+class MountainCarContinuous:
+    """Drive a car out of a valley with a continuous throttle, and with little fuel.
+
+    The law is that of `MountainCar` with the throttle a = clip(action, -1, 1), a stronger engine
+    and a nearer goal. The reward is
+
+        reward = 100 [in the step that reaches the goal] - 0.1 action^2,
+
+    where, as in gymnasium, an action beyond the clip is paid for as it was given. With the defaults
+    this is gymnasium's MountainCarContinuous-v0, step for step.
+
+    The disturbance is a force along the track, beside the engine's [position/step^2]; see
+    `jaxrl.envs.control.mechanics`.
+
+    Sources: Moore (1990), "Efficient memory-based learning for robot control".
+    Gymnasium's documentation of MountainCarContinuous-v0 is the reference.
+
+    Example:
+        >>> env = MountainCarContinuous()
+        >>> state, _ = env.reset(jax.random.key(0))
+        >>> _, step = env.step(jax.random.key(0), state, jnp.array([0.5]))
+        >>> round(float(step.reward), 4)
+        -0.025
+    """
+
+    gravity: float = setting(
+        0.0025, "pull of the slope where it is steepest", unit=_PER_STEP_SQUARED, low=0.0
+    )
+    force: float = setting(
+        0.0015, "pull of the engine at full throttle", unit=_PER_STEP_SQUARED, low=0.0
+    )
+    friction: float = setting(
+        0.0, "share of the velocity that a step takes away", unit="per step", low=0.0, high=1.0
+    )
+    disturbance: float = setting(0.0, "force along the track in every step", unit=_PER_STEP_SQUARED)
+    noise_scale: float = setting(
+        0.0,
+        "greatest random force along the track, drawn in every step",
+        unit=_PER_STEP_SQUARED,
+        low=0.0,
+    )
+    max_speed: float = setting(0.07, "speed never exceeded", unit=_PER_STEP, low=0.0, low_open=True)
+    min_position: float = setting(-1.2, "left end of the track, a wall", unit="position")
+    max_position: float = setting(0.6, "right end of the track", unit="position")
+    goal_position: float = setting(0.45, "where the episode ends", unit="position")
+    goal_velocity: float = setting(0.0, "least velocity at the goal", unit=_PER_STEP)
+    initial_low: float = setting(-0.6, "least first position", unit="position")
+    initial_high: float = setting(-0.4, "greatest first position", unit="position")
+    time_limit: float = setting(999.0, "truncates after so many steps", unit="steps", low=1.0)
+
+    @property
+    def observation_space(self) -> Space:
+        """`Box[2]`: position, velocity."""
+        return _track(self)
+
+    @property
+    def action_space(self) -> Space:
+        """`Box[1]`: the throttle, from full back to full forward."""
+        return Box(-jnp.ones((), jnp.float32), jnp.ones((), jnp.float32), (1,))
+
+    def reset(self, key: Key) -> tuple[MountainCarState, Array]:
+        """The car at rest somewhere in the valley."""
+        return _start(self, key)
+
+    def step(
+        self, key: Key, state: MountainCarState, action: Array
+    ) -> tuple[MountainCarState, TimeStep]:
+        """One step with the throttle `action`, `[1]` or `[]`."""
+        env = constants_as(state.position.dtype, self)
+        action = jnp.asarray(action, state.position.dtype).reshape(())
+        state, arrived = _drive(env, key, state, jnp.clip(action, -1.0, 1.0))
+        reward = jnp.where(arrived, 100.0, 0.0) - 0.1 * action**2
+        return state, outcome(_observe(state), reward, arrived, state.time, env.time_limit)
+
+
+def _start(env: MountainCar | MountainCarContinuous, key: Key) -> tuple[MountainCarState, Array]:
+    low, high = (jnp.asarray(end, float) for end in (env.initial_low, env.initial_high))
+    position = jax.random.uniform(key, (), low.dtype, low, high)
+    state = MountainCarState(position, jnp.zeros_like(position), jnp.zeros((), jnp.int32))
+    return state, _observe(state)
+
+
+def _drive(
+    env: MountainCar | MountainCarContinuous, key: Key, state: MountainCarState, throttle: Array
+) -> tuple[MountainCarState, Array]:
+    """-> the next state, and whether it is at the goal, `[]` bool."""
+    slope = env.gravity * jnp.cos(3.0 * state.position)
+    force = env.force * throttle + push(key, env.disturbance, env.noise_scale) - slope
+    velocity = state.velocity + force - env.friction * state.velocity
+    velocity = jnp.clip(velocity, -env.max_speed, env.max_speed)
+    position = jnp.clip(state.position + velocity, env.min_position, env.max_position)
+    velocity = jnp.where((position <= env.min_position) & (velocity < 0.0), 0.0, velocity)
+    arrived = (position >= env.goal_position) & (velocity >= env.goal_velocity)
+    return MountainCarState(position, velocity, state.time + 1), arrived
+
+
+def _track(env: MountainCar | MountainCarContinuous) -> Box:
+    ends = [[env.min_position, -env.max_speed], [env.max_position, env.max_speed]]
+    low, high = (jnp.stack([jnp.asarray(end, jnp.float32) for end in pair]) for pair in ends)
+    return Box(low, high, (2,))
+
+
+def _observe(state: MountainCarState) -> Array:
+    return jnp.stack([state.position, state.velocity]).astype(jnp.float32)

@@ -1,0 +1,123 @@
+"""A driven pendulum, to be swung up and held."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.settings import setting
+from jaxrl.core.spaces import Box, Space
+from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.envs.control.mechanics import constants_as, outcome, push, wrapped
+
+
+@struct.dataclass
+class PendulumState:
+    """Where the rod points, and for how long the episode has run."""
+
+    angle: Array  # [] from upright, counter-clockwise, in [-pi, pi) [rad]
+    angular_velocity: Array  # [] [rad/s]
+    time: Array  # [] int32 [steps]
+
+
+@struct.dataclass
+class Pendulum:
+    """Turn a rod upright and keep it there with a motor that is too weak to lift it at once.
+
+    With u the action clipped to `max_torque`, w the disturbance, m and l mass and length of the
+    rod, which turns about its end:
+
+        omega <- clip(omega + time_step (3 g sin(angle) / (2 l)
+                      + 3 (u + w - friction omega) / (m l^2)), -max_speed, max_speed)
+        angle <- angle + time_step omega     (the new omega: semi-implicit Euler)
+
+    The reward of a step looks at the state before it and at the torque chosen, not at w:
+
+        reward = -(angle^2 + 0.1 omega^2 + 0.001 u^2),    angle in [-pi, pi).
+
+    It never terminates. With the defaults this is gymnasium's Pendulum-v1, step for step, except
+    that the angle of the state is kept within [-pi, pi), so that a task without time limit does
+    not lose precision.
+
+    The disturbance is a torque on the hinge, beside the motor's [N m]; see
+    `jaxrl.envs.control.mechanics`.
+
+    Sources: gymnasium's documentation of Pendulum-v1. Morimoto and Doya (2005), "Robust
+    reinforcement learning", for a disturbance torque as an adversary.
+
+    Example:
+        >>> env = Pendulum(gravity=9.81)
+        >>> state, observation = env.reset(jax.random.key(0))
+        >>> _, pushed = env.replace(disturbance=1.0).step(jax.random.key(0), state, jnp.zeros(1))
+        >>> _, free = env.step(jax.random.key(0), state, jnp.zeros(1))
+        >>> round(float(pushed.observation[2] - free.observation[2]), 4)  # 3 w time_step / (m l^2)
+        0.15
+    """
+
+    gravity: float = setting(10.0, "acceleration of free fall", unit="m/s^2", low=0.0)
+    mass: float = setting(1.0, "mass of the rod", unit="kg", low=0.0, low_open=True)
+    length: float = setting(1.0, "length of the rod", unit="m", low=0.0, low_open=True)
+    friction: float = setting(
+        0.0, "friction torque in the hinge per angular speed", unit="N m s/rad", low=0.0
+    )
+    max_torque: float = setting(2.0, "greatest torque of the motor", unit="N m", low=0.0)
+    max_speed: float = setting(
+        8.0, "angular speed that is never exceeded", unit="rad/s", low=0.0, low_open=True
+    )
+    disturbance: float = setting(0.0, "torque on the hinge in every step", unit="N m")
+    noise_scale: float = setting(
+        0.0, "greatest random torque on the hinge, drawn in every step", unit="N m", low=0.0
+    )
+    time_step: float = setting(0.05, "time that a step takes", unit="s", low=0.0, low_open=True)
+    initial_angle: float = setting(
+        math.pi, "first angles are uniform within this distance of upright", unit="rad", low=0.0
+    )
+    initial_speed: float = setting(
+        1.0, "first angular speeds are uniform within this distance of 0", unit="rad/s", low=0.0
+    )
+    time_limit: float = setting(200.0, "truncates after so many steps", unit="steps", low=1.0)
+
+    @property
+    def observation_space(self) -> Space:
+        """`Box[3]`: cosine and sine of the angle, angular velocity."""
+        one = jnp.ones((), jnp.float32)
+        high = jnp.stack([one, one, jnp.asarray(self.max_speed, jnp.float32)])
+        return Box(-high, high, (3,))
+
+    @property
+    def action_space(self) -> Space:
+        """`Box[1]`: the torque of the motor [N m]."""
+        limit = jnp.asarray(self.max_torque, jnp.float32)
+        return Box(-limit, limit, (1,))
+
+    def reset(self, key: Key) -> tuple[PendulumState, Array]:
+        """The rod anywhere, turning slowly."""
+        spread = jnp.stack(
+            [jnp.asarray(s, float) for s in (self.initial_angle, self.initial_speed)]
+        )
+        angle, speed = spread * jax.random.uniform(key, (2,), spread.dtype, -1.0, 1.0)
+        state = PendulumState(wrapped(angle), speed, jnp.zeros((), jnp.int32))
+        return state, _observe(state)
+
+    def step(self, key: Key, state: PendulumState, action: Array) -> tuple[PendulumState, TimeStep]:
+        """Apply the torque `action`, `[1]` or `[]`, for `time_step` seconds."""
+        dtype = state.angle.dtype
+        env, speed = constants_as(dtype, self), state.angular_velocity
+        torque = jnp.clip(jnp.asarray(action, dtype).reshape(()), -env.max_torque, env.max_torque)
+        cost = wrapped(state.angle) ** 2 + 0.1 * speed**2 + 0.001 * torque**2
+        turning = torque + push(key, env.disturbance, env.noise_scale) - env.friction * speed
+        acceleration = 3.0 * env.gravity / (2.0 * env.length) * jnp.sin(state.angle)
+        acceleration = acceleration + 3.0 / (env.mass * env.length**2) * turning
+        speed = jnp.clip(speed + env.time_step * acceleration, -env.max_speed, env.max_speed)
+        angle = wrapped(state.angle + env.time_step * speed)
+        state = PendulumState(angle, speed, state.time + 1)
+        never = jnp.zeros((), bool)
+        return state, outcome(_observe(state), -cost, never, state.time, env.time_limit)
+
+
+def _observe(state: PendulumState) -> Array:
+    numbers = [jnp.cos(state.angle), jnp.sin(state.angle), state.angular_velocity]
+    return jnp.stack(numbers).astype(jnp.float32)
