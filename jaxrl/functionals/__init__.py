@@ -1,6 +1,9 @@
 """Scalars of a finite law `(probs[N], values[N]) -> []`: expectation, risk, ambiguity.
 
-Every functional states static facts as class attributes:
+Every functional is called with `probs[N]`, non-negative and summing to one, and `values[N]`
+[return]; it gives `[]` [return]. An atom of zero probability may hold anything, inf and NaN
+included, unless `support="full"` lets nature use it. Settings out of their range raise ValueError
+when they are concrete; a tracer passes. Every functional states static facts as class attributes:
 
 * `monotone`: v <= w implies F(p, v) <= F(p, w);
 * `translation_equivariant`: F(p, v + c) = F(p, v) + c; with monotone, the backup contracts;

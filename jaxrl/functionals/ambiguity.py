@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
     SUPPORTS,
     as_floats,
     envelope,
+    evenly,
     expectation,
     fill_lowest,
-    finite,
     marginal_value,
     reachable_atoms,
     value_range,
@@ -58,19 +59,10 @@ class Contamination:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         parameters = as_floats(probs, values, self.radius)
         probs, values, radius = jax.lax.stop_gradient(parameters)
         reachable = reachable_atoms(probs, self.support)
@@ -83,10 +75,12 @@ class Contamination:
         value = kept * mean + jnp.where(moved > 0, moved * low, 0.0)
 
         worst = reachable & (values == low)
-        law = kept * probs + moved * worst / jnp.maximum(jnp.sum(worst), 1)
-        low = finite(low)
-        by_probs = jnp.where(reachable, kept * finite(values) + (1.0 - kept) * low, 0.0)
-        by_radius = jnp.where(radius <= 1.0, total * low - jnp.sum(probs * finite(values)), 0.0)
+        law = kept * probs + evenly(moved, worst)
+        low = finite_part(low)
+        by_probs = jnp.where(reachable, kept * finite_part(values) + (1.0 - kept) * low, 0.0)
+        by_radius = jnp.where(
+            radius <= 1.0, total * low - jnp.sum(probs * finite_part(values)), 0.0
+        )
         return envelope(value, parameters, (by_probs, law, by_radius))
 
 
@@ -106,7 +100,7 @@ class TotalVariation:
         support: `"nominal"`: nature moves it to an atom with p > 0; `"full"`: to any atom.
 
     Numerics:
-        Exact up to the rounding of sums: N^2 comparisons up to 32 atoms, a sort beyond. First
+        Exact up to the rounding of sums: N^2 comparisons up to 128 atoms, a sort beyond. First
         derivatives hold in `values`, `probs` and `radius` (from above, where they differ).
 
     Example:
@@ -128,19 +122,10 @@ class TotalVariation:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         parameters = as_floats(probs, values, self.radius)
         probs, values, radius = jax.lax.stop_gradient(parameters)
         reachable = reachable_atoms(probs, self.support)
@@ -154,11 +139,11 @@ class TotalVariation:
         value = expectation(kept, values, reachable) + jnp.where(moved > 0, moved * low, 0.0)
 
         worst = reachable & (values == low)
-        law = kept + moved * worst / jnp.maximum(jnp.sum(worst), 1)
+        law = kept + evenly(moved, worst)
         # Once all mass has moved, the least value is at the margin.
         margin = jnp.where(radius >= jnp.sum(probs), low, marginal)
-        by_probs = finite(jnp.where(reachable, jnp.minimum(values, margin), 0.0))
-        return envelope(value, parameters, (by_probs, law, finite(low - margin)))
+        by_probs = finite_part(jnp.where(reachable, jnp.minimum(values, margin), 0.0))
+        return envelope(value, parameters, (by_probs, law, finite_part(low - margin)))
 
 
 @struct.dataclass
@@ -179,7 +164,7 @@ class Interval:
             bounds alone decide.
 
     Numerics:
-        Exact up to the rounding of sums: N^2 comparisons up to 32 atoms, a sort beyond. NaN where
+        Exact up to the rounding of sums: N^2 comparisons up to 128 atoms, a sort beyond. NaN where
         no law fits the bounds (1e-5 of slack in the sums is allowed for, and rescaled away). First
         derivatives hold in `values`, `lower` and `upper`; in `probs` they are zero.
 
@@ -204,19 +189,10 @@ class Interval:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative: which atoms are possible.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]` (which atoms are possible), `values[N]` [return] -> `[]` [return]."""
         parameters = as_floats(probs, values, self.lower, self.upper)
         probs, values, lower, upper = jax.lax.stop_gradient(parameters)
         possible = reachable_atoms(probs, self.support)
@@ -235,6 +211,6 @@ class Interval:
         law = law / jnp.sum(law)
         value = jnp.where(fits, expectation(law, values, reachable), jnp.nan)
 
-        over = jnp.where(reachable & (room > 0), finite(ranked - marginal), 0.0)
+        over = jnp.where(reachable & (room > 0), finite_part(ranked - marginal), 0.0)
         by_lower, by_upper = jnp.maximum(over, 0.0), jnp.minimum(over, 0.0)
         return envelope(value, parameters, (jnp.zeros_like(probs), law, by_lower, by_upper))

@@ -53,19 +53,10 @@ class ChiSquareBall:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(_solve, probs, values, self.radius)
 
 

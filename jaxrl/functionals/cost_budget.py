@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.types import Array
 
-NUM_TRIALS = 64
+_MAX_TRIALS = 64
 
 
 @struct.dataclass
@@ -54,7 +54,7 @@ def best_purchase(plan: Callable[[Array], tuple[Array, Array]], budget: Array) -
 
     def unfinished(state: tuple) -> Array:
         trials, is_done, _, _ = state
-        return (trials < NUM_TRIALS) & ~is_done
+        return (trials < _MAX_TRIALS) & ~is_done
 
     def refine(state: tuple) -> tuple:
         trials, _, cheap, costly = state

@@ -73,15 +73,7 @@ class Spectral:
             raise ValueError(f"weights={self.weights}: give values >= 0, not all of them 0.")
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values, [(probs, below, _)] = running_totals(readable(probs, values), probs)
         levels = jnp.asarray(self.levels, probs.dtype)
         shares = jnp.asarray(self.weights, probs.dtype)
@@ -127,19 +119,10 @@ class Wang:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
 
         def distort(lower: Array, upper: Array) -> Array:
             score = ndtri(jnp.minimum(lower, upper))
@@ -186,19 +169,10 @@ class PowerDistortion:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
 
         def distort(lower: Array, upper: Array) -> Array:
             return -jnp.expm1(self.exponent * _log_second(lower, upper))
@@ -241,19 +215,10 @@ class CumulativeProspect:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
 
         def distort(lower: Array, upper: Array) -> Array:
             rise = self.exponent * _log_second(upper, lower)

@@ -82,15 +82,7 @@ class DivergenceBall:
             )
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(partial(_solve, self.conjugate), probs, values, self.radius)
 
 

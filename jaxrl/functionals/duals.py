@@ -71,8 +71,7 @@ class CVaRDual:
 
     shape: ClassVar[tuple[int, ...]] = (1,)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
@@ -119,8 +118,7 @@ class EntropicDual:
 
     shape: ClassVar[tuple[int, ...]] = (1,)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
@@ -175,8 +173,7 @@ class KLDual:
 
     shape: ClassVar[tuple[int, ...]] = (2,)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (multiplier, shift) [return] -> `[]` [return]."""
@@ -225,8 +222,7 @@ class ChiSquareDual:
 
     shape: ClassVar[tuple[int, ...]] = (2,)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (multiplier, cut) [return] -> `[]` [return]."""
@@ -276,8 +272,7 @@ class ExpectileDual:
 
     shape: ClassVar[tuple[int, ...]] = (1,)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return^2]."""

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
     SUPPORTS,
     as_floats,
     envelope,
     expectation,
-    finite,
     reachable_atoms,
     unit_gaps,
 )
@@ -65,19 +65,10 @@ class Ellipsoid:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         covariance = jnp.eye(values.shape[0]) if self.covariance is None else self.covariance
         parameters = as_floats(probs, values, self.radius, covariance)
         probs, values, radius, covariance = jax.lax.stop_gradient(parameters)
@@ -98,7 +89,7 @@ class Ellipsoid:
         is_inner = line.step > 0
         pull = jnp.where(is_inner, 1.0 / jnp.where(is_inner, line.step, 1.0), 0.0)
         surplus = jnp.where(line.is_bound, line.slope + pull * line.origin, 0.0)  # of q >= 0
-        by_probs = jnp.where(reachable, finite(values) - spread * surplus, 0.0)
+        by_probs = jnp.where(reachable, finite_part(values) - spread * surplus, 0.0)
         by_reach = jnp.where(is_inner, reach * pull, jnp.sqrt(line.variance))
         by_radius = -spread * jnp.sqrt(unit) * by_reach
         tilt = gaps - surplus

@@ -34,15 +34,7 @@ class Mean:
     needs_successors: ClassVar[bool] = False
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         # A finite value keeps its gradient in `probs` at p = 0; an infinite one must not make NaN.
         counts = (probs > 0) | jnp.isfinite(values)
         return jnp.sum(probs * jnp.where(counts, values, 0.0))

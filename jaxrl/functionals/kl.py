@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.log_moment import log_moment
 from jaxrl.functionals.log_root import LogPoint, log_root
 from jaxrl.functionals.scaled_law import Optimum, ScaledLaw, worst_value
 
@@ -52,19 +53,10 @@ class KLBall:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(_solve, probs, values, self.radius)
 
 
@@ -78,11 +70,7 @@ def tilt(law: ScaledLaw, steepness: Array) -> tuple[Array, Array, Array]:
     drop = jnp.sum(law.probs * excess)  # in (-1, 0]
     growth = jnp.exp(exponents)
     moment = jnp.sum(law.probs * growth)  # > 0: the least value adds its probability
-    is_near = drop > -0.5
-    log_moment = jnp.where(
-        is_near, jnp.log1p(jnp.where(is_near, drop, 0.0)), jnp.log(jnp.where(is_near, 1.0, moment))
-    )
-    return log_moment, growth / moment, (excess - drop) / moment
+    return log_moment(law.probs, exponents), growth / moment, (excess - drop) / moment
 
 
 def _solve(law: ScaledLaw, radius: Array) -> Optimum:
@@ -95,9 +83,9 @@ def _solve(law: ScaledLaw, radius: Array) -> Optimum:
     eps = jnp.finfo(law.gaps.dtype).eps
     used = jnp.maximum(jnp.where(is_saturated, 0.5 * reach, left), eps**2)
     steepness = _steepness(law, used, jnp.maximum(reach, eps))
-    log_moment, ratio, excess = tilt(law, steepness)
+    log_mean, ratio, excess = tilt(law, steepness)
     scale = jnp.where(is_saturated, 0.0, 1.0 / steepness)
-    inner = -scale * (log_moment + left)
+    inner = -scale * (log_mean + left)
     return Optimum(
         inner=jnp.where(left < 0, jnp.inf, jnp.where(is_saturated, 0.0, inner)),
         weights=law.probs * jnp.where(is_saturated, law.lowest / sure, ratio),
@@ -129,12 +117,12 @@ def _steepness(law: ScaledLaw, radius: Array, reach: Array) -> Array:
         terms = probs * jnp.exp(-t * gaps)
         moment = jnp.sum(terms)
         terms = terms / moment
-        mean, log_moment = jnp.sum(terms * gaps), jnp.log(moment)
+        mean, log_mean = jnp.sum(terms * gaps), jnp.log(moment)
         centred = gaps - mean  # not from raw moments: the variance may be tiny against the mean
         squares = terms * centred * centred
         variance, skew = jnp.sum(squares), jnp.sum(squares * centred)
-        divergence = -t * mean - log_moment
-        noise = info.eps * (4.0 * (t * mean + jnp.abs(log_moment) + radius) + 1.0)
+        divergence = -t * mean - log_mean
+        noise = info.eps * (4.0 * (t * mean + jnp.abs(log_mean) + radius) + 1.0)
 
         held = jnp.clip(divergence, info.tiny, reach * (1 - info.epsneg))
         slope = t * t * variance  # of K in log t

@@ -41,8 +41,7 @@ class TotalVariationDual:
 
     shape: ClassVar[tuple[int, ...]] = (2,)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (cut, bound) [return] -> `[]` [return]."""
@@ -87,8 +86,7 @@ class ContaminationDual:
 
     shape: ClassVar[tuple[int, ...]] = (1,)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""

@@ -12,12 +12,12 @@ from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.cost_budget import best_purchase, costly_share
+from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
     SUPPORTS,
     as_floats,
     envelope,
     expectation,
-    finite,
     reachable_atoms,
     unit_gaps,
 )
@@ -66,19 +66,10 @@ class WeightedL1:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         if self.weights is None:  # eight times as fast, by mere comparisons
             return TotalVariation(0.5 * self.radius, self.support)(probs, values)
         parameters = as_floats(probs, values, self.radius, self.weights)
@@ -113,7 +104,7 @@ class WeightedL1:
         value = expectation(law, values, reachable)
 
         price = bought.price * spread / unit  # [return per unit of distance]
-        known = jnp.where(reachable, finite(values), 0.0)
+        known = jnp.where(reachable, finite_part(values), 0.0)
         ends = known[targets] + price * weights[targets]  # [2]
         by_probs = known * (1.0 - leaving) + price * weights * leaving + ends @ sent
         by_probs = jnp.where(reachable, by_probs, 0.0)
@@ -161,19 +152,10 @@ class L2Ball:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         parameters = as_floats(probs, values, self.radius)
         probs, values, radius = jax.lax.stop_gradient(parameters)
         reachable = reachable_atoms(probs, self.support)
@@ -212,6 +194,6 @@ class L2Ball:
         raised = jnp.sum(jnp.where(kept, 0.0, probs)) / jnp.maximum(jnp.sum(kept), 1)
         surplus = jnp.maximum(gaps - mean - (probs + raised) * slope, 0.0)  # multiplier of q >= 0
         surplus = jnp.where(kept, 0.0, surplus)
-        by_probs = jnp.where(reachable, finite(values) - spread * surplus, 0.0)
+        by_probs = jnp.where(reachable, finite_part(values) - spread * surplus, 0.0)
         by_radius = -spread * jnp.where(step > 0, radius * slope, deviation)
         return envelope(value, parameters, (by_probs, law, by_radius))

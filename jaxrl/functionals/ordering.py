@@ -134,7 +134,7 @@ def unless_infinite(result: Array, probs: Array, values: Array) -> Array:
 
 
 def finite_part(values: Array) -> Array:
-    """`values`, zero where they are not finite; for what `unless_infinite` decides."""
+    """`values`, with zeros for what is infinite or NaN."""
     return jnp.where(jnp.isfinite(values), values, 0.0)
 
 

@@ -55,19 +55,10 @@ class VaR:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values, [(probs, below, above)] = running_totals(readable(probs, values), probs)
         level, total = jnp.asarray(self.level, probs.dtype), jnp.sum(probs)
         slack = probs.size * jnp.finfo(probs.dtype).eps
@@ -118,19 +109,10 @@ class Expectile:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values = readable(probs, values)
         level = jnp.asarray(self.level, values.dtype)
         # The expectile at `level` of v is minus the one at 1 - `level` of -v.

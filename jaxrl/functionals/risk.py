@@ -11,6 +11,7 @@ from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.bracket import turning_point
+from jaxrl.functionals.log_moment import log_moment
 from jaxrl.functionals.ordering import (
     least_possible,
     lower_tail,
@@ -57,19 +58,10 @@ class CVaR:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values, [(probs, below, _)] = running_totals(readable(probs, values), probs)
         taken = lower_tail(probs, below, jnp.asarray(self.level, probs.dtype))
         # The order is the only choice made; the weights are smooth in `probs` and `level`, and do
@@ -112,19 +104,10 @@ class Entropic:
     time_consistent: ClassVar[bool] = True
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values = readable(probs, values)
         aversion = jnp.asarray(self.risk_aversion, values.dtype)
         chances = probs / jnp.sum(probs)
@@ -199,19 +182,10 @@ class EVaR:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values = readable(probs, values)
         level = jnp.asarray(self.level, values.dtype)
         chances = probs / jnp.sum(probs)
@@ -238,14 +212,8 @@ class EVaR:
 
 
 def _log_moment(probs: Array, exponents: Array) -> Array:
-    """log sum_i p_i exp(x_i), accurate near zero too, for x_i <= 0 where p_i > 0."""
-    # An impossible atom may have x_i > 0: kept from overflow, it matters to the gradient only.
-    exponents = jnp.minimum(exponents, jnp.log(jnp.finfo(exponents.dtype).max) / 4)
-    drop = jnp.sum(probs * jnp.expm1(exponents))  # in (-1, 0]
-    is_near = drop > -0.5
-    log_near = jnp.log1p(jnp.where(is_near, drop, 0.0))
-    moment = jnp.sum(probs * jnp.exp(exponents))  # > 0: the favoured atom adds its probability
-    return jnp.where(is_near, log_near, jnp.log(jnp.where(is_near, 1.0, moment)))
+    """`log_moment`, where impossible atoms may have any exponent: it matters to gradients only."""
+    return log_moment(probs, jnp.minimum(exponents, jnp.log(jnp.finfo(exponents.dtype).max) / 4))
 
 
 def _tilting_rate(probs: Array, gaps: Array, radius: Array) -> Array:

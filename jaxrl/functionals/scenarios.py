@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.worst_law import as_floats, envelope, expectation, finite
+from jaxrl.functionals.ordering import finite_part
+from jaxrl.functionals.worst_law import as_floats, envelope, expectation
 
 
 @struct.dataclass
@@ -51,26 +52,17 @@ class Scenarios:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, the nominal law.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]` (the nominal law), `values[N]` [return] -> `[]` [return]."""
         parameters = as_floats(probs, values, self.kernels)
         probs, values, kernels = jax.lax.stop_gradient(parameters)
         laws = jnp.concatenate([kernels, probs[None]]) if self.with_nominal else kernels
         means = jax.vmap(expectation, (0, None, None))(laws, values, jnp.zeros_like(values, bool))
         chosen = jnp.argmin(means)  # NaN wins
         is_chosen = jnp.arange(laws.shape[0]) == chosen
-        by_laws = jnp.where(is_chosen[:, None], finite(values), 0.0)
+        by_laws = jnp.where(is_chosen[:, None], finite_part(values), 0.0)
         by_probs = by_laws[-1] if self.with_nominal else jnp.zeros_like(probs)
         slopes = (by_probs, laws[chosen], by_laws[: kernels.shape[0]])
         return envelope(means[chosen], parameters, slopes)

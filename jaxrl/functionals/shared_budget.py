@@ -14,18 +14,19 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
     PAIRWISE,
     SUPPORTS,
     as_floats,
     envelope,
+    evenly,
     expectation,
-    finite,
     reachable_atoms,
     unit_gaps,
 )
 
-NUM_STEPS = 64
+_MAX_STEPS = 64
 
 
 @struct.dataclass
@@ -71,8 +72,7 @@ class SharedL1:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """One action with the whole budget: `(probs[N], values[N]) -> []` [return]."""
@@ -109,7 +109,7 @@ class SharedL1:
             return jnp.where(cells.is_open, jnp.max(masses, 1), 0.0), top
 
         def unfinished(state: tuple) -> Array:
-            return (state[0] < NUM_STEPS) & ~state[1]
+            return (state[0] < _MAX_STEPS) & ~state[1]
 
         def approach(state: tuple) -> tuple:
             steps, _, level, rates, top = state
@@ -138,7 +138,7 @@ class SharedL1:
         by_budget = jnp.where(is_spent, 0.0, -0.5 / jnp.where(is_spent, 1.0, total_rate))
         by_probs = policy[:, None] * jnp.minimum(gaps, margin)
         slopes = (cells.spread * by_probs, policy[:, None] * laws, cells.spread * by_budget)
-        return cells.finish(level, policy, slopes, parameters), policy
+        return cells.with_slopes(cells.value_at(level), slopes, parameters), policy
 
     def for_policy(self, policy: Array, probs: Array, values: Array) -> Array:
         """Value of a fixed policy against nature's best reply.
@@ -163,9 +163,10 @@ class SharedL1:
 
         by_probs = policy[:, None] * cells.lows[:, None]
         by_probs = by_probs + jnp.minimum(gains, marginal).reshape(probs.shape)
-        means = jnp.sum(laws * finite(values), 1)
+        value = expectation(policy[:, None] * laws, cells.values, cells.reachable)
+        means = jnp.sum(laws * finite_part(values), 1)
         slopes = (cells.spread * by_probs, policy[:, None] * laws, -0.5 * cells.spread * marginal)
-        return cells.finish(None, policy, (*slopes, means), parameters, laws)
+        return cells.with_slopes(value, (*slopes, means), parameters)
 
 
 @struct.dataclass
@@ -215,24 +216,16 @@ class SharedCells:
         least = jnp.min(jnp.where(self.reachable, self.values, jnp.inf), 1, keepdims=True)
         return self.reachable & (self.values == least)
 
-    def finish(
-        self,
-        level: Array | None,
-        policy: Array,
-        slopes: tuple[Array, ...],
-        parameters: tuple[Array, ...],
-        laws: Array | None = None,
-    ) -> Array:
-        """The value, from its `level` in gaps or from nature's laws, with its derivatives.
+    def value_at(self, level: Array) -> Array:
+        """The value `[]` [return] at a `level` in gaps; -inf where no action can be played."""
+        value = self.low + self.spread * level
+        value = jnp.where(jnp.any(self.reachable & jnp.isnan(self.values)), jnp.nan, value)
+        return jnp.where(jnp.any(self.is_open), value, -jnp.inf)
 
-        The slopes are in the probs (before they are rescaled), the values and whatever follows.
-        """
-        if level is None:
-            value = expectation(policy[:, None] * laws, self.values, self.reachable)
-        else:
-            value = self.low + self.spread * level
-            value = jnp.where(jnp.any(self.reachable & jnp.isnan(self.values)), jnp.nan, value)
-            value = jnp.where(jnp.any(self.is_open), value, -jnp.inf)
+    def with_slopes(
+        self, value: Array, slopes: tuple[Array, ...], parameters: tuple[Array, ...]
+    ) -> Array:
+        """`value[]` with its derivatives in the rescaled probs, the values and what follows."""
         by_probs, *others = slopes
         by_probs = by_probs - jnp.sum(self.probs * by_probs, 1, keepdims=True)
         by_probs = jnp.where(self.reachable, by_probs / self.totals[:, None], 0.0)
@@ -252,7 +245,7 @@ def _clipped_means(probs: Array, gaps: Array) -> Array:
 def _moved_to_least(removed: Array, probs: Array, worst: Array) -> Array:
     """The law after the removed mass has gone to the least reachable atoms."""
     kept = jnp.maximum(probs - removed, 0.0)
-    return kept + jnp.sum(removed) * worst / jnp.maximum(jnp.sum(worst), 1)
+    return kept + evenly(jnp.sum(removed), worst)
 
 
 def _lowered(mass: Array, probs: Array, gaps: Array, worst: Array) -> Array:

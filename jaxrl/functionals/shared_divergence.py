@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -10,12 +11,14 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.log_moment import log_moment
+from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.shared_budget import SharedCells
-from jaxrl.functionals.worst_law import as_floats, finite
+from jaxrl.functionals.worst_law import as_floats, expectation
 
-NUM_HALVINGS = 36  # of the logarithm of a tilt, before Newton's method takes over
-NUM_POLISHES = 3
-NUM_STEPS = 48
+_HALVINGS = 36  # of the logarithm of a tilt, before Newton's method takes over
+_POLISHES = 3
+_MAX_STEPS = 48
 
 
 @struct.dataclass
@@ -60,8 +63,7 @@ class SharedKL:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """One action with the whole budget: `(probs[N], values[N]) -> []` [return]."""
@@ -101,7 +103,7 @@ class SharedKL:
             return jnp.sum(jnp.where(pays, spent, 0.0)), jnp.where(pays, tilts, 0.0)
 
         def unfinished(state: tuple) -> Array:
-            return (state[0] < NUM_STEPS) & ~state[1]
+            return (state[0] < _MAX_STEPS) & ~state[1]
 
         def approach(state: tuple) -> tuple:
             steps, _, level, low, high, best, best_tilts = state
@@ -142,7 +144,7 @@ class SharedKL:
         )
         policy = jnp.where(is_spent, first, tilts / jnp.where(rate > 0, rate, 1.0))
         _, slopes = _reply(policy, rate, is_spent, cells, reach)
-        return cells.finish(level, policy, slopes, parameters), policy
+        return cells.with_slopes(cells.value_at(level), slopes, parameters), policy
 
     def for_policy(self, policy: Array, probs: Array, values: Array) -> Array:
         """Value of a fixed policy against nature's best reply.
@@ -164,29 +166,18 @@ class SharedKL:
         most = -jnp.sum(jnp.where(matters, jnp.log(jnp.where(matters, worst, 1.0)), 0.0))
         is_spent = most <= budget
 
-        def spent(rate: Array) -> tuple[Array, Array]:
-            """Relative entropy of nature's reply at this multiplier, and its derivative."""
+        def left(rate: Array) -> tuple[Array, Array]:
+            """What nature's reply at this multiplier leaves of the budget, and its fall."""
             tilts = rate * policy
             _, variances = _tilted_moments(tilts, cells.probs, reach)
-            total = jnp.sum(cells.probs * _excess(_tilted_logs(tilts, cells.probs, reach)))
-            return total, rate * jnp.sum(policy**2 * variances)
+            spent = jnp.sum(cells.probs * _excess(_tilted_logs(tilts, cells.probs, reach)))
+            return budget - spent, rate * jnp.sum(policy**2 * variances)
 
-        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            middle = 0.5 * (ends[0] + ends[1])
-            is_low = spent(jnp.exp(middle))[0] < budget
-            return jnp.where(is_low, middle, ends[0]), jnp.where(is_low, ends[1], middle)
-
-        def polish(_: int, rate: Array) -> Array:
-            total, slope = spent(rate)
-            further = rate + (budget - total) / jnp.where(slope > 0, slope, 1.0)
-            near = (slope > 0) & (further > 0.9 * rate) & (further < 1.1 * rate)
-            return jnp.where(near, further, rate)
-
-        ends = jax.lax.fori_loop(0, NUM_HALVINGS, halve, _log_range(budget))
-        rate = jax.lax.fori_loop(0, NUM_POLISHES, polish, jnp.exp(0.5 * (ends[0] + ends[1])))
+        rate = _where_nothing_is_left(left, jnp.zeros_like(budget))
         laws, slopes = _reply(policy, rate, is_spent, cells, reach)
-        means = jnp.sum(laws * finite(values), 1)
-        return cells.finish(None, policy, (*slopes, means), parameters, laws)
+        value = expectation(policy[:, None] * laws, cells.values, cells.reachable)
+        means = jnp.sum(laws * finite_part(values), 1)
+        return cells.with_slopes(value, (*slopes, means), parameters)
 
 
 def _reply(
@@ -215,21 +206,10 @@ def _excess(logs: Array) -> Array:
     return jnp.where(is_near, series, logs * jnp.exp(logs) - jnp.expm1(logs))
 
 
-def _log_range(like: Array) -> tuple[Array, Array]:
-    """Logarithms of the least and the greatest tilt tried, for gaps in [0, 1]."""
-    log_eps = jnp.log(jnp.asarray(jnp.finfo(like.dtype).eps, like.dtype))
-    return 1.5 * log_eps + jnp.zeros_like(like), 4.0 - log_eps + jnp.zeros_like(like)
-
-
 def _tilted_logs(tilts: Array, probs: Array, reach: Array) -> Array:
     """`[A, N]`: log q_ai / p_ai = -y_a x_ai - log sum_i p_ai exp(-y_a x_ai), of the tilted laws."""
     exponents = -tilts[:, None] * reach
-    drop = jnp.sum(probs * jnp.expm1(exponents), 1)
-    moment = jnp.sum(probs * jnp.exp(exponents), 1)
-    is_near = drop > -0.5
-    far = jnp.log(jnp.where(is_near | ~(moment > 0), 1.0, moment))
-    log_moments = jnp.where(is_near, jnp.log1p(jnp.where(is_near, drop, 0.0)), far)
-    return exponents - log_moments[:, None]
+    return exponents - jax.vmap(log_moment)(probs, exponents)[:, None]
 
 
 def _tilted_moments(tilts: Array, probs: Array, reach: Array) -> tuple[Array, Array]:
@@ -242,18 +222,34 @@ def _tilted_moments(tilts: Array, probs: Array, reach: Array) -> tuple[Array, Ar
 
 
 def _tilts_to(depths: Array, probs: Array, reach: Array) -> Array:
-    """`[A]`: the tilts at which the means of the gaps come down to `depths`."""
+    """`[A]`: the tilts at which the means of the gaps come down to `depths[A]`."""
+
+    def left(tilts: Array) -> tuple[Array, Array]:
+        means, variances = _tilted_moments(tilts, probs, reach)
+        return means - depths, variances
+
+    return _where_nothing_is_left(left, jnp.zeros_like(depths))
+
+
+def _where_nothing_is_left(left: Callable[[Array], tuple[Array, Array]], zeros: Array) -> Array:
+    """The tilts at which a falling function comes to zero, for gaps in [0, 1].
+
+    Args:
+        left: tilts `[...]` -> its value and minus its derivative, elementwise.
+        zeros: `[...]`, of the shape and dtype of the tilts.
+    """
+    log_eps = jnp.log(jnp.asarray(jnp.finfo(zeros.dtype).eps, zeros.dtype))
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = 0.5 * (ends[0] + ends[1])
-        is_high = _tilted_moments(jnp.exp(middle), probs, reach)[0] > depths
-        return jnp.where(is_high, middle, ends[0]), jnp.where(is_high, ends[1], middle)
+        is_low = left(jnp.exp(middle))[0] > 0
+        return jnp.where(is_low, middle, ends[0]), jnp.where(is_low, ends[1], middle)
 
     def polish(_: int, tilts: Array) -> Array:
-        means, variances = _tilted_moments(tilts, probs, reach)
-        further = tilts + (means - depths) / jnp.where(variances > 0, variances, 1.0)
-        near = (variances > 0) & (further > 0.9 * tilts) & (further < 1.1 * tilts)
+        value, fall = left(tilts)
+        further = tilts + value / jnp.where(fall > 0, fall, 1.0)
+        near = (fall > 0) & (further > 0.9 * tilts) & (further < 1.1 * tilts)
         return jnp.where(near, further, tilts)
 
-    ends = jax.lax.fori_loop(0, NUM_HALVINGS, halve, _log_range(depths))
-    return jax.lax.fori_loop(0, NUM_POLISHES, polish, jnp.exp(0.5 * (ends[0] + ends[1])))
+    ends = jax.lax.fori_loop(0, _HALVINGS, halve, (zeros + 1.5 * log_eps, zeros + 4.0 - log_eps))
+    return jax.lax.fori_loop(0, _POLISHES, polish, jnp.exp(0.5 * (ends[0] + ends[1])))

@@ -32,12 +32,19 @@ class ExponentialUtility:
 
     Attributes:
         risk_aversion: b, at least 0 [1 / return].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(ExponentialUtility(2.0)(jnp.array(jnp.inf)))
+        0.5
+
+    Sources:
+        Pratt (1964), Risk aversion in the small and in the large.
     """
 
     risk_aversion: float = setting(1.0, "risk aversion", unit="1 / return", low=0.0)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
@@ -59,12 +66,16 @@ class QuadraticUtility:
 
     Attributes:
         curvature: at least 0 [1 / return].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> QuadraticUtility(1.0)(jnp.array([0.5, 1.0, 9.0])).tolist()
+        [0.375, 0.5, 0.5]
     """
 
     curvature: float = setting(1.0, "curvature", unit="1 / return", low=0.0)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
@@ -84,13 +95,17 @@ class PiecewiseLinear:
     Attributes:
         gain_slope: at least 0, and at most 1 for an optimised certainty equivalent.
         loss_slope: at least `gain_slope`, and at least 1 for an optimised certainty equivalent.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> PiecewiseLinear(0.5, 2.0)(jnp.array([-1.0, 1.0])).tolist()
+        [-2.0, 0.5]
     """
 
     gain_slope: float = setting(0.5, "slope of gains", low=0.0)
     loss_slope: float = setting(2.0, "slope of losses", low=0.0)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
@@ -103,6 +118,11 @@ class UtilityFunction:
 
     Attributes:
         function: concave, not decreasing, zero at zero.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(UtilityFunction(lambda gain: jnp.minimum(gain, 1.0))(jnp.array(4.0)))
+        1.0
     """
 
     function: Callable[[Array], Array] = struct.field(pytree_node=False)
@@ -162,15 +182,7 @@ class OptimisedCertaintyEquivalent:
         check_settings(self)
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values, chances, gaps, origin = _from_the_least(probs, values)
         fixed, fixed_chances, fixed_gaps = jax.lax.stop_gradient((self.utility, chances, gaps))
 
@@ -238,15 +250,7 @@ class Shortfall:
         check_settings(self)
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values, chances, gaps, origin = _from_the_least(probs, values)
         fixed, fixed_chances, fixed_gaps = jax.lax.stop_gradient((self.utility, chances, gaps))
         threshold = jnp.asarray(self.threshold, gaps.dtype)

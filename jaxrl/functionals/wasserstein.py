@@ -11,12 +11,12 @@ from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.cost_budget import best_purchase, costly_share
+from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
     SUPPORTS,
     as_floats,
     envelope,
     expectation,
-    finite,
     reachable_atoms,
     unit_gaps,
 )
@@ -68,19 +68,10 @@ class Wasserstein:
     time_consistent: ClassVar[bool] = False
     needs_successors: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
-        """Apply the functional.
-
-        Args:
-            probs: `[N]`, non-negative, summing to one.
-            values: `[N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         size = values.shape[0]
         cost = 1.0 - jnp.eye(size) if self.cost is None else self.cost
         parameters = as_floats(probs, values, self.radius, cost)
@@ -114,7 +105,7 @@ class Wasserstein:
         value = expectation(law, values, reachable)
 
         price = bought.price * spread / unit  # [return / unit of cost]
-        by_probs = plans @ jnp.where(reachable, finite(values), 0.0)
+        by_probs = plans @ jnp.where(reachable, finite_part(values), 0.0)
         by_probs = jnp.where(reachable, by_probs + price * jnp.sum(plans * cost, 1), 0.0)
         by_cost = price * sources[:, None] * plans
         return envelope(value, parameters, (by_probs, law, -price, by_cost))

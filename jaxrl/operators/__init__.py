@@ -35,12 +35,12 @@ from jaxrl.operators.improvement import (
 )
 from jaxrl.operators.per_state import PerState
 from jaxrl.operators.regularised import KLSoftmax, Mellowmax, MirrorDescent, Softmax
+from jaxrl.operators.reward_channels import RewardChannels
 from jaxrl.operators.tsallis import Tsallis
 from jaxrl.operators.value_mapping import (
     HTransform,
     Identity,
     LogMapping,
-    RewardChannels,
     SignedHyperbolic,
 )
 

@@ -24,6 +24,12 @@ class Lookahead:
 
     An agent with one sampled transition has N = 1, a generative backup N = number of samples, a
     planner N = branching factor with the true probabilities.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> step = Lookahead.of_transition(1.0, 0.5, jnp.array([2.0, 6.0]))
+        >>> step.probs.tolist(), step.next_params.shape
+        ([1.0], (1, 2))
     """
 
     reward: Array  # [N] [return]

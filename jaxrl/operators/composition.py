@@ -75,7 +75,7 @@ class MinForm:
     def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
         """`reward`, `discount` and `next_return`, which broadcast -> the return [return]."""
         rest = discount * _after(discount, next_return)
-        return jnp.where((discount > 0) & (rest < reward), rest, reward)
+        return jnp.where(discount > 0, jnp.minimum(rest, reward), reward)
 
 
 @struct.dataclass
@@ -101,7 +101,7 @@ class MaxForm:
     def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
         """`reward`, `discount` and `next_return`, which broadcast -> the return [return]."""
         rest = discount * _after(discount, next_return)
-        return jnp.where((discount > 0) & (rest > reward), rest, reward)
+        return jnp.where(discount > 0, jnp.maximum(rest, reward), reward)
 
 
 @struct.dataclass
@@ -132,8 +132,8 @@ class Reachability:
 
     def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
         """`reward`, `discount` and `next_return`, which broadcast -> the return [return]."""
-        rest = _after(discount, next_return)
-        return reward + discount * jnp.where(rest > reward, rest - reward, 0.0)
+        stays = (discount <= 0) | (next_return <= reward)  # a NaN that is read shows
+        return reward + discount * jnp.where(stays, 0.0, next_return - reward)
 
 
 @struct.dataclass
@@ -159,8 +159,8 @@ class Avoidance:
 
     def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
         """`reward`, `discount` and `next_return`, which broadcast -> the return [return]."""
-        rest = _after(discount, next_return)
-        return reward + discount * jnp.where(rest < reward, rest - reward, 0.0)
+        stays = (discount <= 0) | (next_return >= reward)  # a NaN that is read shows
+        return reward + discount * jnp.where(stays, 0.0, next_return - reward)
 
 
 @struct.dataclass
@@ -171,7 +171,7 @@ class Mapped:
     `mapping.inverse` gives back returns. A strictly increasing f leaves the order of actions as it
     is where the return is not random. Where it is, averaging mapped returns is not averaging
     returns: a scalar head then has the fixed point of f E f^-1 in a nested sense, biased towards
-    low returns for a concave f. `jaxrl.operators.value_mapping.RewardChannels` averages in
+    low returns for a concave f. `jaxrl.operators.RewardChannels` averages in
     ordinary space and has no such bias. A head that stores the law has none either.
 
     Attributes:

@@ -163,7 +163,7 @@ def persistent(
         learning).
     """
     shrunk = advantage_learning(target, q_values, action, weight, mask)
-    return jnp.where(repeated_target > shrunk, repeated_target, shrunk)
+    return jnp.maximum(repeated_target, shrunk)
 
 
 def consistent(

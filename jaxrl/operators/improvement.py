@@ -1,5 +1,9 @@
 """Which next actions a backup assumes: V = sum_a probs_a (q_a + bonus_a).
 
+Every improvement is called with `q_values[A]` [return] and `mask[A]` bool, true where an action is
+legal; None when every one is. It gives `probs[A]`, a law on the legal actions (on all of them where
+none is legal), and `bonus[A]` [return].
+
 An improvement with `deterministic = True` also has `select`, gives all probability to that action
 and no bonus; a backup then looks at one action's row instead of mixing all of them. `nonexpansive`
 states that V moves no further than the greatest change in `q_values`; with a monotone,
@@ -47,19 +51,10 @@ class Greedy:
         return jnp.argmax(q_values if mask is None else jnp.where(mask, q_values, -jnp.inf))
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]`, one-hot, and `bonus[A]` [return], zero.
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return], zero."""
         index = self.select(q_values, mask)
-        return jax.nn.one_hot(index, q_values.shape[0], dtype=q_values.dtype), jnp.zeros_like(
-            q_values
-        )
+        probs = jax.nn.one_hot(index, q_values.shape[0], dtype=q_values.dtype)
+        return probs, jnp.zeros_like(q_values)
 
 
 @struct.dataclass
@@ -86,23 +81,13 @@ class EpsilonGreedy:
     deterministic: ClassVar[bool] = False
     nonexpansive: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]` and `bonus[A]` [return], zero.
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return], zero."""
         greedy, bonus = Greedy()(q_values, mask)
-        legal = jnp.ones_like(greedy) if mask is None else mask.astype(greedy.dtype)
-        uniform = legal / jnp.maximum(jnp.sum(legal), 1.0)
+        legal = jnp.ones_like(greedy, bool) if mask is None else mask | ~jnp.any(mask)
+        uniform = legal.astype(greedy.dtype) / jnp.sum(legal)
         return (1.0 - self.epsilon) * greedy + self.epsilon * uniform, bonus
 
 
@@ -145,21 +130,14 @@ class FixedPolicy:
             )
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]` and `bonus[A]` [return], zero.
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return], zero."""
         probs = jnp.asarray(self.probs, q_values.dtype)
         if mask is not None:
-            even = mask / jnp.maximum(jnp.sum(mask), 1).astype(probs.dtype)
-            kept = jnp.where(mask, probs, 0.0)
+            legal = mask | ~jnp.any(mask)
+            even = legal.astype(probs.dtype) / jnp.sum(legal)
+            kept = jnp.where(legal, probs, 0.0)
             total = jnp.sum(kept)
-            lost = jnp.any(~mask & (probs > 0))
+            lost = jnp.any(~legal & (probs > 0))
             # As given where nothing is lost: the gradient in `probs` is then plainly q.
             shared = kept / jnp.where(lost & (total > 0), total, 1.0)
             probs = jnp.where(total > 0, shared, even)
@@ -193,20 +171,10 @@ class Boltzmann:
     deterministic: ClassVar[bool] = False
     nonexpansive: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]` and `bonus[A]` [return], zero.
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return], zero."""
         values, legal = split_legal(q_values, mask)
         return softmax_of_legal(values / self.temperature, legal)[0], jnp.zeros_like(q_values)
 
@@ -243,20 +211,10 @@ class ExpectileMax:
     deterministic: ClassVar[bool] = False
     nonexpansive: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]` and `bonus[A]` [return], zero.
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return], zero."""
         values, legal = split_legal(jax.lax.stop_gradient(q_values), mask)
         legal = legal | ~jnp.any(legal)
         order = jnp.argsort(jnp.where(legal, -values, jnp.inf))  # best first, illegal last

@@ -17,6 +17,14 @@ class PerState:
 
     Attributes:
         improvement: its leaves are `[S, ...]`, such as `FixedPolicy(probs)` with `probs[S, A]`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxrl.operators.improvement import FixedPolicy
+        >>> policy = jnp.array([[0.5, 0.5], [0.25, 0.75]])
+        >>> mask = jnp.array([[True, True], [True, False]])
+        >>> over_states(PerState(FixedPolicy(policy)), jnp.zeros((2, 2)), mask)[0].tolist()
+        [[0.5, 0.5], [1.0, 0.0]]
     """
 
     improvement: Improvement

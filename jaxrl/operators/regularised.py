@@ -54,20 +54,10 @@ class Softmax:
     deterministic: ClassVar[bool] = False
     nonexpansive: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]` and `bonus[A]` [return], the entropy bonus.
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return]."""
         q_values, legal = split_legal(q_values, mask)
         probs, log_probs = softmax_of_legal(q_values / self.temperature, legal)
         return probs, -self.temperature * log_probs
@@ -109,20 +99,10 @@ class KLSoftmax:
     deterministic: ClassVar[bool] = False
     nonexpansive: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]` and `bonus[A]` [return], the price of leaving the reference.
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return]."""
         q_values, legal = split_legal(q_values, mask)
         reference = jnp.ones_like(q_values) if self.reference is None else self.reference
         held = legal & (reference > 0)
@@ -165,20 +145,10 @@ class Mellowmax:
     deterministic: ClassVar[bool] = False
     nonexpansive: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]` and `bonus[A]` [return].
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return]."""
         q_values, legal = split_legal(q_values, mask)
         probs, _ = softmax_of_legal(self.omega * q_values, legal)
         _, uniform = softmax_of_legal(jnp.zeros_like(q_values), legal)
@@ -205,7 +175,8 @@ class MirrorDescent:
         entropy_weight: tau, >= 0 [return / nat].
         regularise_evaluation: whether V is the maximum itself, penalties included.
         log_reference: `[A]`, log-probabilities of the last policy: their logarithms, because
-            probabilities underflow. None: uniform.
+            probabilities underflow. An action at -inf is not taken, unless kl_weight is 0; the
+            reference is ignored when it has no legal action. None: uniform.
 
     Example:
         >>> import jax.numpy as jnp
@@ -231,23 +202,16 @@ class MirrorDescent:
         """Whether the evaluation is regularised."""
         return self.regularise_evaluation
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]` and `bonus[A]` [return].
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return]."""
         q_values, legal = split_legal(q_values, mask)
         given = jnp.zeros_like(q_values) if self.log_reference is None else self.log_reference
-        _, log_reference = softmax_of_legal(given, legal)
+        held = legal & (given != -jnp.inf)
+        held = jnp.where(jnp.any(held), held, legal)
+        _, log_reference = softmax_of_legal(jnp.where(given == -jnp.inf, 0.0, given), held)
+        legal = jnp.where(self.kl_weight > 0, held, legal)
         temperature = jnp.asarray(self.kl_weight + self.entropy_weight, q_values.dtype)
         is_soft = temperature > 0
         pulled = q_values + self.kl_weight * log_reference

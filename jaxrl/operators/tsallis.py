@@ -12,6 +12,8 @@ from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.operators.regularised import split_legal
 
+_TRIPS = 16
+
 
 @struct.dataclass
 class Tsallis:
@@ -57,20 +59,10 @@ class Tsallis:
     deterministic: ClassVar[bool] = False
     nonexpansive: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
-        """Action probabilities and bonuses.
-
-        Args:
-            q_values: `[A]` [return].
-            mask: `[A]` bool, true where legal; None when every action is.
-
-        Returns:
-            `probs[A]` and `bonus[A]` [return], the entropy bonus.
-        """
+        """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return]."""
         q_values, legal = split_legal(q_values, mask)
         order = jnp.asarray(self.order, q_values.dtype)
         probs = _tsallis_probs(q_values / self.temperature, order, legal)
@@ -205,6 +197,3 @@ def _second_remainder(x: Array) -> Array:
 
 def _second_series(x: Array) -> Array:
     return 0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x / 5040))))
-
-
-_TRIPS = 16

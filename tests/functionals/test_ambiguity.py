@@ -16,13 +16,15 @@ from jaxrl.functionals.shared_budget import SharedL1
 from jaxrl.functionals.shared_divergence import SharedKL
 from jaxrl.functionals.wasserstein import Wasserstein
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KINDS = (Contamination, TotalVariation, WeightedL1, L2Ball, Ellipsoid, Wasserstein)
 OWN_ARRAYS = {  # for 7 atoms
     WeightedL1: {"weights": WEIGHTS},
     Ellipsoid: {"covariance": COVARIANCE},
     Wasserstein: {"cost": COST},
 }
-CASES = [(2, "full"), (7, "nominal"), (7, "full"), (40, "nominal")]  # a sort beyond 32 atoms
+CASES = [(7, "nominal"), (7, "full"), (40, "nominal")]  # a sort beyond 32 atoms
 
 
 def with_radii(kind, radii, support="nominal"):
@@ -180,7 +182,8 @@ def test_one_atom_is_its_value(kind):
     changes = {key: held for key, held in size_one.items() if hasattr(functional, key)}
     given = functional.replace(**changes), np.ones((1, 1)), np.full((1, 1), 3.0)
     result, (_, by_probs, law) = measure(*given)
-    assert result[0] == 3.0 and law[0, 0] == 1.0 and np.isfinite(by_probs[0, 0])
+    assert result[0] == pytest.approx(3.0, rel=1e-15)  # mass moved and mass kept may round
+    assert law[0, 0] == 1.0 and np.isfinite(by_probs[0, 0])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hard_laws import measure
 from table_divergences import burg_conjugate, chi_square_conjugate
 
 from jaxrl.functionals.burg import BurgBall
@@ -13,27 +13,18 @@ from jaxrl.functionals.chi_square import ChiSquareBall
 from jaxrl.functionals.divergence import DivergenceBall
 from jaxrl.functionals.kl import KLBall
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WIDE = np.longdouble
 MAX_ATOMS = 64
 NUM_LAWS = 192
 BALLS = {"kl": KLBall, "burg": BurgBall, "chi_square": ChiSquareBall}
 
 
-@jax.jit
-def measure(functionals, probs, values):
-    """Of each functional on its own law: the value, the gradients in own leaves, probs, values."""
-    call = jax.value_and_grad(lambda f, p, v: f(p, v), argnums=(0, 1, 2))
-    return jax.vmap(call)(functionals, probs, values)
-
-
 def apply(kind, radii, probs, values, dtype=float, **settings):
-    """In float64 unless told otherwise; the results as NumPy arrays."""
-    with jax.enable_x64(dtype is float):
-        balls = kind(jnp.asarray(radii, dtype), **settings)
-        value, (own, by_probs, law) = measure(
-            balls, jnp.asarray(probs, dtype), jnp.asarray(values, dtype)
-        )
-        return tuple(np.asarray(a, float) for a in (value, own.radius, by_probs, law))
+    """Values, slopes in the radius and the probs, worst laws."""
+    value, (own, by_probs, law) = measure(kind(radii, **settings), probs, values, dtype)
+    return tuple(np.asarray(a, float) for a in (value, own.radius, by_probs, law))
 
 
 def varied_laws(seed=0):

@@ -9,6 +9,8 @@ from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.ellipsoid import Ellipsoid
 from jaxrl.functionals.norms import L2Ball, WeightedL1
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONIC = {"solver": "CLARABEL", "tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
 SUPPORTS = ["nominal", "full"]
 

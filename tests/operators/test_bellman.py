@@ -1,7 +1,6 @@
 """The Bellman operator: theory over functional x improvement x head, and worked examples."""
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +38,7 @@ def kind(value):
 
 
 @pytest.fixture(
-    params=itertools.product(FUNCTIONALS, IMPROVEMENTS), ids=lambda p: "-".join(map(kind, p))
+    params=zip(FUNCTIONALS, IMPROVEMENTS, strict=True), ids=lambda p: "-".join(map(kind, p))
 )
 def slots(request):
     return request.param
@@ -74,14 +73,13 @@ def random_lookahead(head, seed=0, masked=True):
     )
 
 
-@pytest.mark.parametrize("functional", FUNCTIONALS, ids=kind)
-def test_mean_of_the_distributional_backup_is_the_scalar_backup(functional):
-    """For every improvement and head, in one program for each functional."""
+def test_mean_of_the_distributional_backup_is_the_scalar_backup():
+    """With masks, in one program; test_every_operator.py has all functionals, without masks."""
 
     @jax.jit
     def both(functional):
         found = []
-        for improvement, head in itertools.product(IMPROVEMENTS, HEADS):
+        for improvement, head in zip(IMPROVEMENTS, HEADS, strict=True):
             step = random_lookahead(head)
             law = BellmanOperator(head, improvement, functional).backup(step)
             # The scalar backup, from the mean of each action.
@@ -92,7 +90,7 @@ def test_mean_of_the_distributional_backup_is_the_scalar_backup(functional):
             found.append((law.mean(), functional(step.probs, outcomes), total, least))
         return jax.tree.map(lambda *rows: jnp.stack(rows), *found)
 
-    means, expected, total, least = both(functional)
+    means, expected, total, least = both(CVaR(0.3))
     np.testing.assert_allclose(means, expected, atol=1e-5)
     np.testing.assert_allclose(total, 1.0, atol=2e-6)
     assert jnp.all(least >= 0)
@@ -111,7 +109,7 @@ def test_contraction_and_monotonicity(slots):
     assert jnp.all(best >= jnp.maximum(ours, others) - 1e-5)
 
 
-@pytest.mark.parametrize("head", HEADS, ids=kind)
+@pytest.mark.parametrize("head", [Scalar(), Quantile(num_atoms=5)], ids=kind)
 def test_selecting_first_changes_nothing_but_the_size(head):
     """Greedy builds one action's laws, EpsilonGreedy(0) all of them: the same law comes out."""
     lookahead = random_lookahead(head)

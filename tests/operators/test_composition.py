@@ -13,13 +13,8 @@ from jaxrl.operators.composition import (
     MinForm,
     Reachability,
 )
-from jaxrl.operators.value_mapping import (
-    HTransform,
-    Identity,
-    LogMapping,
-    RewardChannels,
-    SignedHyperbolic,
-)
+from jaxrl.operators.reward_channels import RewardChannels
+from jaxrl.operators.value_mapping import HTransform, Identity, LogMapping, SignedHyperbolic
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -82,6 +77,14 @@ def test_nothing_is_read_after_the_end(composition):
         assert jnp.all(jnp.isfinite(by_reward)) and jnp.all(by_rest == 0)
     if not isinstance(composition, Mapped):
         np.testing.assert_array_equal(alone, reward)
+        margins = jnp.array([-jnp.inf, jnp.inf])
+        ended = compose(composition, margins, jnp.zeros(2), jnp.ones(2))
+        np.testing.assert_array_equal(ended, margins)
+
+
+def test_a_nan_that_is_read_is_reported(composition):
+    reward, discount, rest = jnp.array([jnp.nan, 1.0]), jnp.ones(2), jnp.array([1.0, jnp.nan])
+    assert jnp.all(jnp.isnan(compose(composition, reward, discount, rest)))
 
 
 def test_monotone_in_the_rest(composition):

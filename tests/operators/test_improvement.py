@@ -161,10 +161,11 @@ def test_one_legal_action_takes_all(improvement):
     np.testing.assert_allclose(value, q_values[:, 2], atol=1e-6)
 
 
-def test_no_legal_action_is_finite(improvement):
+def test_no_legal_action_still_has_a_law(improvement):
     q_values, mask = cases()
     probs, bonus, value = batch(improvement, q_values, jnp.zeros_like(mask))
-    assert jnp.all(jnp.isfinite(probs)) and jnp.all(bonus == 0) and jnp.all(jnp.isfinite(value))
+    np.testing.assert_allclose(jnp.sum(probs, 1), 1.0, rtol=1e-6)
+    assert jnp.all(probs >= 0) and jnp.all(bonus == 0) and jnp.all(jnp.isfinite(value))
 
 
 def test_deterministic_improvements_select_their_action(improvement):
@@ -388,6 +389,20 @@ def test_a_reference_without_legal_actions_is_ignored():
     mask = jnp.array([[False, False, False, True, False]])
     probs, bonus, _ = batch(KLSoftmax(1.0, POLICY), jnp.ones((1, A)), mask)
     assert (probs[0].tolist(), float(jnp.max(jnp.abs(bonus)))) == ([0, 0, 0, 1, 0], 0.0)
+
+
+@pytest.mark.parametrize("weights", [(0.4, 0.2), (0.4, 0.0), (0.0, 0.2), (0.0, 0.0)])
+def test_mirror_descent_leaves_out_what_its_reference_never_takes(weights):
+    """As if those actions were illegal; without weight on the reference, they are open again."""
+    q_values, _ = cases()
+    step = MirrorDescent(*weights, log_reference=jnp.log(POLICY))
+    pulls = weights[0] > 0
+    mask = jnp.tile(POLICY > 0 if pulls else jnp.ones(A, bool), (B, 1))
+    plain = step.replace(log_reference=jnp.log(jnp.where(POLICY > 0, POLICY, 1.0)) * pulls)
+    found = batch(step, q_values, jnp.ones((B, A), bool))
+    for ours, expected in zip(found, batch(plain, q_values, mask), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+    assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(slopes(step, q_values, mask)[1]))
 
 
 def test_fixed_policy_gradient_in_its_probabilities_is_q():

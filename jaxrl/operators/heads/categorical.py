@@ -14,6 +14,8 @@ from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.losses.classification import cross_entropy
 
+_MANY = 1 << 18  # distances, above which a scatter is cheaper
+
 
 @struct.dataclass
 class Categorical:
@@ -59,8 +61,7 @@ class Categorical:
 
     def support(self, dtype: jnp.dtype = jnp.float32) -> Array:
         """The grid `[K]` [return], increasing."""
-        steps = jnp.arange(self.num_atoms, dtype=dtype) / (self.num_atoms - 1)
-        return (self.low + (self.high - self.low) * steps).astype(dtype)
+        return even_grid(self.low, self.high, self.num_atoms, dtype)
 
     def law(self, params: Array) -> Law:
         """Logits `params[K]` -> the law on the grid, `[K]`."""
@@ -72,8 +73,7 @@ class Categorical:
 
     def encode(self, law: Law) -> Array:
         """Law of `[N]` atoms -> logits `[K]` of its projection, finite where it has no mass."""
-        probs = self.project(law)
-        return jnp.log(jnp.maximum(probs, jnp.finfo(probs.dtype).tiny))
+        return finite_logs(self.project(law))
 
     def loss(self, params: Array, target: Law) -> Array:
         """Cross-entropy `[]` [nats] of logits `params[K]` against the target's projection."""
@@ -114,12 +114,20 @@ def project_on_grid(law: Law, low: float, high: float, num_atoms: int) -> Array:
     return result.at[index + 1].add(law.probs * share)
 
 
+def even_grid(low: float | Array, high: float | Array, num_atoms: int, dtype: jnp.dtype) -> Array:
+    """`num_atoms` equally spaced points `[K]` [return] from `low` to `high`."""
+    steps = jnp.arange(num_atoms, dtype=dtype) / (num_atoms - 1)
+    return (low + (high - low) * steps).astype(dtype)
+
+
+def finite_logs(probs: Array) -> Array:
+    """Log-probabilities `[K]`, finite where there is no mass."""
+    return jnp.log(jnp.maximum(probs, jnp.finfo(probs.dtype).tiny))
+
+
 def check_grid(low: float | Array, high: float | Array) -> None:
     """Raise `ValueError` on concrete ends of a grid that does not increase."""
     if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
         return
     if not np.all(np.asarray(low) < np.asarray(high)):
         raise ValueError(f"low={low} is not below high={high}: give a grid that increases.")
-
-
-_MANY = 1 << 18  # distances, above which a scatter is cheaper

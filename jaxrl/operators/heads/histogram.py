@@ -13,7 +13,12 @@ from jaxrl.core.law import Law
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.losses.classification import cross_entropy
-from jaxrl.operators.heads.categorical import check_grid, project_on_grid
+from jaxrl.operators.heads.categorical import (
+    check_grid,
+    even_grid,
+    finite_logs,
+    project_on_grid,
+)
 
 
 @struct.dataclass
@@ -59,24 +64,20 @@ class TwoHot:
 
     def support(self, dtype: jnp.dtype = jnp.float32) -> Array:
         """The grid `[K]` [return], increasing."""
-        steps = jnp.arange(self.num_atoms, dtype=dtype) / (self.num_atoms - 1)
-        return (self.low + (self.high - self.low) * steps).astype(dtype)
+        return even_grid(self.low, self.high, self.num_atoms, dtype)
 
     def law(self, params: Array) -> Law:
         """Logits `params[K]` -> the law of one atom, `[1]`."""
-        atoms = self.mean(params)[None]
-        return Law(jnp.ones_like(atoms), atoms)
+        return Law.of_samples(self.mean(params)[None])
 
     def project(self, value: Array) -> Array:
         """A return `[]` [return], any number -> probabilities `[K]` on the grid."""
-        atoms = jnp.asarray(value)[None]
-        law = Law(jnp.ones_like(atoms), atoms)
+        law = Law.of_samples(jnp.asarray(value)[None])
         return project_on_grid(law, self.low, self.high, self.num_atoms)
 
     def encode(self, law: Law) -> Array:
         """Law of `[N]` atoms -> logits `[K]` of its mean, finite where it has no mass."""
-        probs = self.project(law.mean())
-        return jnp.log(jnp.maximum(probs, jnp.finfo(probs.dtype).tiny))
+        return finite_logs(self.project(law.mean()))
 
     def loss(self, params: Array, target: Law) -> Array:
         """Cross-entropy `[]` [nats] of logits `params[K]` against the target's mean, encoded."""
@@ -151,8 +152,7 @@ class HLGauss:
 
     def law(self, params: Array) -> Law:
         """Logits `params[K]` -> the law of one atom, `[1]`."""
-        atoms = self.mean(params)[None]
-        return Law(jnp.ones_like(atoms), atoms)
+        return Law.of_samples(self.mean(params)[None])
 
     def log_project(self, value: Array) -> Array:
         """A return `[]` [return], any finite number -> log-probabilities `[K]`, finite."""

@@ -42,9 +42,7 @@ class Particles:
     stores_law: ClassVar[bool] = True
     mean_preserving: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -12,6 +12,8 @@ from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.losses.quantile import quantile_huber_loss, quantile_levels
 
+_MANY = 1 << 16  # comparisons, above which a binary search is cheaper
+
 
 @struct.dataclass
 class Quantile:
@@ -43,9 +45,7 @@ class Quantile:
     stores_law: ClassVar[bool] = True
     mean_preserving: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,15 +77,15 @@ def mid_quantiles(law: Law, num_atoms: int) -> Array:
         num_atoms: K, at least 1.
 
     Returns:
-        `[K]` [return], increasing: atoms of the law.
+        `[K]` [return], increasing: atoms of the law. A NaN stands among the greatest.
     """
     possible = law.probs > 0
-    order = jnp.argsort(jnp.where(possible, law.atoms, jnp.inf))  # impossible atoms last
+    # Impossible atoms last, behind possible ones of +inf or NaN as well.
+    most = jnp.finfo(law.atoms.dtype).max
+    keys = jnp.where(law.atoms < most, law.atoms, most)
+    order = jnp.argsort(jnp.where(possible, keys, jnp.inf))
     reached = jnp.cumsum(law.probs[order])
     levels = quantile_levels(num_atoms, reached.dtype) * reached[-1]
     method = "compare_all" if num_atoms * reached.shape[0] <= _MANY else "scan"
     index = jnp.searchsorted(reached, levels, method=method)
     return law.atoms[order[jnp.minimum(index, jnp.sum(possible) - 1)]]
-
-
-_MANY = 1 << 16  # comparisons, above which a binary search is cheaper

@@ -38,9 +38,7 @@ class Scalar:
     stores_law: ClassVar[bool] = False
     mean_preserving: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Refuse concrete settings out of their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,8 +47,7 @@ class Scalar:
 
     def law(self, params: Array) -> Law:
         """`params[]` [return] -> the law of one atom, `[1]`."""
-        atoms = jnp.asarray(params)[None]
-        return Law(jnp.ones_like(atoms), atoms)
+        return Law.of_samples(jnp.asarray(params)[None])
 
     def encode(self, law: Law) -> Array:
         """Law of `[N]` atoms -> its mean `[]` [return]."""
