@@ -15,9 +15,10 @@ from jaxrl.cli.arguments import Evaluate
 from jaxrl.cli.errors import BadInput, refusing
 from jaxrl.cli.job import Job, job_from_config, read_config
 from jaxrl.cli.screen import add_row, make_console, make_table, number, say
-from jaxrl.core.types import PyTree
+from jaxrl.core.types import Key, PyTree
 from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.evaluate import Evaluation, evaluate
+from jaxrl.training.episodes import Evaluation
+from jaxrl.training.evaluate import evaluate
 from jaxrl.training.lanes import strong_floats, with_settings
 from jaxrl.training.sweep import restore_agents
 
@@ -32,8 +33,7 @@ def evaluate_run(arguments: Evaluate) -> int:
         BadInput: no run, no checkpoint, or a number out of range.
     """
     console = make_console()
-    if arguments.num_episodes < 1 or arguments.max_steps < 1 or arguments.seed < 0:
-        raise BadInput("--num-episodes and --max-steps must be at least 1, --seed at least 0.")
+    check_numbers(arguments)
     path = Path(arguments.run)
     job = job_from_config(read_config(path))
     step, states = agents_of_run(job, path)
@@ -59,12 +59,23 @@ def evaluate_run(arguments: Evaluate) -> int:
             _report(label, seeds) for label, seeds in zip(job.labels, played, strict=True)
         ],
     }
-    draft = path / f".{_FILE}.draft"
-    draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path / _FILE)
+    write_report(path / _FILE, report)
     _show(console, report)
     say(console, f"written: {path / _FILE}")
     return 0
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write `report` in one step, so that no reader finds half of it."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def check_numbers(arguments: Evaluate) -> None:
+    """Raise `BadInput` on a number out of range."""
+    if arguments.num_episodes < 1 or arguments.max_steps < 1 or arguments.seed < 0:
+        raise BadInput("--num-episodes and --max-steps must be at least 1, --seed at least 0.")
 
 
 def agents_of_run(job: Job, path: Path) -> tuple[int, PyTree]:
@@ -102,7 +113,7 @@ def evaluate_agents(
     Returns:
         For each setting, for each seed, `num_episodes` episodes.
     """
-    key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+    key = episodes_key(seed)
     env = strong_floats(job.env)
     played = []
     for index, values in enumerate(job.combinations):
@@ -122,6 +133,11 @@ def evaluate_agents(
             ]
         )
     return played
+
+
+def episodes_key(seed: int) -> Key:
+    """What the episodes of seed 0, 1, ... are drawn from, by `fold_in`."""
+    return jax.random.fold_in(jax.random.key(seed), _STREAM)
 
 
 def pooled_summary(seeds: list[Evaluation]) -> dict[str, float | int | None]:

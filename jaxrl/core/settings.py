@@ -143,7 +143,15 @@ def resolve_setting(owner: Any, name: str) -> str:
     Raises:
         KeyError: no such setting, or several inner ones; the message lists what is near.
     """
-    names = [info.name for info in list_settings(owner)]
+    return resolve_name([info.name for info in list_settings(owner)], name)
+
+
+def resolve_name(names: list[str], name: str) -> str:
+    """The one of the dotted `names` that `name` stands for: itself, or its last part.
+
+    Raises:
+        KeyError: none, or several; the message lists what is near.
+    """
     if name in names:
         return name
     matches = [full for full in names if full.rsplit(".", 1)[-1] == name]

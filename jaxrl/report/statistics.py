@@ -19,16 +19,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxrl.core.estimates import Estimate, percentile_interval
+
 Statistic = Callable[[np.ndarray], np.ndarray]  # scores[..., N] -> [...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A number and its bootstrap interval, in the unit of the scores."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +137,7 @@ def stratified_bootstrap(
             for count in _batches(num_resamples, tasks.size)
         ]
     )
-    low, high = _interval(replicates, level)
+    low, high = percentile_interval(replicates, level)
     return float(low), float(high)
 
 
@@ -235,7 +228,7 @@ def probability_of_improvement(
         drawn_x = _draw_counts(task.shape[0], num_resamples, generator)
         drawn_y = _draw_counts(task.shape[1], num_resamples, generator)
         replicates += ((drawn_x @ task) * drawn_y).sum(-1) / task.size / len(wins)
-    low, high = _interval(replicates, level)
+    low, high = percentile_interval(replicates, level)
     return Estimate(value, float(low), float(high))
 
 
@@ -267,7 +260,7 @@ def performance_profile(
     replicates = np.zeros((num_resamples, len(thresholds)))
     for task in above:
         replicates += _draw_counts(len(task), num_resamples, generator) @ task / tasks.size
-    low, high = _interval(replicates, level)
+    low, high = percentile_interval(replicates, level)
     return Profile(thresholds, fractions, low, high)
 
 
@@ -308,10 +301,3 @@ def _resample(tasks: np.ndarray, count: int, generator: np.random.Generator) -> 
 def _draw_counts(num_seeds: int, count: int, generator: np.random.Generator) -> np.ndarray:
     """`[count, num_seeds]`: how often a resample draws each seed."""
     return generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), count).astype(float)
-
-
-def _interval(replicates: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """The central `level` of replicates along axis 0; NaN ranks lowest and is given as -inf."""
-    ranked = np.sort(np.where(np.isnan(replicates), -np.inf, replicates), axis=0)
-    cut = int(np.floor((1 - level) / 2 * (len(ranked) - 1)))
-    return ranked[cut], ranked[len(ranked) - 1 - cut]

@@ -58,6 +58,42 @@ def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl
     assert all(one["all_seeds"]["num_unfinished"] == 40 for one in cut)
 
 
+def test_evaluate_over_a_grid_of_environments(trained: Path, jaxrl: Run) -> None:
+    grid = ["--over", "length=0.3,1.5", "gravity=9.8"]
+    code, out, error = jaxrl("evaluate", trained, "--num-episodes", "20", *grid)
+    assert code == 0 and error == "" and "length=0.3, gravity=9.8" in out and "worst" in out
+    report = json.loads((trained / "evaluation_over.json").read_text())
+    assert report["over"] == [{"length": 0.3, "gravity": 9.8}, {"length": 1.5, "gravity": 9.8}]
+    for one in report["settings"]:
+        means = [row["mean"]["value"] for row in one["by_setting"]]
+        assert one["mean"]["value"] == pytest.approx(sum(means) / 2)
+        assert one["worst"]["value"] == pytest.approx(min(means))
+        assert one["worst_setting"] == one["by_setting"][means.index(min(means))]["over"]
+        assert one["mean"]["low"] <= one["mean"]["value"] <= one["mean"]["high"]
+    # At the length of training, the episodes are those of a plain evaluation.
+    assert jaxrl("evaluate", trained, "--num-episodes", "20")[0] == 0
+    plain = json.loads((trained / "evaluation.json").read_text())["settings"]
+    assert jaxrl("evaluate", trained, "--num-episodes", "20", "--over", "length=0.5")[0] == 0
+    over = json.loads((trained / "evaluation_over.json").read_text())["settings"]
+    for one, same in zip(over, plain, strict=True):
+        assert one["mean"]["value"] == pytest.approx(same["all_seeds"]["mean"])
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ("lenght=0.3", "length"),
+        ("length=", "no values"),
+        ("length=0.3,0.3", "twice"),
+        ("length", "NAME=VALUE"),
+        ("horizon_is_terminal=true,false", "one at a time"),
+    ],
+)
+def test_evaluate_over_refuses(trained: Path, jaxrl: Run, over: str, said: str) -> None:
+    code, _, error = jaxrl("evaluate", trained, "--num-episodes", "20", "--over", over)
+    assert code == 2 and said in error and error.count("\n") == 1
+
+
 def test_evaluate_needs_a_checkpoint(trained: Path, jaxrl: Run, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")

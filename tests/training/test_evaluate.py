@@ -117,10 +117,10 @@ def test_tails_agree_with_numpy(num_episodes, level):
 
 
 def test_another_number_in_agent_or_environment_does_not_compile_again():
-    from jaxrl.training.evaluate import _play
+    from jaxrl.training.episodes import play_episodes
 
     evaluate(KEY, Constant(0.9), line(), jnp.int32(1), num_episodes=5)
-    size = _play._cache_size()
+    size = play_episodes._cache_size()
     evaluate(
         jax.random.key(5),
         Constant(0.5, 2.0),
@@ -132,7 +132,7 @@ def test_another_number_in_agent_or_environment_does_not_compile_again():
     env = line()
     faster = env.replace(mdp=env.mdp.replace(reward=2 * env.mdp.reward))
     assert float(evaluate(KEY, Constant(), faster, jnp.int32(1), num_episodes=5).mean) == 12.0
-    assert _play._cache_size() == size
+    assert play_episodes._cache_size() == size
 
 
 def test_agent_states_may_be_mapped_over():

@@ -1,11 +1,11 @@
 """Wrappers: environments round environments, each a frozen struct whose floats are leaves.
 
-Order, from the inside out: dynamics; noise (`StickyActions`, `NoisyActions`, `ObservationNoise`,
-`RewardNoise`); `TimeLimit`; `EpisodeStatistics`; then what only the learner should see
-(`RewardScale`, `NormaliseReward`, `NormaliseObservation`, `FrameStack`). So episode statistics
-report the task's own score, normalisation counts what the agent meets, and stacked frames are
-normalised frames. No wrapper resets: the rollout does, and calls `reset` of the outermost, which
-clears every memory on the way.
+Order, from the inside out: dynamics; `DomainRandomisation`; noise (`StickyActions`, `NoisyActions`,
+`ObservationNoise`, `RewardNoise`); `TimeLimit`; `EpisodeStatistics`; then what only the learner
+should see (`RewardScale`, `NormaliseReward`, `NormaliseObservation`, `FrameStack`). So episode
+statistics report the task's own score, normalisation counts what the agent meets, and stacked
+frames are normalised frames. No wrapper resets: the rollout does, and calls `reset` of the
+outermost, which clears every memory on the way.
 """
 
 from jaxrl.envs.wrappers.actions import NoisyActions, StickyActions, StickyActionsState
@@ -22,18 +22,32 @@ from jaxrl.envs.wrappers.normalise import (
     RunningMoments,
 )
 from jaxrl.envs.wrappers.observations import FrameStack, FrameStackState, ObservationNoise
+from jaxrl.envs.wrappers.randomisation import (
+    DomainRandomisation,
+    LogUniform,
+    OneOf,
+    RandomisedState,
+    Range,
+    Uniform,
+    domain_randomisation,
+)
 from jaxrl.envs.wrappers.rewards import RewardNoise, RewardScale
 
 __all__ = [
+    "DomainRandomisation",
     "EpisodeStatistics",
     "EpisodeStatisticsState",
     "FrameStack",
     "FrameStackState",
+    "LogUniform",
     "NoisyActions",
     "NormaliseObservation",
     "NormaliseReward",
     "NormaliseRewardState",
     "ObservationNoise",
+    "OneOf",
+    "RandomisedState",
+    "Range",
     "RewardNoise",
     "RewardScale",
     "RunningMoments",
@@ -41,4 +55,6 @@ __all__ = [
     "StickyActionsState",
     "TimeLimit",
     "TimeLimitState",
+    "Uniform",
+    "domain_randomisation",
 ]

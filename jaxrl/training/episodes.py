@@ -1,0 +1,114 @@
+"""Whole episodes, side by side, of anything that acts."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.protocols import Environment
+from jaxrl.core.types import Array, Key, PyTree, select
+from jaxrl.functionals import CVaR
+
+
+class Policy(Protocol):
+    """The part of an agent that acts; every `Agent` is one."""
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """What is carried between steps, `[num_envs, ...]`; `()` when nothing is."""
+        ...
+
+    def act(
+        self,
+        key: Key,
+        state: PyTree,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, Any]]:
+        """`observation[B, ...]` -> `action[B, ...]`, extras; the next memory, if there is one, as
+        `extras["memory"]`."""
+        ...
+
+
+@struct.dataclass
+class Evaluation:
+    """Returns of `E` whole episodes. An episode cut by `max_steps` counts with what it had."""
+
+    returns: Array  # [E] undiscounted [return]
+    lengths: Array  # [E] [steps]
+    finished: Array  # [E] bool
+
+    @property
+    def mean(self) -> Array:
+        """Mean return `[]`."""
+        return jnp.mean(self.returns)
+
+    @property
+    def worst_decile(self) -> Array:
+        """The return `[]` that nine episodes in ten reach: the lower 0.1-quantile."""
+        rank = max(0, -(-self.returns.shape[-1] // 10) - 1)
+        return jnp.sort(self.returns)[rank]
+
+    def cvar(self, level: float = 0.1) -> Array:
+        """Mean `[]` of the worst `level` share of returns: static CVaR, on whole returns."""
+        num_episodes = self.returns.shape[-1]
+        probs = jnp.full(num_episodes, 1.0 / num_episodes)
+        return CVaR(level)(probs, self.returns)
+
+    def summary(self) -> dict[str, float]:
+        """Plain numbers for a table or a file."""
+        return {
+            "mean": float(self.mean),
+            "cvar_0.1": float(self.cvar(0.1)),
+            "worst_decile": float(self.worst_decile),
+            "worst": float(jnp.min(self.returns)),
+            "mean_length": float(jnp.mean(self.lengths)),
+            "num_episodes": int(self.returns.shape[-1]),
+            "num_unfinished": int(jnp.sum(~self.finished)),
+        }
+
+
+@functools.partial(jax.jit, static_argnames=("num_episodes", "max_steps", "explore"))
+def play_episodes(
+    key: Key,
+    policy: Policy,
+    env: Environment,
+    policy_state: PyTree,
+    num_episodes: int,
+    max_steps: int,
+    explore: bool,
+) -> Evaluation:
+    """`num_episodes` episodes at once, until the last has ended or `max_steps` steps are made."""
+    reset_key, play_key = jax.random.split(key)
+    env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
+
+    def running(carry: tuple) -> Array:
+        step, _, evaluation = carry
+        return (step < max_steps) & ~jnp.all(evaluation.finished)
+
+    def play(carry: tuple) -> tuple:
+        step, (env_state, observation, memory), evaluation = carry
+        act_key, env_key = jax.random.split(jax.random.fold_in(play_key, step))
+        action, extras = policy.act(act_key, policy_state, observation, explore, memory)
+        keys = jax.random.split(env_key, num_episodes)
+        env_state, timestep = jax.vmap(env.step)(keys, env_state, action)
+        alive = ~evaluation.finished
+        evaluation = Evaluation(
+            returns=evaluation.returns + jnp.where(alive, timestep.reward, 0.0),
+            lengths=evaluation.lengths + alive,
+            finished=evaluation.finished | (timestep.terminated >= 1) | timestep.truncated,
+        )
+        memory = select(evaluation.finished, memory, extras.get("memory", ()))
+        return step + 1, (env_state, timestep.observation, memory), evaluation
+
+    nothing = Evaluation(
+        returns=jnp.zeros(num_episodes),
+        lengths=jnp.zeros(num_episodes, jnp.int32),
+        finished=jnp.zeros(num_episodes, bool),
+    )
+    start = (env_state, observation, policy.initial_memory(num_episodes))
+    return jax.lax.while_loop(running, play, (jnp.zeros((), jnp.int32), start, nothing))[2]

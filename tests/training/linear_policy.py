@@ -1,0 +1,42 @@
+"""Agents without learning, small enough that the best attack on them is known."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.training.responses import response
+
+
+@struct.dataclass
+class Linear:
+    """Preferences `observation @ state`, `state[D, A]`; with `box`, they are the action."""
+
+    discount: float = 0.9
+    box: bool = struct.field(pytree_node=False, default=False)
+    num_envs: int = struct.field(pytree_node=False, default=4)
+    rollout_length: int = struct.field(pytree_node=False, default=30)
+
+    def initial_memory(self, num_envs):
+        return ()
+
+    def act(self, key, state, observation, explore=True, memory=()):
+        rows = observation @ state
+        return (rows if self.box else jnp.argmax(rows, axis=-1).astype(jnp.int32)), {}
+
+
+@response.register
+def _(agent: Linear, key, state, observation, memory):
+    return observation @ state, not agent.box
+
+
+@struct.dataclass
+class Counter:
+    """Acts by the number of steps it has acted: a policy with memory."""
+
+    def initial_memory(self, num_envs):
+        return (jnp.zeros(num_envs),)
+
+    def act(self, key, state, observation, explore=True, memory=()):
+        count = memory[0]
+        return count[:, None], {"memory": (count + 1,)}

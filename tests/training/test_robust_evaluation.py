@@ -1,0 +1,195 @@
+"""Evaluation over settings: the grid, common random numbers, and intervals that keep dependence."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from linear_policy import Linear
+from scipy import stats
+
+import jaxrl
+from jaxrl.core.mdp import outcome_mdp
+from jaxrl.envs import TabularEnv
+from jaxrl.envs.control import CartPole, Pendulum
+from jaxrl.envs.wrappers import TimeLimit, Uniform, domain_randomisation
+from jaxrl.training import robust_evaluation
+from jaxrl.training.bootstrap import mean_of_settings, stratified_estimate
+from jaxrl.training.robust_evaluation import RobustEvaluation
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.key(0)
+WEIGHTS = jnp.array([[0.0, 0.0], [0.0, 0.0], [-1.0, 1.0], [0.0, 0.0]])  # sways until it falls
+PLAY = {"num_episodes": 6, "max_steps": 60}
+
+
+def over(settings, env=None, key=KEY, **options):
+    env = CartPole() if env is None else env
+    return jaxrl.evaluate(key, Linear(), env, WEIGHTS, over=settings, **PLAY, **options)
+
+
+def test_every_setting_is_played_as_if_alone():
+    """Same keys, same agent: the row of a setting is what `evaluate` gives there."""
+    masses, gravities = [0.1, 0.9], [5.0, 9.8, 30.0]
+    played = over({"pole_mass": masses, "gravity": gravities})
+    assert played.returns.shape == (6, 6)
+    settings = [(mass, gravity) for mass in masses for gravity in gravities]
+    for index, (mass, gravity) in enumerate(settings):
+        expected = {"pole_mass": mass, "gravity": gravity}
+        assert played.setting(index) == pytest.approx(expected)
+        env = CartPole(pole_mass=mass, gravity=gravity)
+        alone = jaxrl.evaluate(KEY, Linear(), env, WEIGHTS, **PLAY)
+        np.testing.assert_array_equal(played.returns[index], alone.returns)
+        np.testing.assert_array_equal(played.evaluation(index).lengths, alone.lengths)
+    assert len(np.unique(played.returns)) > 3
+
+
+def test_paired_values_go_together():
+    played = over({"pole_mass": [0.1, 0.9], "gravity": [5.0, 30.0]}, paired=True)
+    assert played.returns.shape == (2, 6)
+    assert played.setting(1) == pytest.approx({"pole_mass": 0.9, "gravity": 30.0})
+
+
+def test_names_reach_into_wrappers_as_the_settings_of_an_agent_do():
+    env = TimeLimit(CartPole(), 50)
+    played = over({"max_steps": [3, 5], "env.gravity": [9.8]}, env)
+    np.testing.assert_array_equal(played.lengths, [[3] * 6, [5] * 6])
+    assert list(played.parameters) == ["max_steps", "env.gravity"]
+
+
+def test_other_values_and_another_agent_state_do_not_compile_again():
+    over({"gravity": [5.0, 30.0]})
+    size = robust_evaluation._play_each._cache_size()
+    over({"gravity": [6.0, 20.0]}, CartPole(pole_mass=0.3), jax.random.key(3))
+    assert robust_evaluation._play_each._cache_size() == size
+
+
+def test_it_is_pure():
+    @jax.jit
+    def worst(weights, gravity):
+        env = CartPole(gravity=gravity)
+        grid = {"pole_mass": [0.1, 0.9]}
+        return jaxrl.evaluate(KEY, Linear(), env, weights, over=grid, **PLAY).setting_means
+
+    expected = over({"pole_mass": [0.1, 0.9]}, CartPole(gravity=12.0)).setting_means
+    np.testing.assert_allclose(worst(WEIGHTS, 12.0), expected, rtol=1e-6)
+
+
+def coin(prob):
+    """Each step pays 1 and ends with probability `prob`."""
+    ends = np.array([[[False, True]]])
+    return TabularEnv(
+        outcome_mdp([[[1 - prob, prob]]], [[[0, 0]]], [[[1.0, 1.0]]], terminal=ends), one_hot=True
+    )
+
+
+def test_environments_of_any_kind_share_their_episodes_unless_told_otherwise():
+    envs, one = [coin(0.5), coin(0.5), coin(0.25)], jnp.ones((1, 1))
+    same = jaxrl.evaluate_each(KEY, Linear(), envs, one, num_episodes=2000)
+    np.testing.assert_array_equal(same.returns[0], same.returns[1])
+    assert abs(float(same.setting_means[2]) - 4.0) < 5 * (12.0 / 2000) ** 0.5
+    apart = jaxrl.evaluate_each(KEY, Linear(), envs, one, num_episodes=2000, same_episodes=False)
+    assert abs(np.corrcoef(apart.returns[0], apart.returns[1])[0, 1]) < 5 / 2000**0.5
+    assert np.corrcoef(same.returns[0], same.returns[2])[0, 1] > 0.3
+
+
+def made(returns, same_episodes=True):
+    shape = returns.shape
+    return RobustEvaluation(
+        jnp.asarray(returns), jnp.ones(shape), jnp.ones(shape, bool), {}, same_episodes
+    )
+
+
+@pytest.mark.parametrize("same_episodes", [True, False])
+def test_the_numbers_of_all_settings(same_episodes):
+    """Against NumPy: means of rows, the least of them, and means of the lowest values."""
+    returns = np.random.default_rng(0).normal(5.0, 2.0, (5, 40)).astype(np.float32)
+    returns += 3 * np.arange(5)[:, None]
+    played = made(returns, same_episodes)
+    summary = played.summary(tail=0.4, num_resamples=200)
+    rows = np.sort(returns.mean(1))
+    expected = {
+        "mean": returns.mean(),
+        "worst": rows[0],
+        "cvar_settings": rows[:2].mean(),
+        "cvar_episodes": np.sort(returns.ravel())[:80].mean(),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(summary[name].value, value, rtol=1e-5)
+        assert summary[name].low < value < summary[name].high
+
+    @jax.jit
+    def traced(played):
+        numbers = [played.mean, played.worst, played.cvar_over_settings(0.4), played.cvar(0.4)]
+        return jnp.stack(numbers), played.setting_cvars(0.4)
+
+    numbers, setting_tails = traced(played)
+    np.testing.assert_allclose(numbers, list(expected.values()), rtol=1e-4)
+    tails = np.sort(returns, axis=1)[:, :16].mean(1)
+    np.testing.assert_allclose(setting_tails, tails, rtol=1e-4)
+    assert int(played.worst_setting) == np.argmin(returns.mean(1))
+    for row, estimate in zip(returns, played.setting_summary(num_resamples=200), strict=True):
+        assert estimate.value == pytest.approx(row.mean(), rel=1e-6)
+
+
+def test_intervals_agree_with_scipy_s_bootstrap():
+    row = np.random.default_rng(1).gamma(2.0, 3.0, (1, 60))
+    ours = stratified_estimate(row, mean_of_settings, same_episodes=True, num_resamples=8000)
+    theirs = stats.bootstrap(
+        row, np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(5)
+    ).confidence_interval
+    spread = theirs.high - theirs.low
+    np.testing.assert_allclose([ours.low, ours.high], theirs, atol=0.05 * spread)
+
+
+@pytest.mark.parametrize("same_episodes", [True, False])
+def test_intervals_of_a_mean_know_whether_settings_share_their_chance(same_episodes):
+    """Nine settings that repeat one row tell no more than one; nine independent rows three times
+    as much. The interval of the right kind covers the truth, here 0, in 95 % of 300 samples."""
+    rng, covered = np.random.default_rng(2), 0
+    for trial in range(300):
+        if same_episodes:
+            returns = np.repeat(rng.normal(0, 1, (1, 50)), 9, axis=0)
+        else:
+            returns = rng.normal(0, 1, (9, 50))
+        got = stratified_estimate(
+            returns,
+            mean_of_settings,
+            same_episodes=same_episodes,
+            num_resamples=300,
+            seed=trial,
+        )
+        covered += got.low <= 0.0 <= got.high
+        width = 2 * 1.96 / np.sqrt(50 if same_episodes else 450)
+        assert 0.6 * width < got.high - got.low < 1.5 * width
+    assert 0.90 < covered / 300 < 0.985
+
+
+def test_a_diverged_episode_leaves_no_lower_bound():
+    returns = np.ones((2, 30))
+    returns[1, 3] = np.nan
+    worst = made(returns).summary(num_resamples=100)["mean"]
+    assert np.isnan(worst.value) and worst.low == -np.inf
+
+
+def test_what_cannot_be_varied_is_refused():
+    bad = {
+        "no values": {"gravity": []},
+        "out of range": {"pole_mass": [0.1, -0.2]},
+        "given twice": {"gravity": [9.0], "env.gravity": [8.0]},
+        "names no parameter": {},
+    }
+    for message, settings in bad.items():
+        with pytest.raises(ValueError, match=message):
+            over(settings, TimeLimit(CartPole(), 50))
+    with pytest.raises(KeyError, match="pole_mass"):
+        over({"pole_mess": [0.1]})
+    with pytest.raises(ValueError, match="equal numbers"):
+        over({"gravity": [1.0], "pole_mass": [0.1, 0.2]}, paired=True)
+    with pytest.raises(ValueError, match="inside it"):
+        over({"gravity": [9.0]}, domain_randomisation(CartPole(), {"gravity": Uniform(8.0, 9.0)}))
+    with pytest.raises(ValueError, match="one at a time"):
+        jaxrl.evaluate_each(KEY, Linear(), [CartPole(), Pendulum()], WEIGHTS, **PLAY)
+    with pytest.raises(ValueError, match="at least one"):
+        jaxrl.evaluate_each(KEY, Linear(), [], WEIGHTS, **PLAY)
