@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from jaxrl.core.protocols import Environment
 from jaxrl.core.spaces import Discrete
+from jaxrl.functionals import Ellipsoid, Interval, PerPair, Scenarios, Wasserstein, WeightedL1
 from jaxrl.networks import NetworkSettings
+from jaxrl.operators import BellmanOperator, PerState
+from jaxrl.operators.bellman import describe
 
 
 def check_discrete_actions(env: Environment) -> None:
@@ -36,3 +39,36 @@ def check_minibatches(what: str, size: int, num_minibatches: int) -> None:
             f"{what} = {size} does not divide into num_minibatches={num_minibatches} "
             "equal parts: change one of them."
         )
+
+
+def check_without_table(operator: BellmanOperator) -> None:
+    """Raise `ValueError` for parts of an operator that only a table can apply."""
+    functional, improvement = operator.successor_functional, operator.improvement
+    if isinstance(functional, PerPair) or isinstance(improvement, PerState):
+        part = improvement if isinstance(improvement, PerState) else functional
+        raise ValueError(
+            f"{type(part).__name__} has settings for each state of a table, which a network does "
+            "not know: give one setting for all, or plan on the TabularMDP."
+        )
+    if getattr(functional, _OF_OUTCOMES.get(type(functional), ""), None) is not None:
+        raise ValueError(
+            f"{type(functional).__name__}.{_OF_OUTCOMES[type(functional)]} has a number for each "
+            "outcome of a table, but an agent sees draws in no order: use a functional without "
+            "them, or plan on the TabularMDP."
+        )
+    if getattr(functional, "shared_over_actions", False):
+        raise ValueError(
+            f"{describe(functional)} shares nature's budget over the actions of a state, but this "
+            "agent sees the successors of one action: use the form of single actions, such as "
+            "KLBall or WeightedL1, or plan on the TabularMDP."
+        )
+
+
+# The fields of functionals that hold numbers for each outcome.
+_OF_OUTCOMES: dict[type, str] = {
+    Ellipsoid: "covariance",
+    Interval: "lower",
+    Scenarios: "kernels",
+    Wasserstein: "cost",
+    WeightedL1: "weights",
+}

@@ -36,12 +36,15 @@ class ReplayAgent(Protocol):
         ...
 
 
-def example_transition(observation: PyTree, action_space: Space) -> Transition:
+def example_transition(
+    observation: PyTree, action_space: Space, env_state: PyTree = ()
+) -> Transition:
     """One step `[B, ...]` of the shapes and types of a rollout, for a replay to size itself by.
 
     Args:
         observation: `[B, ...]`, of freshly reset environments.
         action_space: of one environment.
+        env_state: `[B, ...]`, their states, where the replay is to keep them.
     """
     num_envs = jax.tree.leaves(observation)[0].shape[0]
     number, flag = jnp.zeros(num_envs), jnp.zeros(num_envs, bool)
@@ -54,6 +57,7 @@ def example_transition(observation: PyTree, action_space: Space) -> Transition:
         terminated=flag,
         truncated=flag,
         extras={},
+        env_state=env_state,
     )
 
 

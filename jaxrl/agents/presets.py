@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jaxrl.agents.action_critics import Optimism, TruncatedMixture
 from jaxrl.agents.actor_critic import ActorCriticAgent
+from jaxrl.agents.munchausen import Munchausen
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.parallel_q import ParallelQAgent
 from jaxrl.agents.q_network import QNetworkAgent
 from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
 from jaxrl.agents.twin_delayed import TwinDelayedAgent
+from jaxrl.agents.variance_adjustment import VarianceAdjustment
 from jaxrl.core.protocols import Agent
 from jaxrl.core.schedules import Linear
 from jaxrl.core.settings import near_names
-from jaxrl.operators import BellmanOperator, Categorical, Quantile
+from jaxrl.operators import BellmanOperator, Categorical, Gaussian, Quantile, Scalar, Softmax
 from jaxrl.replay import PrioritisedReplay
 from jaxrl.rules import AdvantageActorCritic
 
@@ -43,6 +46,12 @@ def dqn() -> QNetworkAgent:
 def double_dqn() -> QNetworkAgent:
     """DQN whose learning network chooses the next action (van Hasselt et al. 2016)."""
     return QNetworkAgent(double=True)
+
+
+def munchausen_dqn() -> QNetworkAgent:
+    """DQN with a soft backup and the log-policy in the reward (Vieillard et al. 2020)."""
+    operator = BellmanOperator(Scalar(float("inf")), improvement=Softmax(temperature=0.03))
+    return QNetworkAgent(operator=operator, munchausen=Munchausen(weight=0.9, clip=-1.0))
 
 
 def c51() -> QNetworkAgent:
@@ -88,9 +97,55 @@ def td3() -> TwinDelayedAgent:
     return TwinDelayedAgent()
 
 
+def dsac_t() -> SoftActorCriticAgent:
+    """Soft actor-critic on Gaussian returns, with three refinements (Duan et al. 2025).
+
+    The release moves the policy every second step and takes next actions from a lagged one; here
+    the policy moves every step and there is no lagged one, as in `sac`.
+    """
+    return SoftActorCriticAgent(
+        operator=BellmanOperator(Gaussian()), variance_adjustment=VarianceAdjustment()
+    )
+
+
+def tqc() -> SoftActorCriticAgent:
+    """Soft actor-critic on truncated mixtures of quantile critics (Kuznetsov et al. 2020)."""
+    return SoftActorCriticAgent(
+        operator=BellmanOperator(Quantile(num_atoms=25)),
+        pessimism=TruncatedMixture(share=0.08),
+        num_critics=5,
+    )
+
+
+def annealed_sac() -> SoftActorCriticAgent:
+    """Soft actor-critic annealed from optimality to evaluation (Omura et al. 2025)."""
+    return SoftActorCriticAgent(optimism=Optimism())
+
+
+def annealed_td3() -> TwinDelayedAgent:
+    """TD3 annealed from the optimality to the evaluation backup (Omura et al. 2025)."""
+    return TwinDelayedAgent(optimism=Optimism())
+
+
 PRESETS: dict[str, Callable[[], Agent]] = {
     preset.__name__: preset
-    for preset in (a2c, ppo, dqn, double_dqn, c51, qr_dqn, rainbow, pqn, sac, td3)
+    for preset in (
+        a2c,
+        ppo,
+        dqn,
+        double_dqn,
+        munchausen_dqn,
+        c51,
+        qr_dqn,
+        rainbow,
+        pqn,
+        sac,
+        td3,
+        dsac_t,
+        tqc,
+        annealed_sac,
+        annealed_td3,
+    )
 }
 
 

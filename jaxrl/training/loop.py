@@ -102,7 +102,13 @@ def train_iteration(
     """Roll out `[T, B]` steps, then let the agent learn from them."""
     rollout_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
     rollout_state, trajectory, episodes = rollout(
-        rollout_key, agent, env, state.agent, state.rollout, auto_reset=auto_reset
+        rollout_key,
+        agent,
+        env,
+        state.agent,
+        state.rollout,
+        auto_reset=auto_reset,
+        keep_env_state=getattr(agent, "keep_env_state", False),  # only learners that step it again
     )
     agent_state, metrics = agent.update(update_key, state.agent, trajectory)
     state = TrainState(agent_state, rollout_state, state.key, state.iteration + 1)

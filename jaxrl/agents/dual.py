@@ -1,0 +1,178 @@
+"""Learned multipliers: a worst case or a tail mean from one sampled successor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+import jaxrl.functionals as functionals
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.successors import Backup, Outcomes, Sampled, SourceState
+from jaxrl.core import struct
+from jaxrl.core.law import Law
+from jaxrl.core.protocols import Environment, Functional
+from jaxrl.core.settings import setting
+from jaxrl.core.spaces import Discrete
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.functionals import duals, least_value_duals
+from jaxrl.networks import NetworkSettings, QNetwork
+from jaxrl.operators import BellmanOperator
+from jaxrl.operators.bellman import describe
+
+
+@struct.dataclass
+class DualState:
+    """The network of the multipliers."""
+
+    params: PyTree
+    optimiser: PyTree
+    model: QNetwork = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Dual:
+    """One sampled successor, and a network for the parameters of the functional's dual.
+
+    Where F(p, v) = max_t E d(V, t), the network gives t for every state and action and climbs the
+    sampled d, at which the value network aims:
+
+    t(s, a) = project(initial(q(s, a), scale) + scale network(s, a), v),   v = r + discount V(s')
+    network: up the slope of d(v, t);  target of q(s, a): d(v, t)
+
+    with q of the lagged copy. An imperfect t makes the target more careful, never less. Where t
+    must be feasible for values not yet seen (`TotalVariation`, `Contamination`: a bound below all
+    of them), a sample that shows it to be infeasible pulls it back with weight `penalty`.
+
+    For CVaR, Entropic, KLPenalty, KLBall, ChiSquareBall, TotalVariation, Contamination and
+    Expectile, and for heads that store a mean.
+
+    Attributes:
+        scale: how far the values of the successors of one state and action spread, about.
+        least: of a multiplier that divides, in scales: smaller is less careful and noisier.
+        penalty: pull towards feasible parameters.
+        optimiser: of the network.
+
+    Example:
+        >>> Dual().dual(functionals.CVaR(0.25))
+        CVaRDual(level=0.25)
+
+    Sources:
+        Rockafellar & Uryasev (2000), theorem 1 (CVaR); Ben-Tal et al. (2013), theorem 1
+        (divergences); Panaganti, Xu, Kalathil & Ghavamzadeh (2022), Robust reinforcement learning
+        using offline data (a learned dual variable for each state and action).
+    """
+
+    scale: float = setting(
+        1.0, "spread of the values of successors", unit="return", low=0.0, low_open=True
+    )
+    least: float = setting(0.05, "least multiplier, in scales", low=0.0, low_open=True)
+    penalty: float = setting(100.0, "pull towards feasible parameters", low=0.0)
+    optimiser: Optimiser = struct.field(
+        default_factory=lambda: Optimiser(learning_rate=1e-3, max_grad_norm=10.0)
+    )
+
+    keeps_env_state: ClassVar[bool] = False
+    is_random: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
+
+    def check(self, operator: BellmanOperator, env: Environment, num_step: int = 1) -> None:
+        """Refuse functionals without a dual, heads that store a law, and n-step windows.
+
+        Raises:
+            ValueError: one of those.
+        """
+        functional = operator.successor_functional
+        self.dual(functional)
+        if operator.head.stores_law:
+            raise ValueError(
+                f"{describe(operator.head)} stores a law of returns, but a dual of one sample "
+                "gives a number whose mean is the value: use Scalar(), TwoHot or HLGauss, or "
+                "successors=Generative(num_samples=16) for laws."
+            )
+        if not isinstance(env.action_space, Discrete):
+            raise ValueError("Dual has multipliers for each discrete action: use Generative.")
+        if num_step > 1:
+            raise ValueError(
+                f"A functional over successors holds for one step, but the replay has num_step="
+                f"{num_step}: set replay.num_step=1."
+            )
+        self.operator(operator).require_successors(1)
+
+    def dual(self, functional: Functional) -> duals.Dual:
+        """The per-sample dual of a functional.
+
+        Raises:
+            ValueError: there is none here.
+        """
+        if type(functional) not in _DUALS:
+            known = ", ".join(kind.__name__ for kind in _DUALS)
+            raise ValueError(
+                f"{describe(functional)} has no dual of one sample here; those of {known} do. Use "
+                "successors=Generative(num_samples=16)."
+            )
+        if getattr(functional, "support", "nominal") != "nominal":
+            raise ValueError(
+                f"{describe(functional)}: a sampled dual sees possible successors only, so that "
+                'support="full" has no dual of one sample.'
+            )
+        return _DUALS[type(functional)](functional, self.least * self.scale)
+
+    def operator(self, operator: BellmanOperator) -> BellmanOperator:
+        """With the mean over successors: the dual comes afterwards."""
+        return operator.replace(successor_functional=functionals.Mean())
+
+    def init(
+        self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
+    ) -> SourceState:
+        """A network like the agent's, with the dual's parameters for every action."""
+        shape = self.dual(operator.successor_functional).shape
+        model = QNetwork(network.torso(env.observation_space), env.action_space.num_values, shape)
+        reset_key, params_key = jax.random.split(key)
+        _, observation = env.reset(reset_key)
+        params = model.init(params_key, jax.tree.map(lambda leaf: leaf[None], observation))
+        return SourceState(learned=DualState(params, self.optimiser.init(params), model))
+
+    def outcomes(self, key: Key, state: SourceState, data: Transition, discount: float) -> Outcomes:
+        """The transition itself."""
+        return Sampled().outcomes(key, state, data, discount)
+
+    def learn(
+        self, state: SourceState, operator: BellmanOperator, backup: Backup, progress: Progress
+    ) -> tuple[PyTree, Law]:
+        """One step up the sampled dual; the duals at the parameters before it are the targets."""
+        dual, learned, data = self.dual(operator.successor_functional), state.learned, backup.data
+        value = jax.lax.stop_gradient(backup.target.mean())
+        start = jax.vmap(dual.initial, (0, None))(jax.lax.stop_gradient(backup.lagged), self.scale)
+
+        def loss(params: PyTree) -> tuple[Array, Array]:
+            outputs = learned.model.apply(params, data.observation)
+            free = start + self.scale * jax.vmap(lambda row, a: row[a])(outputs, data.action)
+            held = jax.vmap(dual.project)(free, value)
+            # The slope is taken where the parameters are feasible, and moves them from where they
+            # are: at a clipped multiplier it would otherwise be lost.
+            taken = free + jax.lax.stop_gradient(held - free)
+            off = jnp.sum((free - jax.lax.stop_gradient(held)) ** 2, axis=-1) / self.scale
+            losses = 0.5 * self.penalty * off - jax.vmap(dual)(value, taken)
+            count = jnp.maximum(jnp.sum(backup.weights > 0), 1)
+            kept = jnp.where(backup.weights > 0, backup.weights * losses, 0.0)
+            return jnp.sum(kept) / count, held
+
+        grads, held = jax.grad(loss, has_aux=True)(learned.params)
+        params, optimiser = self.optimiser.step(grads, learned.optimiser, learned.params, progress)
+        estimate = jax.vmap(dual.estimate)(value, held)[:, None]
+        return DualState(params, optimiser, learned.model), Law(jnp.ones_like(estimate), estimate)
+
+
+_DUALS: dict[type, Callable[[Any, float], Any]] = {
+    functionals.CVaR: lambda f, least: duals.CVaRDual(f.level),
+    functionals.Entropic: lambda f, least: duals.EntropicDual(f.risk_aversion),
+    functionals.KLPenalty: lambda f, least: duals.EntropicDual(1.0 / f.weight),
+    functionals.KLBall: lambda f, least: duals.KLDual(f.radius, least),
+    functionals.ChiSquareBall: lambda f, least: duals.ChiSquareDual(f.radius, least),
+    functionals.TotalVariation: lambda f, least: least_value_duals.TotalVariationDual(f.radius),
+    functionals.Contamination: lambda f, least: least_value_duals.ContaminationDual(f.radius),
+    functionals.Expectile: lambda f, least: duals.ExpectileDual(f.level),
+}

@@ -1,0 +1,524 @@
+"""The heart of the value agents: their fixed points are those of `jaxrl.planning`.
+
+A linear network on one-hot observations is a table, so that what separates the agent from the
+planner is sampling alone. That of the gradient is averaged out by a step size that falls to zero.
+That of K draws is not: F of the law of K draws is not F of the law. The planner is therefore given
+the expectation of F over all laws of K draws (`OfDraws`), which is what such an agent aims at, and
+its distance from F itself is a test of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrl
+from jaxrl import envs, planning
+from jaxrl.agents.dual import Dual
+from jaxrl.agents.munchausen import Munchausen
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.q_network import QNetworkAgent
+from jaxrl.agents.successors import Generative, Sampled
+from jaxrl.agents.targets import TargetUpdate
+from jaxrl.core import struct
+from jaxrl.core.schedules import Linear
+from jaxrl.functionals import (
+    ChiSquareBall,
+    Contamination,
+    CVaR,
+    Entropic,
+    Expectile,
+    KLBall,
+    KLPenalty,
+    Mean,
+    MeanSemideviation,
+    TotalVariation,
+)
+from jaxrl.networks import NetworkSettings
+from jaxrl.operators import (
+    BellmanOperator,
+    Boltzmann,
+    Categorical,
+    EpsilonGreedy,
+    ExpectileMax,
+    Expectiles,
+    FixedPolicy,
+    Gaussian,
+    Greedy,
+    HLGauss,
+    KLSoftmax,
+    Mellowmax,
+    MirrorDescent,
+    Quantile,
+    Scalar,
+    Softmax,
+    Tsallis,
+    TwoHot,
+)
+from jaxrl.replay import UniformReplay
+
+DISCOUNT = 0.8
+NUM_MDPS, NUM_STATES, NUM_ACTIONS = 3, 5, 2
+
+
+@pytest.fixture
+def fast_compilation():
+    """For the rows of the fast suite; the others run long enough for optimised code to pay."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@struct.dataclass
+class OfDraws:
+    """E F(counts / K, v) over counts ~ Multinomial(K, p): what K draws give on average."""
+
+    functional: Any
+    num_draws: int = struct.field(pytree_node=False)
+
+    needs_successors = True
+
+    @property
+    def monotone(self):
+        return self.functional.monotone
+
+    @property
+    def translation_equivariant(self):
+        return self.functional.translation_equivariant
+
+    def __call__(self, probs, values):
+        counts = jnp.asarray(compositions(self.num_draws, probs.shape[0]), probs.dtype)
+        log_count = jax.scipy.special.gammaln(self.num_draws + 1.0) - jnp.sum(
+            jax.scipy.special.gammaln(counts + 1.0), axis=1
+        )
+        weights = jnp.exp(log_count) * jnp.prod(probs**counts, axis=1)
+        found = jax.vmap(self.functional, (0, None))(counts / self.num_draws, values)
+        return jnp.sum(weights / jnp.sum(weights) * found)
+
+
+def compositions(total, parts):
+    """All ways to share `total` draws among `parts` outcomes, `[C, parts]`."""
+    rows = itertools.product(range(total + 1), repeat=parts)
+    return np.array([row for row in rows if sum(row) == total])
+
+
+def squared():
+    return Scalar(float("inf"))
+
+
+GRID = {"low": -12.0, "high": 12.0, "num_atoms": 25}
+
+
+def garnets(num_outcomes=2, seed=0):
+    keys = jax.random.split(jax.random.key(seed), NUM_MDPS)
+    sizes = (NUM_STATES, NUM_ACTIONS, num_outcomes)
+    return jaxrl.stack_mdps([envs.garnet(key, *sizes, discount=DISCOUNT) for key in keys])
+
+
+def tabular_agent(operator, successors, **changes):
+    """One-hot observations, a linear network, uniform exploration, a falling step size."""
+    settings = {
+        "network": NetworkSettings(hidden_sizes=(), initialiser="lecun"),
+        "optimiser": Optimiser(learning_rate=Linear(0.05, 0.0), max_grad_norm=100.0),
+        "replay": UniformReplay(capacity=8192),
+        "target": TargetUpdate(period=1, step_size=0.05),
+        "discount": DISCOUNT,
+        "exploration": 1.0,
+        "num_envs": 64,
+        "rollout_length": 4,
+        "num_updates": 8,
+        "batch_size": 128,
+        "warmup": 512,
+    }
+    return QNetworkAgent(operator=operator, successors=successors, **settings | changes)
+
+
+@jax.jit(static_argnames="num_steps")
+def learn(key, agent, env, models, num_steps):
+    """The head's parameters `[MDP, S, A, ...]` of one agent for each of a batch of MDPs."""
+
+    def one(key, env, models):
+        lane = agent
+        if models is not None:
+            lane = agent.replace(successors=agent.successors.replace(models=models))
+        run = jaxrl.train(key, lane, env, num_steps=num_steps, num_records=1)
+        state, num_states = run.state.agent, env.mdp.num_states
+        return state.model.apply(state.params, jnp.arange(num_states))
+
+    keys = jax.random.split(key, env.mdp.prob.shape[0])
+    return jax.vmap(one)(keys, env, models)
+
+
+def learned(agent, mdps, models=None, num_steps=100_000):
+    """Head parameters and the q-values in them."""
+    env = jax.vmap(lambda mdp: envs.TabularEnv(mdp, 5.0))(mdps)  # restarts visit every state
+    models = (
+        None
+        if models is None
+        else jax.vmap(jax.vmap(lambda mdp: envs.TabularEnv(mdp, 5.0)))(models)
+    )
+    params = learn(jax.random.key(1), agent, env, models, num_steps)
+    return params, agent.scores(params)
+
+
+def planned(mdps, operator):
+    """`q[MDP, S, A]` of the exact fixed point."""
+    solve = jax.vmap(lambda mdp: planning.value_iteration(mdp, operator, tolerance=1e-4))
+    solution = solve(mdps)
+    assert float(jnp.max(solution.residual)) < 1e-3
+    return solution.q_values
+
+
+def assert_reaches(found, exact, tolerance):
+    assert np.all(np.isfinite(found))
+    worst = float(jnp.max(jnp.abs(found - exact)))
+    assert worst < tolerance, f"off by {worst:.3f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One agent, and how near it must come to the planner [return]."""
+
+    head: Any = dataclasses.field(default_factory=squared)
+    improvement: Any = dataclasses.field(default_factory=Greedy)
+    functional: Any = dataclasses.field(default_factory=Mean)
+    num_samples: int = 4  # 0: the one sampled successor
+    tolerance: float = 0.05
+    num_steps: int = 100_000
+
+    def run(self):
+        operator = BellmanOperator(self.head, self.improvement, self.functional)
+        source = Generative(self.num_samples) if self.num_samples else Sampled()
+        return learned(tabular_agent(operator, source), garnets(), num_steps=self.num_steps)
+
+    def exact(self):
+        functional = self.functional
+        if functional.needs_successors:
+            functional = OfDraws(functional, self.num_samples)
+        return planned(garnets(), BellmanOperator(Scalar(), self.improvement, functional))
+
+    def check(self):
+        _, found = self.run()
+        assert_reaches(found, self.exact(), self.tolerance)
+
+
+REFERENCE = jnp.array([0.3, 0.7])
+QUICK = {
+    "cvar": Row(functional=CVaR(0.3), num_samples=6, num_steps=60_000, tolerance=0.06),
+}
+PAIRS = {
+    "entropic-softmax": Row(improvement=Softmax(0.5), functional=Entropic(1.0), num_samples=6),
+    "categorical-tv": Row(
+        Categorical(-12.0, 12.0, 9), functional=TotalVariation(0.2), num_steps=30_000, tolerance=0.1
+    ),
+}
+HEADS = {
+    "two_hot": Row(TwoHot(**GRID), functional=CVaR(0.3)),
+    "hl_gauss": Row(HLGauss(**GRID), functional=CVaR(0.3)),
+    "categorical": Row(Categorical(**GRID), functional=CVaR(0.3)),
+    "gaussian": Row(Gaussian(), functional=CVaR(0.3)),
+    "expectiles": Row(Expectiles(5), functional=CVaR(0.3)),
+}
+IMPROVEMENTS = {
+    "sampled": Row(num_samples=0, tolerance=0.1),
+    "greedy": Row(),
+    "epsilon_greedy": Row(improvement=EpsilonGreedy(0.2)),
+    "softmax": Row(improvement=Softmax(0.5)),
+    "kl_softmax": Row(improvement=KLSoftmax(0.5, REFERENCE)),
+    "mellowmax": Row(improvement=Mellowmax(2.0)),
+    "tsallis": Row(improvement=Tsallis(0.5, 2.0)),
+    "expectile_max": Row(improvement=ExpectileMax(0.8)),
+    "boltzmann": Row(improvement=Boltzmann(1.0)),
+    "fixed_policy": Row(improvement=FixedPolicy(REFERENCE)),
+    "mirror_descent": Row(
+        improvement=MirrorDescent(0.3, 0.2, log_reference=jnp.log(REFERENCE)),
+    ),
+}
+FUNCTIONALS = {
+    "entropic": Row(functional=Entropic(1.0)),
+    "kl_ball": Row(functional=KLBall(0.2)),
+    "kl_penalty": Row(functional=KLPenalty(1.0)),
+    "chi_square_ball": Row(functional=ChiSquareBall(0.3)),
+    "total_variation": Row(functional=TotalVariation(0.2)),
+    "contamination": Row(functional=Contamination(0.2)),
+    "expectile": Row(functional=Expectile(0.2)),
+    "semideviation": Row(functional=MeanSemideviation(0.5)),
+    "softmax-kl_ball": Row(improvement=Softmax(0.5), functional=KLBall(0.2)),
+    "expectiles-entropic-tsallis": Row(
+        Expectiles(5), improvement=Tsallis(0.5, 2.0), functional=Entropic(1.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_agent_reaches_the_planner(name, fast_compilation):
+    QUICK[name].check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_of_parts_reach_the_planner(name):
+    PAIRS[name].check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_reaches_the_planner(name):
+    HEADS[name].check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMPROVEMENTS)
+def test_every_improvement_reaches_the_planner(name):
+    IMPROVEMENTS[name].check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FUNCTIONALS)
+def test_every_functional_reaches_the_planner(name):
+    FUNCTIONALS[name].check()
+
+
+# --- mirror descent ------------------------------------------------------------------------------
+
+
+def test_mirror_descent_reaches_its_regularised_optimum(fast_compilation):
+    """MirrorDescent(l, t) ends at the entropy-regularised optimum of temperature t.
+
+    The network holds q + l log pi with pi = softmax(that / (l + t)), so that q = that - l log pi.
+    """
+    step = MirrorDescent(0.25, 0.25)
+    agent = tabular_agent(BellmanOperator(squared(), step), Generative(4))
+    _, held = learned(agent, garnets(), num_steps=60_000)
+    found = held - 0.25 * jax.nn.log_softmax(held / 0.5)
+    exact = planned(garnets(), BellmanOperator(improvement=Softmax(0.25)))
+    assert_reaches(found, exact, 0.08)
+    known = planning.mirror_descent_value_iteration(
+        jax.tree.map(lambda leaf: leaf[0], garnets()), kl_weight=0.25, entropy_weight=0.25
+    )
+    np.testing.assert_allclose(jax.nn.softmax(held[0] / 0.5), known.policy, atol=0.1)
+
+
+@pytest.mark.slow
+def test_munchausen_is_mirror_descent():
+    """Weight a and temperature T: KL weight a T, entropy weight (1 - a) T."""
+    operator = BellmanOperator(squared(), Softmax(0.5))
+    agent = tabular_agent(operator, Generative(4), munchausen=Munchausen(0.6, -jnp.inf))
+    _, held = learned(agent, garnets())
+    found = held - 0.3 * jax.nn.log_softmax(held / 0.5)
+    assert_reaches(found, planned(garnets(), BellmanOperator(improvement=Softmax(0.2))), 0.05)
+
+
+@pytest.mark.slow
+def test_a_greedy_munchausen_is_advantage_learning():
+    operator = BellmanOperator(squared())
+    agent = tabular_agent(operator, Generative(4), munchausen=Munchausen(0.5, -jnp.inf))
+    _, found = learned(agent, garnets())
+    solve = jax.vmap(lambda mdp: planning.gap_increasing_value_iteration(mdp, weight=0.5))
+    assert_reaches(found, solve(garnets()).q_values, 0.1)
+
+
+# --- laws of returns -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "head, functional",
+    [
+        (Quantile(9, huber_threshold=0.0), Mean()),
+        (Categorical(**GRID), Mean()),
+        (Expectiles(5), Mean()),
+        (Categorical(**GRID), CVaR(0.5)),
+        (Quantile(9, huber_threshold=0.0), CVaR(0.5)),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_laws_are_the_planner_s(head, functional):
+    """Whole laws, compared at their quantiles; `functional` makes actions *greedy on the law*."""
+    operator = BellmanOperator(head, return_functional=functional)
+    mdps = garnets()
+    params, _ = learned(tabular_agent(operator, Generative(4)), mdps)
+    # A law imputed from expectiles moves further than they do.
+    tolerance, num_settled = 0.3 if isinstance(head, Expectiles) else 0.12, 0
+    for index in range(NUM_MDPS):
+        mdp = jax.tree.map(lambda leaf, index=index: leaf[index], mdps)
+        known = planning.distributional_value_iteration(mdp, operator, tolerance=1e-3)
+        if float(known.residual) > 1e-3:  # greedy on the law: a fixed point need not exist
+            continue
+        num_settled += 1
+        found, exact = (jax.vmap(jax.vmap(head.law))(p) for p in (params[index], known.params))
+        assert distance(found, exact) < tolerance
+    assert num_settled >= (2 if isinstance(functional, CVaR) else NUM_MDPS)
+
+
+def distance(laws, others):
+    """The greatest 1-Wasserstein distance of two tables of laws."""
+    points = jnp.sort(jnp.concatenate([laws.atoms, others.atoms], axis=-1), axis=-1)
+
+    def below(laws):
+        inside = laws.atoms[..., None, :] <= points[..., :, None]
+        return jnp.sum(jnp.where(inside, laws.probs[..., None, :], 0.0), axis=-1)
+
+    gaps = jnp.abs(below(laws) - below(others))[..., :-1]
+    return float(jnp.max(jnp.sum(gaps * jnp.diff(points, axis=-1), axis=-1)))
+
+
+# --- settings of the environment -----------------------------------------------------------------
+
+
+def deterministic(seed):
+    """Each pair has one successor and one reward."""
+    numbers = np.random.default_rng(seed)
+    shape = (NUM_MDPS, NUM_STATES, NUM_ACTIONS, 1)
+    next_state, reward = numbers.integers(NUM_STATES, size=shape), numbers.normal(size=shape)
+    initial = np.full(NUM_STATES, 1.0 / NUM_STATES)
+    tables = zip(next_state, reward, strict=True)
+    return jaxrl.stack_mdps(
+        [jaxrl.outcome_mdp(np.ones(n.shape), n, r, DISCOUNT, initial=initial) for n, r in tables]
+    )
+
+
+def both(first, second):
+    """`[MDP, 2, ...]`: two settings of each problem."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), first, second)
+
+
+@pytest.mark.parametrize(
+    "over_models, level",
+    [(CVaR(0.5), 0.5), pytest.param(None, 1.0, marks=pytest.mark.slow)],
+    ids=["worst", "mixture"],
+)
+def test_settings_of_the_environment_are_mixed_or_the_worst_of_them(
+    over_models, level, fast_compilation
+):
+    """Two deterministic settings are two outcomes of probability 1/2, of which CVaR at 1/2 is the
+    worst and the mean the mixture. No sampling is involved."""
+    settings = both(deterministic(1), deterministic(2))
+    source = Generative(1, 2, over_models=over_models)
+    agent = tabular_agent(BellmanOperator(squared()), source)
+    _, found = learned(agent, deterministic(1), settings, num_steps=40_000)
+    outcomes = [
+        jnp.moveaxis(leaf[..., 0], 1, -1) for leaf in (settings.next_state, settings.reward)
+    ]
+    mixed = [
+        jaxrl.outcome_mdp(np.full(n.shape, 0.5), n, r, DISCOUNT)
+        for n, r in zip(*map(np.asarray, outcomes), strict=True)
+    ]
+    operator = BellmanOperator(successor_functional=CVaR(level))
+    assert_reaches(found, planned(jaxrl.stack_mdps(mixed), operator), 0.05)
+
+
+# --- a dual from one sample ----------------------------------------------------------------------
+
+DUALS = {
+    "cvar": CVaR(0.5),
+    "entropic": Entropic(0.7),
+    "kl_penalty": KLPenalty(1.5),
+    "kl_ball": KLBall(0.1),
+    "chi_square_ball": ChiSquareBall(0.2),
+    "total_variation": TotalVariation(0.15),
+    "contamination": Contamination(0.15),
+    "expectile": Expectile(0.3),
+}
+
+
+def dual_gap(functional, num_steps):
+    optimiser = Optimiser(learning_rate=Linear(0.05, 0.0), max_grad_norm=100.0)
+    agent = tabular_agent(
+        BellmanOperator(squared(), successor_functional=functional),
+        Dual(optimiser=optimiser),
+        optimiser=Optimiser(learning_rate=Linear(0.02, 0.0), max_grad_norm=100.0),
+    )
+    _, found = learned(agent, garnets(), num_steps=num_steps)
+    return found - planned(garnets(), BellmanOperator(successor_functional=functional))
+
+
+def test_a_dual_reaches_the_exact_functional_from_one_sample(fast_compilation):
+    gap = dual_gap(CVaR(0.5), 100_000)
+    assert float(jnp.max(jnp.abs(gap))) < 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DUALS)
+def test_every_dual_reaches_its_functional(name):
+    gap = dual_gap(DUALS[name], 100_000)
+    assert float(jnp.max(jnp.abs(gap))) < 0.25
+
+
+# --- how biased K draws are ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("functional", [CVaR(0.3), KLBall(0.2)], ids=lambda f: type(f).__name__)
+def test_the_bias_of_k_draws_falls_as_k_grows(functional):
+    """Both are concave in the law: K draws give too high a value, by less the more there are."""
+    exact = planned(garnets(), BellmanOperator(successor_functional=functional))
+    operator = BellmanOperator(squared(), successor_functional=functional)
+    biases = []
+    for num_draws in (2, 4, 16):
+        _, found = learned(tabular_agent(operator, Generative(num_draws)), garnets())
+        expected = planned(
+            garnets(),
+            operator.replace(head=Scalar(), successor_functional=OfDraws(functional, num_draws)),
+        )
+        assert_reaches(found, expected, 0.06)
+        biases.append(float(jnp.mean(found - exact)))
+    assert biases[0] > biases[1] > biases[2] > 0
+    assert biases[0] > 2 * biases[2]
+
+
+def test_one_draw_is_the_mean_and_many_are_the_law():
+    """The expectation over draws itself, by limits: what the rows above are compared with."""
+    probs, values = jnp.array([0.25, 0.75]), jnp.array([0.0, 4.0])
+    one, two, many = (
+        float(jax.jit(OfDraws(CVaR(0.5), num_draws))(probs, values)) for num_draws in (1, 2, 30)
+    )
+    assert one == pytest.approx(3.0)
+    # None, one or both of two draws are 0 with probability 9/16, 6/16, 1/16; the worse half of
+    # them is then 4, 0, 0.
+    assert two == pytest.approx(4 * 9 / 16)
+    assert many == pytest.approx(2.0, abs=0.15)
+
+
+# --- one sampled successor -----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_accepted_bias_is_the_whole_risk(fast_compilation):
+    """CVaR of one sampled successor learns the risk-neutral values, far from the CVaR's."""
+    operator = BellmanOperator(squared(), successor_functional=CVaR(0.1))
+    agent = tabular_agent(operator, Sampled(accept_bias=True))
+    _, found = learned(agent, garnets(), num_steps=60_000)
+    neutral = planned(garnets(), BellmanOperator())
+    averse = planned(garnets(), operator.replace(head=Scalar()))
+    assert_reaches(found, neutral, 0.15)
+    assert float(jnp.max(neutral - averse)) > 1.0
+
+
+# --- the windy cliff -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "functional, num_samples, tolerance",
+    [(Mean(), 4, 0.1), (CVaR(0.3), 6, 0.2), (Entropic(0.3), 6, 0.2)],
+    ids=["mean", "cvar", "entropic"],
+)
+def test_the_windy_cliff(functional, num_samples, tolerance):
+    """The agent's values are the planner's at every cell, and so is the way it walks."""
+    mdp = envs.windy_cliff(3, 4, wind=0.15, discount=0.9)
+    start = jnp.full(mdp.num_states, 1.0 / mdp.num_states, mdp.initial.dtype)
+    mdps = jaxrl.stack_mdps([mdp.replace(initial=start)])
+    operator = BellmanOperator(squared(), successor_functional=functional)
+    agent = tabular_agent(operator, Generative(num_samples), discount=0.9)
+    agent = agent.replace(optimiser=Optimiser(Linear(0.2, 0.0), max_grad_norm=1000.0))
+    _, found = learned(agent, mdps, num_steps=200_000)
+    averaged = OfDraws(functional, num_samples) if functional.needs_successors else functional
+    exact = planned(mdps, BellmanOperator(successor_functional=averaged))
+    assert_reaches(found, exact, tolerance)

@@ -1,0 +1,474 @@
+"""Successors from the environment stepped again: what they are, what they cost, what is refused."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+import scipy.stats
+
+import jaxrl
+from jaxrl import envs
+from jaxrl.agents.dual import Dual
+from jaxrl.agents.experience import example_transition
+from jaxrl.agents.munchausen import Munchausen
+from jaxrl.agents.nested import Nested
+from jaxrl.agents.normalised import NormalisedAgent
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.presets import preset
+from jaxrl.agents.successors import Generative, Sampled
+from jaxrl.agents.targets import TargetUpdate
+from jaxrl.core import struct
+from jaxrl.core.schedules import Linear
+from jaxrl.envs.gymnax import GYMNAX_NAMES
+from jaxrl.envs.gymnax_cures import cure_of
+from jaxrl.envs.parameters import with_parameters
+from jaxrl.envs.wrappers import RewardNoise, TimeLimit
+from jaxrl.functionals import (
+    CVaR,
+    Entropic,
+    KLBall,
+    Mean,
+    MeanStd,
+    PerPair,
+    Scenarios,
+    SharedKL,
+    TotalVariation,
+    worst_case,
+)
+from jaxrl.networks import NetworkSettings
+from jaxrl.operators import (
+    BellmanOperator,
+    Categorical,
+    FixedPolicy,
+    MirrorDescent,
+    PerState,
+    Quantile,
+    Scalar,
+    TwoHot,
+)
+from jaxrl.replay import UniformReplay
+from jaxrl.training.loop import start_training, train_iteration
+from jaxrl.training.memory import tree_bytes
+
+KEY = jax.random.key(0)
+RISKY = BellmanOperator(successor_functional=CVaR(0.1))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def small(operator=None, **changes):
+    """A small Q-network agent."""
+    settings = {
+        "operator": BellmanOperator() if operator is None else operator,
+        "network": NetworkSettings(hidden_sizes=(16,), activation="relu", initialiser="lecun"),
+        "optimiser": Optimiser(learning_rate=Linear(3e-2, 2e-3), max_grad_norm=10.0),
+        "replay": UniformReplay(capacity=1024),
+        "target": TargetUpdate(period=20, step_size=1.0),
+        "discount": 0.8,
+        "num_envs": 8,
+        "rollout_length": 4,
+        "exploration": 1.0,
+        "batch_size": 32,
+        "num_updates": 4,
+        "warmup": 128,
+    }
+    return preset("dqn").replace(**settings | changes)
+
+
+@functools.partial(jax.jit, static_argnames="num_envs")
+def stored(env, num_envs=4):
+    """Transitions of uniform actions, written to a replay and drawn from it again."""
+    num_rows = 8
+    reset_key, action_key, step_key, draw_key = jax.random.split(KEY, 4)
+    state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
+    action = jax.vmap(env.action_space.sample)(jax.random.split(action_key, num_envs))
+    _, step = jax.vmap(env.step)(jax.random.split(step_key, num_envs), state, action)
+    example = example_transition(observation, env.action_space, state)
+    row = example.replace(
+        action=action.astype(example.action.dtype),
+        reward=step.reward,
+        discount=0.9 * (1.0 - step.terminated),
+        next_observation=step.observation,
+        truncated=step.truncated,
+        terminated=step.terminated,
+    )
+    replay = UniformReplay(capacity=num_rows * num_envs, num_envs=num_envs, store_next=True)
+    trajectory = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_rows), row)
+    filled = replay.add(replay.init(example), trajectory)
+    return replay.sample(draw_key, filled, num_envs).transition
+
+
+@jax.jit
+def outcomes(source, env, data):
+    state = source.init(KEY, env, BellmanOperator(), NetworkSettings())
+    return source.outcomes(jax.random.key(5), state, data, 0.9)
+
+
+# --- what the outcomes are -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in GYMNAX_NAMES if not cure_of(n).refusal])
+def test_every_gymnax_environment_can_be_stepped_again(name):
+    """Discrete and continuous: its state goes through the replay and back into `step`."""
+    env = envs.make(name)
+    source = Generative(3)
+    source.check(RISKY, env)
+    found = jax.eval_shape(lambda: outcomes(source, env, stored(env)))
+    assert found.reward.shape == found.discount.shape == found.probs.shape == (4, 3)
+    observation = jax.eval_shape(env.reset, KEY)[1]
+    assert found.observation.shape == (4, 3, *observation.shape)
+    assert found.observation.dtype == observation.dtype
+
+
+@pytest.mark.parametrize("name", ["MountainCar-v0", "Pendulum-v1"])
+def test_a_deterministic_environment_gives_what_was_seen(name):
+    env = envs.make(name)
+    data = stored(env)
+    found = outcomes(Generative(2), env, data)
+    for draw in range(2):
+        np.testing.assert_allclose(found.reward[:, draw], data.reward, rtol=1e-5)
+        np.testing.assert_allclose(
+            found.observation[:, draw], data.next_observation, rtol=1e-5, atol=1e-6
+        )
+    np.testing.assert_allclose(found.probs, 0.5)
+
+
+def test_draws_have_the_law_of_the_table():
+    """RiverSwim's middle state under "right": three outcomes, from many draws of one state."""
+    mdp = envs.riverswim()
+    env = envs.TabularEnv(mdp)
+    state = envs.TabularState(jnp.full(1, 2), jnp.zeros(1, jnp.int32))
+    data = stored(env, num_envs=1).replace(env_state=state, action=jnp.ones(1, jnp.int32))
+    found = outcomes(Generative(3000), env, data)
+    counts = np.bincount(np.asarray(found.observation[0]), minlength=6)
+    expected = np.asarray(mdp.dense()[0][2, 1], np.float64)
+    expected *= 3000 / expected.sum()
+    possible = expected > 0
+    assert possible.sum() == 3 and counts[~possible].sum() == 0
+    assert scipy.stats.chisquare(counts[possible], expected[possible]).pvalue > 1e-3
+
+
+def test_an_end_zeroes_the_discount_of_its_outcome_only():
+    """From the last cell before the goal of a slippery lake, some draws end and some go on."""
+    env = envs.TabularEnv(envs.frozen_lake(), time_limit=1.0)  # every step truncates too
+    state = envs.TabularState(jnp.full(1, 14), jnp.zeros(1, jnp.int32))
+    data = stored(env, num_envs=1).replace(env_state=state, action=jnp.full(1, 2))
+    found = outcomes(Generative(32), env, data)
+    ended = found.observation[0] == 15
+    assert 0 < ended.sum() < 32
+    np.testing.assert_allclose(found.discount[0], np.where(ended, 0.0, 0.9))
+    np.testing.assert_allclose(found.reward[0], np.where(ended, 1.0, 0.0))
+
+
+def test_each_setting_is_that_of_the_grid():
+    """A wrapped gymnax environment under 2 x 2 settings, against stepping each by hand."""
+    env = TimeLimit(envs.make("Pendulum-v1"), 50)
+    spread = (("g", 8.0, 12.0), ("env.m", 0.5, 1.5))
+    data = stored(env)
+    found = outcomes(Generative(1, 4, spread), env, data)
+    for index, values in enumerate([(8.0, 0.5), (8.0, 1.5), (12.0, 0.5), (12.0, 1.5)]):
+        one = with_parameters(env, dict(zip(("g", "m"), values, strict=True)))
+        _, step = jax.vmap(one.step)(jax.random.split(KEY, 4), data.env_state, data.action)
+        np.testing.assert_allclose(found.observation[:, index], step.observation, rtol=1e-5)
+        np.testing.assert_allclose(found.reward[:, index], step.reward, rtol=1e-5)
+    np.testing.assert_allclose(found.probs, 0.25)
+
+
+def test_settings_given_outright_are_stepped_each():
+    numbers = np.array([1.0, 10.0, 100.0])
+    env = envs.TabularEnv(jaxrl.tabular_mdp([[[1.0]]], [[1.0]], 0.9))
+    models = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *[env] * 3)
+    models = models.replace(mdp=models.mdp.replace(reward=jnp.asarray(numbers).reshape(3, 1, 1, 1)))
+    source = Generative(2, 3, models=models)
+    source.check(RISKY, env)
+    found = outcomes(source, env, stored(env))
+    np.testing.assert_allclose(found.reward, np.repeat(numbers, 2)[None].repeat(4, axis=0))
+
+
+def test_a_worst_case_shares_its_draws_between_settings_and_a_mixture_does_not():
+    env = RewardNoise(envs.TabularEnv(jaxrl.tabular_mdp([[[1.0]]], [[0.0]], 0.9)), scale=1.0)
+    spread = (("scale", 0.5, 1.0),)
+    data = stored(env)
+    worst = outcomes(Generative(3, 2, spread, over_models=CVaR(0.5)), env, data).reward
+    mixed = outcomes(Generative(3, 2, spread), env, data).reward
+    np.testing.assert_allclose(2.0 * worst[:, :3], worst[:, 3:], rtol=1e-5)
+    assert np.all(np.abs(2.0 * mixed[:, :3] - mixed[:, 3:]) > 1e-4)
+    assert len(np.unique(mixed)) == mixed.size
+
+
+# --- a functional of functionals -----------------------------------------------------------------
+
+
+VALUE_AND_WEIGHTS = jax.jit(lambda f, p, v: (f(p, v), worst_case(f, p, v)))
+
+
+def test_weights_within_and_over_groups_multiply():
+    """The worst group is the second, [3, 1]; half of its mass is on its lower value."""
+    functional = Nested(CVaR(0.5), CVaR(0.5), num_groups=2)
+    probs, values = jnp.full(4, 0.25), jnp.array([5.0, 4.0, 3.0, 1.0])
+    value, weights = VALUE_AND_WEIGHTS(functional, probs, values)
+    assert float(value) == 1.0 and weights.tolist() == [0.0, 0.0, 0.0, 1.0]
+    averse = Nested(Entropic(0.7), Mean(), num_groups=2)
+    weights = VALUE_AND_WEIGHTS(averse, probs, values)[1]
+    np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-6)
+    tilted = np.exp(-0.7 * np.asarray(values)).reshape(2, 2)
+    np.testing.assert_allclose(weights, (0.5 * tilted / tilted.sum(1, keepdims=True)).ravel(), 1e-5)
+
+
+def test_nested_means_are_the_mean_whatever_the_masses():
+    probs, values = jnp.array([0.1, 0.0, 0.6, 0.3, 0.0, 0.0]), jnp.arange(6.0)
+    functional = Nested(Mean(), Mean(), num_groups=3)
+    value, weights = VALUE_AND_WEIGHTS(functional, probs, values)
+    np.testing.assert_allclose(value, 2.1, rtol=1e-6)
+    np.testing.assert_allclose(weights, probs, atol=1e-6)
+
+
+def test_a_distributional_backup_is_reweighted_by_the_product():
+    """Two settings, two draws each: the law put in the head is that of the worse setting."""
+    head = Categorical(0.0, 4.0, num_atoms=5)
+    source = Generative(2, 2, (("scale", 0.0, 1.0),), over_models=CVaR(0.5))
+    operator = source.operator(BellmanOperator(head))
+    lookahead = jaxrl.Lookahead(
+        reward=jnp.array([4.0, 3.0, 1.0, 2.0]),
+        discount=jnp.zeros(4),
+        probs=jnp.full(4, 0.25),
+        next_params=jnp.zeros((4, 1, 5)),
+    )
+    projected = jax.jit(lambda lookahead: head.project(operator.backup(lookahead)))(lookahead)
+    np.testing.assert_allclose(projected, [0.0, 0.5, 0.5, 0.0, 0.0], atol=1e-6)
+
+
+# --- machinery -----------------------------------------------------------------------------------
+
+
+@functools.cache
+def lesson(operator, source):
+    """An agent on every probe at once, and the number of times its program was traced."""
+    traces = []
+
+    @jax.jit
+    def learn(key, agent, envs):
+        traces.append(None)
+        run = functools.partial(jaxrl.train, num_steps=6400, num_records=4)
+        return jax.vmap(run, in_axes=(None, None, 0))(key, agent, envs)
+
+    agent = small(operator, successors=source)
+    return agent, learn, learn(KEY, agent, probes.stack_probes()), traces
+
+
+def taught():
+    return lesson(BellmanOperator(Scalar(), successor_functional=CVaR(0.3)), Generative(2))
+
+
+@pytest.mark.parametrize("probe", probes.BUILDERS)
+def test_values_of_probes_are_the_known_ones(probe):
+    """Nothing in a probe is random once its episode has begun, so that risk changes nothing; ends
+    and truncations are those of the draws."""
+    agent, _, result, _ = taught()
+    lane = list(probes.BUILDERS).index(probe)
+    state = jax.tree.map(lambda leaf: leaf[lane], result.state.agent)
+    for known in probes.known_values(probe, 0.8):
+        values = agent.scores(state.model.apply(state.params, jnp.asarray(known.observation)))
+        values = values if known.action is None else values[int(known.action)]
+        np.testing.assert_allclose(values, known.value, atol=0.1 * max(1.0, abs(known.value)))
+
+
+def test_no_number_of_the_operator_or_the_environment_retraces():
+    agent, learn, result, traces = taught()
+    changed = agent.replace(
+        operator=agent.operator.replace(successor_functional=CVaR(0.9)), discount=0.5
+    )
+    stacked = probes.stack_probes()
+    other = learn(jax.random.key(1), changed, stacked.replace(base=2.0 * stacked.base))
+    assert not np.array_equal(other.metrics["loss"], result.metrics["loss"])
+    assert len(traces) == 1
+
+
+def test_states_are_stored_only_where_they_are_stepped_again():
+    """A probe's state is a float and an integer: 8 bytes a transition, besides the settings."""
+    env = probes.delayed()
+    sizes = {}
+    for name, source in {"sampled": Sampled(), "generative": Generative(4)}.items():
+        agent = small(RISKY if name == "generative" else None, successors=source)
+        state = jax.eval_shape(lambda agent=agent: start_training(KEY, agent, env, 100.0))
+        sizes[name] = tree_bytes(state)
+        trajectory = jax.eval_shape(
+            lambda agent=agent: train_iteration(agent, env, start_training(KEY, agent, env, 100.0))[
+                0
+            ]
+        ).agent.replay.memory.env_state
+        assert len(jax.tree.leaves(trajectory)) == (2 if name == "generative" else 0)
+    num_settings = len(jax.tree.leaves(env))
+    assert sizes["generative"] - sizes["sampled"] == 8 * 1024 + 4 * num_settings
+
+
+def test_the_caller_s_environment_outlives_a_sweep():
+    """The agent keeps a copy: its state is donated from call to call."""
+    env = jax.tree.map(jnp.asarray, probes.delayed())
+    agent = small(RISKY, successors=Generative(2), warmup=32)
+    for _ in range(2):
+        result = jaxrl.sweep(KEY, agent, env, num_seeds=1, num_steps=512, num_records=2)
+        assert np.all(np.isfinite(np.asarray(result.metrics["loss"])))
+    assert float(env.last) == 1.0
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+PROBE = probes.one_step()
+
+
+@struct.dataclass
+class Stateless:
+    """An environment whose state is not in its state."""
+
+    inner: probes.Probe = PROBE
+    carries_key: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def observation_space(self):
+        return self.inner.observation_space
+
+    @property
+    def action_space(self):
+        return self.inner.action_space
+
+    def reset(self, key):
+        return key if self.carries_key else (), self.inner.reset(key)[1]
+
+    def step(self, key, state, action):
+        return state, self.inner.step(key, self.inner.reset(key)[0], action)[1]
+
+
+REFUSED = {
+    "one sampled successor": (small(RISKY), "Generative.* return_functional"),
+    "and the opt-in is named": (small(RISKY), "accept_bias=True"),
+    "one draw": (small(RISKY, successors=Generative(1)), "num_samples"),
+    "one draw in each setting": (
+        small(RISKY, successors=Generative(1, 2, (("base", 0.0, 1.0),), over_models=CVaR(0.5))),
+        "num_samples",
+    ),
+    "one setting": (small(successors=Generative(4, over_models=CVaR(0.5))), "num_models=1"),
+    "settings that do not differ": (small(successors=Generative(4, 2)), "spread"),
+    "no room for settings": (
+        small(successors=Generative(4, 1, (("base", 0.0, 1.0),))),
+        "num_models=1",
+    ),
+    "no grid": (
+        small(successors=Generative(4, 5, (("base", 0.0, 1.0), ("cue", 0.0, 1.0)))),
+        "4 or 9",
+    ),
+    "an empty range": (small(successors=Generative(4, 2, (("base", 1.0, 1.0),))), "low < high"),
+    "n-step windows": (
+        small(RISKY, successors=Generative(4), replay=UniformReplay(capacity=1024, num_step=3)),
+        "num_step=1",
+    ),
+    "models of another size": (
+        small(successors=Generative(4, 3, models=probes.stack_probes(names=("cued", "chosen")))),
+        "num_models=3",
+    ),
+    "models of another kind": (small(successors=Generative(4, 2, models=(1.0,))), "built like"),
+    "normalised": (NormalisedAgent(small(RISKY, successors=Generative(4))), "raw observations"),
+    "a budget shared over actions": (
+        small(BellmanOperator(successor_functional=SharedKL(0.1)), successors=Generative(4)),
+        "one action",
+    ),
+    "a functional for each pair": (
+        small(
+            BellmanOperator(successor_functional=PerPair(CVaR(jnp.full((2, 2), 0.5)))),
+            successors=Generative(4),
+        ),
+        "table",
+    ),
+    "numbers for each outcome": (
+        small(
+            BellmanOperator(successor_functional=Scenarios(jnp.full((2, 4), 0.25))),
+            successors=Generative(4),
+        ),
+        "in no order",
+    ),
+    "a policy for each state": (
+        small(BellmanOperator(improvement=PerState(FixedPolicy(jnp.full((3, 2), 0.5))))),
+        "table",
+    ),
+    "mirror descent without its penalties": (
+        small(BellmanOperator(improvement=MirrorDescent(1.0, 1.0, False))),
+        "log_reference",
+    ),
+    "mirror descent twice": (
+        small(BellmanOperator(improvement=MirrorDescent(1.0, 1.0)), munchausen=Munchausen()),
+        "munchausen at None",
+    ),
+    "Munchausen over n steps": (
+        small(munchausen=Munchausen(), replay=UniformReplay(capacity=1024, num_step=3)),
+        "num_step=1",
+    ),
+    "a dual of a law": (
+        small(BellmanOperator(Quantile(5), successor_functional=CVaR(0.1)), successors=Dual()),
+        "stores a law",
+    ),
+    "no dual": (
+        small(BellmanOperator(successor_functional=MeanStd(0.1)), successors=Dual()),
+        "KLBall.* do",
+    ),
+    "a dual beyond the possible": (
+        small(
+            BellmanOperator(successor_functional=TotalVariation(0.1, support="full")),
+            successors=Dual(),
+        ),
+        "full",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_fed_is_refused_with_the_remedy(case):
+    agent, remedy = REFUSED[case]
+    with pytest.raises(ValueError, match=f"(?s){remedy}"):
+        agent.check(PROBE)
+
+
+def test_an_unknown_parameter_names_the_near_ones():
+    agent = small(successors=Generative(4, 2, (("bases", 0.0, 1.0),)))
+    with pytest.raises(KeyError, match="base"):
+        agent.check(PROBE)
+
+
+@pytest.mark.parametrize("carries_key, problem", [(False, "holds no"), (True, "random key")])
+def test_an_environment_without_a_usable_state_is_refused(carries_key, problem):
+    agent = small(RISKY, successors=Generative(4))
+    with pytest.raises(ValueError, match=problem):
+        agent.check(Stateless(carries_key=carries_key))
+    agent.check(PROBE)
+
+
+ACCEPTED = {
+    "a mixture of settings, one draw of each": small(
+        RISKY, successors=Generative(1, 3, (("base", 0.0, 1.0),))
+    ),
+    "the worst mean": small(
+        successors=Generative(1, 2, (("base", 0.0, 1.0),), over_models=CVaR(0.5))
+    ),
+    "the accepted bias": small(RISKY, successors=Sampled(accept_bias=True)),
+    "a dual of a mean": small(
+        BellmanOperator(TwoHot(), successor_functional=KLBall(0.1)), successors=Dual()
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_what_is_fed_enough_is_accepted_and_can_be_traced(case):
+    agent = ACCEPTED[case]
+    agent.check(PROBE)
+    jax.eval_shape(
+        lambda key: train_iteration(agent, PROBE, start_training(key, agent, PROBE, 100.0)), KEY
+    )
