@@ -16,6 +16,7 @@ from jaxrl.agents.experience import example_transition, store
 from jaxrl.agents.exploration import epsilon_greedy
 from jaxrl.agents.munchausen import Munchausen, check_mirror_descent, implicit_policy
 from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.stock import StockConditioned, check_stock
 from jaxrl.agents.successors import Backup, Sampled, SourceState, Successors
 from jaxrl.agents.targets import TargetUpdate
 from jaxrl.core import struct
@@ -83,6 +84,7 @@ class QNetworkAgent:
     )
     successors: Successors = struct.field(default_factory=Sampled)
     munchausen: Munchausen | None = None
+    stock: StockConditioned | None = None  # the observation ends with the stock: static risk
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     exploration: float | Schedule = setting(
         Linear(1.0, 0.05, end=0.3), "probability of a uniform action", low=0.0, high=1.0
@@ -128,6 +130,9 @@ class QNetworkAgent:
                 f"A Munchausen bonus is of one step, but the replay has num_step="
                 f"{self.replay.num_step}: set replay.num_step=1."
             )
+        if self.stock is not None:
+            steps = self.successors.keeps_env_state
+            check_stock(self.stock, env, self.discount, self.replay.num_step, steps)
         self.successors.check(self.operator, env, self.replay.num_step)
 
     def init(
@@ -168,15 +173,22 @@ class QNetworkAgent:
         memory: PyTree = (),
     ) -> tuple[Array, dict[str, PyTree]]:
         """`observation[B, ...]` -> `action[B]`, no extras."""
-        scores = self.scores(state.model.apply(state.params, observation))
+        scores = self.scores(state.model.apply(state.params, observation), observation)
         if not explore:
             return jnp.argmax(scores, axis=-1).astype(jnp.int32), {}
         return epsilon_greedy(key, scores, value_at(self.exploration, state.progress)), {}
 
-    def scores(self, params: Array) -> Array:
-        """Head parameters `[..., A, *head.shape]` -> scores `[..., A]` [return]: the return
-        functional of each action's law, which a backup's improvement uses too."""
-        return _each(self.operator.score, params, len(self.operator.head.shape))
+    def scores(self, params: Array, observation: PyTree) -> Array:
+        """Head parameters `[..., A, *head.shape]` at `observation[..., *]` -> scores `[..., A]`
+        [return]: the return functional of each action's law, which a backup's improvement uses
+        too."""
+        num_axes = len(self.operator.head.shape)
+        if self.stock is None:
+            return _each(self.operator.score, params, num_axes)
+        lead = params.shape[: params.ndim - num_axes]
+        stock = jnp.broadcast_to(self.stock.of(observation)[..., None], lead)
+        rows = params.reshape(-1, *params.shape[len(lead) :])
+        return jax.vmap(self.operator.score)(rows, stock.reshape(-1)).reshape(lead)
 
     def update(
         self, key: Key, state: QNetworkState, trajectory: Transition
@@ -190,6 +202,10 @@ class QNetworkAgent:
             is_random = self.successors.is_random
             draw_key, step_key = jax.random.split(key) if is_random else (key, key)
             batch = replay.sample(draw_key, state.replay, self.batch_size, beta)
+            if self.stock is not None:
+                stock_key = jax.random.fold_in(draw_key, 1)
+                data = self.stock.relabelled(stock_key, batch.transition, self.discount)
+                batch = batch.replace(transition=data)
             learner = (state.params, state.target_params, state.optimiser, state.source.learned)
 
             # The replay stays outside the conditional, which would copy it.
@@ -258,7 +274,7 @@ class QNetworkAgent:
         operator, munchausen = implicit_policy(self.operator, self.munchausen)
         reward = outcomes.reward
         if munchausen is not None:
-            scores = self.scores(model.apply(target_params, data.observation))
+            scores = self.scores(model.apply(target_params, data.observation), data.observation)
             bonus = jax.vmap(lambda row, action: munchausen.bonus(operator, row, action))
             reward = reward + bonus(scores, data.action)[:, None]
 
@@ -276,6 +292,7 @@ class QNetworkAgent:
             probs=outcomes.probs,
             next_params=at_successors(target_params),
             selector_params=at_successors(params) if self.double else None,
+            stock=None if self.stock is None else self.stock.of(outcomes.observation),
             exact=outcomes.exact,
         )
         return jax.vmap(self.successors.operator(operator).backup)(lookahead)

@@ -92,8 +92,8 @@ def tabular_mdp(
     Args:
         transition: `[S, A, S]` probabilities of the next state; rows of legal pairs sum to one
             within 1e-4 and are then normalised.
-        reward: `[S, A]`, or `[S, A, S]` when it depends on the next state [return]. -inf makes the
-            action illegal.
+        reward: `[S, A]` (or `[S, A, 1]`), or `[S, A, S]` when it depends on the next state
+            [return]. -inf makes the action illegal.
         discount: gamma in [0, 1] [per step].
         initial: `[S]` law of the first state; default state 0.
         terminal: `[S]` bool, states at which the episode is over: entering one ends it, and their
@@ -177,8 +177,8 @@ def _checked(
     num_states, _, num_outcomes = shape = prob.shape
     next_state, reward = np.asarray(next_state), np.asarray(reward, np.float64)
     all_finite = bool(np.isfinite(reward).all())
-    of_pairs = reward.shape == shape[:2]
-    reward = reward[..., None] if of_pairs else reward
+    reward = reward[..., None] if reward.shape == shape[:2] else reward
+    of_pairs = reward.shape == (*shape[:2], 1)
     ends = np.broadcast_to(False, shape) if terminal is None else np.asarray(terminal)
     first = np.arange(num_states) == 0 if initial is None else initial
     first = np.asarray(first, np.float64)

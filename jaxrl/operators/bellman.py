@@ -38,6 +38,7 @@ class Lookahead:
     next_params: Array  # [N, A, *head.shape], the head's parameters at the successor
     selector_params: Array | None = None  # [N, A, *head.shape] choose the action; None: next_params
     mask: Array | None = None  # [N, A] bool, true where legal; None: every action is
+    stock: Array | None = None  # [N] [return], added to a return before it is scored; None: 0
     exact: bool = struct.field(pytree_node=False, default=False)  # the whole law, not a sample
 
     @classmethod
@@ -169,7 +170,7 @@ class BellmanOperator:
         """
         self.require_successors(lookahead.reward.shape[0], lookahead.exact)
         next_laws = jax.vmap(self.state_law)(
-            lookahead.next_params, lookahead.mask, lookahead.selector_params
+            lookahead.next_params, lookahead.mask, lookahead.selector_params, lookahead.stock
         )
         return self.outcome_law(lookahead.probs, lookahead.reward, lookahead.discount, next_laws)
 
@@ -181,7 +182,11 @@ class BellmanOperator:
         return self.head.encode(self.backup(lookahead))
 
     def state_law(
-        self, params: Array, mask: Array | None = None, selector_params: Array | None = None
+        self,
+        params: Array,
+        mask: Array | None = None,
+        selector_params: Array | None = None,
+        stock: Array | None = None,
     ) -> Law:
         """The law of the return from one state, under the improvement and with its bonus.
 
@@ -189,12 +194,13 @@ class BellmanOperator:
             params: `[A, *head.shape]`.
             mask: `[A]` bool, true where legal; None when every action is.
             selector_params: `[A, *head.shape]` that choose the action; None: `params`.
+            stock: `[]` [return], see `score`.
 
         Returns:
             Law of `[K]` atoms [return] for a deterministic improvement (other actions' laws are
             not built), `[A K]` otherwise.
         """
-        scores = self.scores(params if selector_params is None else selector_params)
+        scores = self.scores(params if selector_params is None else selector_params, stock)
         if self.improvement.deterministic:
             return self.head.law(params[self.improvement.select(scores, mask)])
         action_probs, bonus = self.improvement(scores, mask)
@@ -229,17 +235,22 @@ class BellmanOperator:
         mixed = weights[:, None] * next_laws.probs
         return Law(mixed.reshape(-1), (composed + shift).reshape(-1))
 
-    def scores(self, params: Array) -> Array:
-        """`params[A, *head.shape]` -> `[A]` [return]: the return functional of each action's law,
-        by which the improvement, and an agent that acts, compare actions."""
-        return jax.vmap(self.score)(params)
+    def scores(self, params: Array, stock: Array | None = None) -> Array:
+        """`params[A, *head.shape]`, `stock[]` -> `[A]` [return]: the return functional of each
+        action's law, by which the improvement, and an agent that acts, compare actions."""
+        return jax.vmap(lambda row: self.score(row, stock))(params)
 
-    def score(self, params: Array) -> Array:
-        """`params[*head.shape]` of one action -> `[]` [return]; see `scores`."""
+    def score(self, params: Array, stock: Array | None = None) -> Array:
+        """`params[*head.shape]` of one action -> `[]` [return]; see `scores`.
+
+        `stock[]` [return] is what was gained before: the functional then sees stock + return, which
+        makes a difference to those that are not translation equivariant.
+        """
         if isinstance(self.return_functional, Mean):
             return self.head.mean(params)
         law = self.head.law(params)
-        return self.return_functional(law.probs, law.atoms)
+        atoms = law.atoms if stock is None else law.atoms + stock
+        return self.return_functional(law.probs, atoms)
 
 
 def describe(part: Any) -> str:

@@ -27,8 +27,8 @@ SNAP = 1e-3  # as a share of the grid's step: nearer than this to a grid point i
 class StockPlan:
     """A value of the whole return, and the policy over (time, state, stock) that attains it.
 
-    The stock starts at `initial_stock` and follows `next_stock`: c' = (c + r) / discount, so that
-    discount^t c_t + (return from t on) = c_0 + (whole return) along every path.
+    The stock starts at `initial_stock` and follows `jaxrl.returns.next_stock`: c' = (c + r) /
+    discount, so that discount^t c_t + (return from t on) = c_0 + (whole return) on every path.
     """
 
     value: Array  # [] [return], or [utility]
@@ -54,23 +54,6 @@ class StockPlan:
         index = jnp.clip(jnp.floor(place + self.lean), 0, self.table.shape[-1] - 1)
         later = self.table[row, state, index.astype(jnp.int32)]
         return jnp.where(time == 0, self.first_action[state], later)
-
-
-def next_stock(stock: Array, reward: Array, discount: Array | float) -> Array:
-    """The stock after a reward: c' = (c + r) / discount [return].
-
-    It telescopes: discount^t c_t = c_0 + sum_{u < t} discount^u r_u. It grows like discount^-t:
-    keep `discount^t c_t` instead over long horizons, as the planners here do.
-
-    Example:
-        >>> float(next_stock(1.0, 2.0, 0.5))
-        6.0
-
-    Sources:
-        Pires et al. (2025), Optimizing return distributions with distributional dynamic
-        programming.
-    """
-    return (jnp.asarray(stock) + reward) / discount
 
 
 @struct.dataclass

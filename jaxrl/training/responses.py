@@ -68,7 +68,7 @@ def _(
 def _(
     agent: QNetworkAgent, key: Key, state: PyTree, observation: Array, memory: PyTree
 ) -> tuple[Array, bool]:
-    return agent.scores(state.model.apply(state.params, observation)), True
+    return agent.scores(state.model.apply(state.params, observation), observation), True
 
 
 @response.register

@@ -249,14 +249,14 @@ def test_derivatives_are_difference_quotients():
         found = relative_value_iteration(mdp.replace(reward=reward), operator, tolerance=1e-11)
         return jnp.stack([found.gain, found.values[2], found.q_values[1, 0]])
 
-    look = jax.jit(look)
-    by_radius, by_reward = jax.jit(jax.jacrev(look, argnums=(0, 1)))(0.2, mdp.reward)
+    look, rewards = jax.jit(look), mdp.outcome_rewards
+    by_radius, by_reward = jax.jit(jax.jacrev(look, argnums=(0, 1)))(0.2, rewards)
     step = 1e-5
-    ahead, behind = look(0.2 + step, mdp.reward), look(0.2 - step, mdp.reward)
+    ahead, behind = look(0.2 + step, rewards), look(0.2 - step, rewards)
     np.testing.assert_allclose(by_radius, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-6)
     for index in [(0, 2, 0), (1, 2, 1), (2, 2, 3), (0, 1, 0)]:  # the last is not taken
-        ahead = look(0.2, mdp.reward.at[index].add(step))
-        behind = look(0.2, mdp.reward.at[index].add(-step))
+        ahead = look(0.2, rewards.at[index].add(step))
+        behind = look(0.2, rewards.at[index].add(-step))
         slope = np.asarray(ahead - behind) / (2 * step)
         np.testing.assert_allclose(by_reward[(slice(None), *index)], slope, atol=1e-6)
     assert np.all(np.abs(np.asarray(by_radius)[:1]) > 0.01)

@@ -13,7 +13,8 @@ from jaxrl.planning.exponential_risk import static_entropic, static_evar
 from jaxrl.planning.nested_risk import chow_cvar_upper_bound, greedy_on_cvar, nested_cvar
 from jaxrl.planning.return_laws import return_law
 from jaxrl.planning.static_risk import static_cvar, static_var
-from jaxrl.planning.stock import next_stock, stock_augmented
+from jaxrl.planning.stock import stock_augmented
+from jaxrl.returns import next_stock
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

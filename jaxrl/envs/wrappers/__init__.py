@@ -2,10 +2,11 @@
 
 Order, from the inside out: dynamics; `DomainRandomisation`; noise (`StickyActions`, `NoisyActions`,
 `ObservationNoise`, `RewardNoise`); `TimeLimit`; `EpisodeStatistics`; then what only the learner
-should see (`RewardScale`, `NormaliseReward`, `NormaliseObservation`, `FrameStack`). So episode
-statistics report the task's own score, normalisation counts what the agent meets, and stacked
-frames are normalised frames. No wrapper resets: the rollout does, and calls `reset` of the
-outermost, which clears every memory on the way.
+should see (`RewardScale`, `NormaliseReward`, `NormaliseObservation`, `FrameStack`), `Stock` last.
+So episode statistics report the task's own score, normalisation counts what the agent meets,
+stacked frames are normalised frames, and the stock counts the rewards that are learned from. No
+wrapper resets: the rollout does, and calls `reset` of the outermost, which clears every memory on
+the way.
 """
 
 from jaxrl.envs.wrappers.actions import NoisyActions, StickyActions, StickyActionsState
@@ -32,6 +33,7 @@ from jaxrl.envs.wrappers.randomisation import (
     domain_randomisation,
 )
 from jaxrl.envs.wrappers.rewards import RewardNoise, RewardScale
+from jaxrl.envs.wrappers.stock import Stock, StockState
 
 __all__ = [
     "DomainRandomisation",
@@ -53,6 +55,8 @@ __all__ = [
     "RunningMoments",
     "StickyActions",
     "StickyActionsState",
+    "Stock",
+    "StockState",
     "TimeLimit",
     "TimeLimitState",
     "Uniform",

@@ -1,0 +1,164 @@
+"""Static risk of the whole return: agents that see the stock, and the search for the first one."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl.core import struct
+from jaxrl.core.protocols import Environment
+from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.types import Array, Key, PyTree, Transition
+from jaxrl.envs.wrappers import Stock
+from jaxrl.functionals.utility import PiecewiseLinear, as_utility
+from jaxrl.returns import next_stock
+
+
+@struct.dataclass
+class ExpectedUtility:
+    """E u(V), as the `return_functional` of an agent whose observation ends with the stock.
+
+    It sees stock + return, so that actions are compared by E u(c + Z): the greedy step of
+    distributional dynamic programming. u must scale (u(g x) = g u(x), or any power of g) when the
+    return is discounted: min(x, 0) for CVaR, -|x| or -x^2 to come close to a return of -c_0.
+
+    Attributes:
+        utility: u, a struct or a function of arrays; default min(x, 0).
+
+    Sources:
+        Pires et al. (2025), Optimizing return distributions with distributional dynamic
+        programming.
+    """
+
+    utility: Any = setting(PiecewiseLinear(gain_slope=0.0, loss_slope=1.0), "utility of a return")
+
+    monotone: ClassVar[bool] = False  # for every utility; it is for those that do not decrease
+    translation_equivariant: ClassVar[bool] = False
+    coherent: ClassVar[bool] = False
+    time_consistent: ClassVar[bool] = False
+    needs_successors: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "utility", as_utility(self.utility))
+        check_settings(self)
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """`probs[N]`, `values[N]` [return] -> `[]` [utility]."""
+        possible = probs > 0
+        return jnp.sum(jnp.where(possible, probs * self.utility(jnp.where(possible, values, 0)), 0))
+
+
+@struct.dataclass
+class StockConditioned:
+    """Tells an agent that the last entry of its observation is the stock (wrapper `Stock`).
+
+    With `relabel`, the update draws the stock of every replayed transition anew, uniformly in [low,
+    high]: the next one is a known function of it and of the reward, and one network so learns every
+    initial stock, hence every level, from the same experience.
+
+    Attributes:
+        low: least stock drawn [return].
+        high: greatest stock drawn [return].
+        relabel: whether replayed stocks are drawn anew.
+    """
+
+    low: float = setting(-1.0, "least stock drawn", unit="return")
+    high: float = setting(1.0, "greatest stock drawn", unit="return")
+    relabel: bool = setting(True, "draw the stocks of replayed transitions anew")
+
+    def of(self, observation: Array) -> Array:
+        """`[..., D + 1]` -> `[...]` [return]."""
+        return observation[..., -1]
+
+    def relabelled(self, key: Key, data: Transition, discount: Array | float) -> Transition:
+        """`data[B, ...]`, of one step each, with other stocks."""
+        if not self.relabel:
+            return data
+        stock = jax.random.uniform(key, data.reward.shape, minval=self.low, maxval=self.high)
+        later = next_stock(stock, data.reward, discount)
+        return data.replace(
+            observation=data.observation.at[..., -1].set(stock),
+            next_observation=data.next_observation.at[..., -1].set(later),
+        )
+
+
+def check_stock(
+    stock: StockConditioned, env: Environment, discount: Array | float, num_step: int, steps: bool
+) -> None:
+    """Raise `ValueError` unless the stock that the agent reads is the one that `env` shows.
+
+    Args:
+        stock: the agent's setting.
+        env: to be learned in.
+        discount: the agent's [per step].
+        num_step: of its replay's windows.
+        steps: whether its successors come from stored environment states.
+    """
+    if not isinstance(env, Stock):
+        raise ValueError(
+            f"stock=StockConditioned(...) reads the stock off the observation, but the environment "
+            f"is a {type(env).__name__}: wrap it, outermost, as Stock(env, low, high, discount)."
+        )
+    rates = (discount, env.discount)
+    if not any(isinstance(rate, jax.core.Tracer) for rate in rates) and np.any(
+        np.abs(np.asarray(rates[0]) - np.asarray(rates[1])) > 1e-6
+    ):
+        raise ValueError(
+            f"The agent discounts by {rates[0]}, the stock by {rates[1]}: give both the same."
+        )
+    if stock.relabel and (num_step > 1 or steps):
+        raise ValueError(
+            "A stock drawn anew belongs to one sampled step: set replay.num_step=1 and "
+            "successors=Sampled(), or StockConditioned(relabel=False)."
+        )
+
+
+def static_cvar_stocks(
+    agent: Any,
+    agent_state: PyTree,
+    observation: Array,
+    levels: Array,
+    stocks: Array | None = None,
+) -> tuple[Array, Array]:
+    """The initial stock for each level of static CVaR, and the CVaR that the agent expects.
+
+    CVaR_level = max_c { -c + E min(c + Z(c), 0) / level } over initial stocks c, with Z(c) the law
+    of the greedy action at stock c. The same network serves every level.
+
+    Args:
+        agent: with `stock` and `ExpectedUtility()` as `return_functional`.
+        agent_state: trained.
+        observation: `[B, D + 1]` of freshly reset environments; their stocks do not matter.
+        levels: `[L]` in (0, 1].
+        stocks: `[C]` candidates [return]; default 257 between `agent.stock`'s low and high.
+
+    Returns:
+        Stocks `[L]` and predicted CVaR `[L]` [return], for the mixture of the `B` starts.
+
+    Raises:
+        ValueError: the agent does not see the stock.
+    """
+    if agent.stock is None:
+        raise ValueError(
+            "This agent does not see the stock: train it in Stock(env, ...) with "
+            "stock=StockConditioned(...) and return_functional=ExpectedUtility()."
+        )
+    if not isinstance(levels, jax.core.Tracer) and not np.all(
+        (np.asarray(levels) > 0) & (np.asarray(levels) <= 1)
+    ):
+        raise ValueError(f"levels={levels} must lie in (0, 1].")
+    if stocks is None:
+        stocks = jnp.linspace(agent.stock.low, agent.stock.high, 257)
+
+    def shortfall(stock: Array) -> Array:
+        """The mean of min(c + Z(c), 0) over the starts, `[]`."""
+        here = observation.at[:, -1].set(stock)
+        params = agent_state.model.apply(agent_state.params, here)
+        return jnp.mean(jnp.max(agent.scores(params, here), axis=-1))
+
+    values = -stocks + jax.lax.map(shortfall, stocks) / jnp.asarray(levels)[:, None]  # [L, C]
+    best = jnp.argmax(values, axis=1)
+    return stocks[best], jnp.max(values, axis=1)
