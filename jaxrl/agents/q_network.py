@@ -178,10 +178,10 @@ class QNetworkAgent:
             return jnp.argmax(scores, axis=-1).astype(jnp.int32), {}
         return epsilon_greedy(key, scores, value_at(self.exploration, state.progress)), {}
 
-    def scores(self, params: Array, observation: PyTree) -> Array:
-        """Head parameters `[..., A, *head.shape]` at `observation[..., *]` -> scores `[..., A]`
-        [return]: the return functional of each action's law, which a backup's improvement uses
-        too."""
+    def scores(self, params: Array, observation: PyTree = None) -> Array:
+        """Head parameters `[..., A, *head.shape]` at `observation[..., *]` (only needed with
+        `stock`) -> scores `[..., A]` [return]: the return functional of each action's law, which a
+        backup's improvement uses too."""
         num_axes = len(self.operator.head.shape)
         if self.stock is None:
             return _each(self.operator.score, params, num_axes)

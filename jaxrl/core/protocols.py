@@ -99,7 +99,8 @@ class Agent(Protocol):
     """Three pure functions and the plan of their rollouts.
 
     `state` holds everything that learning changes: parameters, optimiser, targets, replay,
-    progress.
+    progress. An agent whose rollouts must record the environment's states says so by a true
+    attribute `keep_env_state`; without one they do not.
     """
 
     @property
