@@ -33,6 +33,12 @@ Whole = Annotated[
 Assignments = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
 
 
+def _part(help: str, default: str) -> object:
+    """An option that takes a part: `cvar:0.1`."""
+    behaviour = f"(default: {default})"
+    return arg(metavar="NAME[:ARG,...]", help=help, help_behavior_hint=behaviour)
+
+
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train seeds x settings as one program; without options, 16 seeds of PPO on CartPole-v1.
@@ -48,6 +54,23 @@ class Train:
     num_seeds: Annotated[Whole, arg(help="seeds of every setting")] = 16
     num_steps: Annotated[Whole, arg(help="environment steps of each run [steps]")] = 500_000
     seed: Annotated[Whole, arg(help="root of all randomness, together with each seed's number")] = 0
+    functional: Annotated[
+        str | None,
+        _part("over the successors of a step: nested risk or a worst case", "the agent's"),
+    ] = None
+    return_functional: Annotated[
+        str | None,
+        _part("over an action's return law, for the choice of actions only", "the agent's"),
+    ] = None
+    improvement: Annotated[str | None, _part("which next actions count", "the agent's")] = None
+    head: Annotated[str | None, _part("how returns are stored", "the agent's")] = None
+    composition: Annotated[
+        str | None, _part("how a reward and what follows make a return", "the agent's")
+    ] = None
+    successors: Annotated[
+        str | None,
+        _part("where successors come from, such as generative:16", "the agent's"),
+    ] = None
     settings: Annotated[
         Assignments,
         arg(name="set", metavar="NAME=VALUE ...", help="settings of the agent, listed by --help"),
@@ -106,6 +129,64 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan:
+    """Solve a tabular environment exactly, in 64 bits, and draw values, policy and adversary.
+
+    Parts are written as NAME[:ARG,...]; `jaxrl list operators` names them.
+    """
+
+    env: Annotated[str, arg(metavar="NAME", help="a tabular environment")] = "WindyCliff"
+    functional: Annotated[
+        str | None, _part("over the successors of a step: nested risk or a worst case", "mean")
+    ] = None
+    improvement: Annotated[str | None, _part("which actions count", "greedy")] = None
+    composition: Annotated[
+        str | None, _part("how a reward and what follows make a return", "discounted_sum")
+    ] = None
+    env_settings: Annotated[
+        Assignments,
+        arg(
+            name="env-set",
+            metavar="NAME=VALUE ...",
+            help="parameters of the environment, such as wind=0.1",
+        ),
+    ] = ()
+    discount: Annotated[
+        float | None,
+        arg(
+            metavar="FLOAT",
+            help="discount factor [per step]",
+            help_behavior_hint="(default: the environment's)",
+        ),
+    ] = None
+    horizon: Annotated[
+        Whole | None,
+        arg(
+            metavar="INT",
+            help="plan for so many steps, by backward induction [steps]",
+            help_behavior_hint="(default: without end)",
+        ),
+    ] = None
+    average_reward: Annotated[
+        bool, arg(help="undiscounted: maximise the reward per step; episodes follow each other")
+    ] = False
+    tolerance: Annotated[
+        float, arg(metavar="FLOAT", help="greatest error of the values [return]")
+    ] = 1e-6
+    max_iterations: Annotated[Whole, arg(help="sweeps at most")] = 100_000
+    run_dir: Annotated[
+        str | None,
+        arg(
+            metavar="DIR",
+            aliases=("--out",),
+            help="folder for solution.npz, summary.json and plots/plan.png",
+            help_behavior_hint="(default: runs/ENV-plan-HASH)",
+        ),
+    ] = None
+    overwrite: Annotated[bool, arg(help="delete what is in the folder and plan anew")] = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Play whole episodes with every agent of a run, from its last checkpoint."""
 
@@ -114,6 +195,13 @@ class Evaluate:
     explore: Annotated[bool, arg(help="act as in training rather than greedily")] = False
     max_steps: Annotated[Whole, arg(help="episodes are cut after so many steps [steps]")] = 10_000
     seed: Annotated[Whole, arg(help="root of the episodes' randomness")] = 0
+    over: Annotated[
+        Assignments,
+        arg(
+            metavar="NAME=V1,V2 ...",
+            help="parameters of the environment to try, in all combinations, as for --env-set",
+        ),
+    ] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,25 +230,38 @@ class List:
     """Show what there is by name."""
 
     what: Annotated[
-        Positional[Literal["agents", "envs", "operators"]], arg(help="the kind of thing")
+        Positional[
+            Literal[
+                "agents",
+                "envs",
+                "operators",
+                "functionals",
+                "improvements",
+                "heads",
+                "compositions",
+                "successors",
+            ]
+        ],
+        arg(help="the kind of thing"),
     ]
 
 
 Command = (
     Annotated[Train, subcommand("train")]
+    | Annotated[Plan, subcommand("plan")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[List, subcommand("list")]
 )
 
 
-def parse(argv: list[str]) -> Train | Evaluate | Plot | List:
+def parse(argv: list[str]) -> Train | Plan | Evaluate | Plot | List:
     """The command that `argv` asks for; help and mistakes leave by `SystemExit`, as tyro does."""
     return tyro.cli(
         Command,
         args=argv,
         prog="jaxrl",
-        description="Reinforcement learning as pure functions in JAX: train, evaluate, compare.",
+        description="Reinforcement learning as pure functions in JAX: train, plan, compare.",
         config=(OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )
 

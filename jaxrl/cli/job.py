@@ -14,6 +14,7 @@ from jaxrl.agents.presets import preset
 from jaxrl.cli import values
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.errors import BadInput, refusing
+from jaxrl.cli.parts import OPTIONS, agent_with, canonical
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import list_settings, replace_setting, resolve_setting
@@ -40,6 +41,7 @@ class Job:
     num_records: int
     seed: int
     lanes: int
+    parts: dict[str, str]  # of the agent, by option: {"functional": "cvar:0.1"}
 
     @property
     def combinations(self) -> list[dict[str, float]]:
@@ -60,6 +62,8 @@ class Job:
         """The run as plain data, from which `job_from_config` makes it again."""
         return {
             "agent": self.agent_name,
+            # Only where there are any: runs from before there were parts stay the same.
+            **({"parts": self.parts} if self.parts else {}),
             "settings": {name: values.to_plain(value) for name, value in self.settings.items()},
             "normalise": list(self.normalise),
             "env": self.env_name,
@@ -91,11 +95,12 @@ def job_from_arguments(arguments: Train) -> Job:
     """
     return _make(
         agent_name=arguments.agent,
-        settings=_assignments(arguments.settings, "--set"),
+        parts=given_parts(arguments),
+        settings=assignments(arguments.settings, "--set"),
         env_name=arguments.env,
-        env_settings=_assignments(arguments.env_settings, "--env-set"),
+        env_settings=assignments(arguments.env_settings, "--env-set"),
         over={
-            name: text.split(",") for name, text in _assignments(arguments.sweep, "--sweep").items()
+            name: text.split(",") for name, text in assignments(arguments.sweep, "--sweep").items()
         },
         numbers=arguments,
     )
@@ -132,6 +137,7 @@ def job_from_config(config: Mapping[str, Any]) -> Job:
             raise BadInput(f"config.yaml: {name}={config[name]!r} is not a whole number.")
     return _make(
         agent_name=config["agent"],
+        parts=_parts_in(config),
         settings=_texts(config, "settings"),
         env_name=config["env"],
         env_settings=_texts(config, "env_settings"),
@@ -147,6 +153,7 @@ def job_from_config(config: Mapping[str, Any]) -> Job:
 
 def _make(
     agent_name: str,
+    parts: Mapping[str, str],
     settings: Mapping[str, str],
     env_name: str,
     env_settings: Mapping[str, str],
@@ -157,6 +164,7 @@ def _make(
     _check_numbers(numbers)
     with refusing(KeyError):
         agent = preset(agent_name)
+    agent = agent_with(agent, agent_name, parts)
     normalise = tuple(sorted(set(numbers.normalise)))
     if normalise:
         if "replay" in {field.name for field in dataclasses.fields(agent)}:
@@ -176,8 +184,8 @@ def _make(
     parameters = {name: values.parse_literal(text) for name, text in env_settings.items()}
     with refusing(ValueError, TypeError, KeyError, OverflowError):
         env = make(env_name, **parameters)
+    _check(agent, env, parts)
     with refusing(ValueError):
-        check_training(agent, env)
         make_plan(agent, numbers.num_steps, numbers.num_records)
     return Job(
         agent_name=agent_name,
@@ -193,7 +201,32 @@ def _make(
         num_records=numbers.num_records,
         seed=numbers.seed,
         lanes=numbers.lanes or default_lanes(),
+        parts=canonical(parts),
     )
+
+
+def _check(agent: Agent, env: Environment, parts: Mapping[str, str]) -> None:
+    """`check_training`, with its remedy as an option where it is one of Python."""
+    try:
+        check_training(agent, env)
+    except ValueError as error:
+        by_option = "successors=Generative" in str(error) and "successors" not in parts
+        remedy = " On the command line: --successors generative:16." if by_option else ""
+        raise BadInput(str(error) + remedy) from error
+
+
+def given_parts(arguments: Any) -> dict[str, str]:
+    """The parts that a command line gives, as written: `{"functional": "cvar:0.1"}`."""
+    texts = {option: getattr(arguments, option, None) for option in OPTIONS}
+    return {option: text for option, text in texts.items() if text is not None}
+
+
+def _parts_in(config: Mapping[str, Any]) -> dict[str, str]:
+    parts = config.get("parts") or {}
+    wrong = [name for name in parts if name not in OPTIONS] if isinstance(parts, Mapping) else [""]
+    if wrong:
+        raise BadInput(f"config.yaml: parts={parts!r} is not a mapping of {', '.join(OPTIONS)}.")
+    return {name: str(text) for name, text in parts.items()}
 
 
 def _check_numbers(numbers: Train) -> None:
@@ -246,7 +279,7 @@ def _number(name: str, text: str) -> float:
         ) from None
 
 
-def _assignments(groups: Sequence[Sequence[str]], option: str) -> dict[str, str]:
+def assignments(groups: Sequence[Sequence[str]], option: str) -> dict[str, str]:
     """`--set a=1 b=2 --set c=3` as a mapping."""
     found: dict[str, str] = {}
     for text in (text for group in groups for text in group):

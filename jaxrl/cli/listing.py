@@ -15,8 +15,12 @@ from jaxrl.core.settings import SettingInfo, list_settings
 
 def list_names(arguments: List) -> int:
     """Run `jaxrl list`."""
-    show = {"agents": _list_agents, "envs": _list_envs, "operators": _list_operators}
-    show[arguments.what]()
+    if arguments.what == "agents":
+        _list_agents()
+    elif arguments.what == "envs":
+        _list_envs()
+    else:
+        _list_parts(arguments.what)
     return 0
 
 
@@ -77,14 +81,18 @@ def _list_envs() -> None:
     make_console().print(table)
 
 
-def _list_operators() -> None:
-    from jaxrl.operators import names
+def _list_parts(what: str) -> None:
+    from jaxrl.cli.parts import argument_texts, kinds
 
-    table = make_table(["slot", "name", "what it is"])
-    for slot, known in names().items():
-        for name, kind in known.items():
-            add_row(table, slot, name, _first_line(kind))
-    make_console().print(table)
+    slots = [slot for slot in kinds() if slot != "successors"] if what == "operators" else [what]
+    table = make_table(["slot"] * (len(slots) > 1) + ["name", "arguments", "what it is"])
+    for slot in slots:
+        for name, kind in kinds()[slot].items():
+            cells = (name, argument_texts(kind), _first_line(kind))
+            add_row(table, *([slot] * (len(slots) > 1)), *cells)
+    console = make_console()
+    console.print(table)
+    say(console, "Written NAME:VALUE,...,KEY=VALUE, values in this order: cvar:0.1.")
 
 
 def _first_line(documented: Any) -> str:

@@ -1,7 +1,8 @@
 """The `jaxrl` command.
 
-Exit codes: 0 done; 1 the run failed, or every seed diverged; 2 input that cannot be used (one line
-on standard error says why); 128 + signal when stopped by Ctrl-C or SIGTERM.
+Exit codes: 0 done; 1 the run failed, every seed diverged, or a plan did not converge; 2 input that
+cannot be used (one line on standard error says why); 128 + signal when stopped by Ctrl-C or
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from jaxrl.cli.cache import quiet_xla, switch_on_compilation_cache
 from jaxrl.cli.errors import BadInput, message_of
 
-_COMMANDS = ("train", "evaluate", "plot", "list")
+_COMMANDS = ("train", "plan", "evaluate", "plot", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def _run(words: list[str]) -> int:
     command = _parse(words)
     if command is None:
         return 0
-    from jaxrl.cli.arguments import Evaluate, List, Train
+    from jaxrl.cli.arguments import Evaluate, List, Plan, Train
 
     if isinstance(command, List):
         from jaxrl.cli.listing import list_names
@@ -65,8 +66,17 @@ def _run(words: list[str]) -> int:
         from jaxrl.cli.train import train
 
         return train(command, words)
+    if isinstance(command, Plan):
+        switch_on_compilation_cache()
+        from jaxrl.cli.plan import plan
+
+        return plan(command, words)
     if isinstance(command, Evaluate):
         switch_on_compilation_cache()
+        if command.over:
+            from jaxrl.cli.evaluate_over import evaluate_run_over
+
+            return evaluate_run_over(command)
         from jaxrl.cli.evaluate import evaluate_run
 
         return evaluate_run(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jaxrl.cli.evaluate import evaluate_agents, pooled_summary
 from jaxrl.cli.forecast import forecast, plan_line
 from jaxrl.cli.interrupt import Interrupt, catch_signals
 from jaxrl.cli.job import Job, job_from_arguments, job_from_config, read_config
+from jaxrl.cli.notices import notices
 from jaxrl.cli.progress import Stopped, Watch
 from jaxrl.cli.screen import make_console, say
 from jaxrl.cli.summary import SCORE, num_diverged, num_runs, settings_summary, show_summary
@@ -84,6 +86,7 @@ def _job_and_folder(arguments: Train, words: Sequence[str]) -> tuple[Job, Path]:
 
 def _show_plan(console: Console, job: Job, path: Path, overwrite: bool) -> None:
     """What a run would do, for `--dry-run`."""
+    _warn(job)
     if (path / "config.yaml").is_file():
         different = describe_difference(read_config(path), job.config())
         if different and not overwrite:
@@ -97,10 +100,16 @@ def _show_plan(console: Console, job: Job, path: Path, overwrite: bool) -> None:
     say(console, to_text(job.config()).rstrip())
 
 
+def _warn(job: Job) -> None:
+    for text in notices(job):
+        warnings.warn(text, stacklevel=2)
+
+
 def _train_in(
     run: RunFolder, job: Job, arguments: Train, console: Console
 ) -> dict[str, Any] | Interrupt:
     """Train in an open folder: the summary, or the signal that stopped it."""
+    _warn(job)
     if not run.resumed:
         (run.path / "evaluation.json").unlink(missing_ok=True)  # of the run that was overwritten
     say(console, f"folder: {run.path}")
