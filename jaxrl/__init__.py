@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     from jaxrl import operators as operators
     from jaxrl import planning as planning
     from jaxrl.agents.actor_critic import ActorCriticAgent as ActorCriticAgent
+    from jaxrl.agents.dual import Dual as Dual
+    from jaxrl.agents.munchausen import Munchausen as Munchausen
     from jaxrl.agents.parallel_q import ParallelQAgent as ParallelQAgent
     from jaxrl.agents.presets import (
         a2c as a2c,
+    )
+    from jaxrl.agents.presets import (
+        annealed_sac as annealed_sac,
+    )
+    from jaxrl.agents.presets import (
+        annealed_td3 as annealed_td3,
     )
     from jaxrl.agents.presets import (
         c51 as c51,
@@ -27,6 +35,10 @@ if TYPE_CHECKING:
     from jaxrl.agents.presets import (
         dqn as dqn,
     )
+    from jaxrl.agents.presets import (
+        dsac_t as dsac_t,
+    )
+    from jaxrl.agents.presets import munchausen_dqn as munchausen_dqn
     from jaxrl.agents.presets import (
         ppo as ppo,
     )
@@ -45,8 +57,16 @@ if TYPE_CHECKING:
     from jaxrl.agents.presets import (
         td3 as td3,
     )
+    from jaxrl.agents.presets import (
+        tqc as tqc,
+    )
     from jaxrl.agents.q_network import QNetworkAgent as QNetworkAgent
     from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent as SoftActorCriticAgent
+    from jaxrl.agents.stock import ExpectedUtility as ExpectedUtility
+    from jaxrl.agents.stock import StockConditioned as StockConditioned
+    from jaxrl.agents.stock import static_cvar_stocks as static_cvar_stocks
+    from jaxrl.agents.successors import Generative as Generative
+    from jaxrl.agents.successors import Sampled as Sampled
     from jaxrl.agents.twin_delayed import TwinDelayedAgent as TwinDelayedAgent
     from jaxrl.core.law import Law as Law
     from jaxrl.core.mdp import TabularMDP as TabularMDP
@@ -57,12 +77,18 @@ if TYPE_CHECKING:
     from jaxrl.core.types import Transition as Transition
     from jaxrl.operators.bellman import BellmanOperator as BellmanOperator
     from jaxrl.operators.bellman import Lookahead as Lookahead
+    from jaxrl.training.attacks import GradientAttack as GradientAttack
     from jaxrl.training.checkpoint import Checkpoints as Checkpoints
-    from jaxrl.training.evaluate import Evaluation as Evaluation
+    from jaxrl.training.episodes import Evaluation as Evaluation
     from jaxrl.training.evaluate import evaluate as evaluate
     from jaxrl.training.loop import TrainResult as TrainResult
     from jaxrl.training.loop import train as train
+    from jaxrl.training.robust_evaluation import RobustEvaluation as RobustEvaluation
+    from jaxrl.training.robust_evaluation import evaluate_each as evaluate_each
     from jaxrl.training.rollout import rollout as rollout
+    from jaxrl.training.smoothing import SmoothedPolicy as SmoothedPolicy
+    from jaxrl.training.smoothing import SmoothingCertificate as SmoothingCertificate
+    from jaxrl.training.smoothing import certify_smoothed as certify_smoothed
     from jaxrl.training.sweep import SweepResult as SweepResult
     from jaxrl.training.sweep import sweep as sweep
 
@@ -72,27 +98,56 @@ _HOME = {
     "ActorCriticAgent": "jaxrl.agents.actor_critic",
     "BellmanOperator": "jaxrl.operators.bellman",
     "Checkpoints": "jaxrl.training.checkpoint",
-    "Evaluation": "jaxrl.training.evaluate",
+    "Dual": "jaxrl.agents.dual",
+    "Evaluation": "jaxrl.training.episodes",
+    "ExpectedUtility": "jaxrl.agents.stock",
+    "Generative": "jaxrl.agents.successors",
+    "GradientAttack": "jaxrl.training.attacks",
     "Law": "jaxrl.core.law",
     "Lookahead": "jaxrl.operators.bellman",
+    "Munchausen": "jaxrl.agents.munchausen",
     "ParallelQAgent": "jaxrl.agents.parallel_q",
     "QNetworkAgent": "jaxrl.agents.q_network",
+    "RobustEvaluation": "jaxrl.training.robust_evaluation",
+    "Sampled": "jaxrl.agents.successors",
+    "SmoothedPolicy": "jaxrl.training.smoothing",
+    "SmoothingCertificate": "jaxrl.training.smoothing",
     "SoftActorCriticAgent": "jaxrl.agents.soft_actor_critic",
+    "StockConditioned": "jaxrl.agents.stock",
     "SweepResult": "jaxrl.training.session",
     "TabularMDP": "jaxrl.core.mdp",
     "TimeStep": "jaxrl.core.types",
     "TrainResult": "jaxrl.training.loop",
     "Transition": "jaxrl.core.types",
     "TwinDelayedAgent": "jaxrl.agents.twin_delayed",
+    "certify_smoothed": "jaxrl.training.smoothing",
     "evaluate": "jaxrl.training.evaluate",
+    "evaluate_each": "jaxrl.training.robust_evaluation",
     "outcome_mdp": "jaxrl.core.mdp",
     "rollout": "jaxrl.training.rollout",
     "stack_mdps": "jaxrl.core.mdp",
+    "static_cvar_stocks": "jaxrl.agents.stock",
     "sweep": "jaxrl.training.sweep",
     "tabular_mdp": "jaxrl.core.mdp",
     "train": "jaxrl.training.loop",
 } | dict.fromkeys(
-    ("a2c", "c51", "double_dqn", "dqn", "ppo", "pqn", "qr_dqn", "rainbow", "sac", "td3"),
+    (
+        "a2c",
+        "annealed_sac",
+        "annealed_td3",
+        "c51",
+        "double_dqn",
+        "dqn",
+        "dsac_t",
+        "munchausen_dqn",
+        "ppo",
+        "pqn",
+        "qr_dqn",
+        "rainbow",
+        "sac",
+        "td3",
+        "tqc",
+    ),
     "jaxrl.agents.presets",
 )
 _PACKAGES = ("agents", "envs", "functionals", "losses", "networks", "operators", "planning")

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.action_box import ActionBox, check_action_box
+from jaxrl.agents.action_critics import (
+    Optimism,
+    Pessimism,
+    SmallestCritic,
+    backup,
+    check_critics,
+    critic_loss,
+    each,
+    flat_successors,
+    initial_scale,
+)
 from jaxrl.agents.checks import check_feed_forward
 from jaxrl.agents.experience import draw_rounds, example_transition, store
 from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.agents.targets import TargetUpdate
+from jaxrl.agents.variance_adjustment import VarianceAdjustment
 from jaxrl.core import struct
+from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.losses import squared_loss
 from jaxrl.networks import ActionCritic, NetworkSettings, TanhGaussianActor
+from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.replay import Batch, UniformReplay
 
 
@@ -35,6 +52,7 @@ class SoftActorCriticLearner:
     params: SoftActorCriticParams
     optimiser: SoftActorCriticParams
     target_critic: PyTree
+    mean_scale: PyTree  # [num_critics] [return], () without a variance adjustment
     num_updates: Array  # [] int32, gradient steps taken
 
 
@@ -46,6 +64,7 @@ class SoftActorCriticState:
     replay: PyTree
     progress: Progress
     box: ActionBox
+    source: SourceState  # of the successors
     actor: TanhGaussianActor = struct.field(pytree_node=False)
     critic: ActionCritic = struct.field(pytree_node=False)
 
@@ -59,6 +78,13 @@ class SoftActorCriticAgent:
         actor   : temperature log pi(b | s) - min_i Q_i(s, b),   b ~ pi(s), reparameterised
         log temperature : log temperature * (entropy of pi - target entropy)
 
+    Any head of `operator` takes the scalar critics' place: the target is then a law, the critics
+    lower the head's loss, and the actor climbs the operator's return functional of their laws
+    (*greedy on the return law*: neither nested nor static risk). `pessimism` says what takes the
+    minimum's place, `variance_adjustment` refines the loss of Gaussian heads, `optimism` weights
+    the errors by their sign. A functional over successors (*nested* risk) needs
+    `successors=Generative(...)`. The entropies count as sure returns.
+
     R and D are the replay's n-step reward and discount: D is 0 where the MDP ended and is kept
     where only the clock did. With `num_step > 1` the entropies of the steps in between are left
     out and the window is not corrected for its age. Densities are those of actions scaled
@@ -71,6 +97,9 @@ class SoftActorCriticAgent:
     and algorithm 1; Fujimoto et al. 2018 (the smaller of two critics).
     """
 
+    operator: BellmanOperator = struct.field(
+        default_factory=lambda: BellmanOperator(Scalar(float("inf")))
+    )
     network: NetworkSettings = struct.field(
         default_factory=lambda: NetworkSettings(hidden_sizes=(64, 64), activation="relu")
     )
@@ -79,6 +108,10 @@ class SoftActorCriticAgent:
     )
     replay: UniformReplay = struct.field(default_factory=UniformReplay)
     target: TargetUpdate = struct.field(default_factory=lambda: TargetUpdate(step_size=0.005))
+    successors: Successors = struct.field(default_factory=Sampled)
+    pessimism: Pessimism = struct.field(default_factory=SmallestCritic)
+    optimism: Optimism | None = None
+    variance_adjustment: VarianceAdjustment | None = None
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     initial_temperature: float = setting(
         1.0, "first weight of the entropy", unit="return per nat", low=0.0, low_open=True
@@ -98,33 +131,42 @@ class SoftActorCriticAgent:
     warmup: int = setting(
         1000, "steps of uniform actions before the first gradient step", unit="steps", low=0
     )
-    num_critics: int = setting(2, "critics, the smallest of which counts", low=1)
+    num_critics: int = setting(2, "critics, read as one by `pessimism`", low=1)
 
     @property
     def memory(self) -> UniformReplay:
         """The replay at this agent's number of environments."""
         return self.replay.replace(num_envs=self.num_envs)
 
+    @property
+    def keep_env_state(self) -> bool:
+        """Whether rollouts must record the environment's states."""
+        return self.successors.keeps_env_state
+
     def check(self, env: Environment) -> None:
         """Refuse environments and settings that the agent cannot learn with.
 
         Raises:
-            ValueError: actions that are not a finite box, a recurrent network, or a batch that the
-                replay cannot give.
+            ValueError: actions that are not a finite box, a recurrent network, a batch that the
+                replay cannot give, or an operator that the critics or `successors` cannot serve.
         """
         check_action_box(env)
         check_feed_forward(self.network, env)
         self.memory.check(self.batch_size)
+        check_critics(self, env)
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> SoftActorCriticState:
         """Fresh parameters and an empty replay. `total_steps` [steps] is the life schedules see."""
-        actor_key, critic_key, reset_key = jax.random.split(key, 3)
+        actor_key, critic_key, reset_key, source_key = jax.random.split(key, 4)
         torso = self.network.torso(env.observation_space)
         box = ActionBox.of(env.action_space)
-        actor, critic = TanhGaussianActor(torso, box.size), ActionCritic(torso, self.num_critics)
-        _, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
+        actor, critic = (
+            TanhGaussianActor(torso, box.size),
+            ActionCritic(torso, self.num_critics, self.operator.head.shape),
+        )
+        env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
         unit = jnp.zeros((self.num_envs, box.size))
         params = SoftActorCriticParams(
             actor=actor.init(actor_key, observation),
@@ -140,13 +182,16 @@ class SoftActorCriticAgent:
             params=params,
             optimiser=optimiser,
             target_critic=jax.tree.map(jnp.copy, params.critic),
+            mean_scale=initial_scale(self, self.num_critics),
             num_updates=jnp.zeros((), jnp.int32),
         )
+        kept = env_state if self.keep_env_state else ()
         return SoftActorCriticState(
             learner=learner,
-            replay=self.memory.init(example_transition(observation, env.action_space)),
+            replay=self.memory.init(example_transition(observation, env.action_space, kept)),
             progress=Progress.start(total_steps),
             box=box,
+            source=self.successors.init(source_key, env, self.operator, self.network),
             actor=actor,
             critic=critic,
         )
@@ -173,10 +218,24 @@ class SoftActorCriticAgent:
         return state.box.from_unit(jnp.where(state.progress.step < self.warmup, uniform, drawn)), {}
 
     def q_values(self, state: SoftActorCriticState, observation: PyTree, action: Array) -> Array:
-        """`observation[..., *observation]`, `action[..., *shape]` -> each critic's estimate
+        """`observation[..., *observation]`, `action[..., *shape]` -> each critic's mean
         `[num_critics, ...]` [return]."""
+        return self._each(self.operator.head.mean, state, observation, action)
+
+    def return_laws(self, state: SoftActorCriticState, observation: PyTree, action: Array) -> Law:
+        """As `q_values`, each critic's law of the return: leaves `[num_critics, ..., N]`."""
+        return self._each(self.operator.head.law, state, observation, action)
+
+    def _each(
+        self,
+        function: Callable[[Array], Any],
+        state: SoftActorCriticState,
+        observation: PyTree,
+        action: Array,
+    ) -> Any:
         unit = state.box.to_unit(action)
-        return state.critic.apply(state.learner.params.critic, observation, unit)
+        params = state.critic.apply(state.learner.params.critic, observation, unit)
+        return each(function, params, self.operator.head)
 
     def update(
         self, key: Key, state: SoftActorCriticState, trajectory: Transition
@@ -208,25 +267,27 @@ class SoftActorCriticAgent:
         key: Key,
         batch: Batch,
     ) -> tuple[SoftActorCriticLearner, dict[str, Array]]:
-        next_key, action_key = jax.random.split(key)
+        key, action_key = jax.random.split(key)
         data, weights = batch.transition, batch.weights / jnp.maximum(jnp.sum(batch.weights), 1.0)
         params, actor, critic = learner.params, state.actor, state.critic
         temperature = jnp.exp(params.log_temperature)
         taken = state.box.to_unit(data.action)
 
-        next_policy = actor.apply(params.actor, data.next_observation)
+        next_key, outcome_key = jax.random.split(key) if self.successors.is_random else (key, key)
+        outcomes = self.successors.outcomes(outcome_key, state.source, data, self.discount)
+        successors = flat_successors(outcomes)
+        next_policy = actor.apply(params.actor, successors)
         next_action, next_log_prob = next_policy.sample_with_log_prob(next_key)
-        next_q = critic.apply(learner.target_critic, data.next_observation, next_action)
-        next_value = jnp.min(next_q, axis=0) - temperature * next_log_prob
-        target = jax.lax.stop_gradient(data.reward + data.discount * next_value)
+        next_critics = critic.apply(learner.target_critic, successors, next_action)
+        target = backup(self, outcomes, next_critics, bonus=-temperature * next_log_prob)
 
-        def critic_loss(critic_params: PyTree) -> tuple[Array, Array]:
-            q_values = critic.apply(critic_params, data.observation, taken)  # [num_critics, batch]
-            losses = jnp.mean(squared_loss(q_values, target), axis=0)
-            return jnp.sum(weights * losses), jnp.sum(weights * jnp.mean(q_values, axis=0))
+        def loss(critic_params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+            outputs = critic.apply(critic_params, data.observation, taken)
+            return critic_loss(self, outputs, target, weights, learner.mean_scale, state.progress)
 
-        critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
-        (loss, q_value), grads = critic_grad(params.critic)
+        (critic_cost, (q_value, mean_scale)), grads = jax.value_and_grad(loss, has_aux=True)(
+            params.critic
+        )
         critic_params, critic_state = self.optimiser.step(
             grads, learner.optimiser.critic, params.critic, state.progress
         )
@@ -234,7 +295,8 @@ class SoftActorCriticAgent:
         def actor_loss(actor_params: PyTree) -> tuple[Array, Array]:
             policy = actor.apply(actor_params, data.observation)
             action, log_prob = policy.sample_with_log_prob(action_key)
-            q_value = jnp.min(critic.apply(critic_params, data.observation, action), axis=0)
+            outputs = critic.apply(critic_params, data.observation, action)
+            q_value = jax.vmap(self.pessimism.score, (None, 1))(self.operator, outputs)
             return jnp.sum(weights * (temperature * log_prob - q_value)), jnp.sum(
                 weights * -log_prob
             )
@@ -257,10 +319,11 @@ class SoftActorCriticAgent:
             params=SoftActorCriticParams(actor_params, critic_params, log_temperature),
             optimiser=SoftActorCriticParams(actor_state, critic_state, temperature_state),
             target_critic=self.target.move(learner.target_critic, critic_params, num_updates),
+            mean_scale=mean_scale,
             num_updates=num_updates,
         )
         return learner, {
-            "critic_loss": loss,
+            "critic_loss": critic_cost,
             "actor_loss": policy_loss,
             "q_value": q_value,
             "entropy": entropy,

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.action_box import ActionBox, check_action_box
+from jaxrl.agents.action_critics import (
+    Optimism,
+    Pessimism,
+    SmallestCritic,
+    backup,
+    check_critics,
+    critic_loss,
+    each,
+    flat_successors,
+    initial_scale,
+)
 from jaxrl.agents.checks import check_feed_forward
 from jaxrl.agents.experience import draw_rounds, example_transition, store
 from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.agents.targets import TargetUpdate
+from jaxrl.agents.variance_adjustment import VarianceAdjustment
 from jaxrl.core import struct
+from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.losses import squared_loss
 from jaxrl.networks import ActionCritic, DeterministicActor, NetworkSettings
+from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.replay import Batch, UniformReplay
 
 
@@ -35,6 +52,7 @@ class TwinDelayedLearner:
     params: TwinDelayedParams
     target_params: TwinDelayedParams
     optimiser: TwinDelayedParams
+    mean_scale: PyTree  # [num_critics] [return], () without a variance adjustment
     num_updates: Array  # [] int32, gradient steps of the critics
 
 
@@ -46,6 +64,7 @@ class TwinDelayedState:
     replay: PyTree
     progress: Progress
     box: ActionBox
+    source: SourceState  # of the successors
     actor: DeterministicActor = struct.field(pytree_node=False)
     critic: ActionCritic = struct.field(pytree_node=False)
 
@@ -63,12 +82,22 @@ class TwinDelayedAgent:
     where only the clock did. Actions, and so the noises, are scaled to [-1, 1]: a noise of 1 is
     half the width of the action box.
 
+    Any head of `operator` takes the scalar critics' place: the target is then a law, the critics
+    lower the head's loss, and the actor climbs the operator's return functional of the first
+    critic's law (*greedy on the return law*: neither nested nor static risk). `pessimism` says what
+    takes the minimum's place in the target, `variance_adjustment` refines the loss of Gaussian
+    heads, `optimism` weights the errors by their sign. A functional over successors (*nested*
+    risk) needs `successors=Generative(...)`.
+
     With `smoothing = 0`, `policy_delay = 1` and `num_critics = 1` this is DDPG.
 
     Sources: Fujimoto et al. 2018, Addressing function approximation error in actor-critic methods,
     equations 10, 14 and algorithm 1; Lillicrap et al. 2016 (DDPG).
     """
 
+    operator: BellmanOperator = struct.field(
+        default_factory=lambda: BellmanOperator(Scalar(float("inf")))
+    )
     network: NetworkSettings = struct.field(
         default_factory=lambda: NetworkSettings(hidden_sizes=(64, 64), activation="relu")
     )
@@ -77,6 +106,10 @@ class TwinDelayedAgent:
     )
     replay: UniformReplay = struct.field(default_factory=UniformReplay)
     target: TargetUpdate = struct.field(default_factory=lambda: TargetUpdate(step_size=0.005))
+    successors: Successors = struct.field(default_factory=Sampled)
+    pessimism: Pessimism = struct.field(default_factory=SmallestCritic)
+    optimism: Optimism | None = None
+    variance_adjustment: VarianceAdjustment | None = None
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     exploration: float | Schedule = setting(
         0.1, "standard deviation of the noise on actions", unit="half action widths", low=0.0
@@ -97,33 +130,42 @@ class TwinDelayedAgent:
     warmup: int = setting(
         1000, "steps of uniform actions before the first gradient step", unit="steps", low=0
     )
-    num_critics: int = setting(2, "critics, the smallest of which counts", low=1)
+    num_critics: int = setting(2, "critics, read as one by `pessimism`", low=1)
 
     @property
     def memory(self) -> UniformReplay:
         """The replay at this agent's number of environments."""
         return self.replay.replace(num_envs=self.num_envs)
 
+    @property
+    def keep_env_state(self) -> bool:
+        """Whether rollouts must record the environment's states."""
+        return self.successors.keeps_env_state
+
     def check(self, env: Environment) -> None:
         """Refuse environments and settings that the agent cannot learn with.
 
         Raises:
-            ValueError: actions that are not a finite box, a recurrent network, or a batch that the
-                replay cannot give.
+            ValueError: actions that are not a finite box, a recurrent network, a batch that the
+                replay cannot give, or an operator that the critics or `successors` cannot serve.
         """
         check_action_box(env)
         check_feed_forward(self.network, env)
         self.memory.check(self.batch_size)
+        check_critics(self, env)
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> TwinDelayedState:
         """Fresh parameters and an empty replay. `total_steps` [steps] is the life schedules see."""
-        actor_key, critic_key, reset_key = jax.random.split(key, 3)
+        actor_key, critic_key, reset_key, source_key = jax.random.split(key, 4)
         torso = self.network.torso(env.observation_space)
         box = ActionBox.of(env.action_space)
-        actor, critic = DeterministicActor(torso, box.size), ActionCritic(torso, self.num_critics)
-        _, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
+        actor, critic = (
+            DeterministicActor(torso, box.size),
+            ActionCritic(torso, self.num_critics, self.operator.head.shape),
+        )
+        env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
         unit = jnp.zeros((self.num_envs, box.size))
         params = TwinDelayedParams(
             actor=actor.init(actor_key, observation),
@@ -135,13 +177,16 @@ class TwinDelayedAgent:
             optimiser=TwinDelayedParams(
                 actor=self.optimiser.init(params.actor), critic=self.optimiser.init(params.critic)
             ),
+            mean_scale=initial_scale(self, self.num_critics),
             num_updates=jnp.zeros((), jnp.int32),
         )
+        kept = env_state if self.keep_env_state else ()
         return TwinDelayedState(
             learner=learner,
-            replay=self.memory.init(example_transition(observation, env.action_space)),
+            replay=self.memory.init(example_transition(observation, env.action_space, kept)),
             progress=Progress.start(total_steps),
             box=box,
+            source=self.successors.init(source_key, env, self.operator, self.network),
             actor=actor,
             critic=critic,
         )
@@ -169,10 +214,24 @@ class TwinDelayedAgent:
         return state.box.from_unit(jnp.where(state.progress.step < self.warmup, uniform, noisy)), {}
 
     def q_values(self, state: TwinDelayedState, observation: PyTree, action: Array) -> Array:
-        """`observation[..., *observation]`, `action[..., *shape]` -> each critic's estimate
+        """`observation[..., *observation]`, `action[..., *shape]` -> each critic's mean
         `[num_critics, ...]` [return]."""
+        return self._each(self.operator.head.mean, state, observation, action)
+
+    def return_laws(self, state: TwinDelayedState, observation: PyTree, action: Array) -> Law:
+        """As `q_values`, each critic's law of the return: leaves `[num_critics, ..., N]`."""
+        return self._each(self.operator.head.law, state, observation, action)
+
+    def _each(
+        self,
+        function: Callable[[Array], Any],
+        state: TwinDelayedState,
+        observation: PyTree,
+        action: Array,
+    ) -> Any:
         unit = state.box.to_unit(action)
-        return state.critic.apply(state.learner.params.critic, observation, unit)
+        params = state.critic.apply(state.learner.params.critic, observation, unit)
+        return each(function, params, self.operator.head)
 
     def update(
         self, key: Key, state: TwinDelayedState, trajectory: Transition
@@ -217,21 +276,22 @@ class TwinDelayedAgent:
         )
         taken = state.box.to_unit(data.action)
 
-        noise = self.smoothing * jax.random.normal(key, taken.shape)
+        next_key, outcome_key = jax.random.split(key) if self.successors.is_random else (key, key)
+        outcomes = self.successors.outcomes(outcome_key, state.source, data, self.discount)
+        successors = flat_successors(outcomes)
+        next_action = actor.apply(lagged.actor, successors)
+        noise = self.smoothing * jax.random.normal(next_key, next_action.shape)
         noise = jnp.clip(noise, -self.smoothing_clip, self.smoothing_clip)
-        next_action = actor.apply(lagged.actor, data.next_observation) + noise
-        next_q = critic.apply(
-            lagged.critic, data.next_observation, jnp.clip(next_action, -1.0, 1.0)
+        next_action = jnp.clip(next_action + noise, -1.0, 1.0)
+        target = backup(self, outcomes, critic.apply(lagged.critic, successors, next_action))
+
+        def loss(critic_params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+            outputs = critic.apply(critic_params, data.observation, taken)
+            return critic_loss(self, outputs, target, weights, learner.mean_scale, state.progress)
+
+        (critic_cost, (q_value, mean_scale)), grads = jax.value_and_grad(loss, has_aux=True)(
+            params.critic
         )
-        target = jax.lax.stop_gradient(data.reward + data.discount * jnp.min(next_q, axis=0))
-
-        def critic_loss(critic_params: PyTree) -> tuple[Array, Array]:
-            q_values = critic.apply(critic_params, data.observation, taken)  # [num_critics, batch]
-            losses = jnp.mean(squared_loss(q_values, target), axis=0)
-            return jnp.sum(weights * losses), jnp.sum(weights * jnp.mean(q_values, axis=0))
-
-        critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
-        (loss, q_value), grads = critic_grad(params.critic)
         critic_params, critic_state = self.optimiser.step(
             grads, learner.optimiser.critic, params.critic, state.progress
         )
@@ -242,8 +302,8 @@ class TwinDelayedAgent:
                 action = actor.apply(actor_params, data.observation)
                 # One critic alone: the smaller of two would bend the gradient where they cross.
                 first = jax.tree.map(lambda leaf: leaf[:1], critic_params)
-                q_value = critic.clone(num_critics=1).apply(first, data.observation, action)[0]
-                return -jnp.sum(weights * q_value)
+                outputs = critic.clone(num_critics=1).apply(first, data.observation, action)[0]
+                return -jnp.sum(weights * jax.vmap(self.operator.score)(outputs))
 
             grads = jax.grad(actor_loss)(actor_params)
             actor_params, actor_state = self.optimiser.step(
@@ -263,6 +323,7 @@ class TwinDelayedAgent:
             params=TwinDelayedParams(actor_params, critic_params),
             target_params=lagged,
             optimiser=TwinDelayedParams(actor_state, critic_state),
+            mean_scale=mean_scale,
             num_updates=num_updates,
         )
-        return learner, {"critic_loss": loss, "q_value": q_value}
+        return learner, {"critic_loss": critic_cost, "q_value": q_value}

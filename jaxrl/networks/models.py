@@ -213,14 +213,18 @@ class DeterministicActor(nn.Module):
 
 
 class ActionCritic(nn.Module):
-    """Values of (observation, action) pairs, as an ensemble of independent networks."""
+    """Return parameters of (observation, action) pairs, from an ensemble of independent networks.
+
+    Values for the default `head_shape`.
+    """
 
     torso: Torso
     num_critics: int = 2
+    head_shape: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, observation: PyTree, action: Array) -> Array:
-        """`[..., *observation]`, `[..., D]` -> `[num_critics, ...]` [return]."""
+        """`[..., *observation]`, `[..., D]` -> `[num_critics, ..., *head_shape]` [return]."""
         t = self.torso
         if t.num_values:
             features = jax.nn.one_hot(observation, t.num_values)
@@ -236,14 +240,16 @@ class ActionCritic(nn.Module):
             out_axes=0,
             axis_size=self.num_critics,
         )
-        return body(t.settings)(inputs)
+        return body(t.settings, self.head_shape)(inputs)
 
 
 class _CriticBody(nn.Module):
     settings: NetworkSettings
+    head_shape: tuple[int, ...]
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         features = Torso(self.settings, 1)(inputs)
         init = INITIALISERS[self.settings.initialiser](1.0)
-        return nn.Dense(1, kernel_init=init)(features)[..., 0]
+        flat = nn.Dense(math.prod(self.head_shape), kernel_init=init)(features)
+        return flat.reshape(*flat.shape[:-1], *self.head_shape)
