@@ -83,7 +83,8 @@ def padded(mdp):
         room = zip((70, 8, 16), leaf.shape, strict=False)
         return jnp.pad(leaf, [(0, size - have) for size, have in room])
 
-    return jax.tree.map(pad, mdp.replace(is_dense=False, is_endless=False))
+    long = mdp.replace(reward=mdp.outcome_rewards, is_dense=False, is_endless=False)
+    return jax.tree.map(pad, long)
 
 
 @jax.jit
@@ -106,7 +107,7 @@ def test_steps_are_outcomes_of_the_table(name):
     mdp = NAMED[name][0]()
     drawn = sampled(TabularEnv(padded(mdp)), jax.random.key(1), jnp.array(mdp.legal.shape))
     first, index, action, steps = jax.device_get(drawn)
-    table = jax.device_get(mdp)
+    table = jax.device_get(mdp.replace(reward=mdp.outcome_rewards))
     assert table.initial[first] > 0
     matches = (
         (table.prob[index, action] > 0)
