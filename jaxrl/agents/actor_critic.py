@@ -18,7 +18,7 @@ from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import ActorCritic, GaussianPolicy, NetworkSettings, actor_critic
-from jaxrl.rules import PolicyOutputs, PolicyTargets, ProximalPolicy
+from jaxrl.rules import PolicyOutputs, ProximalPolicy
 
 
 @struct.dataclass
@@ -26,7 +26,7 @@ class ActorCriticState:
     """What learning changes."""
 
     params: PyTree
-    rule_params: PyTree
+    rule_state: PyTree  # what the rule remembers
     optimiser: PyTree
     progress: Progress
     action_low: Array  # [D], or [] unused for discrete actions
@@ -41,7 +41,7 @@ class _Minibatches:
 
     observation: PyTree
     action: Array
-    targets: PolicyTargets
+    targets: PyTree
     starts: Array
 
 
@@ -80,7 +80,7 @@ class ActorCriticAgent:
                 under another discount, or rollouts that may hold no whole episode, where the
                 rule needs them.
         """
-        actor_critic(self.network, env.observation_space, env.action_space, self.shared_torso)
+        self._model(env)
         recurrent = self.network.recurrent_size > 0
         size = self.num_envs if recurrent else self.num_envs * self.rollout_length
         what = "num_envs" if recurrent else "num_envs x rollout_length"
@@ -93,16 +93,16 @@ class ActorCriticAgent:
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> ActorCriticState:
         """Fresh parameters. `total_steps` [steps] is the life that schedules see."""
-        params_key, rule_key, reset_key = jax.random.split(key, 3)
+        params_key, reset_key = jax.random.split(key)
         space = env.action_space
-        model = actor_critic(self.network, env.observation_space, space, self.shared_torso)
+        model = self._model(env)
         _, observation = env.reset(reset_key)
         batch = jax.tree.map(lambda leaf: leaf[None], observation)
         params = model.init(params_key, batch, jnp.zeros(1, bool), model.initial_memory(1))
         low, high = (0.0, 0.0) if model.discrete else (space.low, space.high)
         return ActorCriticState(
             params=params,
-            rule_params=self.rule.init(rule_key),
+            rule_state=self.rule.init(params),
             optimiser=self.optimiser.init(params),
             progress=Progress.start(total_steps),
             action_low=jnp.asarray(low, jnp.float32),
@@ -136,11 +136,12 @@ class ActorCriticAgent:
         arguments = (state.params, observation, jnp.zeros((), bool), memory)
         extras: dict[str, Any] = {}
         if memory:
-            policy, _, extras["memory"] = model.apply(*arguments)
+            policy, _, _, extras["memory"] = model.apply(*arguments)
             extras["memory_before"] = memory
         else:
             policy, _ = model.apply(*arguments, method="policy")
-        raw = policy.sample(key) if explore else policy.mode()
+        # What was done is data: an outer gradient reaches parameters through its log-probability.
+        raw = jax.lax.stop_gradient(policy.sample(key) if explore else policy.mode())
         extras["log_prob"] = policy.log_prob(raw)
         if isinstance(policy, GaussianPolicy):
             extras["raw_action"] = raw
@@ -158,7 +159,7 @@ class ActorCriticAgent:
         if self._needs_episodes:
             first = first_steps(state.marks, ended)
             trajectory = trajectory.replace(extras={**trajectory.extras, "first_step": first})
-        targets = self._targets(state, trajectory)
+        targets, rule_state = self._targets(state, trajectory)
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
         action = trajectory.extras.get("raw_action", trajectory.action)
         data = _Minibatches(trajectory.observation, action, targets, starts)
@@ -172,19 +173,21 @@ class ActorCriticAgent:
         shape = (self.num_minibatches, size // self.num_minibatches)
 
         def epoch(learner: tuple, epoch_key: Key) -> tuple[tuple, Array]:
-            order = shuffled(epoch_key, size).reshape(shape)
+            # One minibatch is the whole rollout, whose order does not matter.
+            whole = self.num_minibatches == 1
+            order = jnp.arange(size) if whole else shuffled(epoch_key, size)
 
             def minibatch(learner: tuple, rows: Array) -> tuple[tuple, Array]:
                 params, optimiser = learner
-                batch = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis), data)
-                start_memory = jax.tree.map(lambda leaf: leaf[rows], memory)
+                batch = data if whole else jax.tree.map(lambda x: jnp.take(x, rows, axis), data)
+                start_memory = memory if whole else jax.tree.map(lambda leaf: leaf[rows], memory)
                 (loss, entropy), grads = jax.value_and_grad(self._loss, has_aux=True)(
                     params, state, batch, start_memory
                 )
                 learner = self.optimiser.step(grads, optimiser, params, state.progress)
                 return learner, jnp.stack([loss, entropy])
 
-            return jax.lax.scan(minibatch, learner, order)
+            return jax.lax.scan(minibatch, learner, order.reshape(shape))
 
         learner = (state.params, state.optimiser)
         keys = jax.random.split(key, self.num_epochs)
@@ -193,56 +196,70 @@ class ActorCriticAgent:
         state = state.replace(
             params=params,
             optimiser=optimiser,
+            rule_state=rule_state,
             progress=state.progress.advance(ended.size),
         )
         if self._needs_episodes:
             state = state.replace(marks=state.marks.replace(starts=ended[-1]))
         return state, {"loss": loss, "entropy": entropy}
 
-    def _targets(self, state: ActorCriticState, trajectory: Transition) -> PolicyTargets:
+    def _model(self, env: Environment) -> ActorCritic:
+        spaces = (env.observation_space, env.action_space)
+        return actor_critic(self.network, *spaces, self.shared_torso, self.rule.outputs)
+
+    def _targets(self, state: ActorCriticState, trajectory: Transition) -> tuple[Any, PyTree]:
         memory = trajectory.extras.get("memory_before", ())
         next_memory = trajectory.extras.get("memory_after", ())
-        no_start = jnp.zeros((), bool)
 
-        def values(observation: PyTree, memory: PyTree) -> Array:
-            return state.model.apply(state.params, observation, no_start, memory, method="value")[0]
+        def outputs_of(observation: PyTree, memory: PyTree) -> tuple:
+            return state.model.apply(state.params, observation, jnp.zeros((), bool), memory)
 
+        policy, value, heads, _ = outputs_of(trajectory.observation, memory)
+        _, next_value, next_heads, _ = outputs_of(trajectory.next_observation, next_memory)
         outputs = PolicyOutputs(
             log_prob=trajectory.extras["log_prob"],
-            entropy=jnp.zeros_like(trajectory.reward),
-            value=values(trajectory.observation, memory),
-            next_value=values(trajectory.next_observation, next_memory),
+            entropy=policy.entropy(),
+            value=value,
+            next_value=next_value,
+            policy=policy,
+            heads=heads,
+            next_heads=next_heads,
         )
         rule = values_at(self.rule, state.progress)
-        return rule.targets(state.rule_params, outputs, trajectory)
+        return rule.targets(state.rule_state, outputs, trajectory, state.progress)
 
     def _loss(
         self, params: PyTree, state: ActorCriticState, batch: _Minibatches, memory: PyTree
     ) -> tuple[Array, Array]:
         model, observation, starts = state.model, batch.observation, batch.starts
         if self.network.recurrent_size:
-            policy, value = _unroll(model, params, observation, starts, memory)
+            policy, value, heads = _unroll(model, params, observation, starts, memory)
         else:
-            policy, value, _ = model.apply(params, observation, starts, ())
+            policy, value, heads, _ = model.apply(params, observation, starts, ())
         targets = batch.targets
         if self.normalise_advantages:
             centred = targets.advantage - jnp.mean(targets.advantage)
             targets = targets.replace(advantage=centred / (jnp.std(targets.advantage) + 1e-8))
-        entropy = policy.entropy()
-        outputs = PolicyOutputs(policy.log_prob(batch.action), entropy, value)
-        rule = values_at(self.rule, state.progress)
-        loss = rule.loss(state.rule_params, outputs, jax.lax.stop_gradient(targets))
-        return jnp.mean(loss), jnp.mean(entropy)
+        outputs = PolicyOutputs(
+            log_prob=policy.log_prob(batch.action),
+            entropy=policy.entropy(),
+            value=value,
+            policy=policy,
+            heads=heads,
+        )
+        # The targets were computed before: constants to this gradient, not to an outer one.
+        loss = values_at(self.rule, state.progress).loss(outputs, targets, state.progress)
+        return jnp.mean(loss), jnp.mean(outputs.entropy)
 
 
 def _unroll(
     model: ActorCritic, params: PyTree, observation: PyTree, starts: Array, memory: PyTree
-) -> tuple[Any, Array]:
-    """Policies and values `[T, B]` along a trajectory, from the memories at its first step."""
+) -> tuple[Any, Array, dict[str, Array]]:
+    """Policies, values and heads `[T, B]` along a trajectory, from the memories at its start."""
 
     def step(memory: PyTree, inputs: tuple[PyTree, Array]) -> tuple[PyTree, tuple]:
         observation, starts = inputs
-        policy, value, memory = model.apply(params, observation, starts, memory)
-        return memory, (policy, value)
+        policy, value, heads, memory = model.apply(params, observation, starts, memory)
+        return memory, (policy, value, heads)
 
     return jax.lax.scan(step, memory, (observation, starts))[1]

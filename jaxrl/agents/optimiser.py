@@ -25,9 +25,12 @@ class Optimiser:
         low_open=True,
     )
     epsilon: float = setting(1e-5, "added to Adam's denominator", low=0.0, low_open=True)
+    eps_root: float = setting(
+        1e-16, "added under Adam's root, so that it has a derivative at 0", low=0.0
+    )
 
     def _transform(self) -> optax.GradientTransformation:
-        adam = optax.scale_by_adam(eps=self.epsilon)
+        adam = optax.scale_by_adam(eps=self.epsilon, eps_root=self.eps_root)
         if self.max_grad_norm is None:
             return adam
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adam)

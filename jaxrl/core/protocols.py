@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from jaxrl.core.law import Law
 from jaxrl.core.spaces import Space
-from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition
+from jaxrl.core.types import Array, Key, Progress, PyTree, TimeStep, Transition
 
 
 class Functional(Protocol):
@@ -150,21 +150,30 @@ class Agent(Protocol):
 
 
 class UpdateRule(Protocol):
-    """What an actor-critic minimises, hand-written or learned."""
+    """What an actor-critic minimises, hand-written or learned.
+
+    Every float in the struct, a number or a network's weights, is a leaf: together they are the
+    rule's parameters, which a sweep maps over and an outer loop differentiates or evolves. No
+    stop-gradient stands between them and what a rule returns.
+    """
 
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         """Extra network heads that the rule asks for: name and shape."""
         ...
 
-    def init(self, key: Key) -> PyTree:
-        """-> `rule_params`; `()` when nothing is learned."""
+    def init(self, params: PyTree) -> PyTree:
+        """-> `rule_state`, what the rule remembers in one life of a learner with these network
+        parameters: running averages, lagged copies; `()` when nothing."""
         ...
 
-    def targets(self, rule_params: PyTree, outputs: PyTree, trajectory: Transition) -> PyTree:
-        """Along time, outside the gradient: `[T, ...]` -> targets `[T, ...]`."""
+    def targets(
+        self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress
+    ) -> tuple[PyTree, PyTree]:
+        """Along time, once per rollout: `[T, ...]` -> targets `[T, ...]`, `rule_state`."""
         ...
 
-    def loss(self, rule_params: PyTree, outputs: PyTree, targets: PyTree) -> Array:
-        """One step -> `[]`."""
+    def loss(self, outputs: PyTree, targets: PyTree, progress: Progress) -> Array:
+        """One step -> `[]`, for the gradient of the network's parameters. Targets are constants
+        to that gradient, and not to an outer one."""
         ...

@@ -3,6 +3,7 @@
 from jaxrl.networks.distributions import (
     CategoricalPolicy as CategoricalPolicy,
     GaussianPolicy as GaussianPolicy,
+    Policy as Policy,
     TanhGaussianPolicy as TanhGaussianPolicy,
 )
 from jaxrl.networks.initialisers import lecun as lecun, orthogonal as orthogonal

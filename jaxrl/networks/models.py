@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +149,7 @@ class ActorCritic(nn.Module):
     action_size: int
     discrete: bool
     shared: bool = False
+    heads: tuple[tuple[str, tuple[int, ...]], ...] = ()  # (name, shape), on the actor's features
 
     def setup(self) -> None:
         """Lay out the parts; the critic's are absent when shared."""
@@ -159,18 +161,29 @@ class ActorCritic(nn.Module):
             self.critic_core = None if self.shared else GRU(s.recurrent_size)
         self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser)
         self.value_head = nn.Dense(1, kernel_init=INITIALISERS[s.initialiser](1.0))
+        self.extra_heads = {
+            name: nn.Dense(math.prod(shape), kernel_init=INITIALISERS[s.initialiser](0.01))
+            for name, shape in self.heads
+        }
 
     def __call__(
         self, observation: PyTree, starts: Array, memory: PyTree
-    ) -> tuple[Policy, Array, PyTree]:
-        """Policy, value `[...]` and both memories after one step, a shared torso evaluated once."""
+    ) -> tuple[Policy, Array, dict[str, Array], PyTree]:
+        """Policy, value `[...]`, extra heads `[..., *shape]` and both memories after one step.
+
+        A shared torso is evaluated once.
+        """
         features, actor_memory = self._actor_features(observation, starts, memory)
         if self.shared:
             value, critic_memory = self.value_head(features)[..., 0], actor_memory
         else:
             value, critic_memory = self.value(observation, starts, memory)
         next_memory = (actor_memory, critic_memory) if self.network.recurrent_size else ()
-        return self.policy_head(features), value, next_memory
+        heads = {
+            name: self.extra_heads[name](features).reshape(*features.shape[:-1], *shape)
+            for name, shape in self.heads
+        }
+        return self.policy_head(features), value, heads, next_memory
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """`(actor, critic)` memories `[num_envs, H]`, zero; `()` for a feed-forward network."""
@@ -205,9 +218,13 @@ class ActorCritic(nn.Module):
 
 
 def actor_critic(
-    network: NetworkSettings, observation_space: Space, action_space: Space, shared: bool
+    network: NetworkSettings,
+    observation_space: Space,
+    action_space: Space,
+    shared: bool,
+    heads: Mapping[str, tuple[int, ...]] | None = None,
 ) -> ActorCritic:
-    """The actor-critic network for these spaces.
+    """The actor-critic network for these spaces, with extra `heads` by name and shape.
 
     Raises:
         ValueError: a space without a torso, or actions that are neither discrete nor a vector.
@@ -220,7 +237,8 @@ def actor_critic(
         size = action_space.shape[0]
     else:
         raise ValueError(f"Actions must be Discrete or a Box of shape [D], not {action_space}.")
-    return ActorCritic(network, (torso.num_axes, torso.num_values), size, discrete, shared)
+    shapes = tuple(sorted((heads or {}).items()))
+    return ActorCritic(network, (torso.num_axes, torso.num_values), size, discrete, shared, shapes)
 
 
 class TanhGaussianActor(nn.Module):

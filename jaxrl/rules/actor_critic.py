@@ -1,4 +1,4 @@
-"""The plain advantage actor-critic rule, and what actor-critic rules exchange."""
+"""The plain advantage actor-critic rule."""
 
 from __future__ import annotations
 
@@ -6,42 +6,8 @@ from collections.abc import Mapping
 
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key, Transition
-from jaxrl.returns import generalised_advantages
-
-
-@struct.dataclass
-class PolicyOutputs:
-    """What the network says of a step under the current parameters. Any leading axes."""
-
-    log_prob: Array  # [] of the action taken [nats]
-    entropy: Array  # [] [nats]
-    value: Array  # [] [return]
-    next_value: Array | None = None  # [] of the true successor; wanted by `targets` only
-
-
-@struct.dataclass
-class PolicyTargets:
-    """What a rule computes once per rollout, outside the gradient. Any leading axes."""
-
-    advantage: Array  # [] [return]
-    returns: Array  # [] [return], what the value is regressed on
-    log_prob: Array  # [] of the action under the policy that took it [nats]
-    value: Array  # [] before any update of this rollout [return]
-
-
-def advantage_targets(
-    lambda_: float | Array, outputs: PolicyOutputs, trajectory: Transition
-) -> PolicyTargets:
-    """Generalised advantages and lambda-returns of a trajectory `[T, ...]`.
-
-    Termination cuts through `discount`, truncation through the trace alone.
-    """
-    trace = lambda_ * (1.0 - trajectory.truncated)
-    advantage = generalised_advantages(
-        trajectory.reward, trajectory.discount, outputs.value, outputs.next_value, trace
-    )
-    return PolicyTargets(advantage, advantage + outputs.value, outputs.log_prob, outputs.value)
+from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, advantage_targets
 
 
 @struct.dataclass
@@ -56,7 +22,7 @@ class AdvantageActorCritic:
         >>> rule = AdvantageActorCritic(value_weight=0.5, entropy_weight=0.0)
         >>> outputs = PolicyOutputs(log_prob=-1.0, entropy=0.0, value=1.0)
         >>> targets = PolicyTargets(advantage=2.0, returns=3.0, log_prob=-1.0, value=1.0)
-        >>> rule.loss((), outputs, targets)  # 1 * 2 + 0.5 * (1 - 3)^2 / 2
+        >>> rule.loss(outputs, targets, Progress.start())  # 1 * 2 + 0.5 * (1 - 3)^2 / 2
         3.0
     """
 
@@ -69,17 +35,21 @@ class AdvantageActorCritic:
         """No extra network heads."""
         return {}
 
-    def init(self, key: Key) -> tuple:
-        """Nothing is learned: `()`."""
+    def init(self, params: PyTree) -> tuple:
+        """Nothing is remembered: `()`."""
         return ()
 
     def targets(
-        self, rule_params: tuple, outputs: PolicyOutputs, trajectory: Transition
-    ) -> PolicyTargets:
+        self,
+        rule_state: tuple,
+        outputs: PolicyOutputs,
+        trajectory: Transition,
+        progress: Progress,
+    ) -> tuple[PolicyTargets, tuple]:
         """Advantages and returns `[T, ...]`."""
-        return advantage_targets(self.lambda_, outputs, trajectory)
+        return advantage_targets(self.lambda_, outputs, trajectory), rule_state
 
-    def loss(self, rule_params: tuple, outputs: PolicyOutputs, targets: PolicyTargets) -> Array:
+    def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
         policy_loss = -outputs.log_prob * targets.advantage
         value_loss = 0.5 * (outputs.value - targets.returns) ** 2

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key, Transition
-from jaxrl.rules.actor_critic import PolicyOutputs, PolicyTargets, advantage_targets
+from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, advantage_targets
 
 
 @struct.dataclass
@@ -30,7 +30,8 @@ class ProximalPolicy:
         >>> rule = ProximalPolicy(clip_epsilon=0.2, value_weight=0.0, entropy_weight=0.0)
         >>> outputs = PolicyOutputs(log_prob=jnp.log(2.0), entropy=0.0, value=0.0)
         >>> targets = PolicyTargets(advantage=1.0, returns=0.0, log_prob=0.0, value=0.0)
-        >>> f"{float(rule.loss((), outputs, targets)):.2f}"  # the ratio 2 counts as 1.2
+        >>> loss = rule.loss(outputs, targets, Progress.start())
+        >>> f"{float(loss):.2f}"  # the ratio 2 counts as 1.2
         '-1.20'
     """
 
@@ -47,17 +48,21 @@ class ProximalPolicy:
         """No extra network heads."""
         return {}
 
-    def init(self, key: Key) -> tuple:
-        """Nothing is learned: `()`."""
+    def init(self, params: PyTree) -> tuple:
+        """Nothing is remembered: `()`."""
         return ()
 
     def targets(
-        self, rule_params: tuple, outputs: PolicyOutputs, trajectory: Transition
-    ) -> PolicyTargets:
+        self,
+        rule_state: tuple,
+        outputs: PolicyOutputs,
+        trajectory: Transition,
+        progress: Progress,
+    ) -> tuple[PolicyTargets, tuple]:
         """Advantages and returns `[T, ...]`."""
-        return advantage_targets(self.lambda_, outputs, trajectory)
+        return advantage_targets(self.lambda_, outputs, trajectory), rule_state
 
-    def loss(self, rule_params: tuple, outputs: PolicyOutputs, targets: PolicyTargets) -> Array:
+    def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
         ratio = jnp.exp(outputs.log_prob - targets.log_prob)
         clipped = jnp.clip(ratio, 1.0 - self.clip_epsilon, 1.0 + self.clip_epsilon)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.protocols import Functional
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key, Transition
+from jaxrl.core.types import Array, Progress, PyTree, Transition
 from jaxrl.functionals.risk import CVaR
 from jaxrl.returns import generalised_advantages
-from jaxrl.rules.actor_critic import PolicyOutputs, PolicyTargets
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
 
 
 @struct.dataclass
@@ -66,7 +66,8 @@ class StaticRiskGradient:
         ... )
         >>> outputs = PolicyOutputs(jnp.zeros(4), jnp.zeros(4), jnp.zeros(4))
         >>> rule = StaticRiskGradient(CVaR(0.375))  # VaR 3: slopes 0, 0, -8, 0, on average -2
-        >>> rule.targets((), outputs, trajectory).advantage.tolist()
+        >>> targets, _ = rule.targets((), outputs, trajectory, Progress.start())
+        >>> targets.advantage.tolist()
         [2.0, 2.0, -6.0, 2.0]
     """
 
@@ -80,13 +81,17 @@ class StaticRiskGradient:
         """No extra network heads."""
         return {}
 
-    def init(self, key: Key) -> tuple:
-        """Nothing is learned: `()`."""
+    def init(self, params: PyTree) -> tuple:
+        """Nothing is remembered: `()`."""
         return ()
 
     def targets(
-        self, rule_params: tuple, outputs: PolicyOutputs, trajectory: Transition
-    ) -> PolicyTargets:
+        self,
+        rule_state: tuple,
+        outputs: PolicyOutputs,
+        trajectory: Transition,
+        progress: Progress,
+    ) -> tuple[PolicyTargets, tuple]:
         """The weights of a rollout `[T, ...]`, whose episodes make one law.
 
         `trajectory.extras["first_step"]` says for each step where on the first axis its episode
@@ -109,13 +114,14 @@ class StaticRiskGradient:
         def of_episode(numbers: Array) -> Array:
             return jnp.take_along_axis(numbers, jnp.maximum(first, 0), axis=0)
 
-        return PolicyTargets(
+        targets = PolicyTargets(
             advantage=jnp.where(first >= 0, of_episode(centred), 0.0),
             returns=of_episode(returns),
             log_prob=outputs.log_prob,
             value=outputs.value,
         )
+        return targets, rule_state
 
-    def loss(self, rule_params: tuple, outputs: PolicyOutputs, targets: PolicyTargets) -> Array:
+    def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
         return -outputs.log_prob * targets.advantage - self.entropy_weight * outputs.entropy

@@ -94,7 +94,7 @@ def test_the_unroll_of_the_loss_is_the_play_step_by_step(shared):
         _, played, _ = rollout(jax.random.key(2), agent, ENV, state, start)
         starts = jnp.concatenate([jnp.zeros((1, 16), bool), played.terminated[:-1]])
         memory = jax.tree.map(lambda leaf: leaf[0], played.extras["memory_before"])
-        policy, value = _unroll(state.model, state.params, played.observation, starts, memory)
+        policy, value, _ = _unroll(state.model, state.params, played.observation, starts, memory)
         stepped, _ = state.model.apply(
             state.params,
             played.observation,

@@ -18,7 +18,7 @@ from jaxrl.agents.episodes import EpisodeMarks, first_steps, longest_episode
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core.schedules import Linear
 from jaxrl.core.spaces import Box
-from jaxrl.core.types import TimeStep, Transition
+from jaxrl.core.types import Progress, TimeStep, Transition
 from jaxrl.envs import TabularEnv, make
 from jaxrl.envs.control import Pendulum
 from jaxrl.envs.wrappers import ExpectedConditionalRisk, TimeLimit
@@ -82,8 +82,8 @@ def estimate(rule, logits, data):
     def loss(logits):
         log_prob = jax.nn.log_softmax(logits)[data.action]
         outputs = PolicyOutputs(log_prob, jnp.zeros_like(log_prob), jnp.zeros_like(log_prob))
-        targets = jax.lax.stop_gradient(rule.targets((), outputs, data))
-        return jnp.mean(jax.vmap(rule.loss, (None, 0, 0))((), outputs, targets))
+        targets, _ = jax.lax.stop_gradient(rule.targets((), outputs, data, Progress.start()))
+        return jnp.mean(jax.vmap(rule.loss, (0, 0, None))(outputs, targets, Progress.start()))
 
     return -jax.grad(loss)(logits)
 
@@ -181,7 +181,7 @@ def test_lengths_of_episodes_cause_no_bias():
     )
     nothing = jnp.zeros(first.shape)
     rule = StaticRiskGradient(Mean())
-    targets = jax.jit(rule.targets)((), PolicyOutputs(*[nothing] * 3), data)
+    targets, _ = jax.jit(rule.targets)((), PolicyOutputs(*[nothing] * 3), data, Progress.start())
     begins = np.asarray(first) == np.arange(length)[:, None]
     share = np.mean(np.asarray(targets.returns)[begins])
     assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(begins.sum())

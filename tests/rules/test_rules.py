@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.types import Transition
+from jaxrl.core.types import Progress, Transition
 from jaxrl.rules import AdvantageActorCritic, PolicyOutputs, PolicyTargets, ProximalPolicy
 
 INF = float("inf")
+START = Progress.start()
 RULES = {"a2c": AdvantageActorCritic(), "ppo": ProximalPolicy()}
 
 
@@ -23,7 +24,7 @@ def targets_of(advantage=0.0, returns=0.0, log_prob=0.0, value=0.0):
 
 
 def slopes(rule, outputs, targets):
-    return jax.grad(lambda outputs: rule.loss((), outputs, targets))(outputs)
+    return jax.grad(lambda outputs: rule.loss(outputs, targets, START))(outputs)
 
 
 @pytest.mark.parametrize("advantage", [-1.5, 0.0, 2.0])
@@ -122,17 +123,23 @@ def test_termination_cuts_and_truncation_bootstraps(name, discount, truncated, f
         next_value=jnp.array([10.0, 20.0]),
     )
     trajectory = trajectory_of([1.0, 100.0], [discount, 0.5], [truncated, False])
-    targets = rule.targets((), outputs, trajectory)
+    targets, state = rule.targets((), outputs, trajectory, START)
+    assert state == ()
     np.testing.assert_allclose(targets.returns, [first_return, 110.0])
     np.testing.assert_allclose(targets.advantage, [first_return - 4.0, 110.0])
     np.testing.assert_array_equal(targets.log_prob, outputs.log_prob)
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_rules_have_no_parameters_and_leave_their_settings_traced(name):
+def test_rules_remember_nothing_and_leave_their_settings_traced(name):
     rule = RULES[name]
-    assert rule.init(jax.random.key(0)) == () and rule.outputs == {}
+    assert rule.init({}) == () and rule.outputs == {}
     traces = []
-    loss = jax.jit(lambda rule: traces.append(1) or rule.loss((), outputs_of(0.0), targets_of(1.0)))
+
+    def loss_of(rule):
+        traces.append(1)
+        return rule.loss(outputs_of(0.0), targets_of(1.0), START)
+
+    loss = jax.jit(loss_of)
     jax.tree.leaves(loss(rule)), loss(jax.tree.map(lambda leaf: leaf * 0.5, rule))
     assert len(traces) == 1

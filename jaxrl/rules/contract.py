@@ -1,0 +1,47 @@
+"""What actor-critic rules and their agents exchange."""
+
+from __future__ import annotations
+
+from jaxrl.core import struct
+from jaxrl.core.types import Array, Transition
+from jaxrl.networks import Policy
+from jaxrl.returns import generalised_advantages
+
+
+@struct.dataclass
+class PolicyOutputs:
+    """What the network says of a step under the current parameters. Any leading axes."""
+
+    log_prob: Array  # [] of the action taken [nats]
+    entropy: Array  # [] [nats]
+    value: Array  # [] [return]
+    next_value: Array | None = None  # [] of the true successor; wanted by `targets` only
+    policy: Policy | None = None  # over all actions
+    heads: dict[str, Array] = struct.field(default_factory=dict)  # those of the rule's `outputs`
+    next_heads: dict[str, Array] = struct.field(default_factory=dict)  # of the true successor
+
+
+@struct.dataclass
+class PolicyTargets:
+    """What a rule computes once per rollout, outside the gradient. Any leading axes."""
+
+    advantage: Array  # [] [return], standardised by the agent if it is set to
+    returns: Array  # [] [return], what the value is regressed on
+    log_prob: Array  # [] of the action under the policy that took it [nats]
+    value: Array  # [] before any update of this rollout [return]
+    policy: Policy | None = None  # that took the action
+    heads: dict[str, Array] = struct.field(default_factory=dict)  # targets of the rule's heads
+
+
+def advantage_targets(
+    lambda_: float | Array, outputs: PolicyOutputs, trajectory: Transition
+) -> PolicyTargets:
+    """Generalised advantages and lambda-returns of a trajectory `[T, ...]`.
+
+    Termination cuts through `discount`, truncation through the trace alone.
+    """
+    trace = lambda_ * (1.0 - trajectory.truncated)
+    advantage = generalised_advantages(
+        trajectory.reward, trajectory.discount, outputs.value, outputs.next_value, trace
+    )
+    return PolicyTargets(advantage, advantage + outputs.value, outputs.log_prob, outputs.value)
