@@ -14,7 +14,9 @@ optimum of `planning.static_cvar`. Four Q-networks of the same size and number o
 | nested | the CVaR over successors of the nested CVaR that follows, from 16 draws |
 | mean | the mean |
 
-The last but one is trained anew for every level, and so is the second; the last once.
+`greedy` and `nested` are trained anew for every level, the others once. Tasks: a cliff with more
+wind than by default, where steps are cheap and falls cost three; an option; and eight random models
+of 4 states, 3 actions, 2 outcomes and 4 steps, with a reward for every outcome, taken as they come.
 
 `bias`: the value of a tabular agent under CVaR or a KL ball, fed K draws of the successor, less the
 exact nested value of `planning.value_iteration`; mean over states and seeds, on Garnet models.
@@ -59,6 +61,7 @@ from matplotlib.ticker import NullLocator
 RESULTS = pathlib.Path(__file__).parent / "results"
 LEVELS = (0.1, 0.25, 0.5, 1.0)
 EPISODES = 20_000
+NUM_STOCKS = 16_385
 DRAWS = (2, 4, 8, 16, 32)
 
 
@@ -89,34 +92,37 @@ class Discounted:
 
 @struct.dataclass
 class Task:
-    """A model, and what bounds its returns and episodes."""
+    """Models of one shape, and what bounds their returns and episodes.
 
-    mdp: Any
+    Stocks are drawn from `low` to `high`: those that the levels start with, and those that are
+    left after losses.
+    """
+
+    mdps: Any  # [M, ...]
     horizon: int = struct.field(pytree_node=False)
     low: float = struct.field(pytree_node=False)  # of the stock [return]
     high: float = struct.field(pytree_node=False)
     num_steps: int = struct.field(pytree_node=False)
 
     @property
-    def env(self) -> Any:
-        """The model, cut at the horizon."""
-        return TabularEnv(self.mdp, time_limit=float(self.horizon))
-
-    @property
     def discount(self) -> float:
-        """Of the model [per step]."""
-        return float(self.mdp.discount)
+        """Of all models [per step]."""
+        return float(np.asarray(self.mdps.discount)[0])
 
-    def in_stock(self, low: Any, high: Any) -> Stock:
-        """The model with a stock drawn between `low` and `high` in front of every episode."""
+    def plain(self, mdp: Any) -> Any:
+        """A model, cut at the horizon."""
+        return TabularEnv(mdp, time_limit=float(self.horizon))
+
+    def in_stock(self, mdp: Any, low: Any, high: Any) -> Stock:
+        """A model with a stock drawn between `low` and `high` in front of every episode."""
         limit = 2.0 * max(-self.low, self.high)
-        return Stock(self.env, low=low, high=high, discount=self.discount, limit=limit)
+        return Stock(self.plain(mdp), low=low, high=high, discount=self.discount, limit=limit)
 
     def agent(self, operator: BellmanOperator, **changes: Any) -> QNetworkAgent:
         """The agent, but for its objective."""
         return jaxrl.qr_dqn().replace(
             operator=operator,
-            network=NetworkSettings(hidden_sizes=(128,), activation="relu"),
+            network=NetworkSettings(hidden_sizes=(128, 128), activation="relu"),
             optimiser=Optimiser(learning_rate=Linear(2e-3, 0.0), max_grad_norm=10.0),
             replay=UniformReplay(capacity=50_000),
             discount=self.discount,
@@ -128,39 +134,77 @@ class Task:
         )
 
 
+def random_model(seed: int) -> Any:
+    """4 states in each of 4 steps, 3 actions, 2 outcomes with rewards of their own."""
+    num_states, num_steps, draw = 4, 4, np.random.default_rng(seed)
+    shape = (num_states, 3, 2)
+    prob, reward = draw.dirichlet(np.ones(2), shape[:2]), 2.0 * draw.normal(size=shape)
+    successor = draw.integers(num_states, size=shape)
+    later = [np.minimum(t + 1, num_steps - 1) * num_states for t in range(num_steps)]
+    return jaxrl.outcome_mdp(
+        np.tile(prob, (num_steps, 1, 1)),
+        np.concatenate([successor + first for first in later]),
+        np.tile(reward, (num_steps, 1, 1)),
+        0.9,
+        initial=np.eye(num_states * num_steps)[0],
+        terminal=np.repeat(np.arange(num_steps) == num_steps - 1, num_states)[:, None, None]
+        & np.ones((num_states * num_steps, *shape[1:]), bool),
+    )
+
+
 def tasks() -> dict[str, Callable[[], Task]]:
     terms = envs.OptionTerms(spot=1.0, strike=1.1)
+
+    def of(mdps: list, *bounds: Any) -> Task:
+        return Task(jaxrl.stack_mdps(mdps), *bounds)
+
     return {
-        "windy_cliff": lambda: Task(envs.windy_cliff(), 100, 0.0, 60.0, 150_000),
-        "option": lambda: Task(envs.american_option(terms, num_steps=12), 13, -0.6, 0.0, 150_000),
+        "windy_cliff": lambda: of(
+            [envs.windy_cliff(wind=0.1, cliff_cost=3.0)], 100, -20.0, 25.0, 150_000
+        ),
+        "option": lambda: of([envs.american_option(terms, num_steps=12)], 13, -0.6, 0.3, 150_000),
+        "random": lambda: of([random_model(seed) for seed in range(8)], 4, -12.0, 12.0, 150_000),
     }
 
 
-def train(task: Task, agent: Any, env: Any, num_seeds: int) -> Any:
-    """States of all seeds."""
-    key = jax.random.key(0)
-    result = jaxrl.sweep(key, agent, env, num_seeds=num_seeds, num_steps=task.num_steps)
-    return jax.tree.map(lambda leaf: leaf[0], result.agent_states)
+def lanes(task: Task, num_seeds: int) -> tuple[jax.Array, Any]:
+    """Keys `[M * seeds]`, and the model of each; seeds vary fastest."""
+    num_models = task.mdps.prob.shape[0]
+    keys = jax.random.split(jax.random.key(0), num_models * num_seeds)
+    return keys, jax.tree.map(lambda leaf: jnp.repeat(leaf, num_seeds, axis=0), task.mdps)
 
 
-def returns(task: Task, agent: Any, env: Any, states: Any, seed: int = 0) -> np.ndarray:
-    """Discounted returns `[seeds, EPISODES]` of greedy play, from `seed` on."""
-    num_seeds = jax.tree.leaves(states)[0].shape[0]
+def train(task: Task, agent: Any, make: Callable[[Any], Any], num_seeds: int) -> Any:
+    """States `[M * seeds, ...]` of agents trained in `make(mdp)`."""
 
-    def one(row: tuple) -> jax.Array:
-        key, state = row
+    def one(lane: tuple) -> Any:
+        key, mdp = lane
+        return jaxrl.train(key, agent, make(mdp), num_steps=task.num_steps).state.agent
+
+    return jax.jit(lambda rows: jax.lax.map(one, rows))(lanes(task, num_seeds))
+
+
+def returns(
+    task: Task, agent: Any, make: Callable, states: Any, num_seeds: int, *settings: Any
+) -> np.ndarray:
+    """Discounted returns `[M, seeds, EPISODES]` of greedy play in `make(mdp, *settings)`."""
+
+    def one(lane: tuple) -> jax.Array:
+        key, mdp, state, values = lane
+        env = Discounted(make(mdp, *values), task.discount)
         played = jaxrl.evaluate(
-            key,
+            jax.random.fold_in(key, 1),
             agent,
-            Discounted(env, task.discount),
+            env,
             state,
             num_episodes=EPISODES,
             max_steps=task.horizon,
         )
         return played.returns
 
-    keys = jnp.stack([jax.random.key(1000 + seed + i) for i in range(num_seeds)])
-    return np.asarray(jax.lax.map(one, (keys, states)))
+    keys, mdps = lanes(task, num_seeds)
+    found = jax.jit(lambda rows: jax.lax.map(one, rows))((keys, mdps, states, settings))
+    return np.asarray(found).reshape(-1, num_seeds, EPISODES)
 
 
 def tail_mean(returns: np.ndarray, level: float) -> np.ndarray:
@@ -171,26 +215,26 @@ def tail_mean(returns: np.ndarray, level: float) -> np.ndarray:
 
 
 def static_rows(name: str, task: Task, num_seeds: int) -> dict[str, Any]:
-    """Attained CVaR `[agent][level][seed]`, and the exact optimum of each level."""
+    """Attained CVaR `[agent][level][model][seed]`, and the exact optimum `[level][model]`."""
     found: dict[str, list] = {}
     started = time.process_time()
 
     spread = StockConditioned(low=task.low, high=task.high)
     law = BellmanOperator(Quantile(32), return_functional=ExpectedUtility())
     agent = task.agent(law, stock=spread)
-    states = train(task, agent, task.in_stock(task.low, task.high), num_seeds)
-    _, start = task.in_stock(0.0, 0.0).reset(jax.random.key(0))
-    chosen = jax.lax.map(
-        lambda state: static_cvar_stocks(agent, state, start[None], jnp.array(LEVELS))[0], states
-    )
+    states = train(task, agent, lambda m: task.in_stock(m, task.low, task.high), num_seeds)
+
+    def choose(lane: tuple) -> jax.Array:
+        mdp, state = lane
+        _, start = task.in_stock(mdp, 0.0, 0.0).reset(jax.random.key(0))
+        return static_cvar_stocks(agent, state, start[None], jnp.array(LEVELS))[0]
+
+    chosen = jax.lax.map(choose, (lanes(task, num_seeds)[1], states))  # [M * seeds, levels]
     found["stock"] = []
     for index, level in enumerate(LEVELS):
-        rows = []
-        for seed in range(num_seeds):
-            state = jax.tree.map(lambda leaf, seed=seed: leaf[seed : seed + 1], states)
-            stock = float(chosen[seed, index])
-            rows.append(returns(task, agent, task.in_stock(stock, stock), state, seed)[0])
-        found["stock"].append(tail_mean(np.stack(rows), level))
+        stock = chosen[:, index]
+        played = returns(task, agent, task.in_stock, states, num_seeds, stock, stock)
+        found["stock"].append(tail_mean(played, level))
     print(f"  stock: {time.process_time() - started:.0f} CPU s", flush=True)
 
     head = Quantile(32)
@@ -205,11 +249,13 @@ def static_rows(name: str, task: Task, num_seeds: int) -> dict[str, Any]:
         found[family] = []
         for level in LEVELS:
             agent = make(level)
-            played = returns(task, agent, task.env, train(task, agent, task.env, num_seeds))
+            states = train(task, agent, task.plain, num_seeds)
+            played = returns(task, agent, task.plain, states, num_seeds)
             found[family].append(tail_mean(played, level))
         print(f"  {family}: {time.process_time() - started:.0f} CPU s", flush=True)
     agent = task.agent(BellmanOperator(head))
-    played = returns(task, agent, task.env, train(task, agent, task.env, num_seeds))
+    states = train(task, agent, task.plain, num_seeds)
+    played = returns(task, agent, task.plain, states, num_seeds)
     found["mean"] = [tail_mean(played, level) for level in LEVELS]
 
     exact, bounds = exact_optima(task)
@@ -225,20 +271,27 @@ def static_rows(name: str, task: Task, num_seeds: int) -> dict[str, Any]:
     }
 
 
-def exact_optima(task: Task) -> tuple[list[float], list[float]]:
-    """The best static CVaR of each level, and how far off it may be."""
+def exact_optima(task: Task) -> tuple[list[list[float]], list[list[float]]]:
+    """The best static CVaR `[level][model]`, and how far off it may be."""
     exact, bounds = [], []
     with jax.enable_x64(True):
-        mdp = jax.tree.map(
+        mdps = jax.tree.map(
             lambda leaf: (
                 jnp.asarray(leaf, float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
             ),
-            task.mdp,
+            task.mdps,
         )
         for level in LEVELS:
-            plan = planning.static_cvar(mdp, level=level, horizon=task.horizon, num_stocks=65_537)
-            exact.append(float(plan.value))
-            bounds.append(float(plan.error_bound))
+            plans = []
+            for model in range(mdps.prob.shape[0]):
+                mdp = jax.tree.map(lambda leaf, model=model: leaf[model], mdps)
+                plans.append(
+                    planning.static_cvar(
+                        mdp, level=level, horizon=task.horizon, num_stocks=NUM_STOCKS
+                    )
+                )
+            exact.append([float(plan.value) for plan in plans])
+            bounds.append([float(plan.error_bound) for plan in plans])
     return exact, bounds
 
 
@@ -302,6 +355,12 @@ def interval(values: Any) -> tuple[float, float, float]:
     return mean.value, mean.low, mean.high
 
 
+def shortfalls(row: dict[str, Any]) -> dict[str, np.ndarray]:
+    """How far each agent stays below the optimum, `[agent][level, model, seed]` [return]."""
+    exact = np.array(row["exact"])[..., None]
+    return {name: exact - np.array(values) for name, values in row["attained"].items()}
+
+
 def table(report: dict[str, Any]) -> str:
     lines = [
         "# Risk: what is attained, and what is biased",
@@ -312,18 +371,23 @@ def table(report: dict[str, Any]) -> str:
     for name, row in report.items():
         if name == "bias":
             continue
+        num_models = len(row["exact"][0])
         lines += [
             "",
             f"## Static CVaR, {name}: {row['steps']:,} steps, {row['seeds']} seeds, "
             f"{EPISODES:,} episodes each",
             "",
-            "| level | exact optimum | " + " | ".join(row["attained"]) + " |",
+            "How far below the exact optimum"
+            + (f", over {num_models} models and all seeds." if num_models > 1 else "."),
+            "",
+            "| level | exact optimum (bound on its error) | " + " | ".join(row["attained"]) + " |",
             "|---:|---:|" + "---|" * len(row["attained"]),
         ]
         for i, level in enumerate(row["levels"]):
-            cells = [f"{level:g}", f"{row['exact'][i]:.3f}"]
-            for values in row["attained"].values():
-                cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*interval(values[i])))
+            bound = max(row["exact_error_bound"][i])
+            cells = [f"{level:g}", f"{np.mean(row['exact'][i]):.3f} ({bound:.3f})"]
+            for values in shortfalls(row).values():
+                cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*interval(values[i].ravel())))
             lines.append(f"| {' | '.join(cells)} |")
     if "bias" in report:
         row = report["bias"]
@@ -363,15 +427,17 @@ def draw_bias(row: dict[str, Any], file: pathlib.Path) -> None:
 
 def draw_static(row: dict[str, Any], file: pathlib.Path) -> None:
     figure, axis = plt.subplots(figsize=(5.5, 4))
-    axis.plot(row["levels"], row["exact"], "k-", label="exact optimum")
-    for number, (label, values) in enumerate(row["attained"].items()):
-        found = np.array([interval(v) for v in values])
+    axis.axhline(0.0, color="k", lw=1, label="exact optimum")
+    for number, (label, values) in enumerate(shortfalls(row).items()):
+        found = np.array([interval(v.ravel()) for v in values])
         error = [found[:, 0] - found[:, 1], found[:, 2] - found[:, 0]]
         place = np.array(row["levels"]) * (1.0 + 0.03 * (number - 1.5))  # side by side
         axis.errorbar(
             place, found[:, 0], error, fmt="o", capsize=3, color=f"C{number}", label=label
         )
-    axis.set(xscale="log", xlabel="level", ylabel="CVaR of the return attained", title=row["task"])
+    axis.set(xscale="log", xlabel="level", title=row["task"])
+    axis.set_ylabel("shortfall of the CVaR attained [return]")
+    axis.set_yscale("symlog", linthresh=0.1)
     axis.set_xticks(row["levels"], [f"{x:g}" for x in row["levels"]])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.legend(fontsize=8)

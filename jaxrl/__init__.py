@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     )
     from jaxrl.agents.successors import Generative as Generative, Sampled as Sampled
     from jaxrl.agents.twin_delayed import TwinDelayedAgent as TwinDelayedAgent
+    from jaxrl.core.distances import (
+        cramer_distance as cramer_distance,
+        wasserstein_distance as wasserstein_distance,
+    )
     from jaxrl.core.law import Law as Law
     from jaxrl.core.mdp import (
         TabularMDP as TabularMDP,
@@ -115,6 +119,7 @@ _HOME = {
     "ValueChannels": "jaxrl.agents.channels",
     "WorstCaseTraining": "jaxrl.training.iwocs",
     "certify_smoothed": "jaxrl.training.smoothing",
+    "cramer_distance": "jaxrl.core.distances",
     "evaluate": "jaxrl.training.evaluate",
     "evaluate_each": "jaxrl.training.robust_evaluation",
     "outcome_mdp": "jaxrl.core.mdp",
@@ -125,6 +130,7 @@ _HOME = {
     "tabular_mdp": "jaxrl.core.mdp",
     "train": "jaxrl.training.loop",
     "train_iwocs": "jaxrl.training.iwocs",
+    "wasserstein_distance": "jaxrl.core.distances",
 } | dict.fromkeys(
     (
         "a2c",

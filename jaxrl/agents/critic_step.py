@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents.action_critics import critic_loss
 from jaxrl.agents.successors import Backup, Outcomes
+from jaxrl.agents.value_network import clipped_fraction, has_bounds
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.types import Array, Key, PyTree, Transition
@@ -24,6 +25,11 @@ class CriticStep:
     mean_scale: PyTree  # [num_critics] [return], () without a variance adjustment
     learned: PyTree  # of the source of successors
     metrics: dict[str, Array]  # [] each
+
+
+def critic_metrics(agent: Any) -> tuple[str, ...]:
+    """The names in `CriticStep.metrics`: those of the clipped targets where the grid has ends."""
+    return ("critic_loss", "q_value") + ("clipped_fraction",) * has_bounds(agent.operator.head)
 
 
 def normalised_weights(batch: Batch) -> Array:
@@ -82,4 +88,6 @@ def critic_step(agent: Any, state: Any, batch: Batch, target: Law, lagged: PyTre
         grads, learner.optimiser.critic, learner.params.critic, state.progress
     )
     metrics = {"critic_loss": cost, "q_value": q_value}
+    if has_bounds(agent.operator.head):
+        metrics["clipped_fraction"] = clipped_fraction(agent.operator.head, target, batch.weights)
     return CriticStep(params, optimiser, mean_scale, learned, metrics)

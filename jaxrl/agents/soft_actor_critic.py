@@ -16,7 +16,12 @@ from jaxrl.agents.action_critics import (
     of_critics,
 )
 from jaxrl.agents.checks import check_feed_forward
-from jaxrl.agents.critic_step import critic_step, look_ahead, normalised_weights
+from jaxrl.agents.critic_step import (
+    critic_metrics,
+    critic_step,
+    look_ahead,
+    normalised_weights,
+)
 from jaxrl.agents.experience import at_present, example_transition, learn_from_replay
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
@@ -85,6 +90,10 @@ class SoftActorCriticAgent:
     where only the clock did. With `num_step > 1` the entropies of the steps in between are left
     out and the window is not corrected for its age. Densities are those of actions scaled
     to [-1, 1].
+
+    Metrics: `critic_loss`, `actor_loss`; `q_value` [return]; `entropy` [nats]; `temperature`
+    [return per nat]; `clipped_fraction` of the targets, entropies included, where the head's grid
+    has ends.
 
     Numerics: the temperature moves on its logarithm, with the published gradient divided by the
     temperature: the same root, and Adam's step does not stall when the temperature is small.
@@ -226,7 +235,7 @@ class SoftActorCriticAgent:
         self, key: Key, state: SoftActorCriticState, trajectory: Transition
     ) -> tuple[SoftActorCriticState, dict[str, Array]]:
         """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
-        metrics = ("critic_loss", "actor_loss", "q_value", "entropy", "temperature")
+        metrics = (*critic_metrics(self), "actor_loss", "entropy", "temperature")
         return learn_from_replay(key, self, state, trajectory, self._step, metrics)
 
     def _step(

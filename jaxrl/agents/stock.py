@@ -61,8 +61,9 @@ class StockConditioned:
     initial stock, hence every level, from the same experience.
 
     Attributes:
-        low: least stock drawn [return].
-        high: greatest stock drawn [return].
+        low: least stock drawn [return]; low enough for what is left of a first stock after losses,
+            or those states are never learned.
+        high: greatest stock drawn [return]; above every first stock that will be chosen.
         relabel: whether replayed stocks are drawn anew.
     """
 

@@ -16,7 +16,12 @@ from jaxrl.agents.action_critics import (
     of_critics,
 )
 from jaxrl.agents.checks import check_feed_forward
-from jaxrl.agents.critic_step import critic_step, look_ahead, normalised_weights
+from jaxrl.agents.critic_step import (
+    critic_metrics,
+    critic_step,
+    look_ahead,
+    normalised_weights,
+)
 from jaxrl.agents.experience import at_present, example_transition, learn_from_replay
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
@@ -84,6 +89,9 @@ class TwinDelayedAgent:
     takes the minimum's place in the target, `variance_adjustment` refines the loss of Gaussian
     heads, `optimism` weights the errors by their sign. A functional over successors (*nested*
     risk) needs `successors=Generative(...)` or `Ensemble(...)`.
+
+    Metrics: `critic_loss`, `q_value` [return]; `clipped_fraction` of the targets where the head's
+    grid has ends.
 
     With `smoothing = 0`, `policy_delay = 1` and `num_critics = 1` this is DDPG.
 
@@ -233,7 +241,7 @@ class TwinDelayedAgent:
                 counts += learner.num_updates
             return (counts % self.policy_delay == 0,)
 
-        metrics = ("critic_loss", "q_value")
+        metrics = critic_metrics(self)
         return learn_from_replay(key, self, state, trajectory, self._step, metrics, turns)
 
     def _step(

@@ -71,6 +71,14 @@ class Train:
         str | None,
         _part("where successors come from, such as generative:16", "the agent's"),
     ] = None
+    average_reward: Annotated[
+        str | None,
+        _part("values against the average reward, such as differential:0.01", "the agent's"),
+    ] = None
+    channels: Annotated[
+        str | None,
+        _part("gains and losses stored apart through a mapping, such as log", "the agent's"),
+    ] = None
     settings: Annotated[
         Assignments,
         arg(name="set", metavar="NAME=VALUE ...", help="settings of the agent, listed by --help"),
@@ -89,6 +97,14 @@ class Train:
             name="env-set",
             metavar="NAME=VALUE ...",
             help="parameters of the environment, such as length=0.7",
+        ),
+    ] = ()
+    env_wrap: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="NAME[:ARG,...] ...",
+            help="wrappers round the environment, inner ones first, such as held_actions:1/4",
+            help_behavior_hint="(default: none)",
         ),
     ] = ()
     sweep: Annotated[
@@ -240,6 +256,9 @@ class List:
                 "heads",
                 "compositions",
                 "successors",
+                "average_rewards",
+                "channels",
+                "wrappers",
             ]
         ],
         arg(help="the kind of thing"),

@@ -20,7 +20,6 @@ from jaxrl.cli.screen import add_row, make_console, make_table, number, say
 from jaxrl.core.estimates import Estimate
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
-from jaxrl.envs import make
 from jaxrl.training.lanes import strong_floats, with_settings
 from jaxrl.training.robust_evaluation import RobustEvaluation, evaluate_each
 
@@ -95,9 +94,7 @@ def _settings(arguments: Evaluate) -> list[dict[str, Any]]:
 def _environments(job: Job, settings: list[dict[str, Any]]) -> list[Environment]:
     """The environment of the run at each setting."""
     with refusing(ValueError, TypeError, KeyError, OverflowError, about="--over: "):
-        return [
-            strong_floats(make(job.env_name, **{**job.env_settings, **one})) for one in settings
-        ]
+        return [strong_floats(job.env_at(one)) for one in settings]
 
 
 def _play(

@@ -14,7 +14,7 @@ from jaxrl.agents.presets import preset
 from jaxrl.cli import values
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.errors import BadInput, refusing
-from jaxrl.cli.parts import OPTIONS, agent_with, canonical
+from jaxrl.cli.parts import OPTIONS, agent_with, canonical, parse_part, part_text, wrapped
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import list_settings, replace_setting, resolve_setting
@@ -42,6 +42,7 @@ class Job:
     seed: int
     lanes: int
     parts: dict[str, str]  # of the agent, by option: {"functional": "cvar:0.1"}
+    env_wrap: tuple[str, ...]  # round the environment, inner ones first
 
     @property
     def combinations(self) -> list[dict[str, float]]:
@@ -58,6 +59,11 @@ class Job:
         """Agent and environment, for headings."""
         return f"{self.agent_name} on {self.env_name}"
 
+    def env_at(self, parameters: Mapping[str, Any]) -> Environment:
+        """The environment with other parameters, in the same wrappers."""
+        env = make(self.env_name, **{**self.env_settings, **parameters})
+        return wrapped(env, self.env_wrap, self.agent.discount)  # pyright: ignore
+
     def config(self) -> dict[str, Any]:
         """The run as plain data, from which `job_from_config` makes it again."""
         return {
@@ -67,6 +73,7 @@ class Job:
             "settings": {name: values.to_plain(value) for name, value in self.settings.items()},
             "normalise": list(self.normalise),
             "env": self.env_name,
+            **({"env_wrap": list(self.env_wrap)} if self.env_wrap else {}),
             "env_settings": {
                 name: values.to_plain(value) for name, value in self.env_settings.items()
             },
@@ -146,7 +153,9 @@ def job_from_config(config: Mapping[str, Any]) -> Job:
             for name, swept in (config.get("sweep") or {}).items()
         },
         numbers=Train(
-            normalise=tuple(config.get("normalise") or ()), **{name: config[name] for name in names}
+            normalise=tuple(config.get("normalise") or ()),
+            env_wrap=_wrappers_in(config),
+            **{name: config[name] for name in names},
         ),
     )
 
@@ -184,6 +193,12 @@ def _make(
     parameters = {name: values.parse_literal(text) for name, text in env_settings.items()}
     with refusing(ValueError, TypeError, KeyError, OverflowError):
         env = make(env_name, **parameters)
+    if numbers.env_wrap and any(name.rpartition(".")[2] == "discount" for name in swept):
+        raise BadInput(
+            "--sweep discount: --env-wrap holds actions under one discount; start one run for each "
+            "value."
+        )
+    env = wrapped(env, numbers.env_wrap, agent.discount)  # pyright: ignore
     _check(agent, env, parts)
     with refusing(ValueError):
         make_plan(agent, numbers.num_steps, numbers.num_records)
@@ -202,6 +217,9 @@ def _make(
         seed=numbers.seed,
         lanes=numbers.lanes or default_lanes(),
         parts=canonical(parts),
+        env_wrap=tuple(
+            part_text("wrappers", parse_part("wrappers", text)) for text in numbers.env_wrap
+        ),
     )
 
 
@@ -218,7 +236,7 @@ def _check(agent: Agent, env: Environment, parts: Mapping[str, str]) -> None:
 def given_parts(arguments: Any) -> dict[str, str]:
     """The parts that a command line gives, as written: `{"functional": "cvar:0.1"}`."""
     texts = {option: getattr(arguments, option, None) for option in OPTIONS}
-    return {option: text for option, text in texts.items() if text is not None}
+    return {option: text for option, text in texts.items() if isinstance(text, str)}
 
 
 def _parts_in(config: Mapping[str, Any]) -> dict[str, str]:
@@ -227,6 +245,13 @@ def _parts_in(config: Mapping[str, Any]) -> dict[str, str]:
     if wrong:
         raise BadInput(f"config.yaml: parts={parts!r} is not a mapping of {', '.join(OPTIONS)}.")
     return {name: str(text) for name, text in parts.items()}
+
+
+def _wrappers_in(config: Mapping[str, Any]) -> tuple[str, ...]:
+    texts = config.get("env_wrap") or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadInput(f"config.yaml: env_wrap={texts!r} is not a list of wrappers.")
+    return tuple(texts)
 
 
 def _check_numbers(numbers: Train) -> None:

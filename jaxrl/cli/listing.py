@@ -83,8 +83,9 @@ def _list_envs() -> None:
 
 def _list_parts(what: str) -> None:
     from jaxrl.cli.parts import argument_texts, kinds
+    from jaxrl.operators import names
 
-    slots = [slot for slot in kinds() if slot != "successors"] if what == "operators" else [what]
+    slots = [*names()] if what == "operators" else [what]
     table = make_table(["slot"] * (len(slots) > 1) + ["name", "arguments", "what it is"])
     for slot in slots:
         for name, kind in kinds()[slot].items():

@@ -29,8 +29,9 @@ from jaxrl.cli.screen import add_row, make_console, make_table, say
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.schedules import has_schedule
 from jaxrl.core.types import Array
-from jaxrl.envs import TabularEnv, control, make, names
+from jaxrl.envs import TabularEnv, make
 from jaxrl.envs.gymnax import GYMNAX_NAMES
+from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
 from jaxrl.planning.sweeps import outcome_values
@@ -127,9 +128,8 @@ def _model(arguments: Plan, parameters: dict[str, Any]) -> TabularMDP:
         with refusing(ValueError, TypeError, KeyError, OverflowError):
             env = make(name, **parameters)
     if not isinstance(env, TabularEnv):
-        # The structs of `control` bear their class's name; the rest of ours are tables.
-        known = (one for one in names() if one not in (*GYMNAX_NAMES, *control.__all__))
-        raise BadInput(f"{name} has no table to plan with. Tabular are: {', '.join(known)}.")
+        known = ", ".join(sorted(TABULAR_BUILDERS))
+        raise BadInput(f"{name} has no table to plan with. Tabular are: {known}.")
     if arguments.discount is None:
         return env.mdp
     return env.mdp.replace(discount=jnp.full_like(env.mdp.discount, arguments.discount))

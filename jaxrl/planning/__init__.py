@@ -5,8 +5,8 @@ Discounted: `value_iteration`, `policy_iteration`, `modified_policy_iteration`,
 `gap_increasing_value_iteration`. Finite: `finite_horizon`. In the long run:
 `relative_value_iteration`, `multichain_policy_iteration`, `gain_and_bias`. Laws of returns:
 `distributional_value_iteration`, `distributional_policy_evaluation`, `categorical_fixed_point`,
-`return_law`. Constraints: `occupancy`, `constrained`, `optimistic_ascent_descent`. Nature's
-answer to a plan: `worst_case_kernel`.
+`return_law`, `stock_return_law`. Constraints: `occupancy`, `constrained`,
+`optimistic_ascent_descent`. Nature's answer to a plan: `worst_case_kernel`.
 
 Three kinds of risk differ. *Nested* risk sits inside the backup: any solver with a risk-averse
 `successor_functional`, and `nested_cvar`. *Static* risk is that of the whole return:
@@ -37,6 +37,7 @@ from jaxrl.planning.return_laws import ReturnLaw, return_law
 from jaxrl.planning.solution import Solution
 from jaxrl.planning.static_risk import static_cvar, static_var
 from jaxrl.planning.stock import StockPlan, stock_augmented
+from jaxrl.planning.stock_laws import stock_return_law
 from jaxrl.planning.value_iteration import value_iteration
 from jaxrl.planning.worst_kernel import worst_case_kernel
 
@@ -80,6 +81,7 @@ __all__ = [
     "static_evar",
     "static_var",
     "stock_augmented",
+    "stock_return_law",
     "value_iteration",
     "worst_case_kernel",
 ]

@@ -143,23 +143,57 @@ def merge(law: Law, num_atoms: int, near: Array | float = 0.0) -> tuple[Law, Arr
         The law of `[M]` atoms, increasing; the 1-Wasserstein distance moved [return]; and whether
         only equal atoms were merged. The mean is kept.
     """
-    possible = law.probs > 0
-    order = jnp.argsort(jnp.where(possible, law.atoms, jnp.inf))
-    probs, possible = law.probs[order], possible[order]
-    most = jnp.max(jnp.where(possible, law.atoms[order], -jnp.inf))
-    atoms = jnp.where(possible, law.atoms[order], most)  # impossible atoms join the last
-    is_new = jnp.concatenate([jnp.zeros((1,), bool), jnp.diff(atoms) > near])
-    group = jnp.cumsum(is_new)
-    fits = group[-1] < num_atoms
+    whose = jnp.zeros(law.probs.shape, jnp.int32)
+    merged = merge_each(whose, law, 1, num_atoms, near)
+    law, moved, fits = jax.tree.map(lambda leaf: leaf[0], merged)
+    return law, moved, fits
+
+
+def merge_each(
+    whose: Array, law: Law, num_owners: int, num_atoms: int, near: Array | float = 0.0
+) -> tuple[Law, Array, Array]:
+    """As `merge`, for the measures of several owners that lie mixed in one list.
+
+    Args:
+        whose: `[N]` int32, the owner of each atom, in [0, S).
+        law: `[N]`, whose probabilities need not add up to one for each owner.
+        num_owners: S.
+        num_atoms: M, atoms to keep for each owner.
+        near: atoms this close in a row count as equal [return].
+
+    Returns:
+        The measures `[S, M]`, atoms increasing; mass times distance moved `[S]` [return]; and
+        whether only equal atoms were merged `[S]`. An owner without mass has M atoms at 0.
+    """
+    size = num_owners + 1  # what is impossible belongs to one owner more
+    whose = jnp.where(law.probs > 0, whose, num_owners)
+    if num_owners == 1:  # one key sorts faster than two
+        order = jnp.argsort(jnp.where(law.probs > 0, law.atoms, jnp.inf))
+    else:
+        order = jnp.lexsort((law.atoms, whose))
+    whose, probs, atoms = whose[order], law.probs[order], law.atoms[order]
+    atoms = jnp.where(whose < num_owners, atoms, 0.0)
+    first = jnp.concatenate([jnp.ones((1,), bool), whose[1:] != whose[:-1]])
+    steps = jnp.concatenate([jnp.zeros((1,), bool), jnp.diff(atoms) > near])
+    count = jnp.cumsum(first | steps)
+    group = count - jax.ops.segment_min(count, whose, size)[whose]
+    fits = jax.ops.segment_max(group, whose, size) < num_atoms
+    least = jax.ops.segment_min(atoms, whose, size)
+    most = jax.ops.segment_max(atoms, whose, size)
     # Too many: equal bins of the range.
-    width = jnp.maximum((atoms[-1] - atoms[0]) / num_atoms, jnp.finfo(atoms.dtype).tiny)
-    bins = jnp.clip(jnp.floor((atoms - atoms[0]) / width), 0, num_atoms - 1)
-    group = jnp.where(fits, group, bins.astype(group.dtype))
-    total = jax.ops.segment_sum(probs, group, num_atoms)
-    origin = jax.ops.segment_min(jnp.where(possible, atoms, most), group, num_atoms)
-    gaps = atoms - origin[group]
-    mean_gap = jax.ops.segment_sum(probs * gaps, group, num_atoms)
+    width = jnp.maximum((most - least) / num_atoms, jnp.finfo(atoms.dtype).tiny)
+    bins = jnp.clip(jnp.floor((atoms - least[whose]) / width[whose]), 0, num_atoms - 1)
+    group = jnp.where(fits[whose], group, bins.astype(group.dtype))
+    slot = whose * num_atoms + group
+    total = jax.ops.segment_sum(probs, slot, size * num_atoms)
+    origin = jax.ops.segment_min(atoms, slot, size * num_atoms)
+    gaps = atoms - origin[slot]
+    mean_gap = jax.ops.segment_sum(probs * gaps, slot, size * num_atoms)
     centres = origin + mean_gap / jnp.where(total > 0, total, 1.0)
-    centres = jnp.where(total > 0, centres, most)
-    moved = jnp.sum(probs * jnp.abs(atoms - centres[group]))
-    return Law(total, jnp.where(jnp.isfinite(centres), centres, 0.0)), moved, fits
+    centres = jnp.where(total > 0, centres, jnp.repeat(most, num_atoms))
+    far = probs * jnp.abs(atoms - centres[slot])
+    moved = jax.ops.segment_sum(far, whose, size)
+    shape = (size, num_atoms)
+    centres = jnp.where(jnp.isfinite(centres), centres, 0.0)
+    merged = Law(total.reshape(shape), centres.reshape(shape))
+    return jax.tree.map(lambda leaf: leaf[:num_owners], (merged, moved, fits))

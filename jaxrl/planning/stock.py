@@ -29,6 +29,7 @@ class StockPlan:
 
     The stock starts at `initial_stock` and follows `jaxrl.returns.next_stock`: c' = (c + r) /
     discount, so that discount^t c_t + (return from t on) = c_0 + (whole return) on every path.
+    `stock_return_law` gives the law of the whole return under this policy.
     """
 
     value: Array  # [] [return], or [utility]
@@ -45,11 +46,16 @@ class StockPlan:
 
     def action(self, time: Array | int, state: Array | int, stock: Array | float) -> Array:
         """The action `[]` int32 at `time` in `state` with stock c_t [return]."""
+        time = jnp.asarray(time)
+        return self.action_at(time, state, self.weights[time] * stock)
+
+    def action_at(self, time: Array | int, state: Array | int, worth: Array | float) -> Array:
+        """As `action`, by the stock's present value discount^t c_t [return]."""
         time, state = jnp.asarray(time), jnp.asarray(state)
         if self.table.shape[0] == 0:
             return self.first_action[state]
         row = jnp.maximum(time - 1, 0)
-        place = (self.weights[time] * stock - self.starts[row]) / self.steps[row]
+        place = (worth - self.starts[row]) / self.steps[row]
         place = jnp.where(jnp.isfinite(place), place, 0.0)  # nothing counts at discount 0
         index = jnp.clip(jnp.floor(place + self.lean), 0, self.table.shape[-1] - 1)
         later = self.table[row, state, index.astype(jnp.int32)]

@@ -354,20 +354,8 @@ def test_laws_are_the_planner_s(head, functional):
             continue
         num_settled += 1
         found, exact = (jax.vmap(jax.vmap(head.law))(p) for p in (params[index], known.params))
-        assert distance(found, exact) < tolerance
+        assert float(jnp.max(jaxrl.wasserstein_distance(found, exact))) < tolerance
     assert num_settled >= (2 if isinstance(functional, CVaR) else NUM_MDPS)
-
-
-def distance(laws, others):
-    """The greatest 1-Wasserstein distance of two tables of laws."""
-    points = jnp.sort(jnp.concatenate([laws.atoms, others.atoms], axis=-1), axis=-1)
-
-    def below(laws):
-        inside = laws.atoms[..., None, :] <= points[..., :, None]
-        return jnp.sum(jnp.where(inside, laws.probs[..., None, :], 0.0), axis=-1)
-
-    gaps = jnp.abs(below(laws) - below(others))[..., :-1]
-    return float(jnp.max(jnp.sum(gaps * jnp.diff(points, axis=-1), axis=-1)))
 
 
 # --- settings of the environment -----------------------------------------------------------------
@@ -458,17 +446,22 @@ def test_every_dual_reaches_its_functional(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("functional", [CVaR(0.3), KLBall(0.2)], ids=lambda f: type(f).__name__)
 def test_the_bias_of_k_draws_falls_as_k_grows(functional):
-    """Both are concave in the law: K draws give too high a value, by less the more there are."""
+    """Both are concave in the law: K draws give too high a value, by less the more there are.
+
+    Targets from two draws are noisy: after twice the steps of the table above the values are within
+    its tolerance too.
+    """
     exact = planned(garnets(), BellmanOperator(successor_functional=functional))
     operator = BellmanOperator(squared(), successor_functional=functional)
     biases = []
     for num_draws in (2, 4, 16):
-        _, found = learned(tabular_agent(operator, Generative(num_draws)), garnets())
+        agent = tabular_agent(operator, Generative(num_draws))
+        _, found = learned(agent, garnets(), num_steps=200_000)
         expected = planned(
             garnets(),
             operator.replace(head=Scalar(), successor_functional=OfDraws(functional, num_draws)),
         )
-        assert_reaches(found, expected, 0.08)
+        assert_reaches(found, expected, 0.05)
         biases.append(float(jnp.mean(found - exact)))
     assert biases[0] > biases[1] > biases[2] > 0
     assert biases[0] > 2 * biases[2]
@@ -507,19 +500,24 @@ def test_the_accepted_bias_is_the_whole_risk(fast_compilation):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "functional, num_samples, tolerance",
-    [(Mean(), 4, 0.2), (CVaR(0.3), 6, 0.3), (Entropic(0.3), 6, 0.3)],
+    "functional, num_samples",
+    [(Mean(), 4), (CVaR(0.3), 6), (Entropic(0.3), 6)],
     ids=["mean", "cvar", "entropic"],
 )
-def test_the_windy_cliff(functional, num_samples, tolerance):
-    """The agent's values are the planner's at every cell, and so is the way it walks."""
+def test_the_windy_cliff(functional, num_samples):
+    """The agent's values are the planner's at every cell, to a hundredth of what a fall costs.
+
+    48 pairs of state and action, where the Garnet models have 10, and a fall costs 10: a pair is
+    seen less often and its targets are noisier, so that the batch is larger, the life longer and
+    the step size smaller than there.
+    """
     mdp = envs.windy_cliff(3, 4, wind=0.15, discount=0.9)
     start = jnp.full(mdp.num_states, 1.0 / mdp.num_states, mdp.initial.dtype)
     mdps = jaxrl.stack_mdps([mdp.replace(initial=start)])
     operator = BellmanOperator(squared(), successor_functional=functional)
-    agent = tabular_agent(operator, Generative(num_samples), discount=0.9)
-    agent = agent.replace(optimiser=Optimiser(Linear(0.2, 0.0), max_grad_norm=1000.0))
-    _, found = learned(agent, mdps, num_steps=200_000)
+    agent = tabular_agent(operator, Generative(num_samples), discount=0.9, batch_size=512)
+    agent = agent.replace(optimiser=Optimiser(Linear(0.02, 0.0), max_grad_norm=1000.0))
+    _, found = learned(agent, mdps, num_steps=800_000)
     averaged = OfDraws(functional, num_samples) if functional.needs_successors else functional
     exact = planned(mdps, BellmanOperator(successor_functional=averaged))
-    assert_reaches(found, exact, tolerance)
+    assert_reaches(found, exact, 0.1)

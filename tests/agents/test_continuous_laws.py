@@ -32,7 +32,7 @@ from jaxrl.core.spaces import Box
 from jaxrl.core.types import Progress, TimeStep, Transition
 from jaxrl.functionals import CVaR, Mean
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator, Gaussian, Quantile, Scalar, Softmax
+from jaxrl.operators import BellmanOperator, Categorical, Gaussian, Quantile, Scalar, Softmax
 from jaxrl.replay import UniformReplay
 from jaxrl.training.loop import train
 
@@ -209,6 +209,27 @@ def test_levels_and_schedules_are_traced(taught):
     assert taught.traces == 1
     pairs = zip(*map(jax.tree.leaves, (taught.first[1].learner, changed.learner)), strict=True)
     assert any(not np.array_equal(first, second) for first, second in pairs)
+
+
+@pytest.mark.parametrize("kind", [SoftActorCriticAgent, TwinDelayedAgent])
+def test_a_grid_too_narrow_reports_the_fraction_clipped(kind):
+    """Rewards are the targets here, as every episode is one step: those beyond the ends count."""
+    agent = kind(**{**SMALL, "num_updates": 16, "batch_size": 512})
+    trajectory = played(jax.random.key(3), 256)
+    beyond = {end: float(jnp.mean(jnp.abs(trajectory.reward) > end)) for end in (0.5, 3.0)}
+    assert beyond[3.0] == 0.0 < 0.1 < beyond[0.5]
+
+    @jax.jit
+    def metrics(agent):
+        state = agent.init(jax.random.key(0), Gamble(), total_steps=1e4)
+        return agent.update(jax.random.key(1), state, trajectory)[1]
+
+    for end, share in beyond.items():
+        with_ends = agent.replace(operator=BellmanOperator(Categorical(-end, end, num_atoms=5)))
+        found = float(metrics(with_ends)["clipped_fraction"])
+        assert found == pytest.approx(share, abs=0.02)  # of 8192 draws
+    assert metrics._cache_size() == 1
+    assert "clipped_fraction" not in jax.eval_shape(metrics, agent)
 
 
 @pytest.mark.slow

@@ -580,11 +580,11 @@ def test_the_clipped_fraction_counts_what_a_grid_cannot_hold(name):
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_command_line_says_what_was_clipped_at_the_end():
+@pytest.mark.parametrize("agent, env", [("c51", "WindyCliff"), ("td3", "Pendulum")])
+def test_the_command_line_says_what_was_clipped_at_the_end(agent, env):
     """One line for each setting above one in a hundred, from the last record."""
-    job = job_from_arguments(
-        Train(agent="c51", env="WindyCliff", sweep=(("discount=0.9,0.99",),), num_seeds=2)
-    )
+    head, sweep = "categorical:0,100", (("discount=0.9,0.99",),)
+    job = job_from_arguments(Train(agent=agent, env=env, head=head, sweep=sweep, num_seeds=2))
     clipped = np.array([[[0.9, 0.004], [0.9, 0.006]], [[0.0, 0.3], [0.0, 0.5]]])  # [S, N, R]
     result = SweepResult(
         settings=job.combinations,

@@ -11,6 +11,8 @@ import yaml
 from small_run import Run
 
 from jaxrl import functionals, operators
+from jaxrl.agents.average_reward import AverageReward
+from jaxrl.agents.channels import ValueChannels, Whole
 from jaxrl.agents.dual import Dual
 from jaxrl.agents.presets import PRESETS, preset
 from jaxrl.agents.successors import Generative, Sampled
@@ -19,6 +21,8 @@ from jaxrl.cli.job import Job, job_from_arguments, job_from_config
 from jaxrl.cli.notices import notices
 from jaxrl.cli.parts import arguments, kinds, parse_part, part_text, required
 from jaxrl.core.schedules import Linear
+from jaxrl.envs import make
+from jaxrl.envs.wrappers import HeldActions
 
 KNOWN = [(kind, name) for kind, known in kinds().items() for name in known]
 
@@ -61,6 +65,10 @@ READ: list[tuple[str, str, Any]] = [
         ),
     ),
     ("successors", "dual,scale=3", Dual(scale=3.0)),
+    ("average_rewards", "differential:0.05,initial=-1", AverageReward(0.05, -1.0)),
+    ("average_rewards", "differential:linear:0.1:0.01", AverageReward(Linear(0.1, 0.01))),
+    ("wrappers", "held_actions:1/2/8", HeldActions(None, (1, 2, 8))),
+    ("wrappers", "held_actions:4,0.25", HeldActions(None, (4,), 0.25)),
 ]
 
 
@@ -87,6 +95,17 @@ BAD = [
     ("successors", "generative:0", r"num_samples=0 is out of range: give a value in \[1"),
     ("successors", "generative:4,2,spread=gravity", "NAME/LOW/HIGH"),
     ("successors", "generative:4,2,over_models=cvar:2", "level=2.0"),
+    ("average_rewards", "differential:2", r"step_size=2.0 is out of range"),
+    ("average_rewards", "differential,initial=linear:0:1", "is not a number"),
+    ("channels", "logs", "did you mean log"),
+    ("channels", "log:linear:0.1:0.01", "is not a number"),
+    ("channels", "log,split=by_size", "not one of: by_sign, whole"),
+    ("channels", "identity:value_rate=0", r"value_rate=0.0 is out of range: give a value in \(0"),
+    ("wrappers", "held_actions:1/x", "not a list of whole numbers such as 1/4"),
+    ("wrappers", "held_actions:1/2.5", "not a list of whole numbers"),
+    ("wrappers", "held_actions:0", "must be whole numbers of at least 1"),
+    ("wrappers", "held_actions:4,stop_probability=2", "stop_probability=2.0 is out of range"),
+    ("wrappers", "held_actions:4,discount=0.9", "unknown setting 'discount'"),
 ]
 
 
@@ -127,7 +146,57 @@ def test_one_part_written_in_two_ways_is_one_configuration() -> None:
     assert "parts" not in job().config()  # as runs were before there were parts
 
 
+def test_the_average_reward_and_channels_become_the_agents() -> None:
+    made = job("dqn", average_reward="differential:0.05", settings=(("discount=1",),))
+    agent: Any = made.agent
+    assert agent == preset("differential_dqn").replace(average_reward=AverageReward(0.05))
+    assert made.config()["parts"] == {"average_reward": "differential:0.05"}
+    assert job("dqn", channels="log").agent == preset("log_dqn")
+    agent = job("dqn", channels="h_transform:0.01,split=whole,value_rate=0.5").agent
+    mapping = operators.HTransform(0.01)
+    assert agent.channels == ValueChannels(Whole(), (mapping,), value_rate=0.5)
+    for text in ("log:0.1", "identity:whole", "signed_hyperbolic:2"):
+        made = job("dqn", channels=text)
+        again = job_from_config(yaml.safe_load(yaml.safe_dump(made.config())))
+        assert again.agent == made.agent and again.config() == made.config()
+
+
+def test_a_wrapper_is_put_round_the_environment_under_the_agents_discount() -> None:
+    made = job(
+        "dqn",
+        "RiverSwim",
+        env_wrap=("held_actions:1/4,stop_probability=0.5", "HeldActions,durations=2"),
+        settings=(("discount=0.9",),),
+        env_settings=(("num_states=4",),),
+    )
+    inner = HeldActions(make("RiverSwim", num_states=4), (1, 4), 0.5, 0.9)
+    env: Any = made.env
+    assert (
+        env.durations == (2,)
+        and env.discount == 0.9
+        and env.env.replace(env=None) == (inner.replace(env=None))
+    )
+    assert env.action_space.num_values == 2 * 2
+    assert env.observation_space.shape == inner.observation_space.shape == (4,)
+    config = made.config()
+    assert config["env_wrap"] == ["held_actions:1/4,stop_probability=0.5", "held_actions:2"]
+    again = job_from_config(yaml.safe_load(yaml.safe_dump(config)))
+    assert again.config() == config and again.env.action_space == env.action_space
+    other: Any = made.env_at({"num_states": 7})  # as `evaluate --over` makes it
+    assert other.observation_space.shape == (7,) and other.env.durations == (1, 4)
+    assert "env_wrap" not in job().config()  # as runs were before there were wrappers
+
+
 REFUSED = {
+    "no channels": (["--agent", "sac", "--channels", "log"], "no channels of the reward"),
+    "no average reward": (["--agent", "pqn", "--average-reward", "differential"], "log_dqn or"),
+    "a discount beside it": (["--average-reward", "differential"], "set discount=1"),
+    "channels of laws": (["--channels", "log"], "channels store means"),
+    "no such wrapper": (["--env-wrap", "held"], "--env-wrap held: unknown wrapper"),
+    "one discount": (
+        ["--env-wrap", "held_actions:2", "--sweep", "discount=0.9,0.99"],
+        "start one run for each value",
+    ),
     "one successor": (["--functional", "cvar:0.1"], "--successors generative:16"),
     "no operator": (["--agent", "ppo", "--functional", "cvar"], "take --agent dqn,"),
     "no source": (["--agent", "pqn", "--successors", "generative:4"], "source of successors"),
@@ -187,13 +256,65 @@ def test_a_head_too_narrow_for_the_returns_says_so(jaxrl: Run) -> None:
     assert int(share) < 10
 
 
-@pytest.mark.parametrize("what", ["functionals", "improvements", "heads", "successors"])
+def test_durations_to_choose_from_need_discrete_actions(jaxrl: Run) -> None:
+    words = ["train", "--agent", "td3", "--env", "Pendulum", "--dry-run", "--env-wrap"]
+    code, _, error = jaxrl(*words, "held_actions:1/4")
+    assert code == 2 and "needs discrete actions" in error and error.count("\n") == 1
+    assert jaxrl(*words, "held_actions:4")[0] == 0
+
+
+SHOWN = {
+    "functionals": "level=0.1",
+    "improvements": "temperature=1.0",
+    "heads": "num_atoms=51",
+    "successors": "num_samples=16",
+    "average_rewards": "step_size=0.01",
+    "channels": "mapping.offset=0.01",
+    "wrappers": "durations=1/4",
+}
+
+
+@pytest.mark.parametrize("what", SHOWN)
 def test_the_list_shows_arguments_and_defaults(what: str, jaxrl: Run) -> None:
     code, out, error = jaxrl("list", what)
     assert code == 0 and error == ""
     assert all(f" {name} " in out for name in kinds()[what])
-    shown = {"functionals": "level=0.1", "improvements": "temperature=1.0", "heads": "num_atoms=51"}
-    assert shown.get(what, "num_samples=16") in out
+    assert SHOWN[what] in out
+
+
+def test_operators_are_listed_without_the_other_parts_and_help_shows_their_options(
+    jaxrl: Run,
+) -> None:
+    _, out, _ = jaxrl("list", "operators")
+    assert "cvar" in out and not any(
+        name in out for name in ("differential", "held_actions", "generative")
+    )
+    code, out, _ = jaxrl("train", "--help")
+    assert code == 0
+    for option in ("--average-reward NAME", "--channels NAME", "--env-wrap NAME"):
+        assert option in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--average-reward", "differential:0.05", "--set", "discount=1"],
+        ["--channels", "log:0.1", "--env-wrap", "held_actions:1/4"],
+    ],
+    ids=["average reward", "channels and held actions"],
+)
+def test_named_parts_train_and_go_on_from_the_command_line(
+    words: list[str], jaxrl: Run, tmp_path: Path
+) -> None:
+    words = ["--agent", "dqn", "--env", "WindyCliff", *words, "--num-seeds", "1"]
+    words += ["--set", "num_envs=4", "hidden_sizes=8", "warmup=64", "batch_size=8", "capacity=512"]
+    words += ["--num-steps", "512", "--num-records", "4", "--run-dir", str(tmp_path / "run")]
+    assert jaxrl("train", *words)[0] == 0
+    assert jaxrl("train", "--resume", tmp_path / "run")[0] == 0
+    few = ["--num-episodes", "4", "--max-steps", "9"]
+    assert jaxrl("evaluate", tmp_path / "run", *few)[0] == 0
+    assert jaxrl("evaluate", tmp_path / "run", *few, "--over", "wind=0.1,0.3")[0] == 0
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import wasserstein_distance
 
 from jaxrl import outcome_mdp, stack_mdps
 from jaxrl.core import struct
@@ -14,6 +15,7 @@ from jaxrl.planning.nested_risk import chow_cvar_upper_bound, greedy_on_cvar, ne
 from jaxrl.planning.return_laws import return_law
 from jaxrl.planning.static_risk import static_cvar, static_var
 from jaxrl.planning.stock import stock_augmented
+from jaxrl.planning.stock_laws import stock_return_law
 from jaxrl.returns import next_stock
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -430,6 +432,104 @@ def test_off_the_lattice_a_lipschitz_constant_makes_the_bound():
                 assert abs(float(plan.value) - best) <= plan.error_bound <= 20.0 / num_stocks
             unknown = stock_augmented(mdp, jnp.sin, horizon=H, initial_stock=0.3)
             assert jnp.isinf(unknown.error_bound)
+
+
+# ---- the law of the return under a plan ------------------------------------------------------
+
+
+def distance_to_the_walk(found, plan, mdp, state=None):
+    """Wasserstein-1, by SciPy, to the law of every path of the policy."""
+    (probs,), (atoms,) = rollout_law(plan, mdp, state)
+    counts = np.asarray(found.law.probs)
+    return wasserstein_distance(
+        np.asarray(found.law.atoms)[counts > 0], atoms, counts[counts > 0], probs
+    )
+
+
+@pytest.mark.parametrize("lattice", [True, False])
+def test_the_return_law_of_a_plan_is_that_of_all_its_paths(lattice):
+    """Four plans on a model with a law of first states, and on one that ends by chance."""
+    with jax.enable_x64(True):
+        for seed in (1, 2):
+            mdp = random_mdp(seed, discount=1.0 if lattice else 0.8, lattice=lattice)
+            if seed == 2:
+                mdp = mdp.replace(terminal=0.5 * mdp.terminal)
+            settings = {"horizon": H} if lattice else {"horizon": H, "num_stocks": 40}
+            plans = [static_cvar(mdp, level=level, **settings) for level in (0.35, 1.0)]
+            plans.append(static_var(mdp, level=0.35, **settings))
+            plans.append(stock_augmented(mdp, Homeostasis(0.5), initial_stock=-1.5, **settings))
+            for plan in plans:
+                found = stock_return_law(mdp, plan, num_atoms=64)
+                assert found.is_exact and found.error_bound < 1e-11
+                assert distance_to_the_walk(found, plan, mdp) < 1e-12
+
+
+def test_on_a_lattice_the_law_has_the_value_that_was_planned():
+    """CVaR, its quantile and the expected utility of the law, over a longer horizon than paths."""
+    with jax.enable_x64(True):
+        mdp, horizon = random_mdp(0, terminal=False), 25
+        plan = static_cvar(mdp, level=0.1, horizon=horizon, initial_state=1)
+        found = stock_return_law(mdp, plan, initial_state=1, num_atoms=plan.stocks.size)
+        law = found.law
+        assert found.is_exact and np.sum(np.asarray(law.probs) > 1e-6) > 10
+        np.testing.assert_allclose(CVaR(0.1)(law.probs, law.atoms), plan.value, atol=1e-9)
+        shortfall = law.probs @ jnp.minimum(plan.initial_stock + law.atoms, 0.0)
+        (place,) = np.flatnonzero(plan.stocks == plan.initial_stock)
+        np.testing.assert_allclose(shortfall, plan.utilities[place], atol=1e-9)
+        quantile = static_var(mdp, level=0.1, horizon=horizon, initial_state=1)
+        found = stock_return_law(mdp, quantile, initial_state=1, num_atoms=plan.stocks.size)
+        rows = np.asarray(found.law.probs)[None], np.asarray(found.law.atoms)[None]
+        np.testing.assert_allclose(var(*rows, 0.1), quantile.value, atol=1e-9)
+
+
+def test_too_few_atoms_say_that_actions_may_differ():
+    """A policy that never looks at the stock keeps the mean even then; nothing else is promised."""
+    with jax.enable_x64(True):
+        mdp = random_mdp(0, discount=0.8, num_actions=1, lattice=False, terminal=False)
+        plan = static_cvar(mdp, level=0.35, horizon=H, num_stocks=40)
+        few, all_ = (stock_return_law(mdp, plan, num_atoms=n) for n in (2, 64))
+        assert not few.is_exact and jnp.isinf(few.error_bound) and all_.is_exact
+        np.testing.assert_allclose(few.law.mean(), all_.law.mean(), atol=1e-12)
+
+
+def test_ended_episodes_are_merged_with_a_bound():
+    """One state that pays one of four normal rewards and ends: only returns are too many."""
+    with jax.enable_x64(True):
+        reward = np.random.default_rng(0).normal(size=(1, 1, 4))
+        shape = np.zeros((1, 1, 4), int)
+        mdp = outcome_mdp(np.full((1, 1, 4), 0.25), shape, reward, 1.0, terminal=shape == 0)
+        plan = static_cvar(mdp, level=0.5, horizon=2)
+        found = stock_return_law(mdp, plan, num_atoms=2)
+        far = distance_to_the_walk(found, plan, mdp)
+        assert not found.is_exact and 0 < far <= found.error_bound < 2.0
+
+
+def test_return_laws_of_plans_by_vmap():
+    mdps = [random_mdp(seed) for seed in (0, 2)]
+    plan = lambda mdp: static_cvar(mdp, level=0.35, horizon=H, num_stocks=19)  # noqa: E731
+    law = lambda mdp, plan: stock_return_law(mdp, plan, num_atoms=32).law  # noqa: E731
+    plans = jax.vmap(plan)(stack_mdps(mdps))
+    together = jax.vmap(law)(stack_mdps(mdps), plans)
+    for i, mdp in enumerate(mdps):
+        alone = law(mdp, jax.tree.map(lambda x, i=i: x[i], plans))
+        np.testing.assert_allclose(together.probs[i], alone.probs, atol=1e-6)
+        np.testing.assert_allclose(together.atoms[i], alone.atoms, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_atoms": 0}, "num_atoms=0"),
+        ({"initial_state": 2}, r"initial_state=2 is outside \[0, 2\)"),
+        ({"mdp": random_mdp(0, num_states=3)}, "of 2 states, the model of 3"),
+        ({"mdp": stack_mdps([random_mdp(0)])}, "jax.vmap"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_return_laws(change, message):
+    mdp = random_mdp(0)
+    with pytest.raises(ValueError, match=message):
+        stock_return_law(**{"mdp": mdp, "plan": static_cvar(mdp, level=0.5, horizon=H)} | change)
 
 
 # ---- machinery -------------------------------------------------------------------------------
