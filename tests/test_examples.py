@@ -19,6 +19,7 @@ PACKAGES = [
     "rules",
     "agents",
     "training",
+    "meta",
     "report",
 ]
 

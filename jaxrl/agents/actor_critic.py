@@ -11,13 +11,13 @@ from jaxrl.agents.checks import check_minibatches
 from jaxrl.agents.durations import check_durations
 from jaxrl.agents.episodes import check_episodes, first_steps, initial_marks
 from jaxrl.agents.minibatches import shuffled
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks import ActorCritic, GaussianPolicy, NetworkSettings, actor_critic
+from jaxrl.networks import ActorCritic, GaussianPolicy, NetworkSettings, Policy, actor_critic
 from jaxrl.rules import PolicyOutputs, ProximalPolicy
 
 
@@ -61,7 +61,7 @@ class ActorCriticAgent:
 
     rule: UpdateRule = struct.field(default_factory=ProximalPolicy)
     network: NetworkSettings = struct.field(default_factory=NetworkSettings)
-    optimiser: Optimiser = struct.field(default_factory=Optimiser)
+    optimiser: GradientStep = struct.field(default_factory=Optimiser)
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     num_envs: int = setting(16, "environments stepped side by side", low=1)
     rollout_length: int = setting(
@@ -206,6 +206,18 @@ class ActorCriticAgent:
     def _model(self, env: Environment) -> ActorCritic:
         spaces = (env.observation_space, env.action_space)
         return actor_critic(self.network, *spaces, self.shared_torso, self.rule.outputs)
+
+    def policy_of(self, state: ActorCriticState, trajectory: Transition) -> Policy:
+        """The policy over all actions at each step of `trajectory[T, B]`, under `state`."""
+        memory = trajectory.extras.get("memory_before", ())
+        arguments = (state.params, trajectory.observation, jnp.zeros((), bool), memory)
+        return state.model.apply(*arguments, method="policy")[0]
+
+    def values_of(self, state: ActorCriticState, trajectory: Transition) -> Array:
+        """The critic's values at each step of `trajectory[T, B]`, under `state` [return]."""
+        memory = trajectory.extras.get("memory_before", ())
+        arguments = (state.params, trajectory.observation, jnp.zeros((), bool), memory)
+        return state.model.apply(*arguments, method="value")[0]
 
     def _targets(self, state: ActorCriticState, trajectory: Transition) -> tuple[Any, PyTree]:
         memory = trajectory.extras.get("memory_before", ())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.lifetime import lifetime_features
+from jaxrl.core.ranges import Range
 from jaxrl.core.types import Array, Progress
 
 Settings = TypeVar("Settings")
@@ -81,7 +84,45 @@ class Cosine:
         return self.final + (self.initial - self.final) * share
 
 
-Schedule = Linear | LinearSteps | Exponential | Cosine
+@struct.dataclass
+class LifetimeCurve:
+    """A curve over the life that also knows how long the life is: made to be learned.
+
+        s = step / total_steps,   l = log10(total_steps) / 10, at most 1
+        value = range(base + slopes . (s, s^2, l, s l))
+
+    with `range` the map from the real line into (low, high) of `jaxrl.core.ranges.Range`. Without
+    slopes it is a constant. An unlimited life has s = 0 and l = 1.
+
+    Attributes:
+        base: free number of the constant.
+        slopes: `[4]`.
+        low: lower end of the values, or -inf.
+        high: upper end, or inf.
+
+    Source: the two inputs are those of Jackson et al. 2024, Discovering temporally-aware
+    reinforcement learning algorithms, section 3; the curve is ours.
+
+    Example:
+        >>> curve = LifetimeCurve(jnp.log(0.1), jnp.array([-1.0, 0.0, 0.0, 0.0]), low=0.0)
+        >>> life = Progress.start(1e4)
+        >>> f"{float(curve(life)):.3f}", f"{float(curve(life.advance(10_000))):.3f}"  # 0.1 / e
+        ('0.100', '0.037')
+    """
+
+    base: float
+    slopes: Array  # [4]
+    low: float = struct.field(pytree_node=False, default=-math.inf)
+    high: float = struct.field(pytree_node=False, default=math.inf)
+
+    def __call__(self, progress: Progress) -> Array:
+        """The value `[]` at this point of the life."""
+        s, length = lifetime_features(progress)
+        features = jnp.stack([s, s**2, length, s * length])
+        return Range(self.low, self.high).value(self.base + features @ self.slopes)
+
+
+Schedule = Linear | LinearSteps | Exponential | Cosine | LifetimeCurve
 
 
 def value_at(setting: float | Array | Schedule, progress: Progress) -> Array:

@@ -1,6 +1,8 @@
 """Environments: every gymnax environment, tabular MDPs, wrappers, and a registry of names."""
 
+from jaxrl.envs.bandits import Bandit, BanditState, CoinPayout, NormalPayout, Payout, bandit
 from jaxrl.envs.chains import chain, cycle, deep_sea, riverswim
+from jaxrl.envs.collecting import CollectingGrid, CollectingState, collecting_grid
 from jaxrl.envs.control import (
     Acrobot,
     AcrobotState,
@@ -14,6 +16,14 @@ from jaxrl.envs.control import (
 )
 from jaxrl.envs.finance import OptionTerms, american_option, gambler
 from jaxrl.envs.garnet import garnet
+from jaxrl.envs.grid_levels import (
+    DugWalls,
+    GridLevel,
+    LevelGenerator,
+    ScatteredWalls,
+    grid_distances,
+    is_solvable,
+)
 from jaxrl.envs.gridworlds import (
     LAKE_4X4,
     LAKE_8X8,
@@ -36,6 +46,8 @@ from jaxrl.envs.regimes import Regime, regime_option, regime_portfolio
 from jaxrl.envs.registry import make, names, register
 from jaxrl.envs.semi_markov import semi_markov_mdp
 from jaxrl.envs.tabular import TabularEnv, TabularState
+from jaxrl.envs.two_colours import TwoColours, TwoColoursState, two_colours
+from jaxrl.envs.walled import WalledGrid, WalledState, walled_grid
 
 __all__ = [
     "FOUR_ROOMS",
@@ -43,32 +55,51 @@ __all__ = [
     "LAKE_8X8",
     "Acrobot",
     "AcrobotState",
+    "Bandit",
+    "BanditState",
     "CartPole",
     "CartPoleState",
+    "CoinPayout",
+    "CollectingGrid",
+    "CollectingState",
+    "DugWalls",
+    "GridLevel",
     "GymnaxEnv",
     "InventoryCosts",
+    "LevelGenerator",
     "MountainCar",
     "MountainCarContinuous",
     "MountainCarState",
+    "NormalPayout",
     "OptionTerms",
+    "Payout",
     "Pendulum",
     "PendulumState",
     "Regime",
+    "ScatteredWalls",
     "TabularEnv",
     "TabularState",
+    "TwoColours",
+    "TwoColoursState",
+    "WalledGrid",
+    "WalledState",
     "access_control_queue",
     "american_option",
+    "bandit",
     "chain",
     "cliff_walking",
+    "collecting_grid",
     "cycle",
     "deep_sea",
     "four_rooms",
     "frozen_lake",
     "gambler",
     "garnet",
+    "grid_distances",
     "gymnasium_mdp",
     "gymnax_env",
     "inventory",
+    "is_solvable",
     "machine_replacement",
     "make",
     "names",
@@ -78,6 +109,8 @@ __all__ = [
     "register",
     "riverswim",
     "semi_markov_mdp",
+    "two_colours",
+    "walled_grid",
     "windy_cliff",
     "windy_gridworld",
     "windy_walk",

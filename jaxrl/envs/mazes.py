@@ -173,7 +173,7 @@ def _maze(
     width: int,
 ) -> TabularMDP:
     num_cells, number = height * width, discount.dtype
-    is_open = _dig(key, height, width, first, loop_prob)
+    is_open = dig(key, height, width, first, loop_prob)
     cell = jnp.arange(num_cells, dtype=jnp.int32)
     reached = jnp.where(is_open, _neighbours(height, width), cell[:, None])  # [S, 4]
     at_goal = (cell == last)[:, None]
@@ -193,8 +193,8 @@ def _maze(
     )
 
 
-def _dig(key: Key, height: int, width: int, start: Array, loop_prob: Array) -> Array:
-    """Open sides `[S, 4]` of a maze: a depth-first tree from `start`, and loops."""
+def dig(key: Key, height: int, width: int, start: Array, loop_prob: Array) -> Array:
+    """Open sides `[S, 4]` of a random maze: a depth-first tree from `start`, and loops."""
     num_cells = height * width
     tree_key, loop_key = jax.random.split(key)
     beside = _neighbours(height, width)

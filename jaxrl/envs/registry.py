@@ -14,6 +14,8 @@ from typing import Any
 
 from jaxrl.core.protocols import Environment
 from jaxrl.core.settings import check_settings, near_names
+from jaxrl.envs.bandits import bandit
+from jaxrl.envs.collecting import collecting_grid
 from jaxrl.envs.control import (
     Acrobot,
     CartPole,
@@ -24,6 +26,8 @@ from jaxrl.envs.control import (
 from jaxrl.envs.gymnax import GYMNAX_NAMES, gymnax_env
 from jaxrl.envs.gymnax_cures import cure_of
 from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
+from jaxrl.envs.two_colours import two_colours
+from jaxrl.envs.walled import walled_grid
 
 Builder = Callable[..., Environment]
 
@@ -122,5 +126,9 @@ _builders: dict[str, Builder] = {
     "Acrobot": _struct_builder(Acrobot),
     "MountainCar": _struct_builder(MountainCar),
     "MountainCarContinuous": _struct_builder(MountainCarContinuous),
+    "CollectingGrid": collecting_grid,
+    "TwoColours": two_colours,
+    "WalledGrid": walled_grid,
+    "Bandit": bandit,
     **TABULAR_BUILDERS,
 }

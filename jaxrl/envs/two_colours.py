@@ -1,0 +1,213 @@
+"""The two-colour grid: two objects whose worth is exchanged again and again, without episodes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl.core import struct
+from jaxrl.core.mdp import TabularMDP
+from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.envs.grid_moves import reached_cells
+
+
+@struct.dataclass
+class TwoColoursState:
+    """Three cells that differ, and how the objects pay."""
+
+    cell: Array  # [] int32, the agent
+    objects: Array  # [2] int32, cells of the first and the second object
+    since_swap: Array  # [] int32 [steps]
+    swapped: Array  # [] bool, whether the second object is the good one
+
+
+@struct.dataclass
+class TwoColours:
+    """Collect one of two objects; every `swap_period` steps the good one turns bad, and back.
+
+    The agent moves up, right, down or left; a move off the grid stays put. Entering the cell of the
+    good object pays `good_reward`, that of the bad one `bad_reward`, any other cell `step_reward`.
+    The object entered moves to a cell drawn uniformly from those that are neither the agent's nor
+    the other object's. Nothing ever ends and nothing is reset: the observation does not tell which
+    object is good, so that an agent without memory has to learn anew after each swap, and to
+    explore more for it.
+
+    With n steps taken so far the first object is good while floor(n / swap_period) is even.
+
+    Sources: Flennerhag et al. (2022), "Bootstrapped meta-learning", ICLR, section 5.1 and appendix
+    on the two-colour grid. Grid, rewards 1, -1 and -0.04, period, moves, the new place of what was
+    entered, and the observation are as two public re-implementations describe them; to confirm in
+    the paper: whether the agent too is placed anew (here it is not), and whether an object may come
+    back where it was (here it may not, for the agent stands there).
+
+    Example:
+        >>> env = two_colours()
+        >>> state, observation = env.reset(jax.random.key(0))
+        >>> observation.shape, int(observation.sum())
+        ((30,), 6)
+    """
+
+    swap_period: float = setting(100_000.0, "steps between two swaps", unit="steps", low=1.0)
+    good_reward: float = setting(1.0, "pay of the good object", unit="return")
+    bad_reward: float = setting(-1.0, "pay of the bad object", unit="return")
+    step_reward: float = setting(-0.04, "pay of every other step", unit="return")
+    height: int = setting(5, "rows")
+    width: int = setting(5, "columns")
+
+    @property
+    def observation_space(self) -> Space:
+        """`Box[3 (height + width)]`: one-hot row and column of the agent and of each object."""
+        return Box(jnp.zeros(()), jnp.ones(()), (3 * (self.height + self.width),))
+
+    @property
+    def action_space(self) -> Space:
+        """`Discrete(4)`: up, right, down, left."""
+        return Discrete(4)
+
+    def reset(self, key: Key) -> tuple[TwoColoursState, Array]:
+        """Three different cells, uniformly; the first object is good."""
+        draw = jax.random.uniform(key, (3,))
+        num_cells = self.height * self.width
+        cell = _pick(draw[0], num_cells)
+        first = _skip(_pick(draw[1], num_cells - 1), cell, cell, 1)
+        second = _skip(_pick(draw[2], num_cells - 2), cell, first, 2)
+        objects = jnp.stack([first, second])
+        state = TwoColoursState(cell, objects, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_))
+        return state, self._observe(state)
+
+    def step(
+        self, key: Key, state: TwoColoursState, action: Array
+    ) -> tuple[TwoColoursState, TimeStep]:
+        """Move; be paid; what was entered moves on; exchange the worths when it is time."""
+        reached = jnp.asarray(reached_cells(self.height, self.width))
+        cell = reached[state.cell, action]
+        entered = state.objects == cell  # at most one
+        is_good = jnp.stack([~state.swapped, state.swapped])
+        pay = jnp.where(
+            jnp.any(entered & is_good),
+            self.good_reward,
+            jnp.where(jnp.any(entered), self.bad_reward, self.step_reward),
+        )
+        draw = _pick(jax.random.uniform(key), self.height * self.width - 2)
+        new = jnp.stack([_skip(draw, cell, other, 2) for other in state.objects[::-1]])
+        since_swap = state.since_swap + 1
+        swaps = since_swap >= self.swap_period
+        state = TwoColoursState(
+            cell=cell,
+            objects=jnp.where(entered, new, state.objects),
+            since_swap=jnp.where(swaps, 0, since_swap),
+            swapped=state.swapped ^ swaps,
+        )
+        step = TimeStep(
+            observation=self._observe(state),
+            reward=pay.astype(jnp.float32),
+            terminated=jnp.zeros((), jnp.bool_),
+            truncated=jnp.zeros((), jnp.bool_),
+            cost=jnp.zeros((0,), jnp.float32),
+            info={},
+        )
+        return state, step
+
+    def _observe(self, state: TwoColoursState) -> Array:
+        row, column = np.divmod(np.arange(self.height * self.width), self.width)
+        places = np.concatenate([np.eye(self.height)[row], np.eye(self.width)[column]], axis=1)
+        cells = jnp.concatenate([state.cell[None], state.objects])
+        return jnp.asarray(places, jnp.float32)[cells].reshape(-1)
+
+    def as_mdp(self, discount: float | Array = 0.99, swapped: bool = False) -> TabularMDP:
+        """The problem between two swaps, for ever: what an agent could earn that knew the colours.
+
+        State (agent, first, second) has the index (agent C + first) C + second with C cells; those
+        where two of them agree are never met, and stay put for nothing. Outcome k is the k-th free
+        cell for the object entered, so that K is C - 2.
+
+        Args:
+            discount: gamma in [0, 1] [per step].
+            swapped: whether the second object is the good one.
+
+        Example:
+            >>> two_colours(height=3, width=3).as_mdp().prob.shape
+            (729, 4, 7)
+        """
+        number, num_cells = jnp.result_type(float), self.height * self.width
+        num_free = num_cells - 2
+        agent, first, second = np.indices((num_cells,) * 3).reshape(3, -1, 1)  # [S, 1] each
+        met = (agent != first) & (agent != second) & (first != second)
+        cell = reached_cells(self.height, self.width)[agent[:, 0]]  # [S, 4]
+        hits = [met & (cell == first), met & (cell == second)]
+        pay = (self.good_reward, self.bad_reward)
+        pay = pay[::-1] if swapped else pay
+        reward = jnp.where(hits[0], pay[0], jnp.where(hits[1], pay[1], self.step_reward))
+        free = np.arange(num_free)
+        low, high = (f(cell, np.where(hits[0], second, first)) for f in (np.minimum, np.maximum))
+        new = free + (free >= low[..., None])
+        new = new + (new >= high[..., None])  # [S, 4, K]
+        first, second = (
+            np.where(hit[..., None], new, at[..., None])
+            for hit, at in zip(hits, (first, second), strict=True)
+        )
+        after = (cell[..., None] * num_cells + first) * num_cells + second
+        index = np.arange(len(met))[:, None, None]
+        return TabularMDP(
+            prob=jnp.full(after.shape, 1.0 / num_free, number),
+            next_state=jnp.asarray(np.where(met[..., None], after, index), jnp.int32),
+            reward=jnp.where(met, reward, 0.0)[..., None].astype(number),
+            terminal=jnp.zeros(after.shape, bool),
+            initial=jnp.asarray(met[:, 0] / met.sum(), number),
+            legal=jnp.ones(after.shape[:2], bool),
+            discount=jnp.asarray(discount, number),
+            is_endless=True,
+        )
+
+
+def two_colours(
+    swap_period: float = 100_000.0,
+    good_reward: float = 1.0,
+    bad_reward: float = -1.0,
+    step_reward: float = -0.04,
+    height: int = 5,
+    width: int = 5,
+) -> TwoColours:
+    """A `TwoColours` grid whose numbers are checked.
+
+    Args:
+        swap_period: steps between two swaps, at least 1 and at most 2^24, in whole [steps].
+        good_reward: pay of the good object [return].
+        bad_reward: pay of the bad object [return].
+        step_reward: pay of every other step [return].
+        height: rows.
+        width: columns; with `height` at least 3 cells.
+
+    Raises:
+        ValueError: too few cells, or a period out of range.
+
+    Example:
+        >>> two_colours(swap_period=0.0)
+        Traceback (most recent call last):
+        ValueError: swap_period=0.0 is out of range: give a value in [1, inf).
+    """
+    reached_cells(height, width)  # checks the sizes
+    if height * width < 3:
+        raise ValueError(f"two_colours needs at least 3 cells; got {height} x {width}.")
+    env = TwoColours(
+        float(swap_period), float(good_reward), float(bad_reward), float(step_reward), height, width
+    )
+    check_settings(env)
+    return env
+
+
+def _pick(draw: Array, num_values: int) -> Array:
+    """An integer below `num_values` from a uniform number, `[]` int32.
+
+    One draw where `randint` takes two; uniform to 2^-23.
+    """
+    return jnp.minimum((draw * num_values).astype(jnp.int32), num_values - 1)
+
+
+def _skip(index: Array, one: Array, other: Array, num_taken: int) -> Array:
+    """The `index`-th of the cells other than `one` and, with `num_taken` 2, `other`."""
+    index = index + (index >= jnp.minimum(one, other))
+    return index + (index >= jnp.maximum(one, other)) if num_taken == 2 else index

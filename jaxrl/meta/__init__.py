@@ -1,0 +1,36 @@
+"""Learn the update rules and settings that agents use."""
+
+from jaxrl.meta.fit import (
+    Explanation as Explanation,
+    FitResult as FitResult,
+    HeldOut as HeldOut,
+    OuterLoop as OuterLoop,
+    evaluate_rule as evaluate_rule,
+    explain as explain,
+    fit as fit,
+)
+from jaxrl.meta.gradients import (
+    MetaGradient as MetaGradient,
+    MetaGradientState as MetaGradientState,
+)
+from jaxrl.meta.lifetimes import Lifetime as Lifetime, live as live
+from jaxrl.meta.lives import (
+    Life as Life,
+    restart as restart,
+    start_life as start_life,
+    step_life as step_life,
+)
+from jaxrl.meta.objectives import Bootstrap as Bootstrap, PolicyReturn as PolicyReturn
+from jaxrl.meta.outer_critic import OuterCritic as OuterCritic
+from jaxrl.meta.tasks import (
+    Fixed as Fixed,
+    Horizon as Horizon,
+    Listed as Listed,
+    RandomBandits as RandomBandits,
+    RandomGrids as RandomGrids,
+    RandomMazes as RandomMazes,
+    Task as Task,
+    TaskDistribution as TaskDistribution,
+    take as take,
+)
+from jaxrl.meta.tuned import Tuned as Tuned, timed as timed, tuned as tuned

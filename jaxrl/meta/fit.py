@@ -1,0 +1,242 @@
+"""Run an outer loop: in chunks, with held-out returns, checkpoints and a plan made beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxrl.core.protocols import Agent
+from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.meta.lifetimes import Lifetime, live, num_updates_of
+from jaxrl.meta.tasks import TaskDistribution
+from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training.memory import available_bytes, gigabytes, tree_bytes, working_bytes
+
+
+class OuterLoop(Protocol):
+    """What learns an update rule: three pure functions."""
+
+    def init(self, key: Key) -> PyTree:
+        """-> `state`."""
+        ...
+
+    def step(self, state: PyTree) -> tuple[PyTree, dict[str, Array]]:
+        """One outer step -> `state`, `metrics` (scalars)."""
+        ...
+
+    def agent(self, state: PyTree) -> Agent:
+        """The agent under what was learned so far."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Whole lives in tasks that the outer loop does not see, always the same ones.
+
+    Attributes:
+        tasks: where.
+        total_steps: the longest life among them [steps].
+        num_lives: tasks drawn, one life in each.
+        last_part: share of a life that counts as its end.
+    """
+
+    tasks: TaskDistribution
+    total_steps: float
+    num_lives: int = 64
+    last_part: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What a run of an outer loop leaves."""
+
+    agent: Agent  # under what was learned
+    state: PyTree
+    metrics: dict[str, np.ndarray]  # [steps] each, from the first step of this call on
+    held_out: dict[str, np.ndarray]  # `step [E]`; `final_return`, ... `[E, num_lives]`
+    interrupted: bool
+
+
+def fit(
+    key: Key,
+    outer: OuterLoop,
+    *,
+    num_steps: int,
+    held_out: HeldOut | None = None,
+    evaluate_every: int | None = None,
+    chunk_steps: int = 10,
+    checkpoints: Checkpoints | None = None,
+    report: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> FitResult:
+    """Learn an update rule for `num_steps` outer steps.
+
+    Args:
+        key: all randomness of the outer loop.
+        outer: `MetaGradient`, `Evolution`, ...
+        num_steps: outer steps in all, those before a restored checkpoint included.
+        held_out: lives to look at beside the outer loss.
+        evaluate_every: outer steps between two looks; by default one before the first step and one
+            after the last.
+        chunk_steps: outer steps in one call of the program, after which it reports, saves and
+            listens to Ctrl-C. Results do not depend on it, nor on interruptions.
+        checkpoints: where to save after chunks, at most once a minute, and from where to go on.
+        report: told the number of steps done and the chunk's mean metrics.
+
+    Returns:
+        the agent with the learned numbers, metrics of each step and held-out returns. After Ctrl-C
+        what there is by then, marked `interrupted`.
+
+    Raises:
+        ValueError: fewer than one step or chunk.
+    """
+    if num_steps < 1 or chunk_steps < 1 or (evaluate_every is not None and evaluate_every < 1):
+        raise ValueError(
+            f"num_steps={num_steps}, chunk_steps={chunk_steps} and evaluate_every="
+            f"{evaluate_every} must all be at least 1."
+        )
+    state, done = jax.jit(outer.init)(key), 0
+    if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
+        done, state, _ = found
+    evaluate = None if held_out is None else partial(lives_of, key, outer.agent, held_out)
+    looks: dict[int, Lifetime] = {}
+    if evaluate is not None:
+        looks[done] = evaluate(state)
+    history: list[dict[str, np.ndarray]] = []
+    every, saved, interrupted = evaluate_every or num_steps, time.monotonic(), False
+    try:
+        while done < num_steps:
+            length = min(chunk_steps, num_steps - done, every - done % every)
+            state, metrics = _chunk(outer, state, length)
+            done += length
+            history.append(jax.device_get(metrics))
+            if report is not None:
+                report(done, {name: float(np.mean(row)) for name, row in history[-1].items()})
+            if evaluate is not None and (done % every == 0 or done == num_steps):
+                looks[done] = evaluate(state)
+            if checkpoints is not None and (time.monotonic() - saved > 60 or done >= num_steps):
+                checkpoints.save(done, state)
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        interrupted = True
+        if checkpoints is not None:
+            checkpoints.save(done, state)
+    return FitResult(
+        agent=outer.agent(state),
+        state=state,
+        metrics={n: np.concatenate([row[n] for row in history]) for n in history[0]}
+        if history
+        else {},
+        held_out=_looks(looks),
+        interrupted=interrupted,
+    )
+
+
+@partial(jax.jit, static_argnums=2)
+def _chunk(outer: Any, state: PyTree, length: int) -> tuple[PyTree, dict[str, Array]]:
+    """`length` outer steps -> state, metrics `[length]`. The loop's numbers are traced."""
+
+    def step(state: PyTree, _: None) -> tuple[PyTree, dict[str, Array]]:
+        return outer.step(state)
+
+    return jax.lax.scan(step, state, None, length)
+
+
+def lives_of(key: Key, agent_of: Callable, held_out: HeldOut, state: PyTree) -> Lifetime:
+    """The held-out lives of the agent under an outer state, `[num_lives]`."""
+    return evaluate_rule(jax.random.fold_in(key, 0x7E57), agent_of(state), held_out)
+
+
+def evaluate_rule(key: Key, agent: Agent, held_out: HeldOut) -> Lifetime:
+    """Whole lives of an agent in held-out tasks, one each, `[num_lives]`; nothing is learned twice.
+
+    Life `l` draws its task and its randomness from `fold_in(key, l)`, so that agents given the same
+    key are compared in pairs.
+    """
+    num_updates = num_updates_of(agent, held_out.total_steps)
+    return _lives(key, agent, held_out.tasks, held_out.num_lives, num_updates, held_out.last_part)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _lives(
+    key: Key,
+    agent: Agent,
+    tasks: TaskDistribution,
+    num_lives: int,
+    num_updates: int,
+    last_part: float,
+) -> Lifetime:
+    def one(number: Array) -> Lifetime:
+        task_key, life_key = jax.random.split(jax.random.fold_in(key, number))
+        task = tasks.sample(task_key)
+        return live(life_key, agent, task, num_updates=num_updates, last_part=last_part)
+
+    return jax.vmap(one)(jax.numpy.arange(num_lives))
+
+
+def _looks(looks: dict[int, Lifetime]) -> dict[str, np.ndarray]:
+    if not looks:
+        return {}
+    names = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
+    found = {n: np.stack([np.asarray(getattr(look, n)) for look in looks.values()]) for n in names}
+    return {"step": np.array(list(looks)), **found}
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What an outer step costs, before it is run."""
+
+    compile_seconds: float  # [s]
+    state_bytes: int  # of the outer state [bytes]
+    temporary_bytes: int  # while a step runs, chunked as asked [bytes]
+    free_bytes: int  # on this machine [bytes]
+    chunk: int  # that was asked for; 0 is everything at once
+    fitting_chunk: int  # the greatest that fits, by the bytes of each part; 0 for everything
+
+    def __str__(self) -> str:
+        advice = "fits"
+        if self.temporary_bytes + 2 * self.state_bytes > self.free_bytes:
+            advice = f"does not fit: set chunk={self.fitting_chunk}"
+        return (
+            f"compiled in {self.compile_seconds:.1f} s; state {gigabytes(self.state_bytes)}, "
+            f"working memory {gigabytes(self.temporary_bytes)} of "
+            f"{gigabytes(self.free_bytes)} free: {advice}"
+        )
+
+
+def explain(outer: Any) -> Explanation:
+    """Compile one outer step and say what it needs; nothing is run.
+
+    Args:
+        outer: with `chunk`, the lives or pairs in one part of a step, and `num_parts`, of how many.
+
+    Example:
+        >>> from jaxrl import a2c
+        >>> from jaxrl.meta import MetaGradient, RandomGrids, explain, tuned
+        >>> outer = MetaGradient(tuned(a2c(), ["discount"]), RandomGrids(1e4), num_lives=2)
+        >>> explain(outer).chunk
+        0
+    """
+    started = time.perf_counter()
+    shapes = jax.eval_shape(outer.init, jax.random.key(0))
+    compiled = jax.jit(lambda state: outer.step(state)).lower(shapes).compile()
+    seconds = time.perf_counter() - started
+    state_bytes, temporary, free = tree_bytes(shapes), working_bytes(compiled), available_bytes()
+    part = outer.chunk or outer.num_parts
+    room = max(free - 2 * state_bytes, 0)
+    fitting = min(outer.num_parts, int(part * room / max(temporary, 1)))
+    # A chunk divides the whole; the greatest such one.
+    fitting = max([d for d in range(1, fitting + 1) if outer.num_parts % d == 0], default=1)
+    return Explanation(
+        compile_seconds=seconds,
+        state_bytes=state_bytes,
+        temporary_bytes=temporary,
+        free_bytes=free,
+        chunk=outer.chunk,
+        fitting_chunk=0 if fitting == outer.num_parts else fitting,
+    )

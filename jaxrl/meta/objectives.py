@@ -1,0 +1,129 @@
+"""What an outer gradient climbs, given the windows of updates that lives go through."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Transition
+from jaxrl.meta.inner import differentiable_iteration
+from jaxrl.meta.outer_critic import CriticState, OuterCritic
+from jaxrl.training.loop import TrainState
+
+
+class Objective(Protocol):
+    """An outer loss of the states that a life goes through in a window of K updates."""
+
+    @property
+    def every(self) -> bool:
+        """Whether the loss is the mean over the states after each update, or the last one's."""
+        ...
+
+    def loss(
+        self,
+        agent: Any,
+        env: Environment,
+        state: TrainState,
+        trajectory: Transition,
+        critic: OuterCritic,
+        critic_state: CriticState,
+    ) -> Array:
+        """The loss `[]` of one state, on the data `[T, B]` that it collected."""
+        ...
+
+
+@struct.dataclass
+class PolicyReturn:
+    """Climbs the return of the learners' policies, by the policy gradient of the outer critic.
+
+        loss = - mean_k mean_t [ log pi_k(a_t | s_t) A_t + entropy_weight H(pi_k(. | s_t)) ]
+
+    over the policies pi_k after update k of the window, k = 1 .. K, or after the last one alone.
+    A_t are the outer critic's advantages on the data that pi_k collected, divided by their root
+    mean square, so that tasks with large rewards do not drown the others.
+
+    Sources: Xu, van Hasselt & Silver 2018, Meta-gradient reinforcement learning (the last state,
+    on fresh data); Oh et al. 2020, Discovering reinforcement learning algorithms (with entropy).
+    """
+
+    entropy_weight: float = setting(0.0, "weight of the policy's entropy", unit="per nat", low=0.0)
+    last_only: bool = setting(False, "count the policy after the last update alone")
+
+    @property
+    def every(self) -> bool:
+        """All but with `last_only`."""
+        return not self.last_only
+
+    def loss(
+        self,
+        agent: Any,
+        env: Environment,
+        state: TrainState,
+        trajectory: Transition,
+        critic: OuterCritic,
+        critic_state: CriticState,
+    ) -> Array:
+        """As the formula says, of one state."""
+        advantage, _ = critic.advantages(critic_state, env, trajectory)
+        scale = jnp.sqrt(jnp.mean(advantage**2)) + 1e-6
+        policy = agent.policy_of(state.agent, trajectory)
+        action = trajectory.extras.get("raw_action", trajectory.action)
+        gain = policy.log_prob(action) * (advantage / scale)
+        return -jnp.mean(gain + self.entropy_weight * policy.entropy())
+
+
+@struct.dataclass
+class Bootstrap:
+    """Matches the policy that further updates lead to.
+
+        target = x after `num_further` more updates by the same rule and one by `plain`
+        loss = mean_s KL( pi_target(. | s) || pi_K(. | s) ) + value_weight mean_s (v_target - v_K)^2
+
+    at the states s of fresh data of pi_K. The target is a constant; its updates draw data of their
+    own, which is not kept. Improvement comes from `plain`, an agent of the same network and
+    optimiser whose rule is trusted.
+
+    Attributes:
+        plain: the agent of the target's last update.
+        num_further: L - 1, >= 0.
+        value_weight: of the match of values, >= 0; 0 leaves it out.
+
+    Sources: Flennerhag et al. 2022, Bootstrapped meta-learning, equation 2 and section 5 (the
+    direction of the divergence as we remember it, to confirm).
+    """
+
+    plain: Agent
+    num_further: int = setting(0, "further updates by the learned rule", low=0)
+    value_weight: float = setting(0.0, "weight of the match of values", low=0.0)
+
+    every: ClassVar[bool] = False
+
+    def loss(
+        self,
+        agent: Any,
+        env: Environment,
+        state: TrainState,
+        trajectory: Transition,
+        critic: OuterCritic,
+        critic_state: CriticState,
+    ) -> Array:
+        """As the formula says."""
+        fixed, goal = jax.lax.stop_gradient((agent, state))
+
+        def further(goal: TrainState, _: None) -> tuple[TrainState, None]:
+            return differentiable_iteration(fixed, env, goal)[0], None
+
+        # The data of `trajectory` is spent: the target goes on from where the life will stand.
+        goal, _ = jax.lax.scan(further, goal, None, self.num_further)
+        goal, _, _ = differentiable_iteration(self.plain, env, goal)
+        goal = jax.lax.stop_gradient(goal)
+        policy = agent.policy_of(state.agent, trajectory)
+        target = agent.policy_of(goal.agent, trajectory)
+        loss = jnp.mean(target.kl(policy))
+        gap = agent.values_of(goal.agent, trajectory) - agent.values_of(state.agent, trajectory)
+        return loss + self.value_weight * jnp.mean(gap**2)

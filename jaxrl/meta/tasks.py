@@ -1,0 +1,229 @@
+"""Tasks and laws over tasks: what an update rule is learned on, and tested on."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.protocols import Environment
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.envs.bandits import Bandit, CoinPayout
+from jaxrl.envs.collecting import CollectingGrid
+from jaxrl.envs.grid_levels import ScatteredWalls
+from jaxrl.envs.walled import WalledGrid
+from jaxrl.envs.wrappers import LogUniform, Uniform
+
+
+@struct.dataclass
+class Task:
+    """An environment to spend a life in, and how long the life is.
+
+    Tasks of one distribution have one structure and one shape: they batch, are stored in a buffer
+    `[L, ...]`, and recompile nothing.
+    """
+
+    env: Environment
+    total_steps: Array  # [] float32, environment steps of a life
+
+
+class TaskDistribution(Protocol):
+    """A law over tasks, a pytree itself: its numbers are leaves."""
+
+    def sample(self, key: Key) -> Task:
+        """One task; `vmap` over keys gives a batch."""
+        ...
+
+
+@struct.dataclass
+class Horizon:
+    """The length of a life as a random number, uniform in its logarithm.
+
+        total_steps = round(shortest (longest / shortest)^u),   u uniform on [0, 1)
+
+    Every distribution takes one where it takes a number of steps. Equal ends give that number.
+
+    Sources: Jackson et al. (2024), "Discovering temporally-aware reinforcement learning
+    algorithms", for training on lives of many lengths; to confirm: that they are log-uniform there.
+
+    Example:
+        >>> steps = Horizon(1e3, 1e5).draw(jax.random.key(0))
+        >>> bool((steps >= 1e3) & (steps <= 1e5))
+        True
+    """
+
+    shortest: float = setting(1e4, "shortest life", unit="steps", low=1.0)
+    longest: float = setting(1e6, "longest life", unit="steps", low=1.0)
+
+    def draw(self, key: Key) -> Array:
+        """`total_steps`, `[]` float32."""
+        return jnp.round(LogUniform(self.shortest, self.longest).draw(key)).astype(jnp.float32)
+
+
+@struct.dataclass
+class Fixed:
+    """Always the same environment.
+
+    Example:
+        >>> from jaxrl import envs
+        >>> task = Fixed(envs.two_colours(), Horizon(1e5, 1e6)).sample(jax.random.key(0))
+        >>> task.env.width, task.total_steps.dtype.name
+        (5, 'float32')
+    """
+
+    env: Any  # an `Environment`
+    total_steps: float | Horizon = 1e5  # [environment steps]
+
+    def sample(self, key: Key) -> Task:
+        """The environment, and the length of its life."""
+        return _task(key, self.env, self.total_steps)
+
+
+@struct.dataclass
+class Listed:
+    """One of L given tasks, each as likely as any other: a held-out set, a buffer of levels.
+
+    Example:
+        >>> tasks = jax.vmap(RandomGrids().sample)(jax.random.split(jax.random.key(0), 8))
+        >>> Listed(tasks).sample(jax.random.key(1)).env.positions.shape
+        (2,)
+    """
+
+    tasks: Task  # [L, ...]
+
+    def sample(self, key: Key) -> Task:
+        """One of them."""
+        return take(self.tasks, jax.random.randint(key, (), 0, self.tasks.total_steps.shape[0]))
+
+
+def take(tasks: PyTree, index: Array | int) -> PyTree:
+    """The entry or entries `index[...]` of tasks, levels or lives `[L, ...]`."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], tasks)
+
+
+@struct.dataclass
+class RandomGrids:
+    """Grids with objects to collect (`jaxrl.envs.CollectingGrid`), of one size.
+
+    The start and the places of the objects are distinct cells, uniformly. Rewards are drawn from
+    `rewards`, that of the first object in absolute value, so that something is worth collecting;
+    the other numbers each from its range.
+
+    Sources: the family of Oh et al. (2020), appendix A; drawing every number anew, and the defaults
+    of the ranges (the small grids), follow Jackson et al. (2023), "Discovering general
+    reinforcement learning algorithms with adversarial environment design", as released. Their grids
+    vary in size and have walls; these do not.
+
+    Example:
+        >>> grids = RandomGrids(total_steps=2e4, height=4, width=4)
+        >>> task = grids.sample(jax.random.key(0))
+        >>> task.env.observation_space.num_values
+        64
+    """
+
+    total_steps: float | Horizon = 1e5  # [environment steps]
+    rewards: Any = struct.field(default_factory=lambda: Uniform(-1.0, 1.0))  # [return]
+    end_probs: Any = struct.field(default_factory=lambda: LogUniform(0.01, 1.0))
+    respawn_probs: Any = struct.field(default_factory=lambda: LogUniform(0.001, 0.1))  # [per step]
+    time_limit: Any = struct.field(default_factory=lambda: LogUniform(20.0, 100.0))  # [steps]
+    height: int = setting(5, "rows")
+    width: int = setting(5, "columns")
+    num_objects: int = setting(2, "objects to collect")
+    num_moves: int = setting(4, "moves: 4, 5 with staying, 9 with diagonals", choices=(4, 5, 9))
+
+    def sample(self, key: Key) -> Task:
+        """One grid.
+
+        Raises:
+            ValueError: no object, or more of them than cells beside the start.
+        """
+        num_cells = self.height * self.width
+        if not 1 <= self.num_objects < num_cells:
+            raise ValueError(
+                f"num_objects={self.num_objects} does not fit on {self.height} x {self.width} "
+                f"cells with a start: give 1 to {num_cells - 1}."
+            )
+        keys = jax.random.split(key, 6)
+        order = jnp.argsort(jax.random.uniform(keys[0], (num_cells,))).astype(jnp.int32)
+        rewards = _draws(keys[1], self.rewards, self.num_objects)
+        env = CollectingGrid(
+            positions=order[1 : self.num_objects + 1],
+            rewards=rewards.at[0].set(jnp.abs(rewards[0])),
+            end_probs=_draws(keys[2], self.end_probs, self.num_objects),
+            respawn_probs=_draws(keys[3], self.respawn_probs, self.num_objects),
+            start=order[0],
+            time_limit=jnp.round(self.time_limit.draw(keys[4])),
+            height=self.height,
+            width=self.width,
+            num_moves=self.num_moves,
+        )
+        return _task(keys[5], env, self.total_steps)
+
+
+@struct.dataclass
+class RandomMazes:
+    """Mazes of one size (`jaxrl.envs.WalledGrid`), each with a way to its goal.
+
+    Attributes:
+        levels: where levels come from: `envs.ScatteredWalls` or `envs.DugWalls`, which have the
+            sizes and the number of walls.
+
+    Example:
+        >>> tasks = jax.vmap(RandomMazes().sample)(jax.random.split(jax.random.key(0), 3))
+        >>> tasks.env.level.walls.shape
+        (3, 9, 9)
+    """
+
+    total_steps: float | Horizon = 1e5  # [environment steps]
+    levels: Any = struct.field(default_factory=ScatteredWalls)  # a `LevelGenerator`
+    time_limit: float = setting(100.0, "truncates after so many steps", unit="steps", low=1.0)
+    view: int = setting(0, "cells seen in each direction; 0 observes the index of the cell")
+
+    def sample(self, key: Key) -> Task:
+        """One maze."""
+        level_key, life_key = jax.random.split(key)
+        env = WalledGrid(self.levels.draw(level_key), self.time_limit, self.view)
+        return _task(life_key, env, self.total_steps)
+
+
+@struct.dataclass
+class RandomBandits:
+    """Bandits whose arms' means are drawn independently.
+
+    Example:
+        >>> task = RandomBandits(num_arms=3).sample(jax.random.key(0))
+        >>> task.env.action_space.num_values
+        3
+    """
+
+    total_steps: float | Horizon = 1e3  # [environment steps]
+    means: Any = struct.field(default_factory=lambda: Uniform(0.0, 1.0))  # [return]
+    payout: Any = struct.field(default_factory=CoinPayout)  # an `envs.Payout`
+    num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0)
+    num_arms: int = setting(10, "arms")
+
+    def sample(self, key: Key) -> Task:
+        """One bandit.
+
+        Raises:
+            ValueError: no arm.
+        """
+        if self.num_arms < 1:
+            raise ValueError(f"num_arms={self.num_arms}: a bandit needs at least one arm.")
+        means_key, life_key = jax.random.split(key)
+        means = _draws(means_key, self.means, self.num_arms)
+        return _task(life_key, Bandit(means, self.payout, self.num_pulls), self.total_steps)
+
+
+def _draws(key: Key, law: Any, num_draws: int) -> Array:
+    return jax.vmap(law.draw)(jax.random.split(key, num_draws))
+
+
+def _task(key: Key, env: Any, total_steps: float | Array | Horizon) -> Task:
+    """A task whose leaves are arrays of strong types, so that no two tasks trace apart."""
+    steps = total_steps.draw(key) if isinstance(total_steps, Horizon) else total_steps
+    env = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), env)
+    return Task(env, jnp.asarray(steps, jnp.float32))

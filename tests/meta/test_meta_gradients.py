@@ -1,0 +1,185 @@
+"""Meta-gradients: they are the slopes of the outer loss, however the work is cut."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl import a2c, meta
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.envs import TabularEnv, garnet
+from jaxrl.networks import NetworkSettings
+from jaxrl.rules import lpg
+
+KEY = jax.random.key(0)
+ENV = TabularEnv(garnet(jax.random.key(3), 5, 2, 2), time_limit=6.0)
+AGENT = a2c().replace(
+    network=NetworkSettings(hidden_sizes=(), initialiser="lecun"),
+    num_envs=4,
+    rollout_length=6,
+    optimiser=Optimiser(learning_rate=0.05, max_grad_norm=None),
+)
+NAMES = ("discount", "rule.lambda_", "rule.entropy_weight", "optimiser.learning_rate")
+TASKS = meta.Fixed(ENV, 24.0 * 12)
+OUTER = meta.MetaGradient(meta.tuned(AGENT, NAMES), TASKS, num_lives=4, num_updates=3)
+
+
+@pytest.fixture(scope="module")
+def begun():
+    return jax.jit(OUTER.init)(KEY)
+
+
+def life_of(state, number=0):
+    return jax.tree.map(lambda leaf: leaf[number], (state.lives, state.critics))
+
+
+def loss_and_slopes(outer, state):
+    """The outer loss of one life as a compiled function, and its gradient."""
+    life, critic = life_of(state)
+    loss = jax.jit(lambda params: outer.window(params, life, critic)[0])
+    return loss, jax.jit(jax.grad(lambda params: outer.window(params, life, critic)[0]))
+
+
+def check_slopes(outer, state, step, rtol):
+    """Gradients against central differences along each leaf's own gradient."""
+    loss, gradient = loss_and_slopes(outer, state)
+    params = state.rule_params
+    slopes = gradient(params)
+    leaves, structure = jax.tree.flatten(slopes)
+    for index, slope in enumerate(leaves):
+        size = float(jnp.linalg.norm(slope))
+        assert size > 1e-7, jax.tree_util.keystr(
+            jax.tree_util.tree_leaves_with_path(slopes)[index][0]
+        )
+        shift = [jnp.zeros_like(leaf) for leaf in leaves]
+        shift[index] = step * slope / size
+        moved = [
+            jax.tree.map(
+                lambda p, s, sign=sign: p + sign * s, params, jax.tree.unflatten(structure, shift)
+            )
+            for sign in (1.0, -1.0)
+        ]
+        measured = float(loss(moved[0]) - loss(moved[1])) / (2.0 * step)
+        np.testing.assert_allclose(measured, size, rtol=rtol, atol=2e-5)
+
+
+def test_the_meta_gradient_is_the_slope_of_the_outer_loss(begun):
+    """Small steps change no action that was drawn, so that the loss is smooth between them."""
+    check_slopes(OUTER, begun, step=1e-2, rtol=0.05)
+
+
+def test_the_outer_step_learns_its_critic_and_replaces_the_old(begun):
+    step = jax.jit(OUTER.step)
+    state, losses, replaced = begun, [], 0.0
+    for _ in range(30):
+        state, metrics = step(state)
+        losses.append(float(metrics["outer_critic_loss"]))
+        replaced += 4.0 * float(metrics["replaced_fraction"])
+    assert int(state.step) == 30 and float(metrics["nonfinite_fraction"]) == 0.0
+    # A life of 12 updates lasts 4 windows of 3: thirty of them spend 7 and a part of one per place.
+    assert replaced == float(jnp.sum(state.births)) - 4 and 4 * 7 <= replaced <= 4 * 8
+    assert not np.allclose(state.rule_params["discount"], begun.rule_params["discount"])
+    lives = state.lives.train.iteration
+    assert bool(jnp.all(lives % 3 == 0)) and bool(jnp.all(lives < 12))
+
+
+def test_the_outer_critic_learns_the_values_of_a_fixed_policy():
+    """With a learner that hardly moves, what the critic holds is the value of its policy."""
+    still = AGENT.replace(optimiser=Optimiser(learning_rate=1e-9, max_grad_norm=None))
+    outer = meta.MetaGradient(
+        meta.tuned(still, ["discount"]),
+        meta.Fixed(ENV, 1e9),
+        critic=meta.OuterCritic(discount=0.5, lambda_=0.0),
+        num_lives=2,
+        num_updates=4,
+    )
+    state = jax.jit(outer.init)(KEY).replace(ends=jnp.full(2, jnp.inf))
+    step = jax.jit(outer.step)
+    losses, held = [], []
+    for _ in range(160):
+        state, metrics = step(state)
+        losses.append(float(metrics["outer_critic_loss"]))
+        held.append(outer.critic.values(life_of(state)[1].params, ENV, jnp.arange(5)))
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:3])
+    # The table it holds is the value of the policy that acts, from a linear solve.
+    life, _ = life_of(state)
+    mdp = ENV.mdp
+    policy, _ = life.train.agent.model.apply(
+        life.train.agent.params, jnp.arange(5), jnp.zeros(5, bool), (), method="policy"
+    )
+    probs = np.exp(np.asarray(policy.log_probs()))
+    prob, reward = np.asarray(mdp.prob), np.broadcast_to(mdp.reward, mdp.prob.shape)
+    move = np.zeros((5, 5))
+    for s in range(5):
+        for a in range(2):
+            for k in range(prob.shape[-1]):
+                move[s, int(mdp.next_state[s, a, k])] += probs[s, a] * prob[s, a, k]
+    gain = np.einsum("sa,sak,sak->s", probs, prob, reward)
+    exact = np.linalg.solve(np.eye(5) - 0.5 * move, gain)
+    np.testing.assert_allclose(np.mean(held[-80:], axis=0), exact, atol=0.15)
+
+
+@pytest.mark.slow
+def test_chunks_change_nothing_but_rounding(begun):
+    whole, _ = jax.jit(OUTER.step)(begun)
+    for chunk in (1, 2):
+        cut, _ = jax.jit(OUTER.replace(chunk=chunk).step)(begun)
+        for ours, theirs in zip(
+            jax.tree.leaves(cut.rule_params), jax.tree.leaves(whole.rule_params), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_life_that_is_not_finite_is_left_out_counted_and_replaced(begun):
+    step = jax.jit(OUTER.step)
+    params = begun.lives.train.agent.params
+    broken = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), params)
+    train = begun.lives.train
+    train = train.replace(agent=train.agent.replace(params=broken))
+    state, metrics = step(begun.replace(lives=begun.lives.replace(train=train)))
+    assert float(metrics["nonfinite_fraction"]) == 0.25
+    assert int(state.births[1]) == 2 and all(
+        bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.rule_params)
+    )
+    assert all(
+        bool(jnp.all(jnp.isfinite(leaf)))
+        for leaf in jax.tree.leaves(state.lives.train.agent.params)
+    )
+
+
+@pytest.mark.slow
+def test_learned_weights_have_the_slopes_of_the_outer_loss():
+    rule = lpg(jax.random.key(1), num_hidden=4, num_predictions=3)
+    agent = AGENT.replace(rule=rule, normalise_advantages=False)
+    outer = meta.MetaGradient(meta.tuned(agent), TASKS, num_lives=2, num_updates=3)
+    check_slopes(outer, jax.jit(outer.init)(KEY), step=3e-2, rtol=0.1)
+
+
+@pytest.mark.slow
+def test_own_rules_move_apart_and_a_shared_one_does_not(begun):
+    own = OUTER.replace(own_rules=True)
+    state, _ = jax.jit(own.step)(jax.jit(own.init)(KEY))
+    assert state.rule_params["discount"].shape == (4,)
+    assert len(set(state.rule_params["rule.lambda_"].tolist())) == 4
+    assert jax.tree.leaves(own.agent(state))[0].shape[0] == 4
+    shared, _ = jax.jit(OUTER.step)(begun)
+    assert shared.rule_params["discount"].shape == ()
+
+
+@pytest.mark.slow
+def test_bootstrapping_with_one_target_step_is_a_gradient_towards_it(begun):
+    """At L = 1 the target is one plain update ahead of the life itself."""
+    outer = OUTER.replace(objective=meta.Bootstrap(AGENT, num_further=0))
+    check_slopes(outer, begun, step=1e-2, rtol=0.08)
+    further = OUTER.replace(objective=meta.Bootstrap(AGENT, num_further=3))
+    loss_near, _ = loss_and_slopes(outer, begun)
+    loss_far, _ = loss_and_slopes(further, begun)
+    assert float(loss_far(begun.rule_params)) > float(loss_near(begun.rule_params)) > 0.0
+
+
+def test_a_chunk_that_does_not_divide_is_refused(begun):
+    with pytest.raises(ValueError, match="chunk=3 does not divide num_lives=4"):
+        OUTER.replace(chunk=3).step(begun)
