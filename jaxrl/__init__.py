@@ -30,10 +30,13 @@ if TYPE_CHECKING:
         cvar_pg as cvar_pg,
         differential_dqn as differential_dqn,
         double_dqn as double_dqn,
+        dpo as dpo,
         dqn as dqn,
         dsac_t as dsac_t,
         iqn as iqn,
         log_dqn as log_dqn,
+        lpo as lpo,
+        mdpo as mdpo,
         munchausen_dqn as munchausen_dqn,
         ppo as ppo,
         pqn as pqn,
@@ -140,10 +143,13 @@ _HOME = {
         "cvar_pg",
         "differential_dqn",
         "double_dqn",
+        "dpo",
         "dqn",
         "dsac_t",
         "iqn",
         "log_dqn",
+        "lpo",
+        "mdpo",
         "munchausen_dqn",
         "ppo",
         "pqn",
@@ -155,8 +161,8 @@ _HOME = {
     ),
     "jaxrl.agents.presets",
 )
-_PACKAGES = ("agents", "envs", "functionals", "losses", "networks", "operators", "planning")
-_PACKAGES += ("replay", "report", "returns", "rules", "training")
+_PACKAGES = ("agents", "envs", "functionals", "losses", "meta", "networks", "operators")
+_PACKAGES += ("planning", "replay", "report", "returns", "rules", "training")
 
 __all__ = sorted([*_HOME, *_PACKAGES])
 

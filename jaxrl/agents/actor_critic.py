@@ -77,8 +77,8 @@ class ActorCriticAgent:
 
         Raises:
             ValueError: spaces without a network, minibatches that do not divide, actions held
-                under another discount, or rollouts that may hold no whole episode, where the
-                rule needs them.
+                under another discount, rollouts that may hold no whole episode, where the rule
+                needs them, or standardised advantages, where the rule gives them a scale.
         """
         self._model(env)
         recurrent = self.network.recurrent_size > 0
@@ -88,6 +88,11 @@ class ActorCriticAgent:
         check_durations(env, self.discount)
         if self._needs_episodes:
             check_episodes(env, self.rollout_length, self.normalise_advantages)
+        if self.normalise_advantages and getattr(self.rule, "raw_advantages", False):
+            raise ValueError(
+                f"The advantages of {type(self.rule).__name__} have a scale of their own, which "
+                "normalise_advantages=True would take away: set normalise_advantages=False."
+            )
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")

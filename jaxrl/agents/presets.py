@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
+
 from jaxrl.agents.action_critics import Optimism, TruncatedMixture
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.average_reward import AverageReward
@@ -29,7 +31,14 @@ from jaxrl.operators import (
     Softmax,
 )
 from jaxrl.replay import PrioritisedReplay
-from jaxrl.rules import AdvantageActorCritic, StaticRiskGradient
+from jaxrl.rules import (
+    AdvantageActorCritic,
+    DiscoveredDrift,
+    DriftPolicy,
+    MirrorDescentPolicy,
+    StaticRiskGradient,
+    drift,
+)
 
 
 def ppo() -> ActorCriticAgent:
@@ -47,6 +56,21 @@ def a2c() -> ActorCriticAgent:
         num_epochs=1,
         num_minibatches=1,
     )
+
+
+def mdpo() -> ActorCriticAgent:
+    """On-policy mirror descent policy optimisation (Tomar et al. 2022)."""
+    return ppo().replace(rule=MirrorDescentPolicy())
+
+
+def dpo() -> ActorCriticAgent:
+    """Discovered policy optimisation, the closed form (Lu et al. 2022). No preferences."""
+    return ppo().replace(rule=DriftPolicy(DiscoveredDrift()))
+
+
+def lpo() -> ActorCriticAgent:
+    """Learnt policy optimisation (Lu et al. 2022) before any learning: near PPO's drift."""
+    return ppo().replace(rule=drift(jax.random.key(0)))
 
 
 def cvar_pg() -> ActorCriticAgent:
@@ -172,6 +196,9 @@ PRESETS: dict[str, Callable[[], Agent]] = {
     for preset in (
         a2c,
         ppo,
+        mdpo,
+        dpo,
+        lpo,
         cvar_pg,
         dqn,
         double_dqn,

@@ -1,5 +1,6 @@
 """Learn the update rules and settings that agents use."""
 
+from jaxrl.meta.evolution import Evolution as Evolution, EvolutionState as EvolutionState
 from jaxrl.meta.fit import (
     Explanation as Explanation,
     FitResult as FitResult,
@@ -13,7 +14,11 @@ from jaxrl.meta.gradients import (
     MetaGradient as MetaGradient,
     MetaGradientState as MetaGradientState,
 )
-from jaxrl.meta.lifetimes import Lifetime as Lifetime, live as live
+from jaxrl.meta.lifetimes import (
+    Lifetime as Lifetime,
+    live as live,
+    num_updates_of as num_updates_of,
+)
 from jaxrl.meta.lives import (
     Life as Life,
     restart as restart,
@@ -22,6 +27,17 @@ from jaxrl.meta.lives import (
 )
 from jaxrl.meta.objectives import Bootstrap as Bootstrap, PolicyReturn as PolicyReturn
 from jaxrl.meta.outer_critic import OuterCritic as OuterCritic
+from jaxrl.meta.persistent import (
+    PersistentEvolution as PersistentEvolution,
+    PersistentState as PersistentState,
+)
+from jaxrl.meta.shaping import (
+    CentredRanks as CentredRanks,
+    PairSign as PairSign,
+    Plain as Plain,
+    Shaping as Shaping,
+    ZScore as ZScore,
+)
 from jaxrl.meta.tasks import (
     Fixed as Fixed,
     Horizon as Horizon,

@@ -5,6 +5,34 @@ from jaxrl.rules.contract import (
     PolicyOutputs as PolicyOutputs,
     PolicyTargets as PolicyTargets,
     advantage_targets as advantage_targets,
+    clipped_value_loss as clipped_value_loss,
+)
+from jaxrl.rules.drift_network import NetworkDrift as NetworkDrift, drift as drift
+from jaxrl.rules.drift_policy import (
+    ClipDrift as ClipDrift,
+    DiscoveredDrift as DiscoveredDrift,
+    DriftPolicy as DriftPolicy,
+    FunctionDrift as FunctionDrift,
+    ZeroDrift as ZeroDrift,
+)
+from jaxrl.rules.learned_policy_gradient import (
+    LearnedPolicyGradient as LearnedPolicyGradient,
+    lpg as lpg,
+)
+from jaxrl.rules.learned_reward import (
+    FunctionReward as FunctionReward,
+    NetworkReward as NetworkReward,
+    WithReward as WithReward,
+    with_reward as with_reward,
+)
+from jaxrl.rules.mirror_descent import (
+    KullbackLeibler as KullbackLeibler,
+    MirrorDescentPolicy as MirrorDescentPolicy,
+    TsallisDivergence as TsallisDivergence,
 )
 from jaxrl.rules.proximal import ProximalPolicy as ProximalPolicy
+from jaxrl.rules.reactive_entropy import (
+    ReactiveEntropy as ReactiveEntropy,
+    reactive_entropy as reactive_entropy,
+)
 from jaxrl.rules.static_risk import StaticRiskGradient as StaticRiskGradient

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from jaxrl.core import struct
 from jaxrl.core.types import Array, Transition
 from jaxrl.networks import Policy
@@ -45,3 +47,18 @@ def advantage_targets(
         trajectory.reward, trajectory.discount, outputs.value, outputs.next_value, trace
     )
     return PolicyTargets(advantage, advantage + outputs.value, outputs.log_prob, outputs.value)
+
+
+def clipped_value_loss(value: Array, targets: PolicyTargets, clip: float | Array) -> Array:
+    """Half the squared error of a value that may not leave its old one by more than `clip`.
+
+    loss = max((v - R)^2, (v_old + clip(v - v_old, -clip, clip) - R)^2) / 2
+
+    Args:
+        value: `[...]` under the current parameters [return].
+        targets: with `returns` R and `value` v_old `[...]` [return].
+        clip: half-width [return]; infinite for the plain squared error.
+    """
+    change = jnp.clip(value - targets.value, -clip, clip)
+    clipped = targets.value + change
+    return 0.5 * jnp.maximum((value - targets.returns) ** 2, (clipped - targets.returns) ** 2)

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, PyTree, Transition
-from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, advantage_targets
+from jaxrl.rules.contract import (
+    PolicyOutputs,
+    PolicyTargets,
+    advantage_targets,
+    clipped_value_loss,
+)
 
 
 @struct.dataclass
@@ -67,9 +72,5 @@ class ProximalPolicy:
         ratio = jnp.exp(outputs.log_prob - targets.log_prob)
         clipped = jnp.clip(ratio, 1.0 - self.clip_epsilon, 1.0 + self.clip_epsilon)
         policy_loss = -jnp.minimum(ratio * targets.advantage, clipped * targets.advantage)
-        change = jnp.clip(outputs.value - targets.value, -self.value_clip, self.value_clip)
-        clipped_value = targets.value + change
-        value_loss = 0.5 * jnp.maximum(
-            (outputs.value - targets.returns) ** 2, (clipped_value - targets.returns) ** 2
-        )
+        value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy

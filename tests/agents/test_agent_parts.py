@@ -10,8 +10,9 @@ import pytest
 import scipy.stats
 
 from jaxrl.agents.exploration import epsilon_greedy
+from jaxrl.agents.learned_optimiser import learned_optimiser
 from jaxrl.agents.minibatches import shuffled
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientDescent, Optimiser, RMSProp, clipped_by_norm
 from jaxrl.agents.presets import PRESETS
 from jaxrl.agents.targets import TargetUpdate
 from jaxrl.core.schedules import Linear
@@ -148,6 +149,112 @@ def test_gradients_are_clipped_by_the_norm_of_them_all():
     grads = jax.tree.map(jnp.asarray, grads)
     moved, _ = optimiser.step(grads, optimiser.init(params), params, Progress.start())
     np.testing.assert_allclose([moved["a"], moved["b"]], [-0.6, -0.8], rtol=1e-4)
+
+
+def test_clipping_has_derivatives_at_zero_gradients_and_leaves_small_ones_alone():
+    grads = {"a": jnp.zeros(2), "b": jnp.zeros(())}
+    for norm, expected in [(1.0, 1.0), (10.0, 1.0)]:
+        slope = jax.grad(lambda g, norm=norm: clipped_by_norm(g, norm)["a"].sum())(grads)
+        np.testing.assert_array_equal(slope["a"], expected)  # below the norm: the identity's
+    small = {"a": jnp.array([0.3, 0.4])}
+    np.testing.assert_array_equal(clipped_by_norm(small, 0.6)["a"], small["a"])
+    np.testing.assert_allclose(clipped_by_norm(small, 0.05)["a"], [0.03, 0.04], rtol=1e-6)
+
+
+def test_momentum_rolls_on_and_the_root_mean_square_forgets():
+    """Gradients 1, 0, 0: momentum 1/2 moves by 1, 1/2, 1/4; RMSProp moves only at the first."""
+    grads = jnp.array([1.0, 0.0, 0.0])
+    falls = {}
+    for name, optimiser in {
+        "momentum": GradientDescent(learning_rate=1.0, momentum=0.5, max_grad_norm=None),
+        "rms": RMSProp(learning_rate=1.0, decay=0.75, max_grad_norm=None, epsilon=1e-9),
+    }.items():
+        params, moves = jnp.zeros(()), []
+        state = optimiser.init(params)
+        for grad in grads:
+            moved, state = optimiser.step(grad, state, params, Progress.start())
+            moves.append(float(params - moved))
+            params = moved
+        falls[name] = moves
+    np.testing.assert_allclose(falls["momentum"], [1.0, 0.5, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(falls["rms"], [2.0, 0.0, 0.0], rtol=1e-5)  # 1 / sqrt(1 / 4)
+
+
+# --- the learned optimiser -----------------------------------------------------------------------
+
+PARAMS = {
+    "actor": {"dense": {"bias": jnp.zeros(3), "kernel": jnp.ones((2, 3))}},
+    "critic": {"dense": {"bias": jnp.zeros(1), "kernel": jnp.full((3, 1), -0.5)}},
+}
+LEARNED = learned_optimiser(KEY, num_memory=4, num_hidden=8, num_steps=4)
+
+
+@jax.jit
+def two_steps(optimiser, grads, params):
+    state = optimiser.init(params)
+    for step in range(2):
+        progress = Progress.start(100.0).advance(10 * step)
+        params, state = optimiser.step(grads, state, params, progress)
+    return params
+
+
+def test_a_learned_optimiser_is_finite_for_every_gradient_and_so_are_its_outer_gradients():
+    """Zero, tiny, huge and mixed; also a unit that is dead, of which all gradients are zero."""
+    mixed = jnp.array([0.0, 1e-30, -1e30])
+    kinds = {
+        "zero": jax.tree.map(jnp.zeros_like, PARAMS),
+        "tiny": jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e-30), PARAMS),
+        "huge": jax.tree.map(lambda leaf: jnp.full_like(leaf, -3e38), PARAMS),
+        "mixed": jax.tree.map(lambda leaf: jnp.resize(mixed, leaf.shape), PARAMS),
+    }
+    outer = jax.jit(
+        jax.value_and_grad(
+            lambda optimiser, grads: sum(
+                jnp.sum(leaf * jnp.cos(1.0 + jnp.arange(leaf.size)).reshape(leaf.shape))
+                for leaf in jax.tree.leaves(two_steps(optimiser, grads, PARAMS))
+            )
+        )
+    )
+    for grads in kinds.values():
+        for leaf in jax.tree.leaves(outer(LEARNED, grads)):
+            assert bool(jnp.all(jnp.isfinite(leaf)))
+
+
+def test_a_learned_step_is_centred_and_noise_is_the_actor_s_alone():
+    """With only the noise's output left: the critic moves by the mean alone, the actor randomly."""
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    weights = dict(LEARNED.weights)
+    weights["outputs"] = jnp.zeros_like(weights["outputs"])
+    weights["outputs_bias"] = jnp.array([0.0, 0.0, 1.0])
+    noisy = LEARNED.replace(weights=weights, step_size=1.0)
+    moved = jax.tree.map(jnp.subtract, two_steps(noisy, grads, PARAMS), PARAMS)
+    actor, critic = (np.concatenate([x.ravel() for x in jax.tree.leaves(moved[k])]) for k in moved)
+    assert np.ptp(critic) < 1e-6 and len(np.unique(actor)) == len(actor)
+    np.testing.assert_allclose(actor.sum() + critic.sum(), 0.0, atol=1e-5)
+    # Two steps of variance 1 each; the sum of 9 squares lies within its 1e-6 quantiles.
+    spread = np.sum((actor - critic[0]) ** 2) / 2
+    assert scipy.stats.chi2(9).ppf(1e-6) < spread < scipy.stats.chi2(9).ppf(1 - 1e-6)
+
+
+def test_lives_that_start_elsewhere_draw_other_noise_and_each_repeats_its_own():
+    other = jax.tree.map(lambda leaf: leaf + 1e-6, PARAMS)
+    keys = [np.asarray(jax.random.key_data(LEARNED.init(p).key)) for p in (PARAMS, other, PARAMS)]
+    assert not np.array_equal(keys[0], keys[1]) and np.array_equal(keys[0], keys[2])
+
+
+def test_a_learned_step_tells_a_dead_unit_from_a_live_one():
+    """Everything else equal, the activity alone makes two units' parameters move differently."""
+    weights = {name: jnp.zeros_like(leaf) for name, leaf in LEARNED.weights.items()}
+    weights["inputs"] = LEARNED.weights["inputs"].at[:-1].set(0.0)  # the activity comes last
+    names = ("memory", "hidden_0", "hidden_1", "scale_0", "scale_1", "outputs")
+    weights |= {name: LEARNED.weights[name] for name in names}
+    weights["outputs"] = weights["outputs"].at[:, 2].set(0.0)  # no noise
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    grads["actor"]["dense"]["kernel"] = jnp.array([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    moved = two_steps(LEARNED.replace(weights=weights, step_size=1.0), grads, PARAMS)
+    kernel = np.asarray(moved["actor"]["dense"]["kernel"])
+    np.testing.assert_array_equal(kernel[0], kernel[1])
+    assert kernel[0, 1] == kernel[0, 2] != kernel[0, 0]
 
 
 # --- priorities ----------------------------------------------------------------------------------

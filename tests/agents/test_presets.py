@@ -46,6 +46,9 @@ ATOMS = Categorical(low=-2.0, high=6.0, num_atoms=17)
 SMALL = {
     "a2c": ON_POLICY | {"num_epochs": 4, "num_minibatches": 2},
     "ppo": ON_POLICY | {"num_minibatches": 2},
+    "mdpo": ON_POLICY | {"num_minibatches": 2},
+    "dpo": ON_POLICY | {"num_minibatches": 2},
+    "lpo": ON_POLICY | {"num_minibatches": 2},
     "dqn": FROM_REPLAY,
     "double_dqn": FROM_REPLAY,
     "munchausen_dqn": FROM_REPLAY,
@@ -61,8 +64,13 @@ SMALL = {
     "pqn": ON_POLICY
     | {"network": NETWORK.replace(layer_norm=True), "num_minibatches": 2, "exploration": 0.5},
 }
-ACTOR_CRITICS = ("a2c", "ppo")
-ROWS = [(name, True) for name in SMALL] + [(name, False) for name in ACTOR_CRITICS]
+ACTOR_CRITICS = ("a2c", "ppo", "mdpo", "dpo", "lpo")
+OF_ANOTHER_RULE = ("mdpo", "dpo", "lpo")  # PPO's program but for the loss, in tests/rules
+ROWS = [
+    pytest.param(name, discrete, marks=[pytest.mark.slow] * (name in OF_ANOTHER_RULE))
+    for names, discrete in ((SMALL, True), (ACTOR_CRITICS, False))
+    for name in names
+]
 PROBES = tuple(probes.BUILDERS)
 NUM_STEPS = 6400
 

@@ -1,0 +1,201 @@
+"""Evolution: whole lives of perturbed rules show where a better rule lies."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.core import struct
+from jaxrl.core.protocols import Agent
+from jaxrl.core.schedules import Schedule, value_at
+from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.types import Array, Key, Progress, PyTree
+from jaxrl.meta.lifetimes import live
+from jaxrl.meta.mirrored import estimate, evaluate_pairs
+from jaxrl.meta.shaping import PairSign, Shaping
+from jaxrl.meta.tasks import TaskDistribution
+from jaxrl.meta.tuned import Tuned
+
+MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
+
+
+@struct.dataclass
+class EvolutionState:
+    """Everything that the next generation needs."""
+
+    rule_params: dict[str, PyTree]  # the centre
+    optimiser: PyTree
+    key: Key
+    generation: Array  # [] int32, generations done
+
+
+@struct.dataclass
+class Evolution:
+    """Evolution strategies on whole lives, with mirrored pairs.
+
+        e_p ~ N(0, I),    f_p+- = mean over lives of fitness(centre +- sigma e_p),    p = 1 .. P
+        w = shaping(f),   g = 1 / (P sigma) sum_p w_p e_p - weight_decay centre
+        centre <- optimiser step along g
+
+    Both of a pair live the same lives: in the same tasks, as long, with the same seeds. Each pair
+    has its own, unless `common_tasks`. Nothing of an agent is differentiated, and no life is cut
+    short: what pays late counts in full, which truncated meta-gradients do not see. Directions are
+    drawn again from their keys when the step is made; memory does not grow with P, only with
+    `chunk`.
+
+    The metrics report the centre, on lives of its own, never the best candidate. A fitness that is
+    not finite loses and is counted, as does that of a learner with NaN among its numbers, whatever
+    it earns. Where no episode ends in a life, returns are NaN: choose a rate.
+
+    Lives are as long as their task says, up to `num_updates`, which every life is computed for: one
+    that is over stands still, at full cost.
+
+    Attributes:
+        tuned: the agent, and which of its numbers are searched.
+        tasks: where lives are lived.
+        num_updates: of the longest life (`num_updates_of`); longer ones are cut there.
+        shaping: `PairSign`, `CentredRanks`, `ZScore` or `Plain`.
+        optimiser: of the centre; it counts generations.
+        sigma: of the perturbations, in the units of the free numbers of `tuned`: log-odds of a
+            number with two ends, logarithms of one with one.
+        weight_decay: pulls free numbers towards 0, for weights of networks.
+        num_generations: that the schedules of `sigma` and of the optimiser see.
+        num_pairs: P.
+        num_lives: of each candidate.
+        common_tasks: all pairs of a generation in the same tasks.
+        shape_each: shape every life's fitness apart and average the weights. With `common_tasks`
+            and `ZScore`, tasks of unlike scales count alike.
+        fitness: a measure of `Lifetime`.
+        last_part: share of a life that counts as its end.
+        num_centre_lives: of the centre in each generation, in tasks of their own.
+        chunk: pairs in one part of the batch, to bound memory; 0 for all at once.
+        num_devices: that a part is spread over.
+
+    Sources: Salimans et al. 2017, Evolution strategies as a scalable alternative to reinforcement
+    learning; Lu et al. 2022, Discovered policy optimisation; Jackson et al. 2024, Discovering
+    temporally-aware reinforcement learning algorithms.
+
+    Example:
+        >>> from jaxrl import a2c
+        >>> from jaxrl.meta import RandomBandits
+        >>> from jaxrl.meta.lifetimes import num_updates_of
+        >>> from jaxrl.meta.tuned import tuned
+        >>> rule = tuned(a2c(), ["discount", "entropy_weight"])
+        >>> outer = Evolution(rule, RandomBandits(1e4), num_updates=num_updates_of(a2c(), 1e4))
+        >>> state = outer.init(jax.random.key(0))  # then `outer.step`, jitted, or `meta.fit`
+        >>> outer.num_updates, f"{float(outer.agent(state).discount):.2f}"
+        (20, '0.99')
+    """
+
+    tuned: Tuned
+    tasks: TaskDistribution
+    num_updates: int = struct.field(pytree_node=False)
+    shaping: Shaping = struct.field(default_factory=PairSign)
+    optimiser: Optimiser = struct.field(
+        default_factory=lambda: Optimiser(learning_rate=0.02, max_grad_norm=None)
+    )
+    sigma: float | Schedule = setting(
+        0.1, "standard deviation of the perturbations", low=0.0, low_open=True
+    )
+    weight_decay: float = setting(0.0, "pull of the free numbers towards 0", low=0.0)
+    num_generations: float = setting(float("inf"), "generations that schedules see", low=1.0)
+    num_pairs: int = setting(32, "mirrored pairs in a generation", low=1)
+    num_lives: int = setting(1, "lives of each candidate", low=1)
+    common_tasks: bool = setting(False, "all pairs in the same tasks")
+    shape_each: bool = setting(False, "shape every life's fitness apart")
+    fitness: str = setting("final_return", "what of a life counts", choices=MEASURES)
+    last_part: float = struct.field(pytree_node=False, default=0.1)
+    num_centre_lives: int = setting(8, "lives that report the centre", low=1)
+    chunk: int = setting(0, "pairs in one part of the batch; 0 for all", low=0)
+    num_devices: int = setting(1, "devices that a chunk is spread over", low=1)
+
+    @property
+    def num_parts(self) -> int:
+        """The pairs, of which `chunk` are computed at once."""
+        return self.num_pairs
+
+    def init(self, key: Key) -> EvolutionState:
+        """The centre where `tuned` starts.
+
+        Raises:
+            ValueError: a setting out of range.
+        """
+        check_settings(self)
+        rule_params = self.tuned.init()
+        return EvolutionState(
+            rule_params=rule_params,
+            optimiser=self.optimiser.init(rule_params),
+            key=key,
+            generation=jnp.zeros((), jnp.int32),
+        )
+
+    def agent(self, state: EvolutionState) -> Agent:
+        """The agent at the centre."""
+        return self.tuned.agent_of(state.rule_params)
+
+    def step(self, state: EvolutionState) -> tuple[EvolutionState, dict[str, Array]]:
+        """One generation -> state, metrics (of the centre before the step)."""
+        key = jax.random.fold_in(state.key, state.generation)
+        progress = Progress(state.generation, jnp.asarray(self.num_generations, jnp.float32))
+        sigma, centre = value_at(self.sigma, progress), state.rule_params
+        pairs, of_centre = evaluate_pairs(
+            self.measures_of,
+            key,
+            centre,
+            sigma,
+            self.num_pairs,
+            num_lives=self.num_lives,
+            num_centre=self.num_centre_lives,
+            common_tasks=self.common_tasks,
+            chunk=self.chunk,
+            num_devices=self.num_devices,
+        )
+        fitness = pairs[self.fitness]
+        ascent = estimate(key, centre, self._weights(fitness), sigma, self.chunk)
+        descent = jax.tree.map(lambda g, c: self.weight_decay * c - g, ascent, centre)
+        centre, optimiser = self.optimiser.step(descent, state.optimiser, centre, progress)
+        report = {f"centre_{name}": jnp.mean(row) for name, row in of_centre.items()}
+        after = EvolutionState(centre, optimiser, state.key, state.generation + 1)
+        return after, report | population_metrics(fitness, ascent, sigma)
+
+    def measures_of(self, rule_params: PyTree, task_key: Key, life_key: Key) -> dict[str, Array]:
+        """What one life of a candidate earns, by name, `[]` each.
+
+        Batch it over candidates and keys to search with another strategy.
+        """
+        found = live(
+            life_key,
+            self.tuned.agent_of(rule_params),
+            self.tasks.sample(task_key),
+            num_updates=self.num_updates,
+            last_part=self.last_part,
+        )
+        lost = is_broken(found.life.train.agent)
+        return {name: jnp.where(lost, jnp.nan, getattr(found, name)) for name in MEASURES}
+
+    def _weights(self, fitness: Array) -> Array:
+        """`fitness[P, 2, L]` -> `[P]`."""
+        if self.shape_each:
+            return jnp.mean(jax.vmap(self.shaping.weights, 2)(fitness), axis=0)
+        return self.shaping.weights(jnp.mean(fitness, axis=2))
+
+
+def is_broken(learner: PyTree) -> Array:
+    """Whether there is NaN among a learner's numbers, `[]` bool; it acts on, and may still earn."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(learner)]
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in floats]))
+
+
+def population_metrics(fitness: Array, ascent: PyTree, sigma: Array) -> dict[str, Array]:
+    """What a generation says of itself: `fitness[P, 2, ...]`, the gradient, sigma."""
+    finite = jnp.isfinite(fitness)
+    total = jnp.sum(jnp.where(finite, fitness, 0.0))
+    squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(ascent))
+    return {
+        "population_fitness": total / jnp.sum(finite),  # NaN where all are lost
+        "nonfinite_fraction": 1.0 - jnp.mean(finite),
+        "meta_gradient_norm": jnp.sqrt(squares),
+        "sigma": jnp.asarray(sigma, fitness.dtype),
+    }

@@ -1,0 +1,175 @@
+"""Policy optimisation with a drift: the family that PPO's clip belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.rules.contract import (
+    PolicyOutputs,
+    PolicyTargets,
+    advantage_targets,
+    clipped_value_loss,
+)
+
+_MOST_LOG_RATIO = 20.0  # beyond, the log-ratio is held, so that no power of the ratio overflows
+
+
+class Drift(Protocol):
+    """A penalty of moving the policy: >= 0, and zero with zero slope at ratio 1."""
+
+    def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
+        """`log_ratio[...]` in [-20, 20], `advantage[...]` [return] -> `[...]` [return]."""
+        ...
+
+
+@struct.dataclass
+class ClipDrift:
+    """The drift of PPO's clip: relu((ratio - clip(ratio, 1 - epsilon, 1 + epsilon)) A).
+
+    Source: Kuba et al. 2022, Mirror learning (PPO as an instance).
+
+    Example:
+        >>> drift = ClipDrift(0.2)(jnp.log(jnp.array([1.1, 2.0])), 1.0, Progress.start())
+        >>> [f"{float(number):.1f}" for number in drift]
+        ['0.0', '0.8']
+    """
+
+    epsilon: float = setting(0.2, "half-width of the ratio's clip", low=0.0, low_open=True)
+
+    def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
+        """-> `[...]` [return]."""
+        ratio = jnp.exp(log_ratio)
+        clipped = jnp.clip(ratio, 1.0 - self.epsilon, 1.0 + self.epsilon)
+        return jax.nn.relu(ratio * advantage - clipped * advantage)
+
+
+@struct.dataclass
+class ZeroDrift:
+    """No drift: the plain surrogate."""
+
+    def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
+        """-> `[...]`, zero."""
+        return jnp.zeros_like(log_ratio * advantage)
+
+
+@struct.dataclass
+class DiscoveredDrift:
+    """The closed form that was read off a learned drift (Discovered Policy Optimisation).
+
+    A >= 0:  relu((ratio - 1) A - alpha tanh((ratio - 1) A / alpha))
+    A < 0:   relu(log(ratio) A - beta tanh(log(ratio) A / beta))
+
+    Of third order at ratio 1. Good actions may gain about alpha / A in ratio, bad ones lose about
+    beta / |A| in log-ratio, before the drift takes back what more would gain. `alpha` and `beta`
+    infinite would be no drift; give large numbers.
+
+    Attributes:
+        alpha: scale for good actions, > 0 [return].
+        beta: scale for bad ones, > 0 [return].
+
+    Source: Lu et al. 2022, Discovered policy optimisation.
+
+    Example:
+        >>> drift = DiscoveredDrift()(jnp.log(jnp.array([1.0, 4.0])), 1.0, Progress.start())
+        >>> [f"{float(number):.3f}" for number in drift]  # 3 - 2 tanh(3 / 2)
+        ['0.000', '1.190']
+    """
+
+    alpha: float = setting(2.0, "scale for good actions", unit="return", low=0.0, low_open=True)
+    beta: float = setting(0.6, "scale for bad actions", unit="return", low=0.0, low_open=True)
+
+    def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
+        """-> `[...]` [return]."""
+        good = jnp.expm1(log_ratio) * advantage
+        bad = log_ratio * advantage
+        drift_of_good = jax.nn.relu(good - self.alpha * jnp.tanh(good / self.alpha))
+        drift_of_bad = jax.nn.relu(bad - self.beta * jnp.tanh(bad / self.beta))
+        return jnp.where(advantage >= 0, drift_of_good, drift_of_bad)
+
+
+@struct.dataclass
+class FunctionDrift:
+    """A drift given by any function of the same arguments. Whether it is one is not checked."""
+
+    function: Callable[[Array, Array, Progress], Array] = struct.field(pytree_node=False)
+
+    def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
+        """-> `[...]` [return]."""
+        return self.function(log_ratio, advantage, progress)
+
+
+@struct.dataclass
+class DriftPolicy:
+    """The surrogate less a drift, with PPO's value loss and entropy bonus.
+
+    ratio = exp(log_prob - old log_prob)
+    loss = -(ratio A - drift(log ratio, A, progress)) + value_weight value_loss
+           - entropy_weight entropy,        value_loss as in `ProximalPolicy`
+
+    `ClipDrift(epsilon)` is `ProximalPolicy(clip_epsilon=epsilon)`, `ZeroDrift()` the unclipped
+    surrogate, `DiscoveredDrift()` DPO, and a `NetworkDrift` LPO. Advantages are meant to be
+    standardised by the agent: drifts are not homogeneous in them.
+
+    Numerics: log-ratios are held in [-20, 20], where every drift here is finite and has finite
+    slopes; beyond, an action has no gradient.
+
+    The outer gradient of a threshold (`value_clip`, `epsilon` of a clip) is zero: an outcome jumps
+    where it is passed and stays between. Learn those by evolution.
+
+    Sources: Kuba, Schroeder de Witt & Foerster 2022, Mirror learning; Lu et al. 2022, Discovered
+    policy optimisation.
+
+    Example:
+        >>> rule = DriftPolicy(ZeroDrift(), value_weight=0.0, entropy_weight=0.0)
+        >>> outputs = PolicyOutputs(log_prob=jnp.log(2.0), entropy=0.0, value=0.0)
+        >>> targets = PolicyTargets(advantage=1.0, returns=0.0, log_prob=0.0, value=0.0)
+        >>> f"{float(rule.loss(outputs, targets, Progress.start())):.2f}"
+        '-2.00'
+    """
+
+    drift: Drift = struct.field(default_factory=ClipDrift)
+    lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
+    value_clip: float = setting(
+        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True
+    )
+    value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
+    entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """What of the drift is learned, by dotted path."""
+        return tuple(f"drift.{name}" for name in getattr(self.drift, "learned", ()))
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """No extra network heads."""
+        return {}
+
+    def init(self, params: PyTree) -> tuple:
+        """Nothing is remembered: `()`."""
+        return ()
+
+    def targets(
+        self,
+        rule_state: tuple,
+        outputs: PolicyOutputs,
+        trajectory: Transition,
+        progress: Progress,
+    ) -> tuple[PolicyTargets, tuple]:
+        """Advantages and returns `[T, ...]`."""
+        return advantage_targets(self.lambda_, outputs, trajectory), rule_state
+
+    def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
+        """The loss `[]` of one step."""
+        log_ratio = jnp.clip(outputs.log_prob - targets.log_prob, -_MOST_LOG_RATIO, _MOST_LOG_RATIO)
+        surrogate = jnp.exp(log_ratio) * targets.advantage
+        policy_loss = self.drift(log_ratio, targets.advantage, progress) - surrogate
+        value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
+        return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy

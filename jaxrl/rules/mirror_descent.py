@@ -1,0 +1,154 @@
+"""Policy optimisation by mirror descent: a divergence from the last policy, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.schedules import Linear, Schedule, value_at
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.networks import CategoricalPolicy, Policy
+from jaxrl.operators.tsallis import log_of_order
+from jaxrl.rules.contract import (
+    PolicyOutputs,
+    PolicyTargets,
+    advantage_targets,
+    clipped_value_loss,
+)
+
+_MOST_LOG_RATIO = 20.0
+
+
+class Divergence(Protocol):
+    """How far a policy is from another: >= 0, zero at itself, with zero slope there."""
+
+    def __call__(self, policy: Policy, old: Policy) -> Array:
+        """Policies with batch shape `[...]` -> `[...]`."""
+        ...
+
+
+@struct.dataclass
+class KullbackLeibler:
+    """KL(policy || old) of whole policies, discrete or Gaussian [nats]."""
+
+    def __call__(self, policy: Policy, old: Policy) -> Array:
+        """-> `[...]` [nats]."""
+        return policy.kl(old)
+
+
+@struct.dataclass
+class TsallisDivergence:
+    """The Tsallis relative entropy of a discrete policy from the old one.
+
+    D(pi || mu) = sum_a pi_a ln_order(pi_a / mu_a),  ln_order(x) = (x^(order - 1) - 1) / (order - 1)
+
+    `order` 1 is KL, 2 is chi-square, towards 0 it vanishes. Orders above 1 punish more what the old
+    policy hardly ever did. The old policy must give every action some probability.
+
+    Numerics: logarithms of pi_a / mu_a are held in [-20, 20].
+
+    Sources: Zhu et al. 2023, General Munchausen reinforcement learning with Tsallis
+    Kullback-Leibler divergence (which of the conventions for ln_order: to confirm);
+    Furuichi, Yanagi & Kuriyama 2004, Fundamental properties of Tsallis relative entropy.
+
+    Example:
+        >>> policy = CategoricalPolicy(jnp.log(jnp.array([0.5, 0.5])))
+        >>> old = CategoricalPolicy(jnp.log(jnp.array([0.25, 0.75])))
+        >>> f"{float(TsallisDivergence(2.0)(policy, old)):.4f}"  # 1/4 / 1/4 + 1/4 / 3/4 - 1
+        '0.3333'
+    """
+
+    order: float = setting(2.0, "order of the divergence; 1 is KL", low=0.0, low_open=True)
+
+    def __call__(self, policy: Policy, old: Policy) -> Array:
+        """-> `[...]`.
+
+        Raises:
+            ValueError: the policies are not categorical.
+        """
+        if not (isinstance(policy, CategoricalPolicy) and isinstance(old, CategoricalPolicy)):
+            raise ValueError(
+                f"TsallisDivergence sums over discrete actions, and {type(policy).__name__} has "
+                "none. Use divergence=KullbackLeibler(), or an environment with discrete actions."
+            )
+        log_probs = policy.log_probs()
+        gap = log_probs - old.log_probs()
+        ratio = jnp.exp(jnp.clip(gap, -_MOST_LOG_RATIO, _MOST_LOG_RATIO))
+        return jnp.sum(jnp.exp(log_probs) * log_of_order(ratio, self.order), axis=-1)
+
+
+@struct.dataclass
+class MirrorDescentPolicy:
+    """On-policy mirror descent policy optimisation (MDPO).
+
+    ratio = exp(log_prob - old log_prob)
+    loss = -ratio A + divergence(policy, old policy) / step_size
+           + value_weight value_loss - entropy_weight entropy
+
+    The old policy is the one of the rollout, through all epochs on it; the divergence is that of
+    the two whole policies at a step's observation, of the new one from the old. The first gradient
+    step on a rollout is a plain policy gradient, as the divergence has no slope at the old policy;
+    later ones are held back by it, the more the smaller `step_size`. Infinite, there is no
+    divergence. The value loss is that of `ProximalPolicy`, so that the two can be compared.
+
+    Attributes:
+        step_size: t_k of the paper, which falls from 1 over the life [nat / return]. Its floor of
+            0.01, where the paper ends with 1 / (number of rollouts), is ours.
+
+    Sources: Tomar, Shani, Efroni & Ghavamzadeh 2022, Mirror descent policy optimization: the
+    on-policy objective, t_k = 1 - k / K. Whether their Tsallis variant is this relative entropy or
+    the Bregman divergence of the Tsallis entropy is to confirm.
+
+    Example:
+        >>> rule = MirrorDescentPolicy(step_size=0.5, value_weight=0.0, entropy_weight=0.0)
+        >>> old, new = (CategoricalPolicy(jnp.log(jnp.array(p))) for p in ([0.5, 0.5], [0.8, 0.2]))
+        >>> outputs = PolicyOutputs(new.log_prob(0), entropy=0.0, value=0.0, policy=new)
+        >>> targets = PolicyTargets(1.0, 0.0, old.log_prob(0), value=0.0, policy=old)
+        >>> f"{float(rule.loss(outputs, targets, Progress.start())):.3f}"  # -1.6 + 0.193 / 0.5
+        '-1.215'
+    """
+
+    divergence: Divergence = struct.field(default_factory=KullbackLeibler)
+    step_size: float | Schedule = setting(
+        Linear(1.0, 0.01), "divergence is divided by it", low=0.0, low_open=True
+    )
+    lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
+    value_clip: float = setting(
+        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True
+    )
+    value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
+    entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """No extra network heads."""
+        return {}
+
+    def init(self, params: PyTree) -> tuple:
+        """Nothing is remembered: `()`."""
+        return ()
+
+    def targets(
+        self,
+        rule_state: tuple,
+        outputs: PolicyOutputs,
+        trajectory: Transition,
+        progress: Progress,
+    ) -> tuple[PolicyTargets, tuple]:
+        """Advantages, returns and the policies `[T, ...]` of the rollout."""
+        targets = advantage_targets(self.lambda_, outputs, trajectory)
+        return targets.replace(policy=outputs.policy), rule_state
+
+    def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
+        """The loss `[]` of one step."""
+        log_ratio = jnp.clip(outputs.log_prob - targets.log_prob, -_MOST_LOG_RATIO, _MOST_LOG_RATIO)
+        policy_loss = -jnp.exp(log_ratio) * targets.advantage
+        divergence = self.divergence(outputs.policy, targets.policy)
+        value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
+        policy_loss = policy_loss + divergence / value_at(self.step_size, progress)
+        losses = policy_loss + self.value_weight * value_loss
+        return losses - self.entropy_weight * outputs.entropy

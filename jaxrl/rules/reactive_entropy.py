@@ -1,0 +1,119 @@
+"""An entropy bonus that answers to how the rewards have been of late."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core import struct
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
+
+_WEIGHT = "entropy_weight"
+
+
+@struct.dataclass
+class ReactiveEntropy:
+    """Another rule whose entropy weight is a network of the mean rewards of the last rollouts.
+
+        m = mean rewards of the last `num_recent` rollouts, the latest first, 0 before the first
+        entropy weight = highest sigmoid( relu(m W + b) . v + c )
+
+    Where rewards fall, a learned network can raise the weight and let the learner explore again.
+    The mean rewards are the rule's memory in one life.
+
+    Attributes:
+        rule: with a setting `entropy_weight`, which is not used, and nothing to remember.
+        weights: `hidden[N, H]`, `bias[H]`, `output[H]`, `shift[]`.
+        highest: entropy weight [per nat].
+        num_recent: N, rollouts looked back on.
+
+    Sources: Flennerhag et al. 2022, Bootstrapped meta-learning, section 5.1 (a network of the ten
+    last rewards; its size and the bound to confirm).
+
+    Example:
+        >>> from jaxrl.rules import AdvantageActorCritic
+        >>> rule = reactive_entropy(jax.random.key(0), AdvantageActorCritic())
+        >>> rule.init({}).shape, rule.learned
+        ((10,), ('weights',))
+    """
+
+    rule: Any
+    weights: dict[str, Array]
+    highest: float = setting(0.5, "greatest entropy weight", unit="per nat", low=0.0)
+    num_recent: int = setting(10, "rollouts looked back on", low=1)
+
+    learned: ClassVar[tuple[str, ...]] = ("weights",)
+
+    @property
+    def raw_advantages(self) -> bool:
+        """As the inner rule has it."""
+        return getattr(self.rule, "raw_advantages", False)
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """Those of the inner rule."""
+        return self.rule.outputs
+
+    def init(self, params: PyTree) -> Array:
+        """Mean rewards `[N]`, none so far."""
+        return jnp.zeros(self.num_recent)
+
+    def weight(self, recent: Array) -> Array:
+        """Mean rewards `[..., N]`, the latest first -> entropy weight `[...]` [per nat]."""
+        w = self.weights
+        units = jax.nn.relu(recent @ w["hidden"] + w["bias"])
+        return self.highest * jax.nn.sigmoid(units @ w["output"] + w["shift"])
+
+    def targets(
+        self, rule_state: Array, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
+    ) -> tuple[PolicyTargets, Array]:
+        """The inner rule's, with the weight for this rollout, and the memory after it."""
+        latest = jnp.mean(trajectory.reward)
+        recent = jnp.concatenate([latest[None], rule_state[:-1]])
+        targets, _ = self.rule.targets((), outputs, trajectory, progress)
+        weight = jnp.broadcast_to(self.weight(recent), trajectory.reward.shape)
+        return targets.replace(heads={**targets.heads, _WEIGHT: weight}), recent
+
+    def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
+        """The inner rule's loss `[]` of one step, under the weight of the rollout."""
+        rule = self.rule.replace(entropy_weight=targets.heads[_WEIGHT])
+        return rule.loss(outputs, targets, progress)
+
+
+def reactive_entropy(
+    key: Key, rule: Any, num_hidden: int = 32, num_recent: int = 10, highest: float = 0.5
+) -> ReactiveEntropy:
+    """`rule` with an entropy weight that a random network gives, about a tenth of the highest.
+
+    Args:
+        key: of the weights.
+        rule: with a setting `entropy_weight`.
+        num_hidden: units of the network, at least 1.
+        num_recent: rollouts looked back on, at least 1.
+        highest: greatest entropy weight [per nat].
+
+    Raises:
+        ValueError: a size below 1, or a rule that has no entropy weight or remembers something.
+    """
+    if min(num_hidden, num_recent) < 1:
+        raise ValueError(f"num_hidden={num_hidden} and num_recent={num_recent} must be at least 1.")
+    names = {field.name for field in dataclasses.fields(rule)}
+    if _WEIGHT not in names or jax.tree.leaves(rule.init(())):
+        raise ValueError(
+            f"{type(rule).__name__} has no entropy_weight or a memory of its own: give a rule such "
+            "as AdvantageActorCritic()."
+        )
+    first, second = jax.random.split(key)
+    weights = {
+        "hidden": jax.random.normal(first, (num_recent, num_hidden)) / num_recent**0.5,
+        "bias": jnp.zeros(num_hidden),
+        "output": 0.1 * jax.random.normal(second, (num_hidden,)) / num_hidden**0.5,
+        "shift": jnp.asarray(-2.2),  # log-odds of a tenth
+    }
+    return ReactiveEntropy(rule, weights, highest=highest, num_recent=num_recent)

@@ -1,0 +1,201 @@
+"""The drift family: its axioms for any weights, PPO as a member, ratios out of all bounds."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rule_cases as cases
+
+from jaxrl import rules
+from jaxrl.core.lifetime import lifetime_features
+from jaxrl.core.types import Progress
+from jaxrl.networks import CategoricalPolicy
+from jaxrl.rules import (
+    ClipDrift,
+    DiscoveredDrift,
+    DriftPolicy,
+    NetworkDrift,
+    PolicyOutputs,
+    PolicyTargets,
+    ProximalPolicy,
+    ZeroDrift,
+    drift,
+)
+
+INF = float("inf")
+LIFE = Progress.start(1e6).advance(250_000)
+NUM_NETWORKS = 64
+
+
+def networks(scale):
+    """`NetworkDrift`s `[64]` of all sizes of weights, half of them started at PPO's drift."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    sizes = scale * 10.0 ** jax.random.uniform(keys[0], (NUM_NETWORKS, 1, 1), minval=-3, maxval=3)
+    weights = {
+        "hidden": sizes * jax.random.normal(keys[1], (NUM_NETWORKS, 24, 5)),
+        "output": sizes[..., 0] * jax.random.normal(keys[2], (NUM_NETWORKS, 5)),
+    }
+    epsilon = jnp.where(jnp.arange(NUM_NETWORKS) % 2 == 0, 0.2, 1e9)
+    margin = jnp.full(NUM_NETWORKS, 1e-4)
+    return NetworkDrift(weights, ClipDrift(epsilon), margin, timed=True)
+
+
+@pytest.fixture(scope="module")
+def drifts():
+    """Drift and its slope in the log-ratio, `[network, log-ratio, advantage]`."""
+    log_ratios = jnp.array([-20.0, -3.0, -0.3, -1e-3, 0.0, 1e-3, 0.3, 3.0, 20.0])
+    advantages = jnp.array([-100.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 100.0])
+
+    def both(network, log_ratio, advantage):
+        return jax.value_and_grad(network)(log_ratio, advantage, LIFE)
+
+    over = jax.vmap(jax.vmap(jax.vmap(both, (None, None, 0)), (None, 0, None)), (0, None, None))
+    return log_ratios, *jax.jit(over)(networks(1.0), log_ratios, advantages)
+
+
+def test_a_network_of_any_weights_is_a_drift(drifts):
+    """>= 0; zero at ratio 1, with zero slope; and what is more, some of them are not all zero."""
+    log_ratios, value, slope = map(np.asarray, drifts)
+    at_one = log_ratios == 0
+    assert np.all(value >= 0)
+    assert np.all(value[:, at_one] == 0) and np.all(slope[:, at_one] == 0)
+    assert np.mean(np.any(value[:, ~at_one] > 0, axis=(1, 2))) > 0.5
+
+
+def test_no_ratio_makes_a_network_s_drift_or_slope_infinite(drifts):
+    _, value, slope = drifts
+    assert np.all(np.isfinite(value)) and np.all(np.isfinite(slope))
+
+
+def test_the_closed_forms_are_drifts():
+    log_ratios = jnp.append(jnp.linspace(-20.0, 20.0, 10), 0.0)
+    advantages = jnp.array([-30.0, -1.0, 0.0, 1.0, 30.0])
+
+    @jax.jit
+    def values_and_slopes():
+        return [
+            jax.vmap(jax.vmap(jax.value_and_grad(closed), (None, 0, None)), (0, None, None))(
+                log_ratios, advantages, LIFE
+            )
+            for closed in (ClipDrift(0.2), DiscoveredDrift(), ZeroDrift())
+        ]
+
+    for value, slope in values_and_slopes():
+        assert np.all(value >= 0) and np.all(np.isfinite(value)) and np.all(np.isfinite(slope))
+        assert np.all(value[-1] == 0) and np.all(slope[-1] == 0)
+
+
+def test_the_discovered_drift_by_hand():
+    """A bad action of A = -1 at log-ratio -0.6: relu(0.6 - 0.6 tanh 1); a good one at ratio 3."""
+    bad = DiscoveredDrift()(jnp.float32(-0.6), -1.0, LIFE)
+    good = DiscoveredDrift()(jnp.log(3.0), 1.0, LIFE)
+    np.testing.assert_allclose(bad, 0.6 * (1 - np.tanh(1.0)), rtol=1e-5)
+    np.testing.assert_allclose(good, 2 * (1 - np.tanh(1.0)), rtol=1e-5)
+    # On the side that improvement goes to, a drift; on the other, where it would help, none.
+    assert float(DiscoveredDrift()(jnp.float32(0.6), -1.0, LIFE)) == 0
+    assert float(DiscoveredDrift()(jnp.log(0.2), 1.0, LIFE)) == 0
+
+
+def step_of(log_prob, advantage):
+    outputs = PolicyOutputs(jnp.asarray(log_prob), jnp.full((), 0.4), jnp.full((), 0.9))
+    return outputs, PolicyTargets(advantage, returns=1.0, log_prob=0.0, value=0.3)
+
+
+@pytest.fixture(scope="module")
+def compare():
+    """Losses and slopes of the two rules at `epsilon`, `[advantage, log-ratio]`, by one program."""
+
+    def loss_of(rule, log_prob, advantage):
+        loss = lambda outputs, targets: rule.loss(outputs, targets, LIFE)  # noqa: E731
+        return jax.value_and_grad(loss)(*step_of(log_prob, advantage))
+
+    @jax.jit
+    def both(epsilon, log_probs, advantages):
+        over = jax.vmap(jax.vmap(loss_of, (None, 0, None)), (None, None, 0))
+        rules = DriftPolicy(ClipDrift(epsilon)), ProximalPolicy(clip_epsilon=epsilon)
+        return [over(rule, log_probs, advantages) for rule in rules]
+
+    return both
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.2, INF])
+def test_the_clip_s_drift_is_ppo(compare, epsilon):
+    """Loss and slopes, on both sides of both clips."""
+    log_probs = jnp.log(jnp.array([0.1, 0.79, 0.9, 1.0, 1.1, 1.3, 4.0]))
+    first, second = compare(epsilon, log_probs, jnp.array([-2.0, 0.0, 1.5]))
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_agent_under_the_clip_s_drift_learns_as_under_ppo():
+    """Two updates of two epochs of three minibatches, at a rate at which both clips bind."""
+    with jax.enable_x64(True):
+        lives = []
+        for rule in (ProximalPolicy(clip_epsilon=0.05), DriftPolicy(ClipDrift(0.05))):
+            agent = cases.double(cases.agent_of("ppo", num_minibatches=3, rule=rule))
+            start = cases.start_of(agent)
+            lives.append(jax.jit(lambda agent, start: cases.live(agent, *start))(agent, start))
+        for one, other in zip(*(jax.tree.leaves(life.params) for life in lives), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["clip_drift", "zero_drift", "dpo", "lpo", "mdpo"])
+def test_no_ratio_makes_a_loss_or_its_slopes_infinite(name):
+    rule = cases.RULES[name].replace(**({"step_size": INF} if name == "mdpo" else {}))
+    gaps = jnp.array([-INF, -1e4, -20.0, 20.0, 1e4, INF])
+
+    def loss_of(gap, advantage):
+        outputs, targets = step_of(gap, advantage)
+        law = CategoricalPolicy(jnp.zeros(2))
+        outputs, targets = outputs.replace(policy=law), targets.replace(policy=law)
+        return jax.value_and_grad(lambda outputs: rule.loss(outputs, targets, LIFE))(outputs)
+
+    over = jax.jit(jax.vmap(jax.vmap(loss_of, (0, None)), (None, 0)))
+    results = over(gaps, jnp.array([-5.0, 0.0, 5.0]))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(results))
+
+
+def test_a_network_without_weight_is_its_start_less_the_margin():
+    rule = drift(jax.random.key(0), num_hidden=8, scale=0.0)
+    log_ratio, advantage = jnp.log(jnp.array([0.5, 1.0, 1.5])), jnp.array([-2.0, 1.0, 1.0])
+    expected = jnp.maximum(ClipDrift(0.2)(log_ratio, advantage, LIFE) - 1e-4, 0.0)
+    np.testing.assert_allclose(rule.drift(log_ratio, advantage, LIFE), expected, atol=1e-7)
+
+
+def test_only_a_timed_network_sees_the_life():
+    """Lives of other lengths, and other points of one: at weights that keep the drift positive."""
+    lives = [(1e3, 0), (1e3, 500), (1e6, 500_000), (INF, 500)]
+    weights = {"hidden": jnp.ones((24, 1)), "output": jnp.ones(1)}
+    for timed in (False, True):
+        network = NetworkDrift(
+            {name: leaf if timed else leaf[:8] for name, leaf in weights.items()}, timed=timed
+        )
+        drifts = {
+            float(network(jnp.float32(0.1), 1.0, Progress.start(total).advance(step)))
+            for total, step in lives
+        }
+        assert len(drifts) == (4 if timed else 1) and min(drifts) > 0
+
+
+def test_lifetime_features_are_what_their_names_say():
+    for total, step, share, length in [
+        (1e3, 500, 0.5, 0.3),
+        (1e6, 250_000, 0.25, 0.6),
+        (1e12, 0, 0.0, 1.0),
+        (INF, 10, 0.0, 1.0),
+    ]:
+        features = lifetime_features(Progress.start(total).advance(step))
+        np.testing.assert_allclose(features, [share, length], rtol=1e-6)
+
+
+def test_a_function_is_a_drift_and_a_width_of_none_is_refused():
+    rule = drift(lambda log_ratio, advantage, progress: log_ratio**2)
+    outputs, targets = step_of(0.5, 2.0)
+    plain = DriftPolicy(ZeroDrift()).loss(outputs, targets, LIFE)
+    np.testing.assert_allclose(rule.loss(outputs, targets, LIFE) - plain, 0.25, rtol=1e-5)
+    assert rule.learned == () and rules.DriftPolicy(networks(1.0)).learned == ("drift.weights",)
+    with pytest.raises(ValueError, match="num_hidden=0"):
+        drift(jax.random.key(0), num_hidden=0)

@@ -1,0 +1,242 @@
+"""Learned policy gradients and learned rewards: what they read, and what must not reach them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rule_cases as cases
+import scipy.special
+from flax import linen as nn
+
+from jaxrl.agents.actor_critic import ActorCriticAgent
+from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.types import Progress, Transition
+from jaxrl.networks import CategoricalPolicy, GaussianPolicy
+from jaxrl.rules import (
+    AdvantageActorCritic,
+    PolicyOutputs,
+    PolicyTargets,
+    StaticRiskGradient,
+    WithReward,
+    drift,
+    lpg,
+    with_reward,
+)
+
+START = Progress.start()
+NUM_STEPS, WIDTH, NUM_PREDICTIONS = 6, 5, 3
+TERMINATED, TRUNCATED = 2, 4  # steps that end an episode, one each way
+RULE = lpg(jax.random.key(0), WIDTH, NUM_PREDICTIONS, num_embedded=4)
+
+
+def experience(**changes):
+    """A rollout of one environment, `[6]`, and the network's outputs on it."""
+    generator = np.random.default_rng(0)
+    steps = np.arange(NUM_STEPS)
+    numbers = {
+        "reward": generator.normal(size=NUM_STEPS),
+        "log_prob": -generator.exponential(size=NUM_STEPS),
+        "value": generator.normal(size=NUM_STEPS),
+        "logits": generator.normal(size=(NUM_STEPS, NUM_PREDICTIONS)),
+        "next_logits": generator.normal(size=(NUM_STEPS, NUM_PREDICTIONS)),
+    }
+    numbers = {name: jnp.asarray(array, jnp.float32) for name, array in numbers.items()}
+    numbers |= changes
+    terminated = jnp.asarray(steps == TERMINATED)
+    trajectory = Transition(
+        observation=jnp.zeros(NUM_STEPS),
+        action=jnp.zeros(NUM_STEPS, jnp.int32),
+        reward=numbers["reward"],
+        discount=0.9 * (1.0 - terminated),
+        next_observation=jnp.zeros(NUM_STEPS),
+        terminated=terminated,
+        truncated=jnp.asarray(steps == TRUNCATED),
+        extras={},
+    )
+    outputs = PolicyOutputs(
+        log_prob=numbers["log_prob"],
+        entropy=jnp.zeros(NUM_STEPS),
+        value=numbers["value"],
+        next_value=numbers["value"],
+        policy=numbers.get("policy", CategoricalPolicy(jnp.zeros((NUM_STEPS, 2)))),
+        heads={"prediction": numbers["logits"]},
+        next_heads={"prediction": numbers["next_logits"]},
+    )
+    return outputs, trajectory
+
+
+@jax.jit
+def said(outputs, trajectory):
+    """pi_hat `[T]` and log y_hat `[T, m]`."""
+    targets, _ = RULE.targets((), outputs, trajectory, START)
+    return targets.advantage, targets.heads["prediction"]
+
+
+def test_the_recurrence_is_an_lstm_run_backwards():
+    """Against flax's cell, one step after the other, with the same weights."""
+    outputs, trajectory = experience()
+    weights = RULE.weights
+
+    def embed(logits):
+        units = nn.relu(nn.softmax(logits) @ weights["embed"] + weights["embed_bias"])
+        return units @ weights["embed_out"] + weights["embed_out_bias"]
+
+    cell = nn.LSTMCell(WIDTH)
+    params = {}
+    for index, gate in enumerate("ifgo"):
+        columns = slice(index * WIDTH, (index + 1) * WIDTH)
+        params[f"i{gate}"] = {"kernel": weights["inputs"][:, columns]}
+        params[f"h{gate}"] = {
+            "kernel": weights["memory"][:, columns],
+            "bias": weights["bias"][columns],
+        }
+    memory = (jnp.zeros(WIDTH), jnp.zeros(WIDTH))
+    expected = []
+    for t in reversed(range(NUM_STEPS)):
+        if t in (TERMINATED, TRUNCATED):
+            memory = (jnp.zeros(WIDTH), jnp.zeros(WIDTH))
+        step = [
+            trajectory.reward[t],
+            trajectory.discount[t],
+            float(t == TERMINATED),
+            jnp.exp(outputs.log_prob[t]),
+            embed(outputs.heads["prediction"][t]),
+            0.0 if t == TERMINATED else embed(outputs.next_heads["prediction"][t]),
+        ]
+        memory, hidden = cell.apply({"params": params}, memory, jnp.stack(step))
+        expected.append(hidden @ weights["outputs"] + weights["outputs_bias"])
+    expected = jnp.stack(expected[::-1])
+    pi_hat, log_y_hat = said(outputs, trajectory)
+    np.testing.assert_allclose(pi_hat, expected[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_y_hat, nn.log_softmax(expected[:, 1:]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("changed", range(NUM_STEPS))
+def test_a_step_is_seen_by_itself_and_by_what_led_to_it_in_its_episode(changed):
+    """Not by later steps, and not by the episode before: whether that terminated or was cut."""
+    outputs, trajectory = experience()
+    first_of_episode = {0: 0, 1: 0, 2: 0, 3: 3, 4: 3, 5: 5}[changed]
+    moved = trajectory.replace(reward=trajectory.reward.at[changed].add(1.0))
+    pi_hats = said(outputs, trajectory)[0], said(outputs, moved)[0]
+    seen = np.not_equal(*map(np.asarray, pi_hats))
+    assert np.flatnonzero(seen).tolist() == list(range(first_of_episode, changed + 1))
+
+
+def test_the_successor_is_read_at_a_cut_and_not_at_a_termination():
+    outputs, trajectory = experience()
+    for step, read in [(TERMINATED, False), (TRUNCATED, True)]:
+        logits = outputs.next_heads["prediction"].at[step].add(jnp.array([3.0, -2.0, 0.0]))
+        moved = outputs.replace(next_heads={"prediction": logits})
+        pi_hats = said(outputs, trajectory)[0][step], said(moved, trajectory)[0][step]
+        assert (pi_hats[0] != pi_hats[1]) == read
+
+
+def test_the_value_network_is_not_used_and_a_batch_is_its_rows():
+    outputs, trajectory = experience()
+    moved, _ = experience(value=jnp.full(NUM_STEPS, 7.0))
+    np.testing.assert_array_equal(said(outputs, trajectory)[0], said(moved, trajectory)[0])
+    other = trajectory.replace(reward=-trajectory.reward)
+    rows = [said(outputs, each) for each in (trajectory, other)]
+    stack = lambda *leaves: jnp.stack(leaves, axis=1)  # noqa: E731
+    together = said(jax.tree.map(stack, outputs, outputs), jax.tree.map(stack, trajectory, other))
+    for index, row in enumerate(rows):
+        for one, batch in zip(row, together, strict=True):
+            np.testing.assert_allclose(batch[:, index], one, rtol=1e-5, atol=1e-6)
+
+
+def test_of_continuous_actions_it_reads_the_log_density():
+    outputs, trajectory = experience()
+    gaussian = outputs.replace(policy=GaussianPolicy(jnp.zeros((NUM_STEPS, 1)), jnp.zeros(1)))
+    as_if = outputs.replace(log_prob=jnp.log(gaussian.log_prob + 9.0))
+    shifted = gaussian.replace(log_prob=gaussian.log_prob + 9.0)  # exp(log(x)) = x
+    pi_hats = said(shifted, trajectory)[0], said(as_if, trajectory)[0]
+    np.testing.assert_allclose(*pi_hats, rtol=1e-4, atol=1e-5)
+
+
+def test_its_loss_by_hand():
+    """-log pi pi_hat + c KL(y || y_hat), with slopes -pi_hat and y (log y / y_hat - KL)."""
+    y, y_hat = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
+    outputs = PolicyOutputs(
+        jnp.float32(-0.7), 0.0, 0.0, heads={"prediction": jnp.log(jnp.asarray(y)) + 4.0}
+    )
+    targets = PolicyTargets(2.0, 0.0, -0.7, 0.0, heads={"prediction": jnp.log(jnp.asarray(y_hat))})
+    rule = RULE.replace(prediction_weight=0.25)
+    kl = scipy.special.rel_entr(y, y_hat).sum()
+    loss, slope = jax.value_and_grad(
+        lambda log_prob, logits: rule.loss(
+            outputs.replace(log_prob=log_prob, heads={"prediction": logits}), targets, START
+        ),
+        argnums=(0, 1),
+    )(outputs.log_prob, outputs.heads["prediction"])
+    np.testing.assert_allclose(loss, 1.4 + 0.25 * kl, rtol=1e-5)
+    np.testing.assert_allclose(slope[0], -2.0, rtol=1e-6)
+    np.testing.assert_allclose(slope[1], 0.25 * y * (np.log(y / y_hat) - kl), rtol=1e-4, atol=1e-7)
+
+
+def test_sizes_below_one_are_refused():
+    with pytest.raises(ValueError, match="num_predictions=0"):
+        lpg(jax.random.key(0), num_predictions=0)
+
+
+def test_an_agent_that_would_standardise_pi_hat_is_refused():
+    for rule in (RULE, with_reward(RULE, abs)):
+        with pytest.raises(ValueError, match="normalise_advantages=False"):
+            ActorCriticAgent(rule=rule).check(cases.ENV)
+        ActorCriticAgent(rule=rule, normalise_advantages=False).check(cases.ENV)
+
+
+# --- rewards -------------------------------------------------------------------------------------
+
+A2C = AdvantageActorCritic()
+
+
+def returns_of(rule, trajectory):
+    outputs, _ = experience()
+    return rule.targets((), outputs, trajectory, START)[0].returns
+
+
+def test_a_function_pays_and_a_factor_discounts_before_the_inner_rule():
+    _, trajectory = experience()
+    rule = with_reward(A2C, lambda observation, action, reward: 3.0 * reward + action)
+    rule = rule.replace(discount_factor=0.5)
+    changed = trajectory.replace(reward=3.0 * trajectory.reward, discount=0.5 * trajectory.discount)
+    np.testing.assert_allclose(returns_of(rule, trajectory), returns_of(A2C, changed), rtol=1e-6)
+
+
+BOX = Box(jnp.zeros(()), jnp.ones(()), (2, 3))
+SPACES = [(Discrete(5), Discrete(2)), (BOX, Discrete(2)), (BOX, Box(-1.0, 1.0, (2,)))]
+
+
+@pytest.mark.parametrize("spaces", SPACES, ids=["table", "pixels", "continuous"])
+def test_a_network_without_output_weights_pays_the_environment_s_reward(spaces):
+    """And with them, something else; over any leading axes."""
+
+    def draw(space: Space):
+        lead = (4, 3)
+        if isinstance(space, Discrete):
+            return jax.random.randint(jax.random.key(1), lead, 0, space.num_values)
+        return jax.random.uniform(jax.random.key(1), (*lead, *space.shape))
+
+    reward = jax.random.normal(jax.random.key(2), (4, 3))
+    drawn = [draw(space) for space in spaces]
+    for scale in (0.0, 1.0):
+        paid = with_reward(A2C, jax.random.key(0), *spaces, num_hidden=4, scale=scale).reward
+        found = paid(*drawn, reward)
+        assert np.allclose(found, reward, atol=1e-6) == (scale == 0.0)
+        one = jax.vmap(jax.vmap(paid))(*drawn, reward)
+        np.testing.assert_allclose(one, found, rtol=1e-5, atol=1e-6)
+
+
+def test_everything_else_is_the_inner_rule_s():
+    spaces = SPACES[0]
+    key = jax.random.key(0)
+    assert with_reward(RULE, key, *spaces).learned == ("reward.weights", "rule.weights")
+    assert with_reward(drift(key), abs).learned == ("rule.drift.weights",)
+    assert with_reward(RULE, abs).outputs == RULE.outputs
+    assert WithReward(StaticRiskGradient(), abs).needs_episodes
+    assert not with_reward(A2C, abs).needs_episodes
+    assert with_reward(A2C, abs).init({}) == ()
+    with pytest.raises(ValueError, match="observation_space"):
+        with_reward(A2C, key)

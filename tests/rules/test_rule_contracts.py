@@ -1,0 +1,97 @@
+"""What every rule and every optimiser keeps: its floats are traced, and an outer loop sees them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rule_cases as cases
+
+STEP = 1e-6
+# The outcome jumps where a threshold is passed and does not move between: an outer gradient of
+# zero, which evolution does not share.
+THRESHOLDS = {
+    "ppo": {"rule.clip_epsilon", "rule.value_clip"},
+    "clip_drift": {"rule.drift.epsilon", "rule.value_clip"},
+    "zero_drift": {"rule.value_clip"},
+    "dpo": {"rule.value_clip"},
+    "lpo": {"rule.drift.start.epsilon", "rule.drift.margin", "rule.value_clip"},
+    "mdpo": {"rule.value_clip"},
+    "tsallis": {"rule.value_clip"},
+}
+
+
+class Trial:
+    """One row: its leaves, and the outcomes near them with their slopes, by one program."""
+
+    def __init__(self, name: str):
+        self.agent = cases.double(cases.agent_of(*cases.ROWS[name]))
+        state, trajectory = cases.start_of(self.agent)
+        paths, self.treedef = jax.tree_util.tree_flatten_with_path(self.agent)
+        self.names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in paths]
+        self.leaves = [leaf for _, leaf in paths]
+        generator = np.random.default_rng(1)
+        self.directions = [
+            generator.normal(size=leaf.shape) if leaf.ndim else np.ones(()) for leaf in self.leaves
+        ]
+        self.traces = 0
+
+        def life(agent):
+            self.traces += 1
+            return cases.outcome(agent, state, trajectory)
+
+        self.life = life
+        slopes = jax.jit(jax.vmap(lambda agent, way: jax.jvp(life, (agent,), (way,))))
+        self.neighbours = self._lanes(np.ones(len(self.leaves)))
+        ways = jax.tree.map(jnp.subtract, self.neighbours, self._lanes(np.zeros(len(self.leaves))))
+        ways = jax.tree.map(lambda way: way / STEP, ways)
+        self.outcomes, _ = slopes(self.neighbours, ways)
+        opposite, _ = slopes(self._lanes(-np.ones(len(self.leaves))), ways)
+        _, self.slopes = slopes(self._lanes(np.zeros(len(self.leaves))), ways)
+        self.differences = (self.outcomes - opposite) / (2 * STEP)
+
+    def _lanes(self, signs):
+        """Agents `[number of leaves]`, each with one leaf moved along its direction."""
+        stacked = []
+        for row, (leaf, direction) in enumerate(zip(self.leaves, self.directions, strict=True)):
+            moves = np.zeros((len(self.leaves), *leaf.shape))
+            moves[row] = signs[row] * direction
+            stacked.append(leaf + STEP * moves)
+        return jax.tree.unflatten(self.treedef, stacked)
+
+
+def check_slopes(name, trial):
+    """Central differences of the outcome, and no leaf is without influence."""
+    assert np.all(np.isfinite(trial.slopes))
+    tolerance = 1e-8 * np.abs(trial.slopes).max()
+    np.testing.assert_allclose(trial.slopes, trial.differences, rtol=1e-4, atol=tolerance)
+    flat = {leaf for leaf, slope in zip(trial.names, trial.slopes, strict=True) if slope == 0}
+    assert flat == THRESHOLDS.get(name, set())
+
+
+def test_the_learned_policy_gradient_is_learnable():
+    """The row that has most in it, in the fast suite: learned weights through a scan over time."""
+    with jax.enable_x64(True):
+        trial = Trial("lpg")
+        check_slopes("lpg", trial)
+        assert trial.traces == 1  # no float of the three calls was compiled in
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases.ROWS)
+def test_outer_gradients_are_right_and_a_lane_is_a_life(name):
+    """Also in reverse, alone; and a change of floats does not trace again."""
+    with jax.enable_x64(True):
+        trial = Trial(name)
+        check_slopes(name, trial)
+        alone = jax.jit(jax.value_and_grad(trial.life))
+        _, grads = alone(trial.agent)
+        pairs = zip(jax.tree.leaves(grads), trial.directions, strict=True)
+        reverse = [float(jnp.sum(grad * direction)) for grad, direction in pairs]
+        np.testing.assert_allclose(reverse, trial.slopes, rtol=1e-7, atol=1e-12)
+        for row in (0, len(trial.leaves) - 1):
+            moved = jax.tree.map(lambda leaf, row=row: leaf[row], trial.neighbours)
+            value, _ = alone(moved)
+            np.testing.assert_allclose(value, trial.outcomes[row], rtol=1e-10)
+        assert trial.traces == 2
