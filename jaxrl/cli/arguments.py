@@ -242,6 +242,28 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Meta:
+    """Learn an update rule by a named experiment and compare it with tuned ones on new lives."""
+
+    experiment: Annotated[
+        Positional[str], arg(metavar="EXPERIMENT", help="see `jaxrl list experiments`")
+    ]
+    seed: Annotated[int, arg(help="meta-seed: of the first rule, its lives and the new ones")] = 0
+    num_steps: Annotated[
+        Whole | None,
+        arg(help="outer steps", help_behavior_hint="(default: the experiment's)"),
+    ] = None
+    run_dir: Annotated[
+        str | None,
+        arg(
+            metavar="DIR",
+            help="folder of the rules, the table and the checkpoints; a second run goes on there",
+            help_behavior_hint="(default: runs/meta-EXPERIMENT-SEED)",
+        ),
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """Show what there is by name."""
 
@@ -259,6 +281,7 @@ class List:
                 "average_rewards",
                 "channels",
                 "wrappers",
+                "experiments",
             ]
         ],
         arg(help="the kind of thing"),
@@ -270,11 +293,12 @@ Command = (
     | Annotated[Plan, subcommand("plan")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Plot, subcommand("plot")]
+    | Annotated[Meta, subcommand("meta")]
     | Annotated[List, subcommand("list")]
 )
 
 
-def parse(argv: list[str]) -> Train | Plan | Evaluate | Plot | List:
+def parse(argv: list[str]) -> Train | Plan | Evaluate | Plot | Meta | List:
     """The command that `argv` asks for; help and mistakes leave by `SystemExit`, as tyro does."""
     return tyro.cli(
         Command,

@@ -19,6 +19,8 @@ def list_names(arguments: List) -> int:
         _list_agents()
     elif arguments.what == "envs":
         _list_envs()
+    elif arguments.what == "experiments":
+        _list_experiments()
     else:
         _list_parts(arguments.what)
     return 0
@@ -106,3 +108,12 @@ def _space(space: Any) -> str:
     if isinstance(space, Discrete):
         return f"{space.num_values} values"
     return f"{'x'.join(map(str, space.shape)) or 1} number{'s' * (math.prod(space.shape) != 1)}"
+
+
+def _list_experiments() -> None:
+    from jaxrl.meta.experiments import EXPERIMENTS
+
+    table = make_table(["experiment", "what is learned"])
+    for name, build in EXPERIMENTS.items():
+        add_row(table, name, build().about)
+    make_console().print(table)

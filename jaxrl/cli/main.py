@@ -20,7 +20,7 @@ from typing import Any
 from jaxrl.cli.cache import quiet_xla, switch_on_compilation_cache
 from jaxrl.cli.errors import BadInput, message_of
 
-_COMMANDS = ("train", "plan", "evaluate", "plot", "list")
+_COMMANDS = ("train", "plan", "evaluate", "plot", "meta", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def _run(words: list[str]) -> int:
     command = _parse(words)
     if command is None:
         return 0
-    from jaxrl.cli.arguments import Evaluate, List, Plan, Train
+    from jaxrl.cli.arguments import Evaluate, List, Meta, Plan, Train
 
     if isinstance(command, List):
         from jaxrl.cli.listing import list_names
@@ -80,6 +80,11 @@ def _run(words: list[str]) -> int:
         from jaxrl.cli.evaluate import evaluate_run
 
         return evaluate_run(command)
+    if isinstance(command, Meta):
+        switch_on_compilation_cache()
+        from jaxrl.cli.meta import learn_rule
+
+        return learn_rule(command)
     from jaxrl.cli.plot import plot_runs
 
     return plot_runs(command)

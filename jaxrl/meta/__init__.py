@@ -1,5 +1,11 @@
 """Learn the update rules and settings that agents use."""
 
+from jaxrl.meta.compare import (
+    Comparison as Comparison,
+    Contender as Contender,
+    compare as compare,
+)
+from jaxrl.meta.distil import Distilled as Distilled, SparseDrift as SparseDrift, distil as distil
 from jaxrl.meta.evolution import Evolution as Evolution, EvolutionState as EvolutionState
 from jaxrl.meta.fit import (
     Explanation as Explanation,
@@ -31,6 +37,18 @@ from jaxrl.meta.persistent import (
     PersistentEvolution as PersistentEvolution,
     PersistentState as PersistentState,
 )
+from jaxrl.meta.probe import (
+    DriftMap as DriftMap,
+    Probe as Probe,
+    PulseResponse as PulseResponse,
+    SettingCurves as SettingCurves,
+    drift_map as drift_map,
+    probe as probe,
+    pulse_response as pulse_response,
+    setting_curves as setting_curves,
+)
+from jaxrl.meta.rule_file import Card as Card, load as load, read_card as read_card, save as save
+from jaxrl.meta.rule_parts import RuleFileError as RuleFileError
 from jaxrl.meta.shaping import (
     CentredRanks as CentredRanks,
     PairSign as PairSign,

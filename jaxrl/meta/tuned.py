@@ -101,8 +101,7 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = ()) -> Tuned:
                     "code and cannot be free."
                 )
             span = Range(float(info.low), float(info.high))
-            start = np.asarray(span.free(_at(agent, path)))
-            if not np.all(np.isfinite(start)):
+            if not _moves(span, _at(agent, path)):
                 raise ValueError(
                     f"{path}={info.value} lies at an end of its range "
                     f"({info.low:g}, {info.high:g}), where nothing can move: start inside."
@@ -136,6 +135,14 @@ def timed(agent: Agent, names: tuple[str, ...] | list[str]) -> Tuned:
         curve = LifetimeCurve(start[name], jnp.zeros(4), span.low, span.high)
         agent = _with(agent, name.split("."), curve)
     return tuned(agent, [f"{n}.{part}" for n in constant.names for part in ("base", "slopes")])
+
+
+def _moves(span: Range, value: Array) -> bool:
+    """Whether a value lies inside its range, as far as it is known."""
+    if isinstance(value, jax.core.Tracer):
+        return True
+    with jax.ensure_compile_time_eval():  # inside a trace, constants are still known
+        return bool(np.all(np.isfinite(span.free(value))))
 
 
 def _learned(agent: Agent) -> list[str]:

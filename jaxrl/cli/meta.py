@@ -1,0 +1,69 @@
+"""`jaxrl meta`: learn an update rule by a named experiment, and say what it is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxrl.cli.arguments import Meta
+from jaxrl.cli.errors import BadInput, refusing
+from jaxrl.cli.screen import make_console, number, say
+
+
+def learn_rule(arguments: Meta) -> int:
+    """Run `jaxrl meta`.
+
+    Raises:
+        BadInput: no such experiment, a number below one, or a folder of another run.
+    """
+    from jaxrl.meta import Card, save
+    from jaxrl.meta.experiments import EXPERIMENTS, run_experiment
+    from jaxrl.training.checkpoint import Checkpoints
+
+    name, seed, console = arguments.experiment, arguments.seed, make_console()
+    if arguments.num_steps is not None and arguments.num_steps < 1:
+        raise BadInput(f"--num-steps {arguments.num_steps} must be at least 1.")
+    folder = Path(arguments.run_dir or f"runs/meta-{name}-{seed}")
+    with refusing(KeyError):
+        if name not in EXPERIMENTS:
+            run_experiment(name)  # says which names are near
+        experiment = EXPERIMENTS[name]()
+    config = {"experiment": name, "seed": seed}
+    note = folder / "experiment.json"
+    if note.exists() and json.loads(note.read_text()) != config:
+        raise BadInput(f"{folder} holds another run ({note.read_text().strip()}): choose a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(config) + "\n")
+    say(console, f"{name}: {experiment.about}")
+    say(console, "compiling (half a minute; less when it was compiled before)")
+
+    def report(part: str, step: int, metrics: Mapping[str, float]) -> None:
+        shown = ", ".join(f"{key} {number(value)}" for key, value in metrics.items())
+        say(console, f"{part} {step}: {shown}")
+
+    with refusing(ValueError):
+        result = run_experiment(
+            name,
+            seed=seed,
+            num_steps=arguments.num_steps,
+            checkpoints={
+                part: Checkpoints(folder / "checkpoints" / part) for part in experiment.learned
+            },
+            report=report,
+        )
+    for part, found in result.fits.items():
+        card = Card(
+            f"{part}, learned by the experiment {name}",
+            learned_by=f"jaxrl meta {name} --seed {seed}",
+            metrics={
+                f"{measured}: {part}": comparison.score(part).value
+                for measured, comparison in result.comparisons.items()
+            },
+        )
+        save(found.agent, folder / f"{part}.rule", card=card, overwrite=True)
+    table = result.table()
+    (folder / "result.md").write_text(table + "\n")
+    say(console, table)
+    say(console, f"written: {folder}/result.md and {', '.join(f'{p}.rule' for p in result.fits)}")
+    return 130 if any(found.interrupted for found in result.fits.values()) else 0

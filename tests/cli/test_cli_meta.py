@@ -1,0 +1,85 @@
+"""`jaxrl meta`: a rule is learned, saved, compared, gone on with."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrl import meta
+from jaxrl.cli.main import main
+from jaxrl.meta.experiments import EXPERIMENTS, Experiment, table_agent
+
+
+def tiny():
+    agent = table_agent(num_envs=2, rollout_length=5)
+    tasks = meta.RandomBandits(total_steps=40.0, num_arms=3)
+
+    def learn(seed):
+        free = meta.tuned(agent, ["learning_rate", "entropy_weight"])
+        return meta.MetaGradient(free, tasks, num_lives=2, num_updates=2)
+
+    return Experiment(
+        about="two numbers on bandits",
+        learned={"numbers": learn},
+        num_steps=3,
+        held_out={"bandits": meta.HeldOut(tasks, 40.0, num_lives=4)},
+        baselines={"a2c": agent},
+        tune={"optimiser.learning_rate": [0.05, 0.1, 0.2]},
+        num_tuning_lives=2,
+        measure="lifetime_rate",
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_named_experiment_can_be_laid_out(name):
+    experiment = EXPERIMENTS[name]()
+    for make in experiment.learned.values():
+        shapes = jax.eval_shape(lambda key, make=make: make(0).init(key), jax.random.key(0))
+        assert jax.tree.leaves(shapes.rule_params)
+    assert experiment.held_out and experiment.baselines and experiment.num_steps > 0
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["lgp"], "unknown experiment 'lgp'; did you mean lpg?"),
+        (["lpg", "--num-steps", "0"], "--num-steps 0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["meta", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_list_names_what_is_learned(capsys):
+    assert main(["list", "experiments"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in EXPERIMENTS)
+
+
+@pytest.mark.slow
+def test_a_rule_is_learned_saved_and_gone_on_with(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "tiny", tiny)
+    folder = tmp_path / "run"
+    words = ["meta", "tiny", "--seed", "3", "--run-dir", str(folder)]
+    assert main([*words, "--num-steps", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "| numbers | as given |" in said and "| a2c | optimiser.learning_rate=" in said
+    assert (folder / "result.md").read_text().strip() in said
+    early = meta.load(folder / "numbers.rule")
+    assert "experiment tiny" in meta.read_card(folder / "numbers.rule").summary
+    # Two steps and one more are the three steps of a run that was not cut.
+    assert main(words) == 0
+    whole = meta.fit(
+        jax.random.fold_in(jax.random.key(1), 3), tiny().learned["numbers"](3), num_steps=3
+    )
+    late = meta.load(folder / "numbers.rule")
+    np.testing.assert_allclose(late.optimiser.learning_rate, whole.agent.optimiser.learning_rate)
+    assert float(late.optimiser.learning_rate) != float(early.optimiser.learning_rate)
+    assert main(["meta", "tiny", "--seed", "4", "--run-dir", str(folder)]) == 2
+    assert json.dumps({"experiment": "tiny", "seed": 3}) in capsys.readouterr().err
