@@ -10,7 +10,7 @@ import jax
 import pytest
 
 # Folders whose tests compile much, run little, and look at no bits.
-_QUICK_FOLDERS = {"core", "envs", "networks", "rules"}
+_QUICK_FOLDERS = {"core", "envs", "meta", "networks", "rules"}
 _MOST_MAPS = 15_000
 
 

@@ -103,6 +103,26 @@ class Bootstrap:
 
     every: ClassVar[bool] = False
 
+    def target(self, agent: Any, env: Environment, state: TrainState) -> TrainState:
+        """Where the further updates lead from `state`, as a constant."""
+        fixed, goal = jax.lax.stop_gradient((agent, state))
+
+        def further(goal: TrainState, _: None) -> tuple[TrainState, None]:
+            return differentiable_iteration(fixed, env, goal)[0], None
+
+        goal, _ = jax.lax.scan(further, goal, None, self.num_further)
+        goal, _, _ = differentiable_iteration(self.plain, env, goal)
+        return jax.lax.stop_gradient(goal)
+
+    def match(
+        self, agent: Any, state: TrainState, goal: TrainState, trajectory: Transition
+    ) -> Array:
+        """How far `state` is from `goal` at the states of `trajectory`, `[]`."""
+        target = agent.policy_of(goal.agent, trajectory)
+        loss = jnp.mean(target.kl(agent.policy_of(state.agent, trajectory)))
+        gap = agent.values_of(goal.agent, trajectory) - agent.values_of(state.agent, trajectory)
+        return loss + self.value_weight * jnp.mean(gap**2)
+
     def loss(
         self,
         agent: Any,
@@ -112,18 +132,5 @@ class Bootstrap:
         critic: OuterCritic,
         critic_state: CriticState,
     ) -> Array:
-        """As the formula says."""
-        fixed, goal = jax.lax.stop_gradient((agent, state))
-
-        def further(goal: TrainState, _: None) -> tuple[TrainState, None]:
-            return differentiable_iteration(fixed, env, goal)[0], None
-
-        # The data of `trajectory` is spent: the target goes on from where the life will stand.
-        goal, _ = jax.lax.scan(further, goal, None, self.num_further)
-        goal, _, _ = differentiable_iteration(self.plain, env, goal)
-        goal = jax.lax.stop_gradient(goal)
-        policy = agent.policy_of(state.agent, trajectory)
-        target = agent.policy_of(goal.agent, trajectory)
-        loss = jnp.mean(target.kl(policy))
-        gap = agent.values_of(goal.agent, trajectory) - agent.values_of(state.agent, trajectory)
-        return loss + self.value_weight * jnp.mean(gap**2)
+        """As the formula says; the target goes on from where the life will stand."""
+        return self.match(agent, state, self.target(agent, env, state), trajectory)
