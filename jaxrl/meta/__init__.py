@@ -19,7 +19,20 @@ from jaxrl.meta.fit import (
 from jaxrl.meta.gradients import (
     MetaGradient as MetaGradient,
     MetaGradientState as MetaGradientState,
+    UnrolledGradient as UnrolledGradient,
 )
+from jaxrl.meta.implicit import (
+    ImplicitGradient as ImplicitGradient,
+    training_gradient as training_gradient,
+)
+from jaxrl.meta.level_buffer import (
+    LevelBuffer as LevelBuffer,
+    LevelReplay as LevelReplay,
+    ProportionalScores as ProportionalScores,
+    RankScores as RankScores,
+    SoftmaxScores as SoftmaxScores,
+)
+from jaxrl.meta.levels import Curated as Curated, CuratedState as CuratedState
 from jaxrl.meta.lifetimes import (
     Lifetime as Lifetime,
     live as live,
@@ -30,6 +43,13 @@ from jaxrl.meta.lives import (
     restart as restart,
     start_life as start_life,
     step_life as step_life,
+)
+from jaxrl.meta.neumann import (
+    Hypergradient as Hypergradient,
+    LinearSolver as LinearSolver,
+    MinimalResidual as MinimalResidual,
+    NeumannSeries as NeumannSeries,
+    hypergradient as hypergradient,
 )
 from jaxrl.meta.objectives import Bootstrap as Bootstrap, PolicyReturn as PolicyReturn
 from jaxrl.meta.outer_critic import OuterCritic as OuterCritic

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxrl.meta.inner import collect, differentiable_iteration
 from jaxrl.meta.lives import Life, start_life
 from jaxrl.meta.objectives import Objective, PolicyReturn
 from jaxrl.meta.outer_critic import CriticState, OuterCritic
-from jaxrl.meta.tasks import TaskDistribution
+from jaxrl.meta.tasks import Task, TaskDistribution
 from jaxrl.meta.tuned import Tuned
 from jaxrl.training.loop import summarise
 
@@ -33,6 +33,29 @@ class MetaGradientState:
     births: Array  # [L] int32, lives begun in each place
     key: Key
     step: Array  # [] int32, outer steps done
+
+
+class Slope(Protocol):
+    """How the gradient of one life is found."""
+
+    def slope(
+        self, outer: Any, rule_params: PyTree, life: Life, critic: CriticState
+    ) -> tuple[tuple[Array, tuple], PyTree]:
+        """-> `(loss, (life, tally, trajectories[J, T, B], metrics)), gradient` of the rule."""
+        ...
+
+
+@struct.dataclass
+class UnrolledGradient:
+    """Through every update of the window, as `MetaGradient.window` computes it."""
+
+    def slope(
+        self, outer: MetaGradient, rule_params: PyTree, life: Life, critic: CriticState
+    ) -> tuple[tuple[Array, tuple], PyTree]:
+        """By reverse differentiation."""
+        window = jax.value_and_grad(outer.window, has_aux=True)
+        (loss, out), grads = window(rule_params, life, critic)
+        return (loss, (*out, {})), grads
 
 
 @struct.dataclass
@@ -63,6 +86,8 @@ class MetaGradient:
             instead of one for all.
         auto_reset: start a new episode where one ended.
         chunk: lives in one part of the batch, to bound memory; 0 for all at once.
+        through: `UnrolledGradient`, or `ImplicitGradient` for what training ends at, which
+            differentiates no update.
 
     Sources: Xu, van Hasselt & Silver 2018, Meta-gradient reinforcement learning; Oh et al. 2020,
     Discovering reinforcement learning algorithms; Zahavy et al. 2020, A self-tuning actor-critic.
@@ -80,6 +105,7 @@ class MetaGradient:
     own_rules: bool = setting(False, "rule parameters of its own for each life")
     auto_reset: bool = setting(True, "start a new episode where one ended")
     chunk: int = setting(0, "lives in one part of the batch; 0 for all", low=0)
+    through: Slope = struct.field(default_factory=UnrolledGradient)
 
     def init(self, key: Key) -> MetaGradientState:
         """New lives, and the rule as `tuned` has it."""
@@ -92,7 +118,7 @@ class MetaGradient:
                 (rule_params, optimiser),
             )
         births = jnp.zeros(self.num_lives, jnp.int32)
-        lives, critics = self._born(life_key, births)
+        lives, critics = self._born(life_key, births, self._drawn(life_key, births))
         share = jax.random.uniform(end_key, (self.num_lives,))
         return MetaGradientState(
             rule_params=rule_params,
@@ -112,10 +138,27 @@ class MetaGradient:
 
     def step(self, state: MetaGradientState) -> tuple[MetaGradientState, dict[str, Array]]:
         """One outer step -> state, metrics (means over lives; rates are shares of the lives)."""
+        state, over, _, metrics = self.advance(state)
+        state = jax.lax.cond(
+            jnp.any(over),
+            lambda: self.renew(state, over, self.fresh_tasks(state)),
+            lambda: state,
+        )
+        return state, metrics
+
+    def advance(
+        self, state: MetaGradientState
+    ) -> tuple[MetaGradientState, Array, Array, dict[str, Array]]:
+        """An outer step that replaces no life -> state, `over[L]`, `finite[L]`, metrics.
+
+        A life is over when its steps are spent or something about it is not finite.
+        """
         axis = 0 if self.own_rules else None
-        window = jax.value_and_grad(self.window, has_aux=True)
-        batched = self._over_lives(window, (axis, 0, 0))
-        (loss, (lives, tally, trajectories)), grads = batched(
+
+        def slope(rule_params: dict, life: Life, critic: CriticState) -> tuple:
+            return self.through.slope(self, rule_params, life, critic)
+
+        (loss, (lives, tally, trajectories, extra)), grads = self.over_lives(slope, (axis, 0, 0))(
             state.rule_params, state.lives, state.critics
         )
         finite = _finite((loss, grads), self.num_lives)
@@ -125,38 +168,52 @@ class MetaGradient:
             grads = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0) / count, grads)
         learn = jax.vmap(self._learn, (0, 0, 0, None)) if self.own_rules else self._learn
         rule_params, optimiser = learn(grads, state.optimiser, state.rule_params, state.step)
-        critics, critic_loss = self._over_lives(self._critic, (0, 0, 0))(
+        critics, critic_loss = self.over_lives(self._critic, (0, 0, 0))(
             state.critics, lives.env, trajectories
         )
 
         steps = lives.train.iteration * (self._shape.num_envs * self._shape.rollout_length)
         over = (steps >= jnp.minimum(state.ends, lives.total_steps)) | ~finite
-        lives, critics = jax.lax.cond(
-            jnp.any(over),
-            lambda: select(over, self._born(state.key, state.births), (lives, critics)),
-            lambda: (lives, critics),
-        )
-        state = MetaGradientState(
+        state = state.replace(
             rule_params=rule_params,
             optimiser=optimiser,
             lives=lives,
             critics=critics,
-            ends=jnp.where(over, jnp.inf, state.ends),
-            births=state.births + over,
-            key=state.key,
             step=state.step + 1,
         )
         norms = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads)))
         episodes = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), tally)
         record = summarise(episodes)
-        return state, {
-            "meta_loss": jnp.sum(jnp.where(finite, loss, 0.0)) / count,
-            "meta_gradient_norm": norms,
-            "outer_critic_loss": jnp.mean(jnp.where(finite, critic_loss, 0.0)),
-            "episode_return": record["episode_return"],
-            "replaced_fraction": jnp.mean(over),
-            "nonfinite_fraction": 1.0 - jnp.mean(finite),
-        }
+        means = {name: jnp.mean(jnp.where(finite, row, 0.0)) for name, row in extra.items()}
+        return (
+            state,
+            over,
+            finite,
+            {
+                "meta_loss": jnp.sum(jnp.where(finite, loss, 0.0)) / count,
+                "meta_gradient_norm": norms,
+                "outer_critic_loss": jnp.mean(jnp.where(finite, critic_loss, 0.0)),
+                "episode_return": record["episode_return"],
+                "replaced_fraction": jnp.mean(over),
+                "nonfinite_fraction": 1.0 - jnp.mean(finite),
+                **means,
+            },
+        )
+
+    def fresh_tasks(self, state: MetaGradientState) -> Task:
+        """What the next life of every place would be lived in, drawn anew, `[L, ...]`."""
+        return self._drawn(state.key, state.births)
+
+    def renew(self, state: MetaGradientState, over: Array, tasks: Task) -> MetaGradientState:
+        """New lives in `tasks[L, ...]` in the places that are `over[L]`."""
+        fresh = self._born(state.key, state.births, tasks)
+        lives, critics = select(over, fresh, (state.lives, state.critics))
+        return state.replace(
+            lives=lives,
+            critics=critics,
+            ends=jnp.where(over, jnp.inf, state.ends),
+            births=state.births + over,
+        )
 
     def window(self, rule_params: dict, life: Life, critic: CriticState) -> tuple[Array, tuple]:
         """The outer loss `[]` of one life's next K updates: what is differentiated.
@@ -206,19 +263,28 @@ class MetaGradient:
         """The agent's static plan."""
         return self.tuned.agent
 
-    def _born(self, key: Key, births: Array) -> tuple[Life, CriticState]:
+    def _drawn(self, key: Key, births: Array) -> Task:
+        """What life `births[l]` of every place l is lived in, `[L, ...]`."""
+        return jax.vmap(self.tasks.sample)(self._keys(key, births)[:, 0])
+
+    def _born(self, key: Key, births: Array, tasks: Task) -> tuple[Life, CriticState]:
         """Life `births[l]` in every place l."""
         agent = self.tuned.agent  # what is learned does not change how a life starts
 
-        def one(place: Array, number: Array) -> tuple[Life, CriticState]:
-            own = jax.random.fold_in(jax.random.fold_in(key, place), number)
-            task_key, life_key, critic_key = jax.random.split(own, 3)
-            task = self.tasks.sample(task_key)
-            return start_life(life_key, agent, task), self.critic.init(critic_key, task.env)
+        def one(keys: Key, task: Task) -> tuple[Life, CriticState]:
+            return start_life(keys[1], agent, task), self.critic.init(keys[2], task.env)
+
+        return jax.vmap(one)(self._keys(key, births), tasks)
+
+    def _keys(self, key: Key, births: Array) -> Key:
+        """Of each place's next task, life and critic, `[L, 3]`."""
+
+        def one(place: Array, number: Array) -> Key:
+            return jax.random.split(jax.random.fold_in(jax.random.fold_in(key, place), number), 3)
 
         return jax.vmap(one)(jnp.arange(self.num_lives), births)
 
-    def _over_lives(self, function: Any, axes: tuple) -> Any:
+    def over_lives(self, function: Any, axes: tuple) -> Any:
         """`vmap` over lives, in chunks of `chunk`."""
         batched = jax.vmap(function, axes)
         if not self.chunk or self.chunk >= self.num_lives:
