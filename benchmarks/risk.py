@@ -438,6 +438,7 @@ def draw_static(row: dict[str, Any], file: pathlib.Path) -> None:
     axis.set(xscale="log", xlabel="level", title=row["task"])
     axis.set_ylabel("shortfall of the CVaR attained [return]")
     axis.set_yscale("symlog", linthresh=0.1)
+    axis.set_ylim(-0.1, 1.5 * max(interval(v.ravel())[2] for v in shortfalls(row)["mean"]))
     axis.set_xticks(row["levels"], [f"{x:g}" for x in row["levels"]])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.legend(fontsize=8)

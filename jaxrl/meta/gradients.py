@@ -16,6 +16,7 @@ from jaxrl.meta.inner import collect, differentiable_iteration
 from jaxrl.meta.lives import Life, start_life
 from jaxrl.meta.objectives import Objective, PolicyReturn
 from jaxrl.meta.outer_critic import CriticState, OuterCritic
+from jaxrl.meta.rows import over_rows
 from jaxrl.meta.tasks import Task, TaskDistribution
 from jaxrl.meta.tuned import Tuned
 from jaxrl.training.loop import summarise
@@ -86,6 +87,7 @@ class MetaGradient:
             instead of one for all.
         auto_reset: start a new episode where one ended.
         chunk: lives in one part of the batch, to bound memory; 0 for all at once.
+        num_devices: that a part is spread over.
         through: `UnrolledGradient`, or `ImplicitGradient` for what training ends at, which
             differentiates no update.
 
@@ -105,6 +107,7 @@ class MetaGradient:
     own_rules: bool = setting(False, "rule parameters of its own for each life")
     auto_reset: bool = setting(True, "start a new episode where one ended")
     chunk: int = setting(0, "lives in one part of the batch; 0 for all", low=0)
+    num_devices: int = setting(1, "devices that a part is spread over", low=1)
     through: Slope = struct.field(default_factory=UnrolledGradient)
 
     def init(self, key: Key) -> MetaGradientState:
@@ -285,32 +288,27 @@ class MetaGradient:
         return jax.vmap(one)(jnp.arange(self.num_lives), births)
 
     def over_lives(self, function: Any, axes: tuple) -> Any:
-        """`vmap` over lives, in chunks of `chunk`."""
-        batched = jax.vmap(function, axes)
-        if not self.chunk or self.chunk >= self.num_lives:
-            return batched
-        if self.num_lives % self.chunk:
-            raise ValueError(f"chunk={self.chunk} does not divide num_lives={self.num_lives}.")
+        """`vmap` over lives in parts of `chunk`, each spread over `num_devices`.
 
-        def chunked(*arguments: Any) -> Any:
-            def cut(leaf: Array) -> Array:
-                return leaf.reshape(-1, self.chunk, *leaf.shape[1:])
+        Args:
+            function: of one life.
+            axes: 0 for arguments `[L, ...]`, None for those that all lives share.
+        """
 
-            mapped = [a for a, axis in zip(arguments, axes, strict=True) if axis == 0]
-
-            def part(rows: list) -> Any:
-                rows = list(rows)
-                return batched(
+        def batched(*arguments: Any) -> Any:
+            def one(*rows: Any) -> Any:
+                left = list(rows)
+                return function(
                     *[
-                        rows.pop(0) if axis == 0 else a
-                        for a, axis in zip(arguments, axes, strict=True)
+                        left.pop(0) if axis == 0 else argument
+                        for argument, axis in zip(arguments, axes, strict=True)
                     ]
                 )
 
-            found = jax.lax.map(part, jax.tree.map(cut, mapped))
-            return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+            mapped = tuple(a for a, axis in zip(arguments, axes, strict=True) if axis == 0)
+            return over_rows(one, mapped, self.chunk, self.num_devices)
 
-        return chunked
+        return batched
 
     def _learn(
         self, grads: PyTree, optimiser: PyTree, rule_params: dict, step: Array

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import subprocess
+import sys
 from typing import Any, ClassVar
 
 import jax
@@ -128,7 +132,7 @@ def test_the_outer_critic_learns_the_values_of_a_fixed_policy():
 @pytest.mark.slow
 def test_chunks_change_nothing_but_rounding(begun):
     whole, _ = jax.jit(OUTER.step)(begun)
-    for chunk in (1, 2):
+    for chunk in (1, 3):
         cut, _ = jax.jit(OUTER.replace(chunk=chunk).step)(begun)
         for ours, theirs in zip(
             jax.tree.leaves(cut.rule_params), jax.tree.leaves(whole.rule_params), strict=True
@@ -205,6 +209,30 @@ def test_bootstrapping_moves_towards_a_target_that_stands_still(begun):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
-def test_a_chunk_that_does_not_divide_is_refused(begun):
-    with pytest.raises(ValueError, match="chunk=3 does not divide num_lives=4"):
-        OUTER.replace(chunk=3).step(begun)
+def learned_numbers(num_devices=1):
+    """What two outer steps lead to, by name."""
+    outer = OUTER.replace(num_devices=num_devices)
+    state, step = jax.jit(outer.init)(KEY), jax.jit(outer.step)
+    for _ in range(2):
+        state, _ = step(state)
+    return {name: np.asarray(leaf) for name, leaf in state.rule_params.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_the_number_of_devices_changes_nothing_but_rounding(num_devices, tmp_path):
+    """Pretended devices, in a process of its own: their number is fixed when JAX starts."""
+    file = tmp_path / "numbers.npz"
+    code = (
+        "import sys, jax, numpy; sys.path.insert(0, sys.argv[1]); import test_meta_gradients as t; "
+        f"assert jax.device_count() == {num_devices}; "
+        f"numpy.savez(sys.argv[2], **t.learned_numbers({num_devices}))"
+    )
+    flags = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
+    )
+    folder = str(pathlib.Path(__file__).parent)
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code, folder, str(file)], env=environment, check=True)
+    for name, value in learned_numbers().items():
+        np.testing.assert_allclose(np.load(file)[name], value, rtol=1e-4, atol=1e-5)
