@@ -32,5 +32,5 @@ def modules():
 
 
 @pytest.mark.parametrize("name", list(modules()))
-def test_examples_run(name):
+def test_examples_run(name, quick_compilation):
     assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -65,9 +65,17 @@ SMALL = {
     | {"network": NETWORK.replace(layer_norm=True), "num_minibatches": 2, "exploration": 0.5},
 }
 ACTOR_CRITICS = ("a2c", "ppo", "mdpo", "dpo", "lpo")
-OF_ANOTHER_RULE = ("mdpo", "dpo", "lpo")  # PPO's program but for the loss, in tests/rules
+# PPO's program but for the loss, in tests/rules; DQN's but for the operator, in the other files.
+LIKE_ANOTHER = ("mdpo", "dpo", "lpo", "double_dqn", "munchausen_dqn", "iqn")
+
+
+def row(*values):
+    """A row of a table, slow where the agent is much like another."""
+    return pytest.param(*values, marks=[pytest.mark.slow] * (values[0] in LIKE_ANOTHER))
+
+
 ROWS = [
-    pytest.param(name, discrete, marks=[pytest.mark.slow] * (name in OF_ANOTHER_RULE))
+    row(name, discrete)
     for names, discrete in ((SMALL, True), (ACTOR_CRITICS, False))
     for name in names
 ]
@@ -216,7 +224,7 @@ def test_a_grid_too_narrow_reports_the_fraction_clipped():
 VALUE_AGENTS = [name for name in SMALL if name not in ACTOR_CRITICS]
 
 
-@pytest.mark.parametrize("name", VALUE_AGENTS)
+@pytest.mark.parametrize("name", [row(n) for n in VALUE_AGENTS])
 def test_value_agents_refuse_continuous_actions_and_memory(name):
     agent = small(name)
     with pytest.raises(ValueError, match="discrete"):
@@ -226,19 +234,19 @@ def test_value_agents_refuse_continuous_actions_and_memory(name):
     agent.check(probes.one_step())
 
 
-@pytest.mark.parametrize("name", [n for n in VALUE_AGENTS if n != "pqn"])
+@pytest.mark.parametrize("name", [row(n) for n in VALUE_AGENTS if n != "pqn"])
 def test_a_batch_larger_than_the_replay_is_refused(name):
     with pytest.raises(ValueError, match="2000"):
         small(name).replace(batch_size=2000).check(probes.one_step())
 
 
-@pytest.mark.parametrize("name", [*ACTOR_CRITICS, "pqn"])
+@pytest.mark.parametrize("name", [row(n) for n in (*ACTOR_CRITICS, "pqn")])
 def test_minibatches_that_do_not_divide_are_refused(name):
     with pytest.raises(ValueError, match=r"64 .* num_minibatches=7"):
         small(name).replace(num_minibatches=7).check(probes.one_step())
 
 
-@pytest.mark.parametrize("name", ACTOR_CRITICS)
+@pytest.mark.parametrize("name", [row(n) for n in ACTOR_CRITICS])
 def test_a_recurrent_agent_divides_environments_not_steps(name):
     agent = small(name).replace(network=NETWORK.replace(recurrent_size=4), num_minibatches=16)
     with pytest.raises(ValueError, match="num_envs = 8 "):
@@ -263,7 +271,7 @@ def test_risk_over_successors_that_are_not_seen_is_refused(name):
         greedy.check(probes.one_step())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [row(n) for n in SMALL])
 def test_training_refuses_settings_out_of_range(name):
     with pytest.raises(ValueError, match="discount"):
         train(jax.random.key(0), small(name).replace(discount=1.5), probes.one_step(), num_steps=10)

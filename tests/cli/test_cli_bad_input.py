@@ -12,8 +12,8 @@ from jaxrl.training.run_folder import open_run
 # What is asked -> what the line must say.
 CASES = {
     "unknown option": (["train", "--agnt", "ppo"], "--agent"),
-    "unknown command": (["trian"], "train, plan, evaluate, plot, list"),
-    "help of an unknown command": (["trian", "--help"], "train, plan, evaluate, plot, list"),
+    "unknown command": (["trian"], "train, plan, evaluate, plot, meta, list"),
+    "help of an unknown command": (["trian", "--help"], "train, plan, evaluate, plot, meta, list"),
     "missing value": (["train", "--agent"], "--agent"),
     "stray word": (["train", "ppo"], "ppo"),
     "not a number": (["train", "--num-seeds", "many"], "'many'"),
