@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, select
 from jaxrl.meta.inner import collect, differentiable_iteration
 from jaxrl.meta.lives import Life, start_life
@@ -111,8 +111,19 @@ class MetaGradient:
     through: Slope = struct.field(default_factory=UnrolledGradient)
 
     def init(self, key: Key) -> MetaGradientState:
-        """New lives, and the rule as `tuned` has it."""
-        life_key, end_key, key = jax.random.split(key, 3)
+        """New lives, and the rule as `tuned` has it.
+
+        Raises:
+            ValueError: a setting out of range, an agent without a policy to differentiate, or one
+                that does not fit the tasks.
+        """
+        check_settings(self)
+        if getattr(self.tuned.agent, "policy_of", None) is None:
+            raise ValueError(
+                f"{type(self.tuned.agent).__name__} has no policy_of(state, trajectory), which the "
+                "outer objective needs: use an ActorCriticAgent, or search with Evolution."
+            )
+        life_key, end_key = jax.random.split(key)
         rule_params = self.tuned.init()
         optimiser = self.optimiser.init(rule_params)
         if self.own_rules:
@@ -175,7 +186,7 @@ class MetaGradient:
             state.critics, lives.env, trajectories
         )
 
-        steps = lives.train.iteration * (self._shape.num_envs * self._shape.rollout_length)
+        steps = lives.steps_done(self.tuned.agent)
         over = (steps >= jnp.minimum(state.ends, lives.total_steps)) | ~finite
         state = state.replace(
             rule_params=rule_params,
@@ -260,11 +271,6 @@ class MetaGradient:
         return self.num_lives
 
     # ---- parts -----------------------------------------------------------------------------
-
-    @property
-    def _shape(self) -> Any:
-        """The agent's static plan."""
-        return self.tuned.agent
 
     def _drawn(self, key: Key, births: Array) -> Task:
         """What life `births[l]` of every place l is lived in, `[L, ...]`."""

@@ -9,7 +9,13 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, select
 from jaxrl.meta.tasks import Task
-from jaxrl.training.loop import Tally, TrainState, start_training, train_iteration
+from jaxrl.training.loop import (
+    Tally,
+    TrainState,
+    check_training,
+    start_training,
+    train_iteration,
+)
 
 
 @struct.dataclass
@@ -30,7 +36,12 @@ class Life:
 
 
 def start_life(key: Key, agent: Agent, task: Task) -> Life:
-    """A new learner in a task."""
+    """A new learner in a task.
+
+    Raises:
+        ValueError: a setting out of range, or an agent that does not fit the environment.
+    """
+    check_training(agent, task.env)
     train = start_training(key, agent, task.env, task.total_steps)
     return Life(train, task.env, jnp.asarray(task.total_steps, jnp.float32))
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import a2c, meta
+from jaxrl import a2c, dqn, meta
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core import struct
 from jaxrl.envs import TabularEnv, garnet
@@ -207,6 +207,25 @@ def test_bootstrapping_moves_towards_a_target_that_stands_still(begun):
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "outer, message",
+    [
+        (OUTER.replace(num_lives=0), "num_lives=0 is out of range"),
+        (
+            OUTER.replace(tuned=meta.tuned(dqn(), ["discount"])),
+            "QNetworkAgent has no policy_of.*Evolution",
+        ),
+        (
+            OUTER.replace(tuned=meta.tuned(AGENT.replace(num_minibatches=5), NAMES)),
+            "num_minibatches",
+        ),
+    ],
+)
+def test_what_cannot_be_differentiated_is_refused(outer, message):
+    with pytest.raises(ValueError, match=message):
+        outer.init(KEY)
 
 
 def learned_numbers(num_devices=1):
