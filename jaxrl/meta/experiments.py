@@ -152,20 +152,21 @@ def _lpg() -> Experiment:
             num_updates=10,
         )
 
-    larger = RandomGrids(total_steps=2 * steps, height=8, width=8, num_objects=3)
+    larger = RandomGrids(total_steps=steps, height=8, width=8)
     return Experiment(
         about="learned policy gradient, by meta-gradients from random weights, on random grids",
         learned={"lpg": learn},
         num_steps=260,
         held_out={
-            "grids of the law of training": HeldOut(RandomGrids(total_steps=steps), steps, 512),
-            "larger grids, twice the life": HeldOut(larger, 2 * steps, 128),
+            "grids of the law of training": HeldOut(RandomGrids(total_steps=steps), steps, 256),
+            "larger grids": HeldOut(larger, steps, 64),
         },
         baselines={"a2c": table_agent()},
         tune={
-            "optimiser.learning_rate": [0.03, 0.06, 0.1, 0.15, 0.25],
-            "rule.entropy_weight": [0.003, 0.01, 0.03],
+            "optimiser.learning_rate": [0.06, 0.1, 0.15],
+            "rule.entropy_weight": [0.001, 0.003, 0.01],
         },
+        num_tuning_lives=64,
     )
 
 
