@@ -8,8 +8,10 @@
 | munchausen | DQN, Munchausen DQN | Breakout-MinAtar |
 | annealed | TD3 and SAC, with and without annealed optimism | Pendulum-v1 |
 | scales | SAC and DSAC-T, rewards times 0.1, 1 and 10 | Pendulum-v1 |
+| dpo | PPO and DPO at five learning rates each | Breakout-MinAtar |
 
-Only what is named differs between the arms of a group; settings were not tuned for any of them.
+Only what is named differs between the arms of a group; settings were not tuned for any of them,
+but for the learning rates of `dpo`, of which every one is shown.
 The score of a seed is its mean episode return over the last tenth of the run, exploration included,
 in the task's own reward: scales are undone, and noise averages out. The table gives the
 interquartile mean over seeds with its 95 % stratified bootstrap interval, and the probability that
@@ -34,8 +36,11 @@ from learning import minatar_dqn
 
 import jaxrl
 from jaxrl import envs
+from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import preset
+from jaxrl.core.schedules import Linear
 from jaxrl.envs.wrappers import RewardNoise, RewardScale
+from jaxrl.networks import NetworkSettings
 from jaxrl.operators import Categorical, HLGauss
 from jaxrl.report.statistics import aggregate, probability_of_improvement
 
@@ -90,12 +95,32 @@ def scales() -> list[Arm]:
     return arms
 
 
+def dpo() -> list[Arm]:
+    """On the flat image, with the other settings that the paper's JAX releases use on MinAtar."""
+    env, arms = envs.make("Breakout-MinAtar"), []
+    for rate in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2):
+        for name in ("ppo", "dpo"):
+            agent = preset(name).replace(
+                network=NetworkSettings(
+                    hidden_sizes=(64, 64), activation="relu", flatten_images=True
+                ),
+                optimiser=Optimiser(learning_rate=Linear(rate, 0.0)),
+                num_envs=64,
+                rollout_length=128,
+                num_epochs=4,
+                num_minibatches=8,
+            )
+            arms.append((f"{name.upper()}, rate {rate:g}", agent, env, f"PPO, rate {rate:g}"))
+    return arms
+
+
 # name: (its arms, steps of a run, seeds)
 GROUPS: dict[str, tuple[Callable[[], list[Arm]], int, int]] = {
     "annealed": (annealed, 50_000, 8),
     "scales": (scales, 50_000, 8),
     "munchausen": (munchausen, 250_000, 4),
     "noise": (noise, 250_000, 4),
+    "dpo": (dpo, 1_000_000, 8),
 }
 
 

@@ -88,11 +88,11 @@ class Cosine:
 class LifetimeCurve:
     """A curve over the life that also knows how long the life is: made to be learned.
 
-        s = step / total_steps,   l = log10(total_steps) / 10, at most 1
+        s = step / total_steps,   l = log10(total_steps / 10^5), in [-5, 5]
         value = range(base + slopes . (s, s^2, l, s l))
 
     with `range` the map from the real line into (low, high) of `jaxrl.core.ranges.Range`. Without
-    slopes it is a constant. An unlimited life has s = 0 and l = 1.
+    slopes it is a constant. An unlimited life has s = 0 and l = 5.
 
     Attributes:
         base: free number of the constant.

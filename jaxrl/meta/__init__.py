@@ -88,3 +88,10 @@ from jaxrl.meta.tasks import (
     take as take,
 )
 from jaxrl.meta.tuned import Tuned as Tuned, timed as timed, tuned as tuned
+from jaxrl.meta.tuned_lives import (
+    SelfTuning as SelfTuning,
+    TunedLife as TunedLife,
+    beside as beside,
+    live_tuned as live_tuned,
+    tuned_lives as tuned_lives,
+)

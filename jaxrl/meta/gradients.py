@@ -12,7 +12,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, select
-from jaxrl.meta.inner import collect, differentiable_iteration
+from jaxrl.meta.inner import collect, differentiable_iteration, scan_keeping
 from jaxrl.meta.lives import Life, start_life
 from jaxrl.meta.objectives import Objective, PolicyReturn
 from jaxrl.meta.outer_critic import CriticState, OuterCritic
@@ -69,8 +69,9 @@ class MetaGradient:
     Lives go on from one outer step to the next and are replaced by new ones in new tasks when their
     steps are spent; at the start they are given ends spread over a lifetime, so that outer steps
     always see young and old. Every update is rematerialised: memory grows with K by the learners'
-    states and their data alone. What lies beyond K updates is not seen: short windows prefer what
-    pays soon. The loss on the data of the state after the last update uses a rollout that the next
+    states and their data alone; with `keep_every` it grows by those of every so many updates, for
+    one more pass forward. What lies beyond K updates is not seen: short windows prefer what pays
+    soon. The loss on the data of the state after the last update uses a rollout that the next
     step goes on from.
 
     A life whose gradient is not finite is left out, counted and replaced.
@@ -83,6 +84,8 @@ class MetaGradient:
         optimiser: of the rule.
         num_lives: L, side by side.
         num_updates: K, in each outer step.
+        keep_every: updates between two learners' states that are kept; a divisor of K. Its square
+            root needs the least memory, which matters where learners are large.
         own_rules: one set of rule parameters for each life, which outlives the lives in its place,
             instead of one for all.
         auto_reset: start a new episode where one ended.
@@ -104,6 +107,7 @@ class MetaGradient:
     )
     num_lives: int = setting(64, "lives side by side", low=1)
     num_updates: int = setting(20, "updates of each life in an outer step", low=1)
+    keep_every: int = setting(1, "updates between two states that are kept", low=1)
     own_rules: bool = setting(False, "rule parameters of its own for each life")
     auto_reset: bool = setting(True, "start a new episode where one ended")
     chunk: int = setting(0, "lives in one part of the batch; 0 for all", low=0)
@@ -118,6 +122,11 @@ class MetaGradient:
                 that does not fit the tasks.
         """
         check_settings(self)
+        if self.num_updates % self.keep_every:
+            raise ValueError(
+                f"keep_every={self.keep_every} does not divide num_updates={self.num_updates}: "
+                "give a divisor."
+            )
         if getattr(self.tuned.agent, "policy_of", None) is None:
             raise ValueError(
                 f"{type(self.tuned.agent).__name__} has no policy_of(state, trajectory), which the "
@@ -248,8 +257,8 @@ class MetaGradient:
                 loss = loss + jnp.where(first, 0.0, loss_of(train, trajectory))
             return (after, loss), (trajectory, tally)
 
-        (train, loss), (trajectories, tallies) = jax.lax.scan(
-            update, (life.train, jnp.zeros(())), jnp.arange(self.num_updates) == 0
+        (train, loss), (trajectories, tallies) = scan_keeping(
+            self.keep_every, update, (life.train, jnp.zeros(())), jnp.arange(self.num_updates) == 0
         )
         rollout_state, last, episodes, _ = collect(agent, env, train, self.auto_reset)
         # The next window begins with keys that this rollout has not spent.

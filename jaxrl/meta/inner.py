@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core.protocols import Agent, Environment
-from jaxrl.core.types import Array, Transition
+from jaxrl.core.types import Array, PyTree, Transition
 from jaxrl.training.loop import Tally, TrainState
 from jaxrl.training.rollout import rollout
 
@@ -61,3 +62,21 @@ def differentiable_iteration(
     agent_state, metrics = learn(agent, state, trajectory)
     after = TrainState(agent_state, rollout_state, state.key, state.iteration + 1)
     return after, trajectory, Tally(episodes, metrics, jnp.ones((), jnp.float32))
+
+
+def scan_keeping(
+    keep_every: int, step: Callable, carry: PyTree, rows: Array
+) -> tuple[PyTree, PyTree]:
+    """`lax.scan` of `step` over `rows[K]`, of whose carries a gradient keeps one in `keep_every`.
+
+    The others are computed again from the one before.
+    """
+    if keep_every == 1:
+        return jax.lax.scan(step, carry, rows)
+
+    @jax.checkpoint
+    def part(carry: PyTree, rows: Array) -> tuple[PyTree, PyTree]:
+        return jax.lax.scan(step, carry, rows)
+
+    carry, out = jax.lax.scan(part, carry, rows.reshape(-1, keep_every))
+    return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)

@@ -11,6 +11,8 @@ import pytest
 from jaxrl import meta
 from jaxrl.cli.main import main
 from jaxrl.meta.experiments import EXPERIMENTS, Experiment, table_agent
+from jaxrl.meta.experiments.lpo import DriftExperiment
+from jaxrl.meta.experiments.self_tuning import LifelongExperiment
 
 
 def tiny():
@@ -33,19 +35,33 @@ def tiny():
     )
 
 
+def outer_loops(experiment):
+    if isinstance(experiment, DriftExperiment):
+        return [experiment.outer(0)]
+    if isinstance(experiment, LifelongExperiment):
+        return []  # learners that tune themselves have none
+    return [make(0) for make in experiment.learned.values()]
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_named_experiment_can_be_laid_out(name):
     experiment = EXPERIMENTS[name]()
-    for make in experiment.learned.values():
-        shapes = jax.eval_shape(lambda key, make=make: make(0).init(key), jax.random.key(0))
-        assert jax.tree.leaves(shapes.rule_params)
-    assert experiment.held_out and experiment.baselines and experiment.num_steps > 0
+    for outer in outer_loops(experiment):
+        shapes = jax.eval_shape(outer.init, jax.random.key(0))
+        rule_params = (
+            shapes.outer.rule_params if isinstance(outer, meta.Curated) else shapes.rule_params
+        )
+        assert jax.tree.leaves(rule_params)
+    if isinstance(experiment, LifelongExperiment):
+        for learner in experiment.learners(0).values():
+            assert jax.tree.leaves(learner.tuned.init())
+    assert experiment.about and list(experiment.learned) and experiment.num_steps > 0
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["lgp"], "unknown experiment 'lgp'; did you mean lpg?"),
+        (["lgp"], "unknown experiment 'lgp'; did you mean lpg or lpo?"),
         (["lpg", "--num-steps", "0"], "--num-steps 0 must be at least 1"),
     ],
 )

@@ -130,10 +130,10 @@ def test_the_outer_critic_learns_the_values_of_a_fixed_policy():
 
 
 @pytest.mark.slow
-def test_chunks_change_nothing_but_rounding(begun):
+def test_chunks_and_kept_states_change_nothing_but_rounding(begun):
     whole, _ = jax.jit(OUTER.step)(begun)
-    for chunk in (1, 3):
-        cut, _ = jax.jit(OUTER.replace(chunk=chunk).step)(begun)
+    for changes in ({"chunk": 1}, {"chunk": 3}, {"keep_every": OUTER.num_updates}):
+        cut, _ = jax.jit(OUTER.replace(**changes).step)(begun)
         for ours, theirs in zip(
             jax.tree.leaves(cut.rule_params), jax.tree.leaves(whole.rule_params), strict=True
         ):
@@ -213,6 +213,7 @@ def test_bootstrapping_moves_towards_a_target_that_stands_still(begun):
     "outer, message",
     [
         (OUTER.replace(num_lives=0), "num_lives=0 is out of range"),
+        (OUTER.replace(keep_every=2), "keep_every=2 does not divide num_updates=3"),
         (
             OUTER.replace(tuned=meta.tuned(dqn(), ["discount"])),
             "QNetworkAgent has no policy_of.*Evolution",

@@ -182,10 +182,10 @@ def test_only_a_timed_network_sees_the_life():
 
 def test_lifetime_features_are_what_their_names_say():
     for total, step, share, length in [
-        (1e3, 500, 0.5, 0.3),
-        (1e6, 250_000, 0.25, 0.6),
-        (1e12, 0, 0.0, 1.0),
-        (INF, 10, 0.0, 1.0),
+        (1e3, 500, 0.5, -2.0),
+        (1e6, 250_000, 0.25, 1.0),
+        (1e12, 0, 0.0, 5.0),
+        (INF, 10, 0.0, 5.0),
     ]:
         features = lifetime_features(Progress.start(total).advance(step))
         np.testing.assert_allclose(features, [share, length], rtol=1e-6)

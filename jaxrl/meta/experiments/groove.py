@@ -1,0 +1,157 @@
+"""Levels chosen by regret against levels at random, for the same learned rule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.core.schedules import LinearSteps
+from jaxrl.envs.grid_levels import DugWalls
+from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Report, table_agent
+from jaxrl.meta.fit import HeldOut, OuterLoop
+from jaxrl.meta.gradients import MetaGradient, MetaGradientState
+from jaxrl.meta.level_buffer import LevelReplay, RankScores
+from jaxrl.meta.levels import Curated
+from jaxrl.meta.objectives import PolicyReturn
+from jaxrl.meta.tasks import RandomMazes
+from jaxrl.meta.tuned import tuned
+from jaxrl.rules import AdvantageActorCritic, lpg
+from jaxrl.training.checkpoint import Checkpoints
+
+CURATED, UNIFORM = "curated levels", "uniform levels"
+_NUM_STEPS, _NUM_UPDATES, _TIME_LIMIT = 160, 100, 50
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelExperiment:
+    """The same rule learned twice, alike but for where levels come from, then compared.
+
+    Attributes:
+        experiment: both arms, held-out mazes, and a baseline.
+        uniform: the outer loop of both arms, by meta-seed; one of them curates its levels.
+    """
+
+    experiment: Experiment
+    uniform: Callable[[int], MetaGradient]
+
+    @property
+    def about(self) -> str:
+        """One line."""
+        return self.experiment.about
+
+    @property
+    def learned(self) -> Mapping[str, Callable[[int], OuterLoop]]:
+        """The arms."""
+        return self.experiment.learned
+
+    @property
+    def num_steps(self) -> int:
+        """Outer steps of each."""
+        return self.experiment.num_steps
+
+    def run(
+        self,
+        *,
+        seed: int,
+        num_steps: int | None = None,
+        checkpoints: Mapping[str, Checkpoints] | None = None,
+        report: Report | None = None,
+    ) -> ExperimentResult:
+        """As `Experiment.run`, with notes: what curation was worth, and whether critics learned."""
+        found = self.experiment.run(
+            seed=seed, num_steps=num_steps, checkpoints=checkpoints, report=report
+        )
+        notes = []
+        for name, comparison in found.comparisons.items():
+            gain = comparison.difference(CURATED, UNIFORM)
+            notes.append(
+                f"* {name}: {CURATED} less {UNIFORM}, paired: "
+                f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]."
+            )
+        outer = self.uniform(seed)
+        step = jax.jit(outer.step)  # one program for both arms
+        for name, one in found.fits.items():
+            if not one.metrics:  # gone on with where all steps were done already
+                continue
+            loss = one.metrics["outer_critic_loss"]
+            part = max(len(loss) // 10, 1)
+            state = one.state.outer if name == CURATED else one.state
+            errors = [
+                float(step(start)[1]["outer_critic_loss"])
+                for start in (_with_new_critics(outer, state), state)
+            ]
+            notes.append(
+                f"* {name}: outer critics' loss {np.mean(loss[:part]):.4f} in the first {part} "
+                f"outer steps, {np.mean(loss[-part:]):.4f} in the last {part}; on the data after "
+                f"the last one {errors[0]:.4f} for critics without training, {errors[1]:.4f} for "
+                "the lives' own."
+            )
+            if "regret" in one.metrics:
+                regret = np.nanmean(one.metrics["regret"])
+                notes.append(f"* Mean regret of the levels that were scored: {regret:.3f}.")
+        return dataclasses.replace(found, notes="\n".join(notes))
+
+
+def _with_new_critics(outer: MetaGradient, state: MetaGradientState) -> MetaGradientState:
+    """The same lives, each with a critic that has seen nothing."""
+    keys = jax.random.split(state.key, outer.num_lives)
+    return state.replace(critics=jax.vmap(outer.critic.init)(keys, state.lives.env))
+
+
+def _uniform(seed: int) -> MetaGradient:
+    rule = lpg(jax.random.key(seed), num_hidden=32, num_predictions=8)
+    decay = LinearSteps(3e-3, 3e-4, float(_NUM_STEPS))
+    return MetaGradient(
+        tuned(table_agent(rule, normalise_advantages=False)),
+        _mazes(7),
+        objective=PolicyReturn(entropy_weight=0.01),
+        optimiser=Optimiser(learning_rate=decay, max_grad_norm=1.0),
+        num_lives=24,
+        num_updates=10,
+    )
+
+
+def _curated(seed: int) -> Curated:
+    antagonist = table_agent(
+        AdvantageActorCritic(entropy_weight=0.003),
+        optimiser=Optimiser(learning_rate=0.06, max_grad_norm=None),
+    )
+    return Curated(
+        _uniform(seed),
+        antagonist,
+        LevelReplay(RankScores(temperature=1.0), num_levels=64),
+        max_steps=_TIME_LIMIT,
+    )
+
+
+def _mazes(size: int) -> RandomMazes:
+    levels = DugWalls(loop_prob=0.3, height=size, width=size)
+    return RandomMazes(_total_steps(), levels, float(_TIME_LIMIT))
+
+
+def _total_steps() -> float:
+    agent = table_agent()
+    return float(agent.num_envs * agent.rollout_length * _NUM_UPDATES)
+
+
+def curated_levels() -> LevelExperiment:
+    """GROOVE: regret against uniform, on mazes of one size, and of a larger one."""
+    steps = _total_steps()
+    held_out = {"mazes of the law of training": _mazes(7), "larger mazes": _mazes(9)}
+    experiment = Experiment(
+        about="learned policy gradient on mazes: levels replayed by regret, or drawn at random",
+        learned={CURATED: _curated, UNIFORM: _uniform},
+        num_steps=_NUM_STEPS,
+        held_out={name: HeldOut(mazes, steps, 256) for name, mazes in held_out.items()},
+        baselines={"a2c": table_agent()},
+        tune={
+            "optimiser.learning_rate": [0.02, 0.04, 0.06, 0.1],
+            "rule.entropy_weight": [0.001, 0.003, 0.01, 0.03],
+        },
+        num_tuning_lives=32,
+    )
+    return LevelExperiment(experiment, _uniform)

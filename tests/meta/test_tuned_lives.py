@@ -1,0 +1,126 @@
+"""Lives that tune themselves: the agent's own life where nothing is tuned, paired, batched."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl import a2c, dqn, meta
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.envs import TabularEnv, garnet
+from jaxrl.meta.tuned_lives import SelfTuning, beside, live_tuned, tuned_lives
+from jaxrl.networks import NetworkSettings
+
+KEY = jax.random.key(0)
+ENV = TabularEnv(garnet(jax.random.key(3), 5, 2, 2), time_limit=6.0)
+AGENT = a2c().replace(
+    network=NetworkSettings(hidden_sizes=(), initialiser="lecun"),
+    num_envs=4,
+    rollout_length=6,
+    optimiser=Optimiser(learning_rate=0.05, max_grad_norm=None),
+)
+PER_UPDATE = 24.0
+NAMES = ("discount", "rule.entropy_weight", "optimiser.learning_rate")
+TUNED = meta.tuned(AGENT, NAMES)
+HELD_OUT = meta.HeldOut(meta.Fixed(ENV, PER_UPDATE * 10), PER_UPDATE * 10, 3, last_part=0.5)
+OPTIMISER = Optimiser(learning_rate=0.1, max_grad_norm=None)
+LEARNER = SelfTuning(meta.tuned(AGENT, NAMES), optimiser=OPTIMISER, num_updates=3)
+BOOTSTRAPPED = LEARNER.replace(objective=meta.Bootstrap(AGENT, num_further=2), num_updates=2)
+
+
+BOTH = pytest.mark.parametrize(
+    "learner",
+    [
+        pytest.param(LEARNER, id="return"),
+        pytest.param(BOOTSTRAPPED, id="bootstrap", marks=pytest.mark.slow),
+    ],
+)
+
+
+def still(learner):
+    """One that tunes nothing, by traced numbers: no new program."""
+    return learner.replace(optimiser=OPTIMISER.replace(learning_rate=0.0))
+
+
+def close(ours, theirs):
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=2e-4, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def untuned():
+    """Lives of the agent that tuning starts from, as a comparison has them."""
+    tuned = LEARNER.tuned
+    return meta.evaluate_rule(KEY, tuned.agent_of(tuned.init()), HELD_OUT)
+
+
+@BOTH
+def test_a_life_that_tunes_nothing_is_the_life_of_the_agent(learner, untuned):
+    """Same tasks, same keys, same data: what the outer step looks at costs no environment step.
+
+    Ten updates are no whole number of outer steps: the last one stands still from the tenth on.
+    """
+    found = tuned_lives(KEY, still(learner), HELD_OUT)
+    for measure in ("final_return", "lifetime_return", "final_rate", "lifetime_rate"):
+        close(getattr(found.lifetime, measure), getattr(untuned, measure))
+    ours, theirs = found.lifetime.life.train, untuned.life.train
+    assert ours.iteration.tolist() == theirs.iteration.tolist() == [10] * 3
+    close(ours.agent.params, theirs.agent.params)
+    close(ours.rollout.observation, theirs.rollout.observation)
+    spent = learner.updates_per_step * PER_UPDATE
+    earned = np.sum(found.rates, axis=1) * spent / (10 * PER_UPDATE)
+    np.testing.assert_allclose(earned, untuned.lifetime_rate, rtol=1e-4)
+    for name, row in found.watched.items():
+        started = LEARNER.tuned.values(LEARNER.tuned.init())[name]
+        np.testing.assert_allclose(row, np.full((3, math.ceil(10 / spent * PER_UPDATE)), started))
+
+
+@BOTH
+def test_tuning_moves_every_number_and_the_life_with_it(learner, untuned):
+    found = tuned_lives(KEY, learner, HELD_OUT)
+    for row in found.watched.values():
+        assert np.all(np.abs(np.diff(row, axis=1)).max(axis=1) > 0)
+        assert np.ptp(row[:, -1]) > 0  # each life has numbers of its own
+    params = found.lifetime.life.train.agent.params
+    assert not np.allclose(
+        jax.tree.leaves(params)[0], jax.tree.leaves(untuned.life.train.agent.params)[0]
+    )
+
+
+@pytest.mark.slow
+def test_the_gradient_is_the_slope_of_the_loss():
+    """Small steps change no action that was drawn, so that the loss is smooth between them."""
+    life = meta.start_life(KEY, AGENT, meta.Task(ENV, jnp.float32(1e9)))
+    critic = LEARNER.critic.init(KEY, ENV)
+    loss = jax.jit(jax.value_and_grad(lambda params: LEARNER.window(params, life, critic)[0]))
+    start = LEARNER.tuned.init()
+    for name, slope in loss(start)[1].items():
+        up, down = (loss({**start, name: start[name] + move})[0] for move in (1e-2, -1e-2))
+        np.testing.assert_allclose((up - down) / 2e-2, slope, rtol=0.05, atol=3e-5)
+
+
+@pytest.mark.slow
+def test_learners_stand_beside_the_agents_of_a_comparison_in_the_same_lives():
+    agent = LEARNER.tuned.agent_of(LEARNER.tuned.init())
+    found = meta.compare(KEY, {"untuned": agent}, HELD_OUT, measure="lifetime_rate")
+    lives = tuned_lives(jax.random.fold_in(KEY, 1), still(LEARNER), HELD_OUT)
+    both = beside(found, {"still": LEARNER}, {"still": lives})
+    difference = both.difference("still", "untuned")
+    assert abs(difference.value) < 1e-5 and difference.high - difference.low < 1e-5
+    assert np.ptp(both.contenders["untuned"].scores) > 1e-3  # lives differ, pairs do not
+    assert "| still |" in both.table()
+    fewer = jax.tree.map(lambda leaf: leaf[:2], lives)
+    with pytest.raises(ValueError, match="still has lives"):
+        beside(found, {"still": LEARNER}, {"still": fewer})
+
+
+def test_what_cannot_be_tuned_is_refused():
+    with pytest.raises(ValueError, match="last_part=0"):
+        live_tuned(KEY, LEARNER, meta.Task(ENV, jnp.float32(1.0)), num_updates=1, last_part=0.0)
+    valued = LEARNER.replace(tuned=meta.tuned(dqn(), ["discount"]))
+    with pytest.raises(ValueError, match="policy_of"):
+        live_tuned(KEY, valued, meta.Task(ENV, jnp.float32(1.0)), num_updates=1)
