@@ -49,37 +49,35 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(parts):
         parser.error(f"unknown part {', '.join(unknown)}: give some of {', '.join(parts)}.")
-    path = RESULTS / "meta_learning.json"
-    report: dict[str, Any] = {"experiments": {}, "about": {}}
-    if path.exists() and not arguments.quick:
-        report = json.loads(path.read_text())
-
-    def keep(part: str) -> None:
-        if arguments.quick:
-            return
-        report["about"][part] = (
-            f"{jax.devices()[0].device_kind} ({platform.machine()}), jax {jax.__version__}, "
-            f"{datetime.date.today().isoformat()}"
-        )
-        path.write_text(json.dumps(report, indent=1) + "\n")
-        (RESULTS / "meta_learning.md").write_text(document(report))
-
     for part in arguments.parts or parts:
         if part == "cost":
-            report["cost"] = costs()
-            print(costs_table(report["cost"]), flush=True)
-            keep(part)
+            found = costs()
+            print(costs_table(found), flush=True)
+            if not arguments.quick:
+                keep(part, "all", found)
             continue
-        runs = report["experiments"].setdefault(part, {})
-        for seed in arguments.seeds[: 1 if arguments.quick else None]:
+        for number, seed in enumerate(arguments.seeds[: 1 if arguments.quick else None]):
             steps = 2 if arguments.quick else None
             started = time.process_time()
             result = run_experiment(part, seed=seed, num_steps=steps)
-            runs[str(seed)] = summary(result, time.process_time() - started)
+            run = summary(result, time.process_time() - started)
             print(f"{part}, meta-seed {seed}\n{result.table()}\n", flush=True)
-            if not arguments.quick and seed == arguments.seeds[0]:
-                runs[str(seed)]["picture"] = draw(RESULTS, part, result)
-            keep(part)
+            if not arguments.quick:
+                run["picture"] = draw(RESULTS, part, result) if number == 0 else None
+                keep(part, str(seed), run)
+
+
+def keep(part: str, name: str, run: Mapping[str, Any]) -> None:
+    """Write one run beside those that are there already."""
+    path = RESULTS / "meta_learning.json"
+    report = json.loads(path.read_text()) if path.exists() else {"parts": {}, "about": {}}
+    report["parts"].setdefault(part, {})[name] = run
+    report["about"][part] = (
+        f"{jax.devices()[0].device_kind} ({platform.machine()}), jax {jax.__version__}, "
+        f"{datetime.date.today().isoformat()}"
+    )
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "meta_learning.md").write_text(document(report))
 
 
 def summary(result: ExperimentResult, cpu_seconds: float) -> dict[str, Any]:
@@ -120,12 +118,13 @@ def document(report: Mapping[str, Any]) -> str:
     lines = ["# Learned update rules", ""]
     lines += ["Written by `benchmarks/meta_learning.py`, which says what is measured."]
     for part in EXPERIMENTS:
-        if part in report["experiments"]:
+        if part in report["parts"]:
             about = f"{EXPERIMENTS[part]().about} ({report['about'][part]})"
             lines += ["", f"## {part}", "", about[0].upper() + about[1:] + "."]
-            lines += experiment_lines(report["experiments"][part])
-    if "cost" in report:
-        lines += ["", f"## cost ({report['about']['cost']})", "", costs_table(report["cost"])]
+            lines += experiment_lines(report["parts"][part])
+    if "cost" in report["parts"]:
+        found = report["parts"]["cost"]["all"]
+        lines += ["", f"## cost ({report['about']['cost']})", "", costs_table(found)]
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,8 @@ def learn_rule(arguments: Meta) -> int:
     Raises:
         BadInput: no such experiment, a number below one, or a folder of another run.
     """
+    import numpy as np
+
     from jaxrl.meta import Card, save
     from jaxrl.meta.experiments import EXPERIMENTS, run_experiment
     from jaxrl.training.checkpoint import Checkpoints
@@ -62,8 +64,11 @@ def learn_rule(arguments: Meta) -> int:
             },
         )
         save(found.agent, folder / f"{part}.rule", card=card, overwrite=True)
-    table = result.table()
+    table, written = result.table(), ["result.md", *(f"{part}.rule" for part in result.fits)]
     (folder / "result.md").write_text(table + "\n")
+    if result.curves:
+        np.savez_compressed(folder / "curves.npz", **result.curves)
+        written.append("curves.npz")
     say(console, table)
-    say(console, f"written: {folder}/result.md and {', '.join(f'{p}.rule' for p in result.fits)}")
+    say(console, f"written to {folder}: {', '.join(written)}")
     return 130 if any(found.interrupted for found in result.fits.values()) else 0

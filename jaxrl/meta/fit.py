@@ -16,6 +16,7 @@ from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.meta.lifetimes import Lifetime, live, num_updates_of
 from jaxrl.meta.tasks import TaskDistribution
 from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training.lanes import strong_floats
 from jaxrl.training.memory import available_bytes, gigabytes, tree_bytes, working_bytes
 
 
@@ -100,7 +101,9 @@ def fit(
             f"num_steps={num_steps}, chunk_steps={chunk_steps} and evaluate_every="
             f"{evaluate_every} must all be at least 1."
         )
-    state, done = jax.jit(outer.init)(key), 0
+    outer = strong_floats(outer)  # a number changed later finds the same programs
+    jax.eval_shape(outer.init, key)  # refuses settings out of range while they are known
+    state, done = _begin(outer, key), 0
     if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
         done, state, _ = found
     evaluate = None if held_out is None else partial(lives_of, key, outer.agent, held_out)
@@ -135,6 +138,11 @@ def fit(
         held_out=_looks(looks),
         interrupted=interrupted,
     )
+
+
+@jax.jit
+def _begin(outer: Any, key: Key) -> PyTree:
+    return outer.init(key)
 
 
 @partial(jax.jit, static_argnums=2)

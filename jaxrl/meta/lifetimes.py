@@ -13,6 +13,7 @@ from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, Key
 from jaxrl.meta.lives import Life, start_life, step_life
 from jaxrl.meta.tasks import Task
+from jaxrl.training.loop import Tally, TrainState
 
 
 @struct.dataclass
@@ -56,20 +57,39 @@ def live(
     life = start_life(key, agent, task)
     per_update = agent.num_envs * agent.rollout_length
     steps = jnp.minimum(life.total_steps, float(num_updates * per_update))
+
+    def update(life: Life, _: None) -> tuple[Life, Array]:
+        after, tally = step_life(agent, life)
+        return after, earnings(life.train, after.train, tally)
+
+    life, rows = jax.lax.scan(update, life, None, num_updates)
+    return lifetime_of(rows, life, steps, per_update, last_part)
+
+
+def earnings(before: TrainState, after: TrainState, tally: Tally) -> Array:
+    """Episodes that ended in an update, their returns, and all reward of its rollout, `[3]`."""
+    episodes = tally.episodes
+    under_way = [jnp.sum(train.rollout.episode_return) for train in (before, after)]
+    earned = episodes.episode_return + under_way[1] - under_way[0]
+    return jnp.stack([episodes.num_episodes, episodes.episode_return, earned])
+
+
+def lifetime_of(
+    rows: Array, life: Life, steps: Array, per_update: int, last_part: float
+) -> Lifetime:
+    """What a life earned, from the `earnings` of its updates, `[N, 3]`, 0 after its end.
+
+    Args:
+        rows: of updates 0 to N - 1.
+        life: as it ended.
+        steps: that it was given, `[]`.
+        per_update: environment steps of an update.
+        last_part: share of the life that counts as its end.
+    """
     num_lived = jnp.ceil(steps / per_update)
     late_from = num_lived - jnp.maximum(jnp.round(last_part * num_lived), 1.0)
-
-    def update(carry: tuple, index: Array) -> tuple[tuple, None]:
-        life, sums, rewards = carry
-        after, tally = step_life(agent, life)
-        episodes = tally.episodes
-        earned = episodes.episode_return + _running(after) - _running(life)
-        row = jnp.stack([episodes.num_episodes, episodes.episode_return, earned])
-        late = jnp.where(index >= late_from, row, 0.0)
-        return (after, sums + row, rewards + late), None
-
-    nothing = jnp.zeros(3)
-    (life, whole, late), _ = jax.lax.scan(update, (life, nothing, nothing), jnp.arange(num_updates))
+    is_late = jnp.arange(len(rows)) >= late_from
+    whole, late = jnp.sum(rows, axis=0), jnp.sum(jnp.where(is_late[:, None], rows, 0.0), axis=0)
     return Lifetime(
         final_return=_ratio(late[1], late[0]),
         lifetime_return=_ratio(whole[1], whole[0]),
@@ -77,11 +97,6 @@ def live(
         lifetime_rate=whole[2] / (num_lived * per_update),
         life=life,
     )
-
-
-def _running(life: Life) -> Array:
-    """The reward so far of the episodes under way, `[]`."""
-    return jnp.sum(life.train.rollout.episode_return)
 
 
 def _ratio(total: Array, count: Any) -> Array:

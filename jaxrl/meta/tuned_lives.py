@@ -19,7 +19,7 @@ from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
 from jaxrl.meta.compare import Comparison, Contender
 from jaxrl.meta.fit import HeldOut
 from jaxrl.meta.inner import collect, differentiable_iteration, relive
-from jaxrl.meta.lifetimes import Lifetime, num_updates_of
+from jaxrl.meta.lifetimes import Lifetime, earnings, lifetime_of, num_updates_of
 from jaxrl.meta.lives import Life, start_life
 from jaxrl.meta.objectives import Bootstrap, Objective, PolicyReturn
 from jaxrl.meta.outer_critic import CriticState, OuterCritic
@@ -91,9 +91,7 @@ class SelfTuning:
         def update(by: Any, train: TrainState) -> tuple[TrainState, tuple, Transition]:
             over = life.replace(train=train).is_over(agent)
             after, data, tally = differentiable_iteration(by, env, train)
-            episodes = tally.episodes
-            earned = episodes.episode_return + _running(after) - _running(train)
-            row = jnp.stack([episodes.num_episodes, episodes.episode_return, earned])
+            row = earnings(train, after, tally)
             return select(over, train, after), jnp.where(over, 0.0, row), data
 
         def learn(carry: tuple, first: Array) -> tuple[tuple, tuple]:
@@ -202,20 +200,8 @@ def live_tuned(
     begun = (life, critic, rule_params, learner.optimiser.init(rule_params))
     (life, *_), (rows, watched) = jax.lax.scan(step, begun, jnp.arange(num_steps))
 
-    num_lived = jnp.ceil(steps / per_update)
-    late_from = num_lived - jnp.maximum(jnp.round(last_part * num_lived), 1.0)
-    flat = rows.reshape(-1, 3)
-    whole = jnp.sum(flat, axis=0)
-    is_late = jnp.arange(len(flat)) >= late_from
-    late = jnp.sum(jnp.where(is_late[:, None], flat, 0.0), axis=0)
     return TunedLife(
-        lifetime=Lifetime(
-            final_return=_ratio(late[1], late[0]),
-            lifetime_return=_ratio(whole[1], whole[0]),
-            final_rate=late[2] / ((num_lived - late_from) * per_update),
-            lifetime_rate=whole[2] / (num_lived * per_update),
-            life=life,
-        ),
+        lifetime=lifetime_of(rows.reshape(-1, 3), life, steps, per_update, last_part),
         watched=watched,
         rates=jnp.sum(rows[..., 2], axis=1) / (learner.updates_per_step * per_update),
     )
@@ -286,12 +272,3 @@ def beside(
         nothing = np.full((1, 0), np.nan)
         contenders[name] = Contender(learner.tuned.agent, {}, ({},), nothing, scores, ())
     return dataclasses.replace(comparison, contenders=contenders)
-
-
-def _running(train: TrainState) -> Array:
-    """The reward so far of the episodes under way, `[]`."""
-    return jnp.sum(train.rollout.episode_return)
-
-
-def _ratio(total: Array, count: Any) -> Array:
-    return jnp.where(count > 0, total / jnp.maximum(count, 1.0), jnp.nan)

@@ -61,7 +61,7 @@ def test_every_named_experiment_can_be_laid_out(name):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["lgp"], "unknown experiment 'lgp'; did you mean lpg or lpo?"),
+        (["timd"], "unknown experiment 'timd'; did you mean timed?"),
         (["lpg", "--num-steps", "0"], "--num-steps 0 must be at least 1"),
     ],
 )
@@ -99,3 +99,27 @@ def test_a_rule_is_learned_saved_and_gone_on_with(capsys, tmp_path, monkeypatch)
     assert float(late.optimiser.learning_rate) != float(early.optimiser.learning_rate)
     assert main(["meta", "tiny", "--seed", "4", "--run-dir", str(folder)]) == 2
     assert json.dumps({"experiment": "tiny", "seed": 3}) in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_learners_that_tune_themselves_leave_a_table_and_their_curves(
+    capsys, tmp_path, monkeypatch
+):
+    agent = table_agent(num_envs=2, rollout_length=5)
+    learner = meta.SelfTuning(meta.tuned(agent, ["learning_rate"]), num_updates=2)
+    tiny = LifelongExperiment(
+        about="a rate, on bandits",
+        learners=lambda seed: {"tuned": learner},
+        baselines={"untuned": agent},
+        tune={},
+        held_out=lambda count: meta.HeldOut(meta.RandomBandits(1e3, num_arms=3), 10.0 * count, 3),
+        num_steps=6,
+        measures=("lifetime_rate",),
+    )
+    monkeypatch.setitem(EXPERIMENTS, "tiny", lambda: tiny)
+    assert main(["meta", "tiny", "--run-dir", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "| untuned | as given |" in said and "| tuned | as given |" in said
+    curves = np.load(tmp_path / "run" / "curves.npz")
+    assert curves["tuned/steps"].tolist() == [20, 40, 60]
+    assert curves["tuned/optimiser.learning_rate"].shape == (3, 3)

@@ -20,32 +20,32 @@ def learned_policy_gradient() -> Experiment:
 
     Source: Oh et al. 2020, Discovering reinforcement learning algorithms.
     """
-    updates = 300
+    updates = 150
     steps = float(table_agent().num_envs * table_agent().rollout_length * updates)
 
     def learn(seed: int) -> OuterLoop:
-        rule = lpg(jax.random.key(seed), num_hidden=32, num_predictions=8)
+        rule = lpg(jax.random.key(seed), num_hidden=16, num_predictions=8)
         return MetaGradient(
             tuned(table_agent(rule, normalise_advantages=False)),
             RandomGrids(total_steps=steps),
             objective=PolicyReturn(entropy_weight=0.01),
-            optimiser=Optimiser(learning_rate=LinearSteps(3e-3, 3e-4, 420.0), max_grad_norm=1.0),
-            num_lives=32,
-            num_updates=10,
+            optimiser=Optimiser(learning_rate=LinearSteps(5e-3, 5e-4, 280.0), max_grad_norm=1.0),
+            num_lives=16,
+            num_updates=8,
         )
 
     larger = RandomGrids(total_steps=steps, height=8, width=8)
     return Experiment(
         about="learned policy gradient, by meta-gradients from random weights, on random grids",
         learned={"lpg": learn},
-        num_steps=420,
+        num_steps=280,
         held_out={
             "grids of the law of training": HeldOut(RandomGrids(total_steps=steps), steps, 256),
             "larger grids": HeldOut(larger, steps, 64),
         },
         baselines={"a2c": table_agent()},
         tune={
-            "optimiser.learning_rate": [0.03, 0.06, 0.1],
+            "optimiser.learning_rate": [0.03, 0.06, 0.1, 0.15],
             "rule.entropy_weight": [0.001, 0.003, 0.01, 0.03],
         },
         num_tuning_lives=64,
