@@ -11,17 +11,18 @@ from jaxrl.agents.checks import (
     check_minibatches,
 )
 from jaxrl.agents.durations import check_durations
-from jaxrl.agents.exploration import epsilon_greedy
+from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
 from jaxrl.agents.minibatches import shuffled
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, Improvement
 from jaxrl.core.schedules import Linear, Schedule, value_at, values_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks import NetworkSettings, QNetwork
+from jaxrl.networks import CategoricalPolicy, NetworkSettings, QNetwork
 from jaxrl.operators import Greedy
 from jaxrl.returns import lambda_returns
+from jaxrl.rules import ReactiveExploration
 
 
 @struct.dataclass
@@ -31,6 +32,8 @@ class ParallelQState:
     params: PyTree
     optimiser: PyTree
     progress: Progress
+    recent: PyTree  # mean rewards [N] that the exploration answers to; () when it does not
+    exploration: Array  # [] probability of a uniform action, as of the last update
     model: QNetwork = struct.field(pytree_node=False)
 
 
@@ -42,6 +45,11 @@ class ParallelQAgent:
     of the true successor; lambda_t = 0 at truncations. Layer normalisation stands in for the lagged
     copy.
 
+    Outer loops take it as a learner: `exploration` may be a `ReactiveExploration`, whose weights a
+    `Bootstrap` whose `plain` is this agent with little exploration can learn. The law that acts is
+    flat in the parameters, so that gradients of other numbers pass through `values_of` alone
+    (`Bootstrap.value_weight`).
+
     Source: Gallici et al. 2025, Simplifying deep temporal difference learning, algorithm 1.
     """
 
@@ -51,14 +59,14 @@ class ParallelQAgent:
             hidden_sizes=(128, 128), activation="relu", layer_norm=True
         )
     )
-    optimiser: Optimiser = struct.field(
+    optimiser: GradientStep = struct.field(
         default_factory=lambda: Optimiser(
             learning_rate=Linear(1e-3, 1e-5), max_grad_norm=10.0, epsilon=1e-8
         )
     )
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     lambda_: float = setting(0.95, "trace decay of the returns", low=0.0, high=1.0)
-    exploration: float | Schedule = setting(
+    exploration: float | Schedule | ReactiveExploration = setting(
         Linear(1.0, 0.05, end=0.3), "probability of a uniform action", low=0.0, high=1.0
     )
     num_envs: int = setting(32, "environments stepped side by side", low=1)
@@ -90,8 +98,16 @@ class ParallelQAgent:
         model = QNetwork(torso, env.action_space.num_values)
         _, observation = env.reset(reset_key)
         params = model.init(params_key, jax.tree.map(lambda leaf: leaf[None], observation))
+        progress, recent = Progress.start(total_steps), ()
+        if isinstance(self.exploration, ReactiveExploration):
+            recent = self.exploration.init()
         return ParallelQState(
-            params, self.optimiser.init(params), Progress.start(total_steps), model
+            params=params,
+            optimiser=self.optimiser.init(params),
+            progress=progress,
+            recent=recent,
+            exploration=self._exploration(progress, recent),
+            model=model,
         )
 
     def initial_memory(self, num_envs: int) -> tuple:
@@ -110,17 +126,39 @@ class ParallelQAgent:
         q_values = state.model.apply(state.params, observation)
         if not explore:
             return jnp.argmax(q_values, axis=-1).astype(jnp.int32), {}
-        return epsilon_greedy(key, q_values, value_at(self.exploration, state.progress)), {}
+        return epsilon_greedy(key, q_values, self._exploration(state.progress, state.recent)), {}
+
+    def _exploration(self, progress: Progress, recent: PyTree) -> Array:
+        """Probability of a uniform action, `[]`."""
+        if isinstance(self.exploration, ReactiveExploration):
+            return self.exploration(recent)
+        return jnp.asarray(value_at(self.exploration, progress), float)
+
+    def policy_of(self, state: ParallelQState, trajectory: Transition) -> CategoricalPolicy:
+        """The epsilon-greedy law at each step of `trajectory[T, B]`, under `state`.
+
+        It explores as the agent did that `state` comes from, which may be another one: the target
+        of a `Bootstrap` explores as its plain agent does.
+        """
+        q_values = state.model.apply(state.params, trajectory.observation)
+        return epsilon_greedy_law(q_values, state.exploration)
+
+    def values_of(self, state: ParallelQState, trajectory: Transition) -> Array:
+        """The improvement's values at each step of `trajectory[T, B]`, under `state` [return]."""
+        return self._value(state, state.model.apply(state.params, trajectory.observation))
+
+    def _value(self, state: ParallelQState, q_values: Array) -> Array:
+        """`q_values[T, B, A]` -> `[T, B]` [return]."""
+        improvement = values_at(self.improvement, state.progress)
+        probs, bonus = jax.vmap(jax.vmap(improvement))(q_values)
+        return jnp.sum(probs * (q_values + bonus), axis=-1)
 
     def update(
         self, key: Key, state: ParallelQState, trajectory: Transition
     ) -> tuple[ParallelQState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
         model = state.model
-        next_q = model.apply(state.params, trajectory.next_observation)
-        improvement = values_at(self.improvement, state.progress)
-        probs, bonus = jax.vmap(jax.vmap(improvement))(next_q)
-        next_value = jnp.sum(probs * (next_q + bonus), axis=-1)
+        next_value = self._value(state, model.apply(state.params, trajectory.next_observation))
         trace = self.lambda_ * (1.0 - trajectory.truncated)
         target = lambda_returns(trajectory.reward, trajectory.discount, next_value, trace)
         data = (trajectory.observation, trajectory.action, target)
@@ -150,7 +188,14 @@ class ParallelQAgent:
             epoch, learner, jax.random.split(key, self.num_epochs)
         )
         loss, q_value = jnp.mean(logs, axis=(0, 1))
+        progress, recent = state.progress.advance(size), state.recent
+        if isinstance(self.exploration, ReactiveExploration):
+            recent = self.exploration.remember(recent, trajectory.reward)
         state = state.replace(
-            params=params, optimiser=optimiser, progress=state.progress.advance(size)
+            params=params,
+            optimiser=optimiser,
+            progress=progress,
+            recent=recent,
+            exploration=self._exploration(progress, recent),
         )
         return state, {"loss": loss, "q_value": q_value}

@@ -61,6 +61,7 @@ class FitResult:
     state: PyTree
     metrics: dict[str, np.ndarray]  # [steps] each, from the first step of this call on
     held_out: dict[str, np.ndarray]  # `step [E]`; `final_return`, ... `[E, num_lives]`
+    held_out_key: Key  # of those lives: `evaluate_rule` puts any agent into them
     interrupted: bool
 
 
@@ -106,7 +107,8 @@ def fit(
     state, done = _begin(outer, key), 0
     if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
         done, state, _ = found
-    evaluate = None if held_out is None else partial(lives_of, key, outer.agent, held_out)
+    held_out_key = jax.random.fold_in(key, 0x7E57)
+    evaluate = None if held_out is None else partial(lives_of, held_out_key, outer.agent, held_out)
     looks: dict[int, Lifetime] = {}
     if evaluate is not None:
         looks[done] = evaluate(state)
@@ -136,6 +138,7 @@ def fit(
         if history
         else {},
         held_out=_looks(looks),
+        held_out_key=held_out_key,
         interrupted=interrupted,
     )
 
@@ -157,7 +160,7 @@ def _chunk(outer: Any, state: PyTree, length: int) -> tuple[PyTree, dict[str, Ar
 
 def lives_of(key: Key, agent_of: Callable, held_out: HeldOut, state: PyTree) -> Lifetime:
     """The held-out lives of the agent under an outer state, `[num_lives]`."""
-    return evaluate_rule(jax.random.fold_in(key, 0x7E57), agent_of(state), held_out)
+    return evaluate_rule(key, agent_of(state), held_out)
 
 
 def evaluate_rule(key: Key, agent: Agent, held_out: HeldOut) -> Lifetime:

@@ -130,7 +130,8 @@ class MetaGradient:
         if getattr(self.tuned.agent, "policy_of", None) is None:
             raise ValueError(
                 f"{type(self.tuned.agent).__name__} has no policy_of(state, trajectory), which the "
-                "outer objective needs: use an ActorCriticAgent, or search with Evolution."
+                "outer objective needs: use an ActorCriticAgent or ParallelQAgent, or search with "
+                "Evolution."
             )
         life_key, end_key = jax.random.split(key)
         rule_params = self.tuned.init()

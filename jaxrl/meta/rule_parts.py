@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrl.functionals as functionals
+import jaxrl.operators as operators
 import jaxrl.rules as rules
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.learned_optimiser import LearnedOptimiser
 from jaxrl.agents.optimiser import GradientDescent, Optimiser, RMSProp
+from jaxrl.agents.parallel_q import ParallelQAgent
 from jaxrl.core.ranges import Range
-from jaxrl.core.schedules import Cosine, Exponential, Linear, LinearSteps
+from jaxrl.core.schedules import Cosine, Exponential, LifetimeCurve, Linear, LinearSteps
 from jaxrl.core.settings import near_names
 from jaxrl.meta.distil import SparseDrift
 from jaxrl.meta.tuned import Tuned
@@ -49,13 +51,13 @@ def known_parts(extra: Iterable[type] = ()) -> dict[str, type]:
     """
     found = {
         name: part
-        for module in (rules, functionals)
+        for module in (rules, functionals, operators)
         for name, part in vars(module).items()
         if isinstance(part, type) and dataclasses.is_dataclass(part)
     }
-    listed = (Cosine, Exponential, Linear, LinearSteps, Range, Tuned, SparseDrift)
+    listed = (Cosine, Exponential, LifetimeCurve, Linear, LinearSteps, Range, Tuned, SparseDrift)
     listed += (Optimiser, GradientDescent, RMSProp, LearnedOptimiser)
-    listed += (ActorCriticAgent, NetworkSettings)
+    listed += (ActorCriticAgent, ParallelQAgent, NetworkSettings)
     found |= {part.__name__: part for part in listed}
     for part in extra:
         if not (isinstance(part, type) and dataclasses.is_dataclass(part)):

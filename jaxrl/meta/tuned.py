@@ -62,7 +62,7 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = ()) -> Tuned:
         agent: with the numbers to start from.
         free: settings by dotted path or by unique last part (`discount`, `rule.lambda_`,
             `optimiser.learning_rate`), or paths of learned weights (`rule.weights`). Without any,
-            what the agent's rule and optimiser declare as `learned`.
+            what the agent's rule, optimiser and exploration declare as `learned`.
 
     Raises:
         KeyError: no such number; the message lists near names.
@@ -148,7 +148,7 @@ def _moves(span: Range, value: Array) -> bool:
 def _learned(agent: Agent) -> list[str]:
     return [
         f"{part}.{name}"
-        for part in ("rule", "optimiser")
+        for part in ("rule", "optimiser", "exploration")
         for name in getattr(getattr(agent, part, None), "learned", ())
     ]
 

@@ -170,7 +170,7 @@ def live_tuned(
     if getattr(agent, "policy_of", None) is None:
         raise ValueError(
             f"{type(agent).__name__} has no policy_of(state, trajectory), which the outer "
-            "objective needs: use an ActorCriticAgent."
+            "objective needs: use an ActorCriticAgent or a ParallelQAgent."
         )
     life = start_life(key, agent, task)
     per_update = agent.num_envs * agent.rollout_length

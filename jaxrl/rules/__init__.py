@@ -21,6 +21,7 @@ from jaxrl.rules.learned_policy_gradient import (
 )
 from jaxrl.rules.learned_reward import (
     FunctionReward as FunctionReward,
+    HintedReward as HintedReward,
     NetworkReward as NetworkReward,
     WithReward as WithReward,
     with_reward as with_reward,
@@ -34,5 +35,9 @@ from jaxrl.rules.proximal import ProximalPolicy as ProximalPolicy
 from jaxrl.rules.reactive_entropy import (
     ReactiveEntropy as ReactiveEntropy,
     reactive_entropy as reactive_entropy,
+)
+from jaxrl.rules.reactive_exploration import (
+    ReactiveExploration as ReactiveExploration,
+    reactive_exploration as reactive_exploration,
 )
 from jaxrl.rules.static_risk import StaticRiskGradient as StaticRiskGradient

@@ -50,9 +50,9 @@ class NetworkReward:
         num_observations: values of a discrete observation, else 0.
         num_actions: values of a discrete action, else 0.
 
-    Source: Gupta et al. 2023, Behavior alignment via reward function optimization: a blend with
-    learned factors of primary and auxiliary reward; its form, and whether factors see the action,
-    to confirm. Here the auxiliary reward is the network's bonus.
+    Source: Gupta et al. 2023, Behavior alignment via reward function optimization: a blend of
+    primary and auxiliary reward (`HintedReward` has the auxiliary one); its form, and whether the
+    factors see step and action, to confirm.
     """
 
     weights: dict[str, Array]
@@ -71,6 +71,47 @@ class NetworkReward:
         units = jnp.tanh(features @ weights["hidden"] + weights["hidden_bias"])
         said = units @ weights["outputs"] + weights["outputs_bias"]
         return said[..., 0] + said[..., 1] * reward
+
+
+@struct.dataclass
+class HintedReward:
+    """Another reward and a designer's hint, which an outer loop can unlearn where it misleads.
+
+        r_phi(s, a, r) = reward(s, a, r) + hint_factor hint(s, a)
+
+    With a `NetworkReward` that is a learned function, and learned factors of the primary reward
+    and of the auxiliary one. Factor 0 leaves the hint out.
+
+    Attributes:
+        reward: the rest of the blend.
+        hint: `observation[..., *], action[..., *] -> [...]` [return], over any leading axes; a
+            struct with `__call__` where the rule is to be saved.
+        hint_factor: of the hint, learned [1].
+
+    Source: Gupta et al. 2023, Behavior alignment via reward function optimization (that primary
+    and auxiliary reward are blended is theirs; whether this factor is one number, and where it
+    starts, to confirm).
+
+    Example:
+        >>> paid = HintedReward(FunctionReward(lambda s, a, r: r), lambda s, a: s + a, 0.5)
+        >>> float(paid(jnp.array(2.0), jnp.array(1.0), jnp.array(10.0))), paid.learned
+        (11.5, ('hint_factor',))
+    """
+
+    reward: Reward
+    hint: Callable[[PyTree, Array], Array] = struct.field(pytree_node=False)
+    hint_factor: float = setting(1.0, "factor of the designer's hint")
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """What is learned of the other reward, by dotted path, and the factor."""
+        names = getattr(self.reward, "learned", ())
+        return (*(f"reward.{name}" for name in names), "hint_factor")
+
+    def __call__(self, observation: PyTree, action: Array, reward: Array) -> Array:
+        """-> `[...]` [return]."""
+        paid = self.reward(observation, action, reward)
+        return paid + self.hint_factor * self.hint(observation, action)
 
 
 @struct.dataclass
@@ -154,6 +195,7 @@ def with_reward(
     action_space: Space | None = None,
     num_hidden: int = 32,
     scale: float = 0.01,
+    hint: Callable[[PyTree, Array], Array] | None = None,
 ) -> WithReward:
     """`rule` under a learned reward with random weights, or under any function of a step.
 
@@ -165,6 +207,8 @@ def with_reward(
         num_hidden: width of the network's tanh layer.
         scale: of its output weights; 0 starts at the environment's reward, without a gradient for
             the first layer.
+        hint: a designer's auxiliary reward, `(observation, action) -> []` over any leading axes,
+            added with a learned factor that starts at 1 (`HintedReward`).
 
     Raises:
         ValueError: a learned reward without spaces, or with spaces that no network takes.
@@ -178,7 +222,19 @@ def with_reward(
         (('reward.weights',), (7, 4))
     """
     if callable(source):
-        return WithReward(rule, FunctionReward(source))
+        reward: Reward = FunctionReward(source)
+    else:
+        reward = _network_reward(source, observation_space, action_space, num_hidden, scale)
+    return WithReward(rule, reward if hint is None else HintedReward(reward, hint))
+
+
+def _network_reward(
+    key: Key,
+    observation_space: Space | None,
+    action_space: Space | None,
+    num_hidden: int,
+    scale: float,
+) -> NetworkReward:
     sizes, counts = [], []
     for name, space in (("observation_space", observation_space), ("action_space", action_space)):
         if not isinstance(space, (Box, Discrete)):
@@ -189,10 +245,10 @@ def with_reward(
         counts.append(space.num_values if isinstance(space, Discrete) else 0)
         sizes.append(counts[-1] if isinstance(space, Discrete) else math.prod(space.shape))
     num_features = sum(sizes)
-    weights = random_weights(source, hidden=(num_features, num_hidden), outputs=(num_hidden, 2))
+    weights = random_weights(key, hidden=(num_features, num_hidden), outputs=(num_hidden, 2))
     weights["outputs"] = scale * weights["outputs"]
     weights |= {"hidden_bias": jnp.zeros(num_hidden), "outputs_bias": jnp.array([0.0, 1.0])}
-    return WithReward(rule, NetworkReward(weights, *counts))
+    return NetworkReward(weights, *counts)
 
 
 def _flat(leaf: PyTree, num_values: int, lead: tuple[int, ...]) -> Array:

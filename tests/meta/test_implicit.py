@@ -12,13 +12,12 @@ from scipy.optimize import minimize, root
 
 from jaxrl import a2c, meta
 from jaxrl.agents.optimiser import GradientDescent, Optimiser
-from jaxrl.core import struct
 from jaxrl.core.mdp import tabular_mdp
 from jaxrl.core.types import Transition
 from jaxrl.envs import TabularEnv, garnet
 from jaxrl.meta.lives import start_life
 from jaxrl.networks import NetworkSettings
-from jaxrl.rules import AdvantageActorCritic, WithReward
+from jaxrl.rules import AdvantageActorCritic, with_reward
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -261,28 +260,36 @@ def test_the_training_gradient_is_the_agents_and_moves_as_training_does(learner)
 # ---- learned rewards -----------------------------------------------------------------------------
 
 
-@struct.dataclass
-class Blend:
-    """The environment's reward and a designer's hint, each with a learned weight."""
+HINT = np.array([[1.0, -0.5], [-1.0, 0.5], [0.0, 0.0]])
 
-    hint: jax.Array  # [S, A] [return]
-    primary_weight: float = 1.0
-    hint_weight: float = 1.0
 
-    def __call__(self, observation, action, reward):
-        return self.primary_weight * reward + self.hint_weight * self.hint[observation, action]
+def primary(observation, action, reward):
+    return reward
+
+
+def odd_cells(observation, action):
+    return jnp.asarray(HINT, jnp.float32)[observation, action]
+
+
+def left_wall(observation, action):
+    return 0.3 * ((observation == 0) & (action == 0))
+
+
+def blend(rule, hint, hint_factor):
+    rule = with_reward(rule, primary, hint=hint)
+    return rule.replace(reward=rule.reward.replace(hint_factor=hint_factor))
 
 
 @pytest.mark.slow
 def test_the_full_gradient_is_the_slope_of_trained_returns_and_that_on_fixed_data_is_not():
     """The end of training is solved for on all sequences; the library sees each as often as it
     happens there, in 1000 episodes."""
-    hint, entropy_weight, weight = np.array([[1.0, -0.5], [-1.0, 0.5], [0.0, 0.0]]), 1.0, 0.8
-    actions, states, primary, last = every_sequence()
+    entropy_weight, weight = 1.0, 0.8
+    actions, states, paid, last = every_sequence()
 
     def end_of_training(weight, guess):
         """Logits at which the expected gradient of the agent's loss is zero, by SciPy."""
-        reward = primary + weight * hint[states, actions]
+        reward = paid + weight * HINT[states, actions]
         ahead = np.cumsum(reward[:, ::-1], axis=1)[:, ::-1]
 
         def gradient(logits):
@@ -307,9 +314,7 @@ def test_the_full_gradient_is_the_slope_of_trained_returns_and_that_on_fixed_dat
     ends = [expected_return(end_of_training(weight + h, best)) for h in (1e-3, -1e-3)]
     slope = (ends[0] - ends[1]) / 2e-3
 
-    rule = WithReward(
-        AGENT.rule.replace(entropy_weight=entropy_weight), Blend(jnp.asarray(hint), 1.0, weight)
-    )
+    rule = blend(AGENT.rule.replace(entropy_weight=entropy_weight), odd_cells, weight)
     agent = AGENT.replace(rule=rule, num_envs=1000)
     start = jax.jit(lambda key: start_life(key, agent, meta.Task(ENV, jnp.float32(1e6))).train)
     train = flat_policy(start(KEY))
@@ -323,14 +328,14 @@ def test_the_full_gradient_is_the_slope_of_trained_returns_and_that_on_fixed_dat
     data = Transition(
         observation=jnp.asarray(states[rows].T),
         action=jnp.asarray(actions[rows].T),
-        reward=jnp.asarray(primary[rows].T, jnp.float32),
+        reward=jnp.asarray(paid[rows].T, jnp.float32),
         discount=jnp.asarray(1.0 - last[rows].T, jnp.float32),
         next_observation=jnp.asarray(actions[rows].T),
         terminated=jnp.asarray(last[rows].T, jnp.float32),
         truncated=jnp.zeros((3, rows.size), bool),
         extras={"log_prob": jnp.zeros((3, rows.size))},
     )
-    free = meta.tuned(agent, ["rule.reward.hint_weight"])
+    free = meta.tuned(agent, ["rule.reward.hint_factor"])
 
     @jax.jit
     def slopes(params):
@@ -353,7 +358,7 @@ def test_the_full_gradient_is_the_slope_of_trained_returns_and_that_on_fixed_dat
 
     full, fixed = slopes(params)
 
-    name = "rule.reward.hint_weight"
+    name = "rule.reward.hint_factor"
     assert float(full.residual) < 0.02
     np.testing.assert_allclose(full.gradient[name], slope, rtol=0.02)
     assert abs(float(fixed.gradient[name]) - slope) > 0.15 * abs(slope)
@@ -369,10 +374,9 @@ def corridor():
     return TabularEnv(mdp, time_limit=12.0)
 
 
-def hinted(hint_weight):
-    hint = jnp.zeros((5, 2)).at[0, 0].set(0.3)
+def hinted(hint_factor):
     return AGENT.replace(
-        rule=WithReward(AdvantageActorCritic(entropy_weight=0.03), Blend(hint, 1.0, hint_weight)),
+        rule=blend(AdvantageActorCritic(entropy_weight=0.03), left_wall, hint_factor),
         optimiser=Optimiser(learning_rate=0.05, max_grad_norm=None),
         num_envs=16,
         rollout_length=12,
@@ -391,7 +395,7 @@ def test_a_misleading_hint_is_unlearned_where_the_plain_sum_fails():
 
     assert returns_of(hinted(0.0)).min() > 0.95
     assert np.nanmean(returns_of(hinted(1.0))) < 0.2
-    names = ["rule.reward.primary_weight", "rule.reward.hint_weight", "discount"]
+    names = ["rule.reward.hint_factor", "discount"]
     outer = meta.MetaGradient(
         meta.tuned(hinted(1.0), names),
         tasks,
@@ -404,7 +408,7 @@ def test_a_misleading_hint_is_unlearned_where_the_plain_sum_fails():
     )
     found = meta.fit(KEY, outer, num_steps=60, chunk_steps=60)
     learned = outer.tuned.values(found.state.rule_params)
-    assert float(learned["rule.reward.hint_weight"]) < 0.5
+    assert float(learned["rule.reward.hint_factor"]) < 0.5
     assert float(learned["discount"]) != pytest.approx(0.9, abs=0.01)
     assert returns_of(found.agent).min() > 0.95
     assert np.all(found.metrics["nonfinite_fraction"] == 0.0)

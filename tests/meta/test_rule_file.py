@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import ppo, rules
+from jaxrl import a2c, ppo, pqn, rules
 from jaxrl.agents.learned_optimiser import learned_optimiser
 from jaxrl.agents.optimiser import GradientDescent
 from jaxrl.core import struct
 from jaxrl.core.schedules import Cosine, Exponential, Linear
 from jaxrl.core.spaces import Discrete
 from jaxrl.functionals import CVaR
-from jaxrl.meta import tuned
+from jaxrl.meta import timed, tuned
 from jaxrl.meta.distil import SparseDrift
 from jaxrl.meta.rule_file import Card, load, read_card, save
 from jaxrl.meta.rule_parts import RuleFileError
@@ -50,6 +50,8 @@ SAVED = {
     ),
     "no clipping": GradientDescent(learning_rate=Cosine(1.0), max_grad_norm=None),
     "optimiser": learned_optimiser(KEY, num_memory=2, num_hidden=2),
+    "timed": timed(a2c(), ["learning_rate"]).agent,
+    "q": pqn().replace(exploration=rules.reactive_exploration(KEY, num_hidden=2, num_recent=2)),
     "tuned": {"tuned": TUNED, "rule_params": TUNED.init()},
     "odd numbers": {
         "floats": (float("inf"), -float("inf"), -0.0, 5e-324, 1 / 3, 1e300),

@@ -103,13 +103,13 @@ def test_numbers_of_a_schedule_are_free_as_they_are():
 def test_a_timed_number_starts_as_its_constant_and_follows_its_slopes():
     rule = timed(a2c(), ["learning_rate", "entropy_weight"])
     params = rule.init()
-    life = Progress.start(1e5)
-    for progress in (life, life.advance(60_000)):
+    life = Progress.start(1e6)
+    for progress in (life, life.advance(600_000)):
         agent = values_at(rule.agent_of(params), progress)
         np.testing.assert_allclose(agent.optimiser.learning_rate, 1e-3, rtol=1e-5)
         np.testing.assert_allclose(agent.rule.entropy_weight, 0.01, rtol=1e-5)
     name = "optimiser.learning_rate.slopes"
     bent = rule.agent_of({**params, name: jnp.array([1.0, -3.0, 2.0, 4.0])})
-    rate = bent.optimiser.learning_rate(life.advance(50_000))
-    # s = 0.5, l = 0.5: the exponent is 0.5 - 0.75 + 1 + 1.
-    np.testing.assert_allclose(rate, 1e-3 * np.exp(1.75), rtol=1e-5)
+    rate = bent.optimiser.learning_rate(life.advance(500_000))
+    # s = 0.5, l = 1: the exponent is 0.5 - 0.75 + 2 + 2.
+    np.testing.assert_allclose(rate, 1e-3 * np.exp(3.75), rtol=1e-5)

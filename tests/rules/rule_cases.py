@@ -48,6 +48,7 @@ RULES = {
         ENV.action_space,
         num_hidden=3,
         scale=1.0,
+        hint=lambda observation, action: 0.3 * observation * action,
     ).replace(discount_factor=0.9),
 }
 OPTIMISERS = {

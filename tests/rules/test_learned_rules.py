@@ -205,6 +205,22 @@ def test_a_function_pays_and_a_factor_discounts_before_the_inner_rule():
     np.testing.assert_allclose(returns_of(rule, trajectory), returns_of(A2C, changed), rtol=1e-6)
 
 
+@pytest.mark.parametrize("source", ["function", "network"])
+def test_a_hint_is_added_with_a_factor_of_its_own(source):
+    """The rest of the reward is as it is without a hint."""
+    given = jax.random.key(0) if source == "network" else lambda o, a, r: 3.0 * r + a
+    spaces = (Discrete(5), Discrete(2))
+    step = (jnp.array([4, 0, 3]), jnp.array([1, 0, 0]), jnp.array([2.0, -1.0, 0.5]))
+    without = with_reward(A2C, given, *spaces).reward
+    rule = with_reward(A2C, given, *spaces, hint=lambda seen, action: 10.0 * seen + action)
+    for factor in (1.0, 0.25, 0.0):
+        paid = rule.reward.replace(hint_factor=factor) if factor < 1.0 else rule.reward
+        expected = np.asarray(without(*step)) + factor * np.array([41.0, 0.0, 30.0])
+        np.testing.assert_allclose(paid(*step), expected, rtol=1e-6)
+    weights = ("reward.reward.weights",) if source == "network" else ()
+    assert rule.learned == (*weights, "reward.hint_factor")
+
+
 BOX = Box(jnp.zeros(()), jnp.ones(()), (2, 3))
 SPACES = [(Discrete(5), Discrete(2)), (BOX, Discrete(2)), (BOX, Box(-1.0, 1.0, (2,)))]
 

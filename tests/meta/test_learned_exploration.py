@@ -1,0 +1,199 @@
+"""Exploration as something to learn: the law that is matched, its slopes, and where it goes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl import meta, pqn
+from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
+from jaxrl.agents.optimiser import GradientDescent, Optimiser
+from jaxrl.core.mdp import outcome_mdp
+from jaxrl.envs import TabularEnv
+from jaxrl.meta.inner import collect, differentiable_iteration
+from jaxrl.networks import NetworkSettings
+from jaxrl.rules import reactive_exploration
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(0)
+
+
+def arms(reward):
+    """A bandit of three arms, each of which pays one of two rewards `[3, 2]` by even odds."""
+    mdp = outcome_mdp(
+        np.full((1, 3, 2), 0.5), np.zeros((1, 3, 2), int), np.asarray(reward)[None], 0.0
+    )
+    return TabularEnv(mdp, time_limit=4.0)
+
+
+SETTLED = arms([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+NOISE = arms([[1.0, -1.0], [1.0, -1.0], [1.0, -1.0]])
+PLAIN = pqn().replace(
+    network=NetworkSettings(hidden_sizes=(), initialiser="lecun"),
+    optimiser=GradientDescent(learning_rate=1.0, max_grad_norm=None),
+    discount=0.0,
+    exploration=0.02,
+    num_envs=2,
+    rollout_length=6,
+    num_epochs=1,
+    num_minibatches=1,
+)
+AGENT = PLAIN.replace(exploration=reactive_exploration(KEY, num_hidden=6, num_recent=3))
+TUNED = meta.tuned(AGENT)
+
+
+# ---- the law -------------------------------------------------------------------------------------
+
+
+@jax.jit
+def frequencies(scores, epsilon):
+    drawn = epsilon_greedy(KEY, jnp.tile(scores, (40_000, 1)), epsilon)
+    law = epsilon_greedy_law(scores, epsilon)
+    return jnp.mean(jax.nn.one_hot(drawn, 3), axis=0), jnp.exp(law.log_probs()), law.entropy()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("scores", [[0.0, 2.0, 1.0], [1.0, 1.0, 0.0]], ids=["one best", "tie"])
+def test_the_law_is_that_of_the_actions_drawn(scores, epsilon):
+    drawn, probs, entropy = frequencies(jnp.asarray(scores), epsilon)
+    np.testing.assert_allclose(drawn, probs, atol=0.01)
+    np.testing.assert_allclose(np.sum(probs), 1.0, rtol=1e-6)
+    probs = np.asarray(probs, np.float64)
+    np.testing.assert_allclose(entropy, -np.sum(probs * np.log(probs)), rtol=1e-5, atol=1e-6)
+
+
+def test_laws_without_exploration_are_a_finite_divergence_apart():
+    one, other = (epsilon_greedy_law(jnp.array(q), 0.0) for q in ([1.0, 0.0], [0.0, 1.0]))
+    assert 1.0 < float(one.kl(other)) < np.inf and float(one.kl(one)) == 0.0
+
+
+# ---- exploration that answers to the rewards of late ---------------------------------------------
+
+
+def test_it_remembers_the_latest_rewards_first_and_answers_by_its_network():
+    exploration = AGENT.exploration
+    memory = exploration.init()
+    for reward in (1.0, 2.0, 3.0, 4.0):
+        memory = exploration.remember(memory, jnp.array([[reward - 1.0, reward + 1.0]]))
+    assert memory.tolist() == [4.0, 3.0, 2.0]
+    w = jax.tree.map(np.asarray, exploration.weights)
+    units = np.maximum(np.array([4.0, 3.0, 2.0]) @ w["hidden"] + w["bias"], 0.0)
+    share = 1.0 / (1.0 + np.exp(-(units @ w["output"] + w["shift"])))
+    np.testing.assert_allclose(exploration(memory), 0.01 + 0.98 * share, rtol=1e-5)
+    np.testing.assert_allclose(exploration(exploration.init()), 0.3, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [({"num_recent": 0}, "at least 1"), ({"start": 0.995}, "rise"), ({"lowest": -0.1}, "rise")],
+)
+def test_what_does_not_fit_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        reactive_exploration(KEY, **settings)
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    card = meta.Card("exploration that nothing was learned for")
+    found = meta.load(meta.save(AGENT.exploration, tmp_path / "a.rule", card=card))
+    memory = jnp.array([1.0, -2.0, 0.5])
+    assert float(found(memory)) == float(AGENT.exploration(memory))
+    assert found.num_recent == 3
+
+
+# ---- as a learner of an outer loop ---------------------------------------------------------------
+
+OBJECTIVE = meta.Bootstrap(PLAIN)
+CRITIC = meta.OuterCritic()
+
+
+def outcomes(rule_params):
+    """After three updates: how far from the target; the return climbed with exploration held;
+    the values. Again, to read them, with the exploration before, after, and of the target."""
+    agent = TUNED.agent_of(rule_params)
+    life = meta.start_life(KEY, AGENT, meta.Task(NOISE, jnp.float32(1e9)))
+    critic = CRITIC.init(KEY, NOISE)
+
+    def update(train, _):
+        return differentiable_iteration(agent, NOISE, train)[0], train.agent.exploration
+
+    train, explored = jax.lax.scan(update, life.train, None, 3)
+    data = collect(agent, NOISE, train)[1]
+    target = OBJECTIVE.target(agent, NOISE, train)
+    match = OBJECTIVE.match(agent, train, target, data)
+    still = train.agent.replace(exploration=jax.lax.stop_gradient(train.agent.exploration))
+    held = train.replace(agent=still)
+    climbed = meta.PolicyReturn().loss(agent, NOISE, held, data, CRITIC, critic)
+    values = jnp.mean(agent.values_of(train.agent, data))
+    found = jnp.stack([match, climbed, values])
+    return found, (found, explored[1], train.agent.exploration, target.agent.exploration)
+
+
+slopes_of = jax.jit(jax.jacrev(outcomes, has_aux=True))
+
+
+def test_the_match_has_a_slope_where_the_updates_have_none():
+    """In float64, by differences in a random direction of each of the weights."""
+    generator = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), TUNED.init())
+        slopes, (_, before, after, target) = slopes_of(start)
+        assert TUNED.names == ("exploration.weights",)
+        assert float(before) != float(after) and float(target) == pytest.approx(0.02)
+        for name, slope in slopes["exploration.weights"].items():
+            slope, leaf = np.asarray(slope), start["exploration.weights"][name]
+            assert np.all(slope[1:] == 0.0), name  # exploration only changes data
+            move = generator.normal(size=leaf.shape)
+
+            def moved(by, name=name, leaf=leaf, move=move):
+                weights = {**start["exploration.weights"], name: leaf + by * move}
+                return float(slopes_of({"exploration.weights": weights})[1][0][0])
+
+            found = (moved(1e-5) - moved(-1e-5)) / 2e-5
+            assert abs(found) > 1e-6, name
+            np.testing.assert_allclose(np.sum(slope[0] * move), found, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_network_that_is_constant_explores_as_the_number_does():
+    """The same actions, parameters and law."""
+    flat = AGENT.exploration.weights | {"output": jnp.zeros(6)}
+    agent = AGENT.replace(exploration=AGENT.exploration.replace(weights=flat))
+    task = meta.Task(NOISE, jnp.float32(1e9))
+    number = float(agent.exploration(agent.exploration.init()))
+
+    @jax.jit
+    def lived(agent):
+        life = meta.start_life(KEY, agent, task)
+        train, data, _ = differentiable_iteration(agent, NOISE, life.train)
+        return train.agent.params, data.action, agent.policy_of(train.agent, data).log_probs()
+
+    ours, theirs = lived(agent), lived(PLAIN.replace(exploration=number))
+    jax.tree.map(
+        lambda mine, other: np.testing.assert_allclose(mine, other, rtol=1e-6), ours, theirs
+    )
+
+
+@pytest.mark.slow
+def test_exploration_goes_where_greedy_actions_change():
+    """Down to the plain agent's where values are settled. Where rewards are noise the greedy
+    action is any of the three by even odds, and the best match of that is to be uniform."""
+    learner = meta.SelfTuning(
+        TUNED,
+        objective=meta.Bootstrap(PLAIN, num_further=1),
+        optimiser=Optimiser(learning_rate=0.05, max_grad_norm=None),
+        num_updates=1,
+    )
+
+    @jax.jit
+    @jax.vmap
+    def explored(env):
+        task = meta.Task(env, jnp.float32(1e9))
+        return meta.live_tuned(
+            KEY, learner, task, num_updates=400, watch=lambda agent, state: state.exploration
+        ).watched
+
+    settled, noisy = explored(jax.tree.map(lambda *leaves: jnp.stack(leaves), SETTLED, NOISE))
+    assert np.max(settled[-20:]) < 0.06 and np.min(noisy[-20:]) > 0.6
