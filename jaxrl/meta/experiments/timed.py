@@ -49,9 +49,9 @@ def timed_rates() -> Experiment:
         held_out={"mazes and lives of the law of training": HeldOut(tasks, longest, 2048)},
         baselines={"swept constants": agent},
         tune={
-            "optimiser.learning_rate": [0.03, 0.06, 0.1, 0.15, 0.2, 0.3],
-            "rule.entropy_weight": [0.001, 0.003, 0.01, 0.03],
+            "optimiser.learning_rate": [0.06, 0.1, 0.15, 0.2, 0.3],
+            "rule.entropy_weight": [0.003, 0.01, 0.03],
         },
-        num_tuning_lives=256,
+        num_tuning_lives=1024,
         measure="final_rate",
     )
