@@ -32,7 +32,7 @@ from meta_pictures import draw
 
 from jaxrl.core.estimates import Estimate
 from jaxrl.meta import Comparison
-from jaxrl.meta.experiments import EXPERIMENTS, ExperimentResult, run_experiment
+from jaxrl.meta.experiments import EXPERIMENTS, ExperimentResult, Run, run_experiment
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 NUM_SEEDS = 3
@@ -59,12 +59,12 @@ def main() -> None:
         for number, seed in enumerate(arguments.seeds[: 1 if arguments.quick else None]):
             steps = 2 if arguments.quick else None
             started = time.process_time()
-            result = run_experiment(part, seed=seed, num_steps=steps)
-            run = summary(result, time.process_time() - started)
+            result = run_experiment(part, Run(seed=seed, num_steps=steps))
+            kept = summary(result, time.process_time() - started)
             print(f"{part}, meta-seed {seed}\n{result.table()}\n", flush=True)
             if not arguments.quick:
-                run["picture"] = draw(RESULTS, part, result) if number == 0 else None
-                keep(part, str(seed), run)
+                kept["picture"] = draw(RESULTS, part, result) if number == 0 else None
+                keep(part, str(seed), kept)
 
 
 def keep(part: str, name: str, run: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ def learn_rule(arguments: Meta) -> int:
     import numpy as np
 
     from jaxrl.meta import Card, save
-    from jaxrl.meta.experiments import EXPERIMENTS, run_experiment
+    from jaxrl.meta.experiments import EXPERIMENTS, Run, run_experiment
     from jaxrl.training.checkpoint import Checkpoints
 
     name, seed, console = arguments.experiment, arguments.seed, make_console()
@@ -45,8 +45,7 @@ def learn_rule(arguments: Meta) -> int:
         say(console, f"{part} {step}: {shown}")
 
     with refusing(ValueError):
-        result = run_experiment(
-            name,
+        run = Run(
             seed=seed,
             num_steps=arguments.num_steps,
             checkpoints={
@@ -54,6 +53,7 @@ def learn_rule(arguments: Meta) -> int:
             },
             report=report,
         )
+        result = experiment.run(run)
     for part, found in result.fits.items():
         card = Card(
             f"{part}, learned by the experiment {name}",

@@ -14,6 +14,7 @@ import numpy as np
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core.protocols import Agent
+from jaxrl.core.types import Key
 from jaxrl.meta.compare import Comparison, Grid, compare
 from jaxrl.meta.fit import FitResult, HeldOut, OuterLoop, fit
 from jaxrl.networks import NetworkSettings
@@ -23,6 +24,40 @@ from jaxrl.training.checkpoint import Checkpoints
 Report = Callable[[str, int, Mapping[str, float]], None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How an experiment is run this time.
+
+    Attributes:
+        seed: meta-seed: of what is learned, the lives learned from, and the held-out ones.
+        num_steps: outer steps, instead of the experiment's own number.
+        checkpoints: where each outer loop saves, by the name of what it learns.
+        report: told what is learned, the outer steps done and their mean metrics.
+    """
+
+    seed: int = 0
+    num_steps: int | None = None
+    checkpoints: Mapping[str, Checkpoints] = dataclasses.field(default_factory=dict)
+    report: Report | None = None
+
+    @property
+    def comparison_key(self) -> Key:
+        """Of the lives that settings are chosen on, and of the held-out ones."""
+        return jax.random.fold_in(jax.random.key(2), self.seed)
+
+    def fitted(self, part: str, outer: OuterLoop, num_steps: int) -> tuple[FitResult, float]:
+        """What an outer loop learns, and the CPU seconds that it took."""
+        started = time.process_time()
+        found = fit(
+            jax.random.fold_in(jax.random.key(1), self.seed),
+            outer,
+            num_steps=self.num_steps or num_steps,
+            checkpoints=self.checkpoints.get(part),
+            report=None if self.report is None else partial(self.report, part),
+        )
+        return found, time.process_time() - started
+
+
 class Runnable(Protocol):
     """A named experiment."""
 
@@ -30,14 +65,7 @@ class Runnable(Protocol):
     learned: Any  # names of what is learned
     num_steps: int  # outer steps of each
 
-    def run(
-        self,
-        *,
-        seed: int,
-        num_steps: int | None = None,
-        checkpoints: Mapping[str, Checkpoints] | None = None,
-        report: Report | None = None,
-    ) -> ExperimentResult:
+    def run(self, run: Run) -> ExperimentResult:
         """Learn, then compare."""
         ...
 
@@ -86,38 +114,16 @@ class Experiment:
     num_tuning_lives: int = 128
     measure: str = "final_return"
 
-    def run(
-        self,
-        *,
-        seed: int,
-        num_steps: int | None = None,
-        checkpoints: Mapping[str, Checkpoints] | None = None,
-        report: Report | None = None,
-    ) -> ExperimentResult:
-        """Fit every outer loop, tune every baseline, and compare all on the same new lives.
-
-        Args:
-            seed: meta-seed: of the first weights, the lives learned from, and the held-out ones.
-            num_steps: outer steps, instead of the experiment's own number.
-            checkpoints: where each outer loop saves, by the name of what it learns.
-            report: told what is learned, the outer steps done and their mean metrics.
-        """
+    def run(self, run: Run) -> ExperimentResult:
+        """Fit every outer loop, tune every baseline, and compare all on the same new lives."""
         fits, seconds = {}, {}
         for part, make in self.learned.items():
-            started = time.process_time()
-            fits[part] = fit(
-                jax.random.fold_in(jax.random.key(1), seed),
-                make(seed),
-                num_steps=num_steps or self.num_steps,
-                checkpoints=(checkpoints or {}).get(part),
-                report=None if report is None else partial(report, part),
-            )
-            seconds[part] = time.process_time() - started
+            fits[part], seconds[part] = run.fitted(part, make(run.seed), self.num_steps)
         agents = {**self.baselines, **{part: found.agent for part, found in fits.items()}}
         tune = {part: self.tune for part in self.baselines}
         comparisons = {
             part: compare(
-                jax.random.fold_in(jax.random.key(2), seed),
+                run.comparison_key,
                 agents,
                 held_out,
                 tune=tune,

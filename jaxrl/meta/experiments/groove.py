@@ -11,7 +11,7 @@ import numpy as np
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core.schedules import LinearSteps
 from jaxrl.envs.grid_levels import DugWalls
-from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Report, table_agent
+from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Run, table_agent
 from jaxrl.meta.fit import HeldOut, OuterLoop
 from jaxrl.meta.gradients import MetaGradient, MetaGradientState
 from jaxrl.meta.level_buffer import LevelReplay, RankScores
@@ -20,7 +20,6 @@ from jaxrl.meta.objectives import PolicyReturn
 from jaxrl.meta.tasks import RandomMazes
 from jaxrl.meta.tuned import tuned
 from jaxrl.rules import AdvantageActorCritic, lpg
-from jaxrl.training.checkpoint import Checkpoints
 
 CURATED, UNIFORM = "curated levels", "uniform levels"
 _NUM_STEPS, _NUM_UPDATES, _TIME_LIMIT = 160, 100, 50
@@ -53,18 +52,9 @@ class LevelExperiment:
         """Outer steps of each."""
         return self.experiment.num_steps
 
-    def run(
-        self,
-        *,
-        seed: int,
-        num_steps: int | None = None,
-        checkpoints: Mapping[str, Checkpoints] | None = None,
-        report: Report | None = None,
-    ) -> ExperimentResult:
+    def run(self, run: Run) -> ExperimentResult:
         """As `Experiment.run`, with notes: what curation was worth, and whether critics learned."""
-        found = self.experiment.run(
-            seed=seed, num_steps=num_steps, checkpoints=checkpoints, report=report
-        )
+        found = self.experiment.run(run)
         notes = []
         for name, comparison in found.comparisons.items():
             gain = comparison.difference(CURATED, UNIFORM)
@@ -72,7 +62,7 @@ class LevelExperiment:
                 f"* {name}: {CURATED} less {UNIFORM}, paired: "
                 f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]."
             )
-        outer = self.uniform(seed)
+        outer = self.uniform(run.seed)
         step = jax.jit(outer.step)  # one program for both arms
         for name, one in found.fits.items():
             if not one.metrics:  # gone on with where all steps were done already

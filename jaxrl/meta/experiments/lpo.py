@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +15,14 @@ from jaxrl.core.types import Key
 from jaxrl.envs.control import Acrobot, CartPole
 from jaxrl.meta.compare import Comparison, compare
 from jaxrl.meta.evolution import Evolution
-from jaxrl.meta.experiments.experiment import ExperimentResult, Report
-from jaxrl.meta.fit import HeldOut, fit
+from jaxrl.meta.experiments.experiment import ExperimentResult, Run
+from jaxrl.meta.fit import HeldOut
 from jaxrl.meta.lifetimes import num_updates_of
 from jaxrl.meta.shaping import ZScore
 from jaxrl.meta.tasks import Fixed, Listed
 from jaxrl.meta.tuned import tuned
 from jaxrl.networks import NetworkSettings
 from jaxrl.rules import drift
-from jaxrl.training.checkpoint import Checkpoints
 
 RATE = "optimiser.learning_rate"
 OLD, OWN, SHARED = "ppo", "lpo", "lpo at ppo's rate"
@@ -61,39 +58,15 @@ class DriftExperiment:
     # Episodes of 500 steps must end within the part of a life that counts as its end.
     last_part: float = 0.5
 
-    def run(
-        self,
-        *,
-        seed: int,
-        num_steps: int | None = None,
-        checkpoints: Mapping[str, Checkpoints] | None = None,
-        report: Report | None = None,
-    ) -> ExperimentResult:
-        """Evolve, then compare in every task.
-
-        Args:
-            seed: meta-seed: of the first weights, the lives learned from, and the held-out ones.
-            num_steps: generations, instead of the experiment's own number.
-            checkpoints: where evolution saves, under "lpo".
-            report: told "lpo", the generations done and their mean metrics.
-        """
-        started = time.process_time()
-        found = fit(
-            jax.random.fold_in(jax.random.key(1), seed),
-            self.outer(seed),
-            num_steps=num_steps or self.num_steps,
-            checkpoints=(checkpoints or {}).get(OWN),
-            report=None if report is None else partial(report, OWN),
-        )
-        seconds = {OWN: time.process_time() - started}
-        key = jax.random.fold_in(jax.random.key(2), seed)
+    def run(self, run: Run) -> ExperimentResult:
+        """Evolve, then compare in every task."""
+        found, seconds = run.fitted(OWN, self.outer(run.seed), self.num_steps)
         comparisons = {
-            name: self.compared(key, found.agent, env)
+            name: self.compared(run.comparison_key, found.agent, env)
             for name, env in {**self.held_out, **self.trained_on}.items()
         }
-        return ExperimentResult(
-            {OWN: found}, comparisons, seconds, notes=f"Held out: {', '.join(self.held_out)}."
-        )
+        notes = f"Held out: {', '.join(self.held_out)}."
+        return ExperimentResult({OWN: found}, comparisons, {OWN: seconds}, notes)
 
     def outer(self, seed: int) -> Evolution:
         """The evolution of a meta-seed, from PPO's drift and random weights near zero."""

@@ -14,13 +14,12 @@ from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, PyTree
 from jaxrl.meta.compare import Grid, compare
-from jaxrl.meta.experiments.experiment import ExperimentResult, Report, table_agent
+from jaxrl.meta.experiments.experiment import ExperimentResult, Run, table_agent
 from jaxrl.meta.fit import HeldOut
 from jaxrl.meta.objectives import Bootstrap
 from jaxrl.meta.tasks import RandomMazes
 from jaxrl.meta.tuned import tuned
 from jaxrl.meta.tuned_lives import SelfTuning, TunedLife, Watch, beside, tuned_lives
-from jaxrl.training.checkpoint import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,29 +55,18 @@ class LifelongExperiment:
         """Names of the learners."""
         return tuple(self.learners(0))
 
-    def run(
-        self,
-        *,
-        seed: int,
-        num_steps: int | None = None,
-        checkpoints: Mapping[str, Checkpoints] | None = None,
-        report: Report | None = None,
-    ) -> ExperimentResult:
+    def run(self, run: Run) -> ExperimentResult:
         """Tune every baseline, live all lives, and compare.
 
-        Args:
-            seed: meta-seed: of first weights and of all lives.
-            num_steps: updates of the longest life, instead of the experiment's own number.
-            checkpoints: not used: lives are short and saved nowhere.
-            report: told each learner's name, its updates and its mean scores, at the end.
+        Here `run.num_steps` counts updates of the longest life; lives are saved nowhere.
 
         Returns:
             no fits; curves by `"learner/number"` and `"learner/reward rate"`, `[lives, P]`, and
             `"learner/steps"`, environment steps at the end of each point's span, `[P]`.
         """
-        num_updates = num_steps or self.num_steps
-        key, held_out = jax.random.fold_in(jax.random.key(2), seed), self.held_out(num_updates)
-        learners, lives = self.learners(seed), {}
+        num_updates = run.num_steps or self.num_steps
+        key, held_out = run.comparison_key, self.held_out(num_updates)
+        learners, lives = self.learners(run.seed), {}
         curves: dict[str, np.ndarray] = {}
         seconds: dict[str, float] = {}
         for name, learner in learners.items():
@@ -87,9 +75,9 @@ class LifelongExperiment:
             lives[name] = jax.block_until_ready(found)
             seconds[name] = time.process_time() - started
             curves |= _curves(name, learner, found, self.num_points)
-            if report is not None:
+            if run.report is not None:
                 scores = {m: float(np.mean(getattr(found.lifetime, m))) for m in self.measures}
-                report(name, num_updates, scores)
+                run.report(name, num_updates, scores)
         comparisons = {
             measure.replace("_", " "): beside(
                 compare(
