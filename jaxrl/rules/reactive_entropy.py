@@ -22,7 +22,7 @@ class ReactiveEntropy:
     """Another rule whose entropy weight is a network of the mean rewards of the last rollouts.
 
         m = mean rewards of the last `num_recent` rollouts, the latest first, 0 before the first
-        entropy weight = highest sigmoid( relu(m W + b) . v + c )
+        entropy weight = lowest + (highest - lowest) sigmoid( relu(m W + b) . v + c )
 
     Where rewards fall, a learned network can raise the weight and let the learner explore again.
     The mean rewards are the rule's memory in one life.
@@ -30,7 +30,8 @@ class ReactiveEntropy:
     Attributes:
         rule: with a setting `entropy_weight`, which is not used, and nothing to remember.
         weights: `hidden[N, H]`, `bias[H]`, `output[H]`, `shift[]`.
-        highest: entropy weight [per nat].
+        highest: greatest entropy weight [per nat].
+        lowest: least entropy weight [per nat].
         num_recent: N, rollouts looked back on.
 
     Sources: Flennerhag et al. 2022, Bootstrapped meta-learning, section 5.1 (a network of the ten
@@ -46,6 +47,7 @@ class ReactiveEntropy:
     rule: Any
     weights: dict[str, Array]
     highest: float = setting(0.5, "greatest entropy weight", unit="per nat", low=0.0)
+    lowest: float = setting(0.0, "least entropy weight", unit="per nat", low=0.0)
     num_recent: int = setting(10, "rollouts looked back on", low=1)
 
     learned: ClassVar[tuple[str, ...]] = ("weights",)
@@ -68,7 +70,8 @@ class ReactiveEntropy:
         """Mean rewards `[..., N]`, the latest first -> entropy weight `[...]` [per nat]."""
         w = self.weights
         units = jax.nn.relu(recent @ w["hidden"] + w["bias"])
-        return self.highest * jax.nn.sigmoid(units @ w["output"] + w["shift"])
+        share = jax.nn.sigmoid(units @ w["output"] + w["shift"])
+        return self.lowest + (self.highest - self.lowest) * share
 
     def targets(
         self, rule_state: Array, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
@@ -87,9 +90,14 @@ class ReactiveEntropy:
 
 
 def reactive_entropy(
-    key: Key, rule: Any, num_hidden: int = 32, num_recent: int = 10, highest: float = 0.5
+    key: Key,
+    rule: Any,
+    num_hidden: int = 32,
+    num_recent: int = 10,
+    highest: float = 0.5,
+    lowest: float = 0.0,
 ) -> ReactiveEntropy:
-    """`rule` with an entropy weight that a random network gives, about a tenth of the highest.
+    """`rule` with an entropy weight that a random network gives, a tenth of the way up at first.
 
     Args:
         key: of the weights.
@@ -97,12 +105,16 @@ def reactive_entropy(
         num_hidden: units of the network, at least 1.
         num_recent: rollouts looked back on, at least 1.
         highest: greatest entropy weight [per nat].
+        lowest: least entropy weight [per nat].
 
     Raises:
-        ValueError: a size below 1, or a rule that has no entropy weight or remembers something.
+        ValueError: a size below 1, weights out of order, or a rule that has no entropy weight or
+            remembers something.
     """
     if min(num_hidden, num_recent) < 1:
         raise ValueError(f"num_hidden={num_hidden} and num_recent={num_recent} must be at least 1.")
+    if not 0.0 <= lowest < highest:
+        raise ValueError(f"lowest={lowest} and highest={highest} must rise from 0.")
     names = {field.name for field in dataclasses.fields(rule)}
     if _WEIGHT not in names or jax.tree.leaves(rule.init(())):
         raise ValueError(
@@ -116,4 +128,4 @@ def reactive_entropy(
         "output": 0.1 * jax.random.normal(second, (num_hidden,)) / num_hidden**0.5,
         "shift": jnp.asarray(-2.2),  # log-odds of a tenth
     }
-    return ReactiveEntropy(rule, weights, highest=highest, num_recent=num_recent)
+    return ReactiveEntropy(rule, weights, highest=highest, lowest=lowest, num_recent=num_recent)

@@ -11,7 +11,9 @@ from jaxrl.core.types import Progress, Transition
 from jaxrl.rules import AdvantageActorCritic, PolicyOutputs, lpg, reactive_entropy
 
 START = Progress.start()
-RULE = reactive_entropy(jax.random.key(0), AdvantageActorCritic(), num_recent=3, highest=0.5)
+RULE = reactive_entropy(
+    jax.random.key(0), AdvantageActorCritic(), num_recent=3, highest=0.5, lowest=0.1
+)
 
 
 def rollout_of(reward):
@@ -45,7 +47,7 @@ def test_the_loss_is_the_inner_rule_s_under_the_weight_of_the_network():
     w = RULE.weights
     units = np.maximum(2.0 * np.asarray(w["hidden"])[0] + w["bias"], 0.0)
     np.testing.assert_allclose(
-        weight, 0.5 / (1.0 + np.exp(-(units @ w["output"] + w["shift"]))), rtol=1e-5
+        weight, 0.1 + 0.4 / (1.0 + np.exp(-(units @ w["output"] + w["shift"]))), rtol=1e-5
     )
     inner = RULE.rule.replace(entropy_weight=weight)
     np.testing.assert_allclose(
@@ -68,6 +70,7 @@ def test_its_weights_have_a_slope_through_the_loss():
     "rule, sizes, message",
     [
         (AdvantageActorCritic(), {"num_hidden": 0}, "at least 1"),
+        (AdvantageActorCritic(), {"lowest": 0.5}, "lowest=0.5 and highest=0.5 must rise"),
         (lpg(jax.random.key(0), 2, 2, 2), {}, "no entropy_weight"),
     ],
 )

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.optimiser import Optimiser, RMSProp
-from jaxrl.core.schedules import LinearSteps
 from jaxrl.core.types import Array, PyTree
 from jaxrl.envs import two_colours
 from jaxrl.meta.experiments.self_tuning import LifelongExperiment
@@ -30,7 +29,9 @@ def bootstrapped_entropy(num_swaps: int = 8, swap_period: float = 100_000.0) -> 
 
     The learner's optimiser has no momentum. With it, the plain update at the end of the target
     goes on in the direction of the updates before it, by which the target agrees with whatever the
-    entropy weight has been doing, and the weight runs away.
+    entropy weight has been doing, and the weight runs away. The weight has the range that fixed
+    ones are tried in: without a lower end its answers grow until too little is left on the plateau
+    to learn anew after the next swap.
 
     Args:
         num_swaps: periods of a life, each with the other colour good.
@@ -51,9 +52,9 @@ def bootstrapped_entropy(num_swaps: int = 8, swap_period: float = 100_000.0) -> 
     per_update = plain.num_envs * plain.rollout_length
 
     def learners(seed: int) -> Mapping[str, SelfTuning]:
-        rule = reactive_entropy(jax.random.key(seed), plain.rule, highest=1.0)
-        # It starts from a constant that a fixed agent does well with, 0.17.
-        rule = rule.replace(weights={**rule.weights, "shift": jnp.asarray(-1.6)})
+        rule = reactive_entropy(jax.random.key(seed), plain.rule, highest=0.3, lowest=0.1)
+        # It starts from a constant that a fixed agent does well with, 0.17, and has its range.
+        rule = rule.replace(weights={**rule.weights, "shift": jnp.asarray(-0.62)})
         bootstrapped = SelfTuning(
             tuned(plain.replace(rule=rule)),
             objective=Bootstrap(plain, num_further=4),
@@ -62,10 +63,7 @@ def bootstrapped_entropy(num_swaps: int = 8, swap_period: float = 100_000.0) -> 
                 discount=0.95,
                 optimiser=Optimiser(learning_rate=1e-2, max_grad_norm=None),
             ),
-            # At a constant rate the weight's answers grow until one of them is too strong.
-            optimiser=Optimiser(
-                learning_rate=LinearSteps(1e-3, 1e-5, 2800.0), max_grad_norm=None, epsilon=1e-3
-            ),
+            optimiser=Optimiser(learning_rate=1e-3, max_grad_norm=None, epsilon=1e-3),
             num_updates=5,
         )
         by_return = bootstrapped.replace(objective=PolicyReturn(last_only=True))
@@ -79,7 +77,7 @@ def bootstrapped_entropy(num_swaps: int = 8, swap_period: float = 100_000.0) -> 
         about="an entropy weight learned in one life by bootstrapping, on the two-colour grid",
         learners=learners,
         baselines={"fixed weight": plain},
-        tune={"fixed weight": {"rule.entropy_weight": [0.1, 0.125, 0.15, 0.175, 0.2]}},
+        tune={"fixed weight": {"rule.entropy_weight": [0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3]}},
         held_out=held_out,
         num_steps=round(num_swaps * swap_period) // plain.rollout_length,
         measures=("lifetime_rate",),
