@@ -167,10 +167,11 @@ def experiment_lines(runs: Mapping[str, Any]) -> list[str]:
     for seed, run in runs.items():
         spent = ", ".join(f"{name} {value:.0f} s" for name, value in run["learning"].items())
         lines += [
-            f"Meta-seed {seed}: CPU time of learning {spent}; of all {run['cpu_seconds']:.0f} s. "
-            + run["notes"],
+            f"Meta-seed {seed}: CPU time of learning {spent}; of all {run['cpu_seconds']:.0f} s.",
             "",
         ]
+        if run["notes"]:
+            lines += [run["notes"], ""]
         if run.get("picture"):
             lines += [f"![meta-seed {seed}]({run['picture']})", ""]
     return lines[:-1]

@@ -46,14 +46,20 @@ def _traces(
     numbers: Sequence[str],
     swap_steps: int | None = None,
 ) -> None:
-    """Medians over lives and their middle four fifths, one panel for each number."""
+    """Medians over lives and their middle four fifths; of rewards, means and two s.e."""
     learners = [name.removesuffix("/steps") for name in curves if name.endswith("/steps")]
     figure, panels = plt.subplots(
         len(numbers), 1, figsize=(8, 2.3 * len(numbers)), sharex=True, layout="constrained"
     )
     for panel, number in zip(panels, numbers, strict=True):
         for name, colour in zip(learners, COLOURS, strict=False):
-            _band(panel, curves[f"{name}/steps"], curves[f"{name}/{number}"], name, colour)
+            rows = curves[f"{name}/{number}"]
+            if number == "reward rate":
+                error = 2 * rows.std(axis=0) / np.sqrt(len(rows))
+                bands = (rows.mean(axis=0) - error, rows.mean(axis=0), rows.mean(axis=0) + error)
+            else:
+                bands = np.quantile(rows, (0.1, 0.5, 0.9), axis=0)
+            _band(panel, curves[f"{name}/steps"], bands, name, colour)
         if number in ("optimiser.learning_rate", "rule.entropy_weight"):
             panel.set_yscale("log")
         panel.set_ylabel(number.split(".")[-1].replace("_", " "))
@@ -69,7 +75,7 @@ def _traces(
     figure.savefig(path, dpi=120)
 
 
-def _band(panel: Any, steps: np.ndarray, rows: np.ndarray, name: str, colour: str) -> None:
-    low, middle, high = np.quantile(rows, (0.1, 0.5, 0.9), axis=0)
+def _band(panel: Any, steps: np.ndarray, bands: Sequence, name: str, colour: str) -> None:
+    low, middle, high = bands
     panel.plot(steps, middle, color=colour, linewidth=1.4, label=name)
     panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)

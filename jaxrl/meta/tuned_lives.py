@@ -132,7 +132,7 @@ class TunedLife:
 
     lifetime: Lifetime
     watched: PyTree  # [E, ...], after each outer step
-    rates: Array  # [E] reward of each outer step [return per step]
+    rates: Array  # [E] reward of each outer step, as far as it is lived [return per step]
 
 
 def live_tuned(
@@ -200,10 +200,12 @@ def live_tuned(
     begun = (life, critic, rule_params, learner.optimiser.init(rule_params))
     (life, *_), (rows, watched) = jax.lax.scan(step, begun, jnp.arange(num_steps))
 
+    before = jnp.arange(num_steps) * learner.updates_per_step
+    num_lived = jnp.clip(jnp.ceil(steps / per_update) - before, 0, learner.updates_per_step)
     return TunedLife(
         lifetime=lifetime_of(rows.reshape(-1, 3), life, steps, per_update, last_part),
         watched=watched,
-        rates=jnp.sum(rows[..., 2], axis=1) / (learner.updates_per_step * per_update),
+        rates=jnp.sum(rows[..., 2], axis=1) / (jnp.maximum(num_lived, 1.0) * per_update),
     )
 
 

@@ -71,12 +71,15 @@ def test_a_life_that_tunes_nothing_is_the_life_of_the_agent(learner, untuned):
     assert ours.iteration.tolist() == theirs.iteration.tolist() == [10] * 3
     close(ours.agent.params, theirs.agent.params)
     close(ours.rollout.observation, theirs.rollout.observation)
-    spent = learner.updates_per_step * PER_UPDATE
-    earned = np.sum(found.rates, axis=1) * spent / (10 * PER_UPDATE)
+    per_step = learner.updates_per_step
+    num_steps = math.ceil(10 / per_step)
+    lived = np.full(num_steps, per_step)
+    lived[-1] = 10 - per_step * (num_steps - 1)
+    earned = np.asarray(found.rates) @ lived / 10
     np.testing.assert_allclose(earned, untuned.lifetime_rate, rtol=1e-4)
     for name, row in found.watched.items():
         started = LEARNER.tuned.values(LEARNER.tuned.init())[name]
-        np.testing.assert_allclose(row, np.full((3, math.ceil(10 / spent * PER_UPDATE)), started))
+        np.testing.assert_allclose(row, np.full((3, num_steps), started))
 
 
 @BOTH

@@ -74,7 +74,7 @@ class LifelongExperiment:
             found = tuned_lives(jax.random.fold_in(key, 1), learner, held_out, self.watch)
             lives[name] = jax.block_until_ready(found)
             seconds[name] = time.process_time() - started
-            curves |= _curves(name, learner, found, self.num_points)
+            curves |= _curves(name, learner, found, held_out.total_steps, self.num_points)
             if run.report is not None:
                 scores = {m: float(np.mean(getattr(found.lifetime, m))) for m in self.measures}
                 run.report(name, num_updates, scores)
@@ -135,7 +135,7 @@ def short_horizons() -> LifelongExperiment:
 
 
 def _curves(
-    name: str, learner: SelfTuning, lives: TunedLife, num_points: int
+    name: str, learner: SelfTuning, lives: TunedLife, total_steps: float, num_points: int
 ) -> dict[str, np.ndarray]:
     """Means over equal spans of outer steps, by name."""
     agent, num_steps = learner.tuned.agent, lives.rates.shape[1]
@@ -150,5 +150,6 @@ def _curves(
     rows: dict[str, Any] = watched if isinstance(watched, Mapping) else {"watched": watched}
     found = {f"{name}/{number}": thin(row) for number, row in rows.items()}
     found[f"{name}/reward rate"] = rates = thin(lives.rates)
-    found[f"{name}/steps"] = np.arange(1, rates.shape[1] + 1) * span * per_step
+    ends = np.arange(1, rates.shape[1] + 1) * span * per_step
+    found[f"{name}/steps"] = np.minimum(ends, total_steps)
     return found
