@@ -167,7 +167,7 @@ def test_a_network_without_weight_is_its_start_less_the_margin():
 
 def test_only_a_timed_network_sees_the_life():
     """Lives of other lengths, and other points of one: at weights that keep the drift positive."""
-    lives = [(1e3, 0), (1e3, 500), (1e6, 500_000), (INF, 500)]
+    lives = [(1e6, 0), (1e6, 500_000), (1e7, 5_000_000), (INF, 500)]
     weights = {"hidden": jnp.ones((24, 1)), "output": jnp.ones(1)}
     for timed in (False, True):
         network = NetworkDrift(
