@@ -150,7 +150,7 @@ def experiment_lines(runs: Mapping[str, Any]) -> list[str]:
                     + " (end of its list)" * (key in row["at_end"])
                     for key, value in row["settings"].items()
                 )
-                cells = [seed, name, settings or "as learned", _text(row["score"])]
+                cells = [seed, name, settings or "as given", _text(row["score"])]
                 if "more" in row:
                     errors = row["in_errors"]
                     share = row["score"][0] / agents[base]["score"][0]
