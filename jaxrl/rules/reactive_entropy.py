@@ -13,6 +13,7 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
+from jaxrl.rules.recent_rewards import recent_weights, remember, share
 
 _WEIGHT = "entropy_weight"
 
@@ -68,17 +69,13 @@ class ReactiveEntropy:
 
     def weight(self, recent: Array) -> Array:
         """Mean rewards `[..., N]`, the latest first -> entropy weight `[...]` [per nat]."""
-        w = self.weights
-        units = jax.nn.relu(recent @ w["hidden"] + w["bias"])
-        share = jax.nn.sigmoid(units @ w["output"] + w["shift"])
-        return self.lowest + (self.highest - self.lowest) * share
+        return self.lowest + (self.highest - self.lowest) * share(self.weights, recent)
 
     def targets(
         self, rule_state: Array, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
     ) -> tuple[PolicyTargets, Array]:
         """The inner rule's, with the weight for this rollout, and the memory after it."""
-        latest = jnp.mean(trajectory.reward)
-        recent = jnp.concatenate([latest[None], rule_state[:-1]])
+        recent = remember(rule_state, trajectory.reward)
         targets, _ = self.rule.targets((), outputs, trajectory, progress)
         weight = jnp.broadcast_to(self.weight(recent), trajectory.reward.shape)
         return targets.replace(heads={**targets.heads, _WEIGHT: weight}), recent
@@ -111,8 +108,6 @@ def reactive_entropy(
         ValueError: a size below 1, weights out of order, or a rule that has no entropy weight or
             remembers something.
     """
-    if min(num_hidden, num_recent) < 1:
-        raise ValueError(f"num_hidden={num_hidden} and num_recent={num_recent} must be at least 1.")
     if not 0.0 <= lowest < highest:
         raise ValueError(f"lowest={lowest} and highest={highest} must rise from 0.")
     names = {field.name for field in dataclasses.fields(rule)}
@@ -121,11 +116,5 @@ def reactive_entropy(
             f"{type(rule).__name__} has no entropy_weight or a memory of its own: give a rule such "
             "as AdvantageActorCritic()."
         )
-    first, second = jax.random.split(key)
-    weights = {
-        "hidden": jax.random.normal(first, (num_recent, num_hidden)) / num_recent**0.5,
-        "bias": jnp.zeros(num_hidden),
-        "output": 0.1 * jax.random.normal(second, (num_hidden,)) / num_hidden**0.5,
-        "shift": jnp.asarray(-2.2),  # log-odds of a tenth
-    }
+    weights = recent_weights(key, num_recent, num_hidden, shift=-2.2)  # log-odds of a tenth
     return ReactiveEntropy(rule, weights, highest=highest, lowest=lowest, num_recent=num_recent)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key
+from jaxrl.rules.recent_rewards import recent_weights, remember, share
 
 
 @struct.dataclass
@@ -38,6 +39,7 @@ class ReactiveExploration:
     what else it sees to confirm).
 
     Example:
+        >>> import jax
         >>> exploration = reactive_exploration(jax.random.key(0), num_recent=3)
         >>> memory = exploration.remember(exploration.init(), jnp.array([1.0, 3.0]))
         >>> memory.tolist(), exploration.learned
@@ -59,15 +61,11 @@ class ReactiveExploration:
 
     def remember(self, recent: Array, reward: Array) -> Array:
         """The memory `[N]` after a rollout that paid `reward[...]` [return]."""
-        latest = jnp.mean(reward).astype(recent.dtype)
-        return jnp.concatenate([latest[None], recent[:-1]])
+        return remember(recent, reward)
 
     def __call__(self, recent: Array) -> Array:
         """Mean rewards `[..., N]`, the latest first -> probability of a uniform action `[...]`."""
-        w = self.weights
-        units = jax.nn.relu(recent @ w["hidden"] + w["bias"])
-        share = jax.nn.sigmoid(units @ w["output"] + w["shift"])
-        return self.lowest + (self.highest - self.lowest) * share
+        return self.lowest + (self.highest - self.lowest) * share(self.weights, recent)
 
 
 def reactive_exploration(
@@ -91,17 +89,10 @@ def reactive_exploration(
     Raises:
         ValueError: a size below 1, or probabilities out of order.
     """
-    if min(num_hidden, num_recent) < 1:
-        raise ValueError(f"num_hidden={num_hidden} and num_recent={num_recent} must be at least 1.")
     if not 0.0 <= lowest < start < highest <= 1.0:
         raise ValueError(
             f"lowest={lowest}, start={start} and highest={highest} must rise within [0, 1]."
         )
-    first, second = jax.random.split(key)
-    weights = {
-        "hidden": jax.random.normal(first, (num_recent, num_hidden)) / num_recent**0.5,
-        "bias": jnp.zeros(num_hidden),
-        "output": 0.1 * jax.random.normal(second, (num_hidden,)) / num_hidden**0.5,
-        "shift": jnp.log((start - lowest) / (highest - start)),
-    }
+    shift = math.log((start - lowest) / (highest - start))
+    weights = recent_weights(key, num_recent, num_hidden, shift)
     return ReactiveExploration(weights, lowest=lowest, highest=highest, num_recent=num_recent)
