@@ -76,6 +76,10 @@ from jaxrl.meta.shaping import (
     Shaping as Shaping,
     ZScore as ZScore,
 )
+from jaxrl.meta.strategies import (
+    StrategySearch as StrategySearch,
+    StrategyState as StrategyState,
+)
 from jaxrl.meta.tasks import (
     Fixed as Fixed,
     Horizon as Horizon,
