@@ -37,6 +37,7 @@ def costs() -> dict[str, Any]:
     return {
         "memory": {
             "LPG, table, grids": memory(_learned()),
+            "LPG, table, grids, keep_every = 5": memory(_learned().replace(keep_every=5)),
             "A2C, 2 x 64 units, cart-pole": memory(_deep(64)),
             "A2C, 2 x 256 units": memory(_deep(256)),
             "A2C, 2 x 256 units, keep_every = 5": memory(_deep(256).replace(keep_every=5)),

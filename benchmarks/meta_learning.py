@@ -163,6 +163,7 @@ def experiment_lines(runs: Mapping[str, Any]) -> list[str]:
                 else:
                     cells += ["", "", "", ""]
                 lines.append(f"| {' | '.join(cells)} |")
+        lines += pooled_lines(runs, group, base)
     lines += [""]
     for seed, run in runs.items():
         spent = ", ".join(f"{name} {value:.0f} s" for name, value in run["learning"].items())
@@ -175,6 +176,19 @@ def experiment_lines(runs: Mapping[str, Any]) -> list[str]:
         if run.get("picture"):
             lines += [f"![meta-seed {seed}]({run['picture']})", ""]
     return lines[:-1]
+
+
+def pooled_lines(runs: Mapping[str, Any], group: str, base: str) -> list[str]:
+    """The mean paired difference over all meta-seeds: each has lives of its own."""
+    parts = []
+    for name in next(iter(runs.values()))["lives"][group]["agents"]:
+        rows = [run["lives"][group]["agents"][name] for run in runs.values()]
+        if len(rows) < 2 or any(not row.get("in_errors") for row in rows):
+            continue
+        mean = sum(row["more"][0] for row in rows) / len(rows)
+        error = math.hypot(*(row["more"][0] / row["in_errors"] for row in rows)) / len(rows)
+        parts.append(f"{name} {mean:+.4g} ({mean / error:+.1f} s.e.)")
+    return ["", f"All meta-seeds, more than {base}: {'; '.join(parts)}."] if parts else []
 
 
 def _numbers(estimate: Estimate) -> list[float]:
