@@ -1,41 +1,64 @@
-"""What all tests share: how they compile."""
+"""What all tests share: how they compile, and what they leave behind."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import pathlib
 from collections.abc import Iterator
 
-import jax
-import pytest
+# Programs of tests are compiled far oftener than they are run for long. One of XLA's own steps
+# costs a third of the time of a small program and is not needed for a right answer. The flag must
+# stand before JAX starts; processes that tests start inherit it.
+_FLAG = "--xla_cpu_use_fusion_emitters=false"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 
-# Folders whose tests compile much, run little, and look at no bits.
-_QUICK_FOLDERS = {"core", "envs", "meta", "networks", "rules"}
-_MOST_MAPS = 15_000
+# Else XLA logs a page for each program that it reads from the cache.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+pytest_plugins = ["compilations"]
+
+_MOST_MAPS = 15_000  # of the 65,530 that Linux grants a process; each program holds several
+_MOST_MEGABYTES = 800
 
 
-@pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compile fast and run unoptimised code; for test modules whose bits do not matter."""
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(autouse=True, scope="module")
+def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run unoptimised code, but in modules marked `optimised`: those that train for long."""
+    fast = request.node.get_closest_marker("optimised") is None
+    jax.config.update("jax_disable_most_optimizations", fast)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_folders(request: pytest.FixtureRequest) -> None:
-    if request.path.parent.name in _QUICK_FOLDERS:
-        request.getfixturevalue("quick_compilation")
+def pytest_configure(config: pytest.Config) -> None:
+    """One cache of compiled programs for all workers, and for the next run."""
+    if not hasattr(config, "workerinput"):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("programs")))
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_programs() -> Iterator[None]:
-    """Forget compiled programs before they exhaust the memory maps of a process (65,530 on Linux).
+    """Forget compiled programs before they exhaust the memory, or the memory maps, of a process.
 
-    Each holds several, and a process that runs out of them dies in its next compilation.
+    A process that runs out of maps dies in its next compilation. The cache on disk gives back what
+    is still needed.
     """
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+    if not maps.exists():
+        return
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    if megabytes > _MOST_MEGABYTES or maps.read_bytes().count(b"\n") > _MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
