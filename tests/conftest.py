@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-pytest_plugins = ["compilations"]
+pytest_plugins = ["compilations", "contracts"]
 
 _MOST_MAPS = 15_000  # of the 65,530 that Linux grants a process; each program holds several
 _MOST_MEGABYTES = 800

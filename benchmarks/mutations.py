@@ -1,0 +1,138 @@
+"""Faults put into a copy of the code, one at a time: does the suite notice?
+
+    python benchmarks/mutations.py                     # all of mutations.toml
+    python benchmarks/mutations.py --only agents       # those whose file or fault has this word
+
+A fault replaces one piece of one file, which must stand there once. The test files named with it
+run in the copy, as they do by default (without the slow tests), and must fail. The table goes to
+results/mutations.md, survivors first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+LONGEST = 1200.0  # [s] of one fault's tests; a fault that makes them hang is noticed too
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One replacement in one file of `jaxrl/`, and the test files that should notice."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: list[str]
+
+    def put_into(self, copy: pathlib.Path) -> None:
+        """Write the file with the fault.
+
+        Raises:
+            ValueError: the piece to replace does not stand there exactly once.
+        """
+        text = (ROOT / "jaxrl" / self.file).read_text()
+        if text.count(self.old) != 1 or self.old == self.new:
+            raise ValueError(
+                f"{self.file} has {text.count(self.old)} places {self.old!r}; mend mutations.toml."
+            )
+        (copy / "jaxrl" / self.file).write_text(text.replace(self.old, self.new))
+
+    def take_out_of(self, copy: pathlib.Path) -> None:
+        """Write the file as it was."""
+        shutil.copy(ROOT / "jaxrl" / self.file, copy / "jaxrl" / self.file)
+
+
+def read_faults(only: str) -> list[Fault]:
+    rows = tomllib.loads((HERE / "mutations.toml").read_text())["fault"]
+    faults = [Fault(**{name: _piece(value) for name, value in row.items()}) for row in rows]
+    return [fault for fault in faults if only in fault.file + fault.what]
+
+
+def _piece(value: object) -> object:
+    return value.strip("\n") if isinstance(value, str) else value
+
+
+def make_copy(folder: pathlib.Path) -> pathlib.Path:
+    for name in ("jaxrl", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def notice(tests: list[str], copy: pathlib.Path) -> tuple[str, float]:
+    """The first test that fails, "" when none does, and the seconds it took."""
+    options = ["-n", "0", "-x", "--tb=no", "-p", "no:cacheprovider"]
+    cache = str(copy.parent / "programs")
+    environment = dict(os.environ, JAX_COMPILATION_CACHE_DIR=cache, PYTHONDONTWRITEBYTECODE="1")
+    began = time.time()
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired:
+        return "(hangs)", time.time() - began
+    took = time.time() - began
+    if done.returncode == 0:
+        return "", took
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or failed is None:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}")
+    return failed.group(1), took
+
+
+def write_table(rows: list[tuple[Fault, str, float]]) -> None:
+    survivors = [fault for fault, found, _ in rows if not found]
+    lines = [
+        "# Faults put into the code, and the tests that notice",
+        "",
+        "`python benchmarks/mutations.py` puts each fault of mutations.toml into a copy and runs",
+        "the default tests of the files named with it.",
+        "",
+        f"{len(rows)} faults, {len(survivors)} survive.",
+        "",
+        "| package | file | fault | noticed by |",
+        "| --- | --- | --- | --- |",
+    ]
+    for fault, found, _ in sorted(rows, key=lambda row: (bool(row[1]), row[0].file)):
+        package, _, file = fault.file.partition("/")
+        who = f"`{found.split('/')[-1]}`" if found else "**survives**"
+        lines.append(f"| {package} | {file} | {fault.what} | {who} |")
+    (HERE / "results" / "mutations.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="a word in the file or the fault")
+    only = parser.parse_args().only
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name) / "copy"
+        folder.mkdir()
+        copy = make_copy(folder)
+        for fault in read_faults(only):
+            fault.put_into(copy)
+            found, took = notice(fault.tests, copy)
+            fault.take_out_of(copy)
+            rows.append((fault, found, took))
+            print(f"{took:6.0f} s  {found or 'SURVIVES':60.60}  {fault.file}: {fault.what}")
+    if not only:
+        write_table(rows)
+    sys.exit(any(not found for _, found, _ in rows))
+
+
+if __name__ == "__main__":
+    main()

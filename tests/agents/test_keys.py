@@ -1,0 +1,63 @@
+"""No key is spent twice: every agent's start, play and update, traced and searched by JAX."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+from jax.experimental.key_reuse import KeyReuseError
+from jax.experimental.key_reuse._core import check_key_reuse
+from tables import Line
+
+from jaxrl.agents.dual import Dual
+from jaxrl.agents.normalised import NormalisedAgent
+from jaxrl.agents.presets import PRESETS
+from jaxrl.agents.successors import Generative
+from jaxrl.envs.wrappers import TimeLimit
+from jaxrl.functionals import CVaR
+from jaxrl.networks import NetworkSettings
+from jaxrl.operators import BellmanOperator, Quantile
+from jaxrl.training.loop import start_training, train_iteration
+
+CONTINUOUS = {"sac", "td3", "dsac_t", "tqc", "annealed_sac", "annealed_td3"}
+NETWORK = NetworkSettings(hidden_sizes=(8,), initialiser="lecun")
+
+
+def small(name, **changes):
+    agent = PRESETS[name]().replace(network=NETWORK, num_envs=2, rollout_length=2)
+    if hasattr(agent, "replay"):
+        agent = agent.replace(replay=agent.replay.replace(capacity=64), batch_size=4, warmup=0)
+    else:
+        agent = agent.replace(num_minibatches=1, num_epochs=2)
+    return agent.replace(**changes)
+
+
+RISKY = BellmanOperator(Quantile(3), successor_functional=CVaR(0.5))
+AGENTS = {name: small(name) for name in PRESETS}
+AGENTS |= {
+    "ppo_continuous": small("ppo"),
+    "ppo_memory": small("ppo", network=NETWORK.replace(recurrent_size=4)),
+    "normalised": NormalisedAgent(small("a2c"), observations=False),
+    "generative": small("dqn", operator=RISKY, successors=Generative(num_samples=3)),
+    "generative_sac": small("sac", successors=Generative(num_samples=3)),
+    "dual": small("dqn", successors=Dual(), operator=RISKY),
+}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_no_key_is_spent_twice(name):
+    agent = AGENTS[name]
+    continuous = name in CONTINUOUS or name in ("ppo_continuous", "generative_sac")
+    env = TimeLimit(Line(discrete=not continuous), 2)
+
+    def iterate(key):
+        return train_iteration(agent, env, start_training(key, agent, env, 100.0))
+
+    check_key_reuse(iterate, jax.random.key(0))
+
+
+def test_the_search_finds_a_key_spent_twice():
+    def twice(key):
+        return jax.random.normal(key) + jax.random.uniform(key)
+
+    with pytest.raises(KeyReuseError):
+        check_key_reuse(twice, jax.random.key(0))
