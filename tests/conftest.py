@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.metadata
 import os
 import pathlib
 from collections.abc import Iterator
 
 # Programs of tests are compiled far oftener than they are run for long. One of XLA's own steps
 # costs a third of the time of a small program and is not needed for a right answer. The flag must
-# stand before JAX starts; processes that tests start inherit it.
+# stand before JAX starts, which dies of it from 0.11 on; processes that tests start inherit it.
 _FLAG = "--xla_cpu_use_fusion_emitters=false"
-if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 
 # Else XLA logs a page for each program that it reads from the cache.
@@ -38,8 +39,8 @@ def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """One cache of compiled programs for all workers, and for the next run."""
-    if not hasattr(config, "workerinput"):
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("programs")))
+    programs = config.rootpath / ".pytest_cache" / "programs"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
