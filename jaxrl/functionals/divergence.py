@@ -149,8 +149,9 @@ def _tilt(conjugate: Callable[[Array], Array], law: ScaledLaw, t: Array) -> _Til
         fair = fair & (jnp.abs(change) <= 0.5 * last)
         new = jnp.where(fair, newton, 0.5 * (low + high))
         step = jnp.abs(new - s)
-        done = (jnp.abs(excess) <= eps) | (high - low <= eps * high) | (step <= eps * jnp.abs(s))
-        return trips + 1, new, low, high, step, done
+        flat = jnp.abs(excess) <= eps  # then Newton's step may be refused, and the middle is far
+        done = flat | (high - low <= eps * high) | (step <= eps * jnp.abs(s))
+        return trips + 1, jnp.where(flat, s, new), low, high, step, done
 
     mean = jnp.clip(jnp.sum(probs * law.gaps), 0.0, 1.0)
     start = (0, t * mean, jnp.zeros_like(t), t, 2 * t, jnp.asarray(False))

@@ -59,8 +59,9 @@ def _compared_totals(amount: Array, keys: Array) -> tuple[Array, Array]:
     def add(totals: tuple[Array, Array], atom: tuple) -> tuple[tuple[Array, Array], None]:
         below, above = totals
         position, key, share = atom
-        is_below = jnp.where(position < positions, key <= keys, key < keys)
-        is_above = ~is_below & (position != positions)
+        is_other = position != positions
+        is_below = is_other & jnp.where(position < positions, key <= keys, key < keys)
+        is_above = is_other & ~is_below
         return (
             below + jnp.where(is_below, share, 0.0),
             above + jnp.where(is_above, share, 0.0),

@@ -1,7 +1,6 @@
 """`outcome_mdp` refuses what is no MDP, and `dense` gives the tables of linear algebra."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,13 +12,18 @@ REWARD = [[[1.0, 3.0], [2.0, 0.0]], [[0.0, 0.0], [4.0, 8.0]]]
 TERMINAL = [[[False, True], [False, False]], [[False, False], [False, False]]]
 
 
+@jax.jit
+def tables(mdp):
+    return mdp.dense()
+
+
 def build(**changes):
     given = {"prob": PROB, "next_state": NEXT, "reward": REWARD, "terminal": TERMINAL, **changes}
     return outcome_mdp(given.pop("prob"), given.pop("next_state"), given.pop("reward"), **given)
 
 
 def test_dense_by_hand():
-    table, reward = build().dense()
+    table, reward = tables(build())
     # State 0, action 0: half a stay, half an end (which leaves the row); reward (1 + 3) / 2.
     # State 1, action 1: 1/4 stay, 3/4 to state 0; reward 4/4 + 8 * 3/4.
     expected = [[[0.5, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.75, 0.25]]]
@@ -29,30 +33,31 @@ def test_dense_by_hand():
 
 def test_dense_adds_repeated_successors_and_vmaps():
     mdp = outcome_mdp([[[0.25, 0.75]]], [[[0, 0]]], [[[1.0, 1.0]]])
-    np.testing.assert_allclose(mdp.dense()[0], [[[1.0]]])
-    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), build())
-    tables, _ = jax.vmap(lambda one: one.dense())(batch)
-    assert tables.shape == (2, 2, 2, 2)
+    np.testing.assert_allclose(tables(mdp)[0], [[[1.0]]])
+    batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), build())
+    found = jax.jit(jax.vmap(lambda one: one.dense()))(batch)
+    for together, alone in zip(found, tables(build()), strict=True):
+        np.testing.assert_array_equal(together, np.stack([alone, alone]))
 
 
 def test_terminal_may_be_a_probability():
     terminal = np.where(np.array(TERMINAL), 0.5, 0.0)
-    table, _ = build(terminal=terminal).dense()
+    table, _ = tables(build(terminal=terminal))
     np.testing.assert_allclose(table[0, 0], [0.5, 0.25])
 
 
 def test_a_transition_table():
     mdp = tabular_mdp(PROB, [[1.0, 2.0], [3.0, 4.0]])
     assert mdp.is_dense and mdp.is_endless
-    np.testing.assert_allclose(mdp.dense()[0], PROB)
-    np.testing.assert_allclose(mdp.dense()[1], [[1.0, 2.0], [3.0, 4.0]])
+    np.testing.assert_allclose(tables(mdp)[0], PROB)
+    np.testing.assert_allclose(tables(mdp)[1], [[1.0, 2.0], [3.0, 4.0]])
 
 
 def test_illegal_rows_become_staying_put():
     prob = np.array(PROB)
     prob[0, 1] = np.nan
     mdp = build(prob=prob, mask=[[True, False], [True, True]])
-    table, reward = mdp.dense()
+    table, reward = tables(mdp)
     np.testing.assert_allclose(table[0, 1], [1.0, 0.0])
     assert reward[0, 1] == 0.0
 
@@ -87,17 +92,17 @@ def test_entering_a_terminal_state_ends_and_its_own_row_does_not_matter():
     transition = np.array(PROB)
     transition[1] = np.nan
     mdp = tabular_mdp(transition, [[1.0, 2.0], [7.0, 7.0]], terminal=[False, True])
-    table, reward = mdp.dense()
+    table, reward = tables(mdp)
     np.testing.assert_allclose(table[0], [[0.5, 0.0], [1.0, 0.0]])  # what ends leaves the row
     assert np.all(table[1] == 0) and np.all(reward[1] == 0) and mdp.is_dense
     lists = outcome_mdp(PROB, NEXT, REWARD, terminal=[False, True])
-    np.testing.assert_allclose(lists.dense()[0][0], [[0.5, 0.0], [0.0, 0.0]])
+    np.testing.assert_allclose(tables(lists)[0][0], [[0.5, 0.0], [0.0, 0.0]])
 
 
 def test_minus_infinite_reward_makes_an_action_illegal():
     mdp = tabular_mdp(PROB, [[1.0, -np.inf], [3.0, 4.0]])
     assert mdp.legal.tolist() == [[True, False], [True, True]] and mdp.is_dense
-    np.testing.assert_allclose(mdp.dense()[0][0, 1], [1.0, 0.0])
+    np.testing.assert_allclose(tables(mdp)[0][0, 1], [1.0, 0.0])
     with pytest.raises(ValueError, match="no action in state 0"):
         tabular_mdp(PROB, [[-np.inf, -np.inf], [3.0, 4.0]])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.functionals.deviation import MeanSemideviation, MeanStd
 from jaxrl.functionals.distortion import CumulativeProspect, PowerDistortion, Spectral, Wang
@@ -16,6 +16,9 @@ from jaxrl.functionals.utility import (
     QuadraticUtility,
     Shortfall,
 )
+
+LEVELS = np.array([0.05, 0.4, 1.0], np.float32)
+WEIGHTS = np.array([0.2, 0.5, 0.3], np.float32)
 
 # Name to instance; each is valid for laws of 7 atoms. Instances of one class with equal static
 # fields share a compiled program.
@@ -51,7 +54,7 @@ FUNCTIONALS = {
     "shortfall_exponential": Shortfall(ExponentialUtility(2.0)),
     "shortfall_quadratic": Shortfall(QuadraticUtility(0.5)),
     "shortfall_piecewise": Shortfall(PiecewiseLinear(0.2, 0.8)),
-    "spectral": Spectral(jnp.array([0.05, 0.4, 1.0]), jnp.array([0.2, 0.5, 0.3])),
+    "spectral": Spectral(LEVELS, WEIGHTS),
     "wang_0.7": Wang(0.7),
     "wang_-0.7": Wang(-0.7),
     "power_3": PowerDistortion(3.0),

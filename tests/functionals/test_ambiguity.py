@@ -16,8 +16,6 @@ from jaxrl.functionals.shared_budget import SharedL1
 from jaxrl.functionals.shared_divergence import SharedKL
 from jaxrl.functionals.wasserstein import Wasserstein
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KINDS = (Contamination, TotalVariation, WeightedL1, L2Ball, Ellipsoid, Wasserstein)
 OWN_ARRAYS = {  # for 7 atoms
     WeightedL1: {"weights": WEIGHTS},
@@ -48,6 +46,7 @@ def total_variation_program(probs, values, radius, support):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, support", CASES)
 def test_total_variation_is_the_linear_program_and_certified(size, support):
     probs, values, radii = random_laws(size)
@@ -70,6 +69,7 @@ def test_total_variation_is_the_linear_program_and_certified(size, support):
         assert abs(results[i] - expected) <= 1e-9 * scales[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("support", ["nominal", "full"])
 def test_contamination_is_its_set(support):
     """Every law of the set is (1 - radius) p + radius u: the best u is an atom."""
@@ -82,6 +82,7 @@ def test_contamination_is_its_set(support):
     assert np.all(laws >= (1 - radii) * probs - 1e-15) and np.allclose(np.sum(laws, 1), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, support", CASES)
 def test_interval_is_the_linear_program(size, support):
     probs, values, _ = random_laws(size)
@@ -102,32 +103,37 @@ def test_interval_is_the_linear_program(size, support):
 
 
 def test_interval_limits_and_what_does_not_fit():
-    probs, values = jnp.array([0.2, 0.5, 0.3]), jnp.array([4.0, 1.0, 2.0])
-    assert float(Interval(probs, probs)(probs, values)) == pytest.approx(1.9, rel=1e-6)
-    assert float(Interval(jnp.zeros(3), jnp.ones(3))(probs, values)) == 1.0
-    assert jnp.isnan(Interval(jnp.zeros(3), jnp.full(3, 0.3))(probs, values))  # 0.9 at most
-    assert jnp.isnan(Interval(jnp.full(3, 0.4), jnp.ones(3))(probs, values))  # 1.2 at least
+    probs, values = np.float32([0.2, 0.5, 0.3]), np.float32([4.0, 1.0, 2.0])
+    zeros, ones = np.zeros(3, np.float32), np.ones(3, np.float32)
+    apply = jax.jit(lambda interval: interval(probs, values))
+    assert float(apply(Interval(probs, probs))) == pytest.approx(1.9, rel=1e-6)
+    assert float(apply(Interval(zeros, ones))) == 1.0
+    assert np.isnan(apply(Interval(zeros, 0.3 * ones)))  # 0.9 at most
+    assert np.isnan(apply(Interval(0.4 * ones, ones)))  # 1.2 at least
     # By hand, bounds within 0.1 of p: 0.1 goes from the 4 to the 1.
-    assert float(Interval(probs - 0.1, probs + 0.1)(probs, values)) == pytest.approx(1.6)
+    within = Interval(probs - np.float32(0.1), probs + np.float32(0.1))
+    assert float(apply(within)) == pytest.approx(1.6)
 
 
 def test_scenarios_are_the_worst_of_a_list():
     rng = np.random.default_rng(0)
     kernels = rng.dirichlet(np.ones(5), 4).astype(np.float32)
-    probs, values = kernels[0], rng.normal(size=5).astype(np.float32)
+    values = rng.normal(size=5).astype(np.float32)
     means = kernels @ values
-    alone = Scenarios(jnp.asarray(kernels[1:]), with_nominal=False)
-    assert float(alone(probs, values)) == pytest.approx(means[1:].min(), rel=1e-5)
-    among = Scenarios(jnp.asarray(kernels[1:]))
-    assert float(among(probs, values)) == pytest.approx(means.min(), rel=1e-5)
-    law = jax.grad(among, argnums=1)(jnp.asarray(probs), jnp.asarray(values))
-    np.testing.assert_array_equal(law, kernels[means.argmin()])
+    kernels, means = kernels[np.argsort(means)], np.sort(means)  # the nominal law is the worst
+    both = jax.jit(jax.value_and_grad(lambda f, p, v: f(p, v), argnums=2))
+    for nominal in (True, False):
+        found, law = both(Scenarios(kernels[1:], with_nominal=nominal), kernels[0], values)
+        worst = 0 if nominal else 1
+        assert float(found) == pytest.approx(means[worst], rel=1e-6)
+        np.testing.assert_array_equal(law, kernels[worst])
 
 
+@pytest.mark.slow
 def test_total_variation_by_hand():
     """Radius 0.3 takes the 9 whole (0.25) and 0.05 of the 3; all of it goes to the 1."""
-    probs, values = jnp.array([0.5, 0.25, 0.25]), jnp.array([3.0, 1.0, 9.0])
-    law = jax.grad(TotalVariation(0.3), argnums=1)(probs, values)
+    probs, values = np.float32([0.5, 0.25, 0.25]), np.float32([3.0, 1.0, 9.0])
+    law = jax.jit(jax.grad(TotalVariation(0.3), argnums=1))(probs, values)
     np.testing.assert_allclose(law, [0.45, 0.55, 0.0], rtol=1e-6)
 
 
@@ -139,7 +145,9 @@ def test_a_negative_radius_is_refused_by_name(kind):
         kind(-0.1)
     with pytest.raises(ValueError, match=name):
         kind(jnp.array([0.1, -0.1]))
-    jax.jit(lambda radius: kind(radius)(jnp.ones(2) / 2, jnp.arange(2.0)))(0.1)  # not a tracer
+    pair = np.zeros(2, np.float32)
+    traced = jax.eval_shape(lambda radius: kind(radius)(pair, pair), 0.1)  # not a tracer
+    assert traced.shape == () and traced.dtype == np.float32
     if kind is not SharedKL:
         with pytest.raises(ValueError, match="support"):
             kind(0.1, support="everywhere")
@@ -148,6 +156,7 @@ def test_a_negative_radius_is_refused_by_name(kind):
 # ---- every set with a radius --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("support", ["nominal", "full"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_radius_zero_is_the_mean_and_a_great_one_the_least_value(kind, support):
@@ -167,6 +176,7 @@ def test_radius_zero_is_the_mean_and_a_great_one_the_least_value(kind, support):
 ONE_PER_KIND = {type(functional): functional for functional in FUNCTIONALS.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ONE_PER_KIND, ids=lambda kind: kind.__name__)
 def test_one_atom_is_its_value(kind):
     functional = ONE_PER_KIND[kind]
@@ -186,20 +196,7 @@ def test_one_atom_is_its_value(kind):
     assert law[0, 0] == 1.0 and np.isfinite(by_probs[0, 0])
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_float32_is_within_its_rounding(kind):
-    """64 N u max|v|, at all radii; float64 with the same numbers is the reference."""
-    probs, values, radii = random_laws(7, seed=4)
-    probs, values, radii = (np.asarray(x, np.float32) for x in (probs, values, radii))
-    functionals = with_radii(kind, radii)
-    results, (_, _, laws) = measure(functionals, probs, values, dtype=np.float32)
-    narrow = jax.tree.map(lambda x: np.asarray(x, np.float32), functionals)
-    expected = measure(narrow, probs, values)[0]
-    unit = np.finfo(np.float32).eps / 2
-    assert results.dtype == np.float32 and np.all(laws >= 0)
-    assert np.all(np.abs(results - expected) <= 64 * 7 * unit * np.abs(values).max(1))
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_full_support_reaches_the_impossible_atoms(kind):
     """The least value has no probability: nature uses it, and so does -inf there."""

@@ -1,6 +1,5 @@
 """Weighted L1, L2 and ellipsoids: certificates, linear and conic programs, limits."""
 
-import cvxpy as cp
 import numpy as np
 import pytest
 from hard_laws import NUM_LAWS, least, measure, random_laws
@@ -8,8 +7,6 @@ from hard_laws import NUM_LAWS, least, measure, random_laws
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.ellipsoid import Ellipsoid
 from jaxrl.functionals.norms import L2Ball, WeightedL1
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONIC = {"solver": "CLARABEL", "tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
 SUPPORTS = ["nominal", "full"]
@@ -37,6 +34,7 @@ def weighted_l1_program(probs, values, radius, weights, support):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, support", [(7, "nominal"), (7, "full"), (64, "nominal")])
 def test_weighted_l1_is_the_linear_program_and_certified(size, support):
     probs, values, radii = random_laws(size)
@@ -60,6 +58,7 @@ def test_weighted_l1_is_the_linear_program_and_certified(size, support):
         assert abs(results[i] - expected) <= 1e-9 * scales[i]
 
 
+@pytest.mark.slow
 def test_equal_weights_are_total_variation():
     probs, values, radii = random_laws(7)
     results = measure(WeightedL1(radii, np.full(probs.shape, 2.0)), probs, values)[0]
@@ -69,6 +68,8 @@ def test_equal_weights_are_total_variation():
 
 def conic_program(probs, values, radius, covariance, support):
     """Least of q.v with |factor^-1 (q - p)| <= radius; v rescaled for the solver."""
+    import cvxpy as cp  # takes seconds
+
     low, spread = values.min(), max(np.ptp(values), 1e-300)
     step, law = cp.Variable(probs.size), cp.Variable(probs.size, nonneg=True)
     constraints = [
@@ -82,6 +83,7 @@ def conic_program(probs, values, radius, covariance, support):
     return low + spread * program.solve(**CONIC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, support", [(7, "nominal"), (7, "full"), (40, "nominal")])
 def test_l2_ball_is_certified(size, support):
     """Without q >= 0 the worst case has a closed form; its multipliers make a lower bound."""
@@ -105,6 +107,7 @@ def random_covariances(size):
     return factors @ factors.swapaxes(1, 2) / size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, support", [(7, "nominal"), (7, "full"), (40, "nominal")])
 def test_ellipsoid_is_certified(size, support):
     """As for the ball, under the covariance conditioned on the sum and the impossible atoms."""
@@ -130,6 +133,7 @@ def test_ellipsoid_is_certified(size, support):
     assert np.all(np.abs(linear - results) <= 1e-11 * scales)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("support", SUPPORTS)
 def test_both_are_the_conic_program(support):
     probs, values, _ = random_laws(7)
@@ -145,6 +149,7 @@ def test_both_are_the_conic_program(support):
         assert abs(ellipsoids[i] - expected) <= 1e-9 * scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("support", SUPPORTS)
 def test_the_unit_ellipsoid_is_the_ball(support):
     probs, values, radii = random_laws(7)
@@ -158,6 +163,7 @@ def test_the_unit_ellipsoid_is_the_ball(support):
     assert np.all(np.abs(by_probs - by_ball_probs) <= 1e-6 * scales[:, None])
 
 
+@pytest.mark.slow
 def test_a_multinomial_covariance_is_a_scaled_deviation():
     """(diag(p) - p p') is singular; within it the worst case is mean - radius * std, while q > 0.
 
@@ -173,6 +179,7 @@ def test_a_multinomial_covariance_is_a_scaled_deviation():
     np.testing.assert_allclose(laws[0], probs - 0.1 * probs * (values - mean) / std, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_l2_ball_by_hand():
     """p = (1/2, 1/2), v = (0, 1): the step is radius (1, -1) / sqrt 2."""
     halves, values = np.full((NUM_LAWS, 2), 0.5), np.tile([0.0, 1.0], (NUM_LAWS, 1))

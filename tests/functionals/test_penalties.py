@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hard_laws import measure
 from scipy.optimize import linprog, minimize_scalar
 
 from jaxrl.functionals.penalties import ChiSquarePenalty, KLPenalty, TotalVariationPenalty
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NUM_LAWS, NUM_ATOMS = 96, 12
 WIDE = np.longdouble
@@ -47,6 +44,7 @@ def size_of(probs, values):
     return np.max(np.where(probs > 0, np.abs(values), 0), 1)
 
 
+@pytest.mark.slow
 def test_kl_penalty_is_its_formula():
     probs, values, weights = varied_laws()
     value, by_weight, _, law = apply(KLPenalty, weights, probs, values)
@@ -63,6 +61,7 @@ def test_kl_penalty_is_its_formula():
     np.testing.assert_allclose(by_weight, entropy, atol=1e-12)  # envelope: the divergence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("support", ["nominal", "full"])
 def test_total_variation_penalty_is_the_linear_program(support):
     """min q v + weight / 2 sum (up + down) with q = p + up - down, all not negative."""
@@ -91,6 +90,7 @@ def test_total_variation_penalty_is_the_linear_program(support):
     assert (support == "full") == bool(np.any(law[probs == 0] > 0))
 
 
+@pytest.mark.slow
 def test_chi_square_penalty_is_its_dual():
     """max_a E[min(V, a)] - Var[min(V, a)] / (4 weight), by a search of its own."""
     probs, values, weights = varied_laws(seed=2)
@@ -123,15 +123,7 @@ def test_chi_square_penalty_is_its_dual():
     np.testing.assert_allclose(by_weight, divergence, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_float32_is_near_float64(kind):
-    probs, values, weights = (np.float32(a) for a in varied_laws(seed=3))
-    narrow = apply(kind, weights, probs, values, np.float32)[0]
-    exact = apply(kind, weights, probs, values)[0]
-    unit = np.finfo(np.float32).eps / 2
-    assert np.all(np.abs(narrow - exact) <= 64 * NUM_ATOMS * unit * size_of(probs, values))
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_limits_of_the_weight(kind):
     probs, values, weights = varied_laws(seed=4)
@@ -152,6 +144,7 @@ def test_limits_of_the_weight(kind):
     assert np.all(steps[1] <= steps[2] + 1e-12 * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gain_without_bound_is_given_up_at_a_price(kind):
     """The limit of ever larger gains; at weight 1 every penalty sheds them."""
@@ -170,7 +163,7 @@ def test_a_gain_without_bound_is_given_up_at_a_price(kind):
 def test_total_variation_penalty_by_hand():
     """Weight 2: the mass 1/4 at 8 goes to 1 for 2; the tie at 3 stays where it is."""
     functional = TotalVariationPenalty(2.0)
-    probs, values = jnp.array([0.25, 0.5, 0.25]), jnp.array([1.0, 3.0, 8.0])
+    probs, values = np.float32([0.25, 0.5, 0.25]), np.float32([1.0, 3.0, 8.0])
     value, law = jax.jit(jax.value_and_grad(functional, argnums=1))(probs, values)
     assert float(value) == 0.25 * 1 + 0.5 * 3 + 0.25 * (1 + 2)
     assert law.tolist() == [0.5, 0.5, 0.0]

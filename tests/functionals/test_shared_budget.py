@@ -1,6 +1,5 @@
 """Budgets shared by the actions of a state: linear and conic programs, certificates, limits."""
 
-import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +101,8 @@ def l1_program(probs, values, budget):
 
 def kl_program(probs, values, budget):
     """The same with relative entropies: an exponential cone program."""
+    import cvxpy as cp  # takes seconds
+
     low, spread = values.min(), np.ptp(values)
     level, spent, constraints = cp.Variable(), 0.0, []
     for p, v in zip(probs, (values - low) / spread, strict=True):
@@ -122,7 +123,11 @@ def distances(kind, laws, probs):
 
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [(SharedL1, (4, 7)), (SharedL1, (2, 36)), (SharedKL, (4, 7))],  # L1 sorts beyond 32 atoms
+    [
+        (SharedL1, (4, 7)),
+        pytest.param(SharedL1, (2, 36), marks=pytest.mark.slow),  # sorts beyond 32 atoms
+        (SharedKL, (4, 7)),
+    ],
 )
 def test_game_is_certified_from_both_sides(kind, shape):
     """The laws keep the budget and hold every action at the value; the policy then earns it."""
@@ -157,6 +162,7 @@ def test_l1_is_the_linear_program():
         assert abs(game[i] - expected) <= 1e-9 * np.abs(values[i]).max()
 
 
+@pytest.mark.slow
 def test_kl_is_the_conic_program():
     probs, values, _ = random_states(4, 7, seed=2)
     budgets = np.geomspace(1e-3, 10.0, NUM_STATES)
@@ -188,6 +194,7 @@ def test_limits_and_masks(kind):
     assert np.all(solve(functionals, probs, values, np.zeros_like(mask))[0] == -np.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_random_policy_never_earns_more(kind):
     probs, values, budgets = random_states(4, 7, seed=3)
@@ -198,6 +205,7 @@ def test_a_random_policy_never_earns_more(kind):
     assert np.all(np.asarray(earned) <= value + 1e-12 * np.abs(values).max((1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_a_policy_are_differences(kind):
     probs, values, _ = random_states(4, 7, seed=4)
@@ -227,6 +235,7 @@ def test_gradients_of_a_policy_are_differences(kind):
             assert np.median(error) < 1e-8 and np.mean(error < 1e-5) > 0.9, k
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_is_within_its_rounding(kind):
     probs, values, budgets = (np.asarray(x, np.float32) for x in random_states(4, 7, seed=6))
@@ -237,6 +246,7 @@ def test_float32_is_within_its_rounding(kind):
     assert np.all(np.abs(game - expected) <= 64 * 7 * unit * np.abs(values).max((1, 2)))
 
 
+@pytest.mark.slow
 def test_one_action_has_the_whole_budget():
     """For L1 that is total variation; for KL, the conic program of one action."""
     probs, values, budgets = random_states(1, 7)

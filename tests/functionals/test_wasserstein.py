@@ -8,8 +8,6 @@ from scipy.optimize import linprog
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.wasserstein import Wasserstein
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TIGHT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
@@ -42,6 +40,7 @@ def transport_program(probs, values, radius, cost, support):
     return low + spread * solved.fun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, support", [(7, "nominal"), (7, "full"), (40, "nominal")])
 def test_is_the_linear_program_and_certified(size, support):
     probs, values, radii = random_laws(size)
@@ -71,6 +70,7 @@ def test_is_the_linear_program_and_certified(size, support):
         assert abs(results[i] - expected) <= 1e-9 * scales[i]
 
 
+@pytest.mark.slow
 def test_unit_costs_are_total_variation():
     probs, values, radii = random_laws(7)
     costs = np.stack([1.0 - np.eye(7)] * NUM_LAWS)
@@ -81,6 +81,7 @@ def test_unit_costs_are_total_variation():
     np.testing.assert_array_equal(absent, results)
 
 
+@pytest.mark.slow
 def test_free_transport_needs_no_radius():
     """Cost 0 from the second atom to the first: at radius 0 all its mass goes there."""
     costs = np.array([[[0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]])

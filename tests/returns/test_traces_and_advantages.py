@@ -1,7 +1,6 @@
 """Returns and advantages against their definitions."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,12 +8,14 @@ from jaxrl.returns import (
     generalised_advantages,
     lambda_returns,
     n_step_returns,
+    next_stock,
     peng_q_lambda_returns,
 )
 
 T = 9
 lambda_jit = jax.jit(lambda_returns)
 advantages_jit = jax.jit(generalised_advantages)
+n_step_jit = jax.jit(n_step_returns, static_argnums=3)
 
 
 def stretch(seed=0, truncated_at=4, terminated_at=6, shape=(T,)):
@@ -35,7 +36,7 @@ def stretch(seed=0, truncated_at=4, terminated_at=6, shape=(T,)):
 
 
 def f32(*arrays):
-    return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
+    return tuple(np.asarray(a, np.float32) for a in arrays)
 
 
 def advantages_by_definition(rewards, discounts, values, next_values, lambda_):
@@ -78,7 +79,7 @@ def test_advantages_are_the_sum_of_td_errors(lambda_, seed):
 @pytest.mark.parametrize("num_steps", [1, 2, 5, 50])
 def test_n_step_returns_are_their_definition(num_steps):
     rewards, discounts, _, next_values, cut = stretch(3)
-    ours = n_step_returns(*f32(rewards, discounts, next_values), num_steps, *f32(cut))
+    ours = n_step_jit(*f32(rewards, discounts, next_values), num_steps, *f32(cut))
     expected = n_step_by_definition(rewards, discounts, next_values, cut, num_steps)
     np.testing.assert_allclose(ours, expected, atol=2e-6)
 
@@ -100,9 +101,9 @@ def test_lambda_zero_and_one():
     rewards, discounts, _, next_values, cut = stretch(4)
     data = f32(rewards, discounts, next_values)
     one_step = data[0] + data[1] * data[2]
-    np.testing.assert_allclose(lambda_jit(*data, jnp.float32(0.0)), one_step, atol=1e-6)
-    np.testing.assert_allclose(n_step_returns(*data, 1), one_step, atol=1e-6)
-    whole = n_step_returns(*data, T, *f32(cut))
+    np.testing.assert_allclose(lambda_jit(*data, np.float32(0.0)), one_step, atol=1e-6)
+    np.testing.assert_allclose(n_step_jit(*data, 1), one_step, atol=1e-6)
+    whole = n_step_jit(*data, T, *f32(cut))
     np.testing.assert_allclose(lambda_jit(*data, *f32(cut)), whole, atol=1e-6)
 
 
@@ -112,7 +113,7 @@ def test_truncation_cuts_the_trace_and_keeps_the_bootstrap(lambda_):
     end = 5
     rewards, discounts, _, next_values, cut = stretch(5, truncated_at=end - 1, terminated_at=None)
     whole = lambda_jit(*f32(rewards, discounts, next_values, lambda_ * cut))
-    first = lambda_returns(*f32(rewards[:end], discounts[:end], next_values[:end]), lambda_)
+    first = lambda_jit(*f32(rewards[:end], discounts[:end], next_values[:end], lambda_ * cut[:end]))
     np.testing.assert_allclose(whole[:end], first, atol=1e-6)
     expected = rewards[end - 1] + discounts[end - 1] * next_values[end - 1]
     np.testing.assert_allclose(whole[end - 1], expected, atol=1e-6)
@@ -128,41 +129,56 @@ def test_termination_drops_the_bootstrap():
 
 
 def test_trailing_axes_are_a_batch():
-    rewards, discounts, values, next_values, _ = f32(*stretch(7, shape=(T, 3)))
-    decays = jnp.linspace(0.0, 1.0, T)
-    together = generalised_advantages(rewards, discounts, values, next_values, decays)
-    apart = jax.vmap(generalised_advantages, in_axes=(1, 1, 1, 1, None), out_axes=1)(
-        rewards, discounts, values, next_values, decays
-    )
-    np.testing.assert_allclose(together, apart, atol=1e-6)
-    full = jnp.broadcast_to(decays[:, None], (T, 3))
-    np.testing.assert_array_equal(
-        together, generalised_advantages(rewards, discounts, values, next_values, full)
-    )
+    rewards, discounts, values, next_values, cut = stretch(7, shape=(T, 3))
+    decays = np.linspace(0.0, 1.0, T) * cut[:, 0]
+    data = f32(rewards, discounts, values, next_values)
+    together = advantages_jit(*data, *f32(decays))
+    apart = [
+        advantages_by_definition(
+            *(x[:, i] for x in (rewards, discounts, values, next_values)), decays
+        )
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(together, np.stack(apart, 1), atol=3e-6)
+    full = np.tile(decays[:, None], 3)
+    np.testing.assert_array_equal(together, advantages_jit(*data, *f32(full)))
 
 
 def test_peng_takes_the_greatest_next_value():
-    rewards, discounts, _, next_values, cut = f32(*stretch(8))
-    lower = next_values - jnp.abs(jax.random.normal(jax.random.key(0), (T,)))
-    q_values = jnp.stack([lower, next_values, lower - 1.0], axis=-1)
-    np.testing.assert_array_equal(
-        peng_q_lambda_returns(rewards, discounts, q_values, 0.7 * cut),
-        lambda_returns(rewards, discounts, next_values, 0.7 * cut),
-    )
+    rewards, discounts, values, next_values, cut = stretch(8)
+    lower = next_values - np.abs(np.random.default_rng(0).normal(size=T))
+    q_values = np.stack([lower, next_values, lower - 1.0], axis=-1)
+    ours = jax.jit(peng_q_lambda_returns)(*f32(rewards, discounts, q_values, 0.7 * cut))
+    expected = advantages_by_definition(rewards, discounts, values, next_values, 0.7 * cut)
+    np.testing.assert_allclose(ours, expected + values, atol=2e-6)
 
 
 def test_gradients_reach_rewards_values_and_lambda():
     """dG_0 / dr_k = prod_{i<k} d_i lambda_i, by hand (0.9 * 0.7)^k."""
-    one = jnp.ones(T)
-    by_reward, by_lambda = jax.grad(
-        lambda r, lambda_: lambda_returns(r, 0.9 * one, one, lambda_)[0], argnums=(0, 1)
-    )(one, 0.7)
-    np.testing.assert_allclose(by_reward, (0.9 * 0.7) ** np.arange(T), rtol=1e-5)
-    # With reward 1 and value 1 each further step adds 0.9, so a longer trace is worth more.
-    assert by_lambda > 0.5
+    one = np.ones(T, np.float32)
+    by_reward, by_value, by_lambda = jax.jit(
+        jax.grad(lambda r, v, l: lambda_returns(r, 0.9 * one, v, l)[0], argnums=(0, 1, 2))
+    )(one, one, np.float32(0.7))
+    steps = np.arange(T)
+    weights = (0.9 * 0.7) ** steps
+    np.testing.assert_allclose(by_reward, weights, rtol=1e-6)
+    # v_k enters by 0.9 (1 - lambda) of its step, but the last one whole.
+    np.testing.assert_allclose(by_value, weights * 0.9 * np.where(steps < T - 1, 0.3, 1), rtol=1e-5)
+    # With reward 1 and value 1 every error is 0.9: G_0 = 1 + sum_k (0.9 lambda)^k 0.9.
+    expected = np.sum(steps * 0.9**steps * 0.7 ** (steps - 1.0) * 0.9)
+    np.testing.assert_allclose(by_lambda, expected, rtol=1e-5)
 
 
 def test_one_step_stretch_ignores_lambda():
     for lambda_ in (0.0, 1.0):
-        result = lambda_returns(jnp.array([1.0]), jnp.array([0.5]), jnp.array([4.0]), lambda_)
-        assert result.tolist() == [3.0]
+        assert lambda_jit(*f32([1.0], [0.5], [4.0], lambda_)).tolist() == [3.0]
+
+
+def test_the_stock_telescopes():
+    """discount^t c_t = c_0 + sum_{u < t} discount^u r_u."""
+    discount, rewards = 0.8, np.array([1.0, 2.0, 0.5])
+    step, stock = jax.jit(next_stock), np.float32(0.3)
+    for reward in np.float32(rewards):
+        stock = step(stock, reward, np.float32(discount))
+    expected = (0.3 + np.sum(discount ** np.arange(3) * rewards)) / discount**3
+    np.testing.assert_allclose(stock, expected, rtol=1e-6)
