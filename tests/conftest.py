@@ -16,6 +16,8 @@ _FLAG = "--xla_cpu_use_fusion_emitters=false"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 
+# Processes that tests start compile as the tests do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Else XLA logs a page for each program that it reads from the cache.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -34,7 +36,7 @@ def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
     fast = request.node.get_closest_marker("optimised") is None
     jax.config.update("jax_disable_most_optimizations", fast)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-SMALL = ["--set", "num_envs=4", "rollout_length=8", "hidden_sizes=8", "num_epochs=1"]
+# A linear network: few leaves, each of which costs a program where agents are taken apart.
+SMALL = ["--agent", "pqn", "--set", "num_envs=4", "rollout_length=8", "hidden_sizes="]
+SMALL += ["--set", "num_epochs=1"]
 SMALL += ["--set", "num_minibatches=1", "--num-seeds", "2", "--num-steps", "1280"]
 SMALL += ["--num-records", "40"]
 

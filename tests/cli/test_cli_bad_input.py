@@ -84,7 +84,7 @@ def test_a_folder_with_another_configuration_is_refused_with_a_diff(
         code, _, error = jaxrl("train", *SMALL, *more, "--run-dir", tmp_path / "run")
         assert code == 2
         assert error.startswith("jaxrl: error: ") and "another configuration" in error
-        assert "agent: 'dqn' (folder) != 'ppo' (asked)" in error
+        assert "agent: 'dqn' (folder) != 'pqn' (asked)" in error
     assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 

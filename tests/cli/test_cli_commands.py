@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from small_run import SMALL, Run
 
 from jaxrl import envs
 from jaxrl.agents.presets import PRESETS, preset
+from jaxrl.cli.evaluate import agents_of_run, episodes_key
+from jaxrl.cli.job import job_from_config, read_config
 from jaxrl.core.settings import list_settings
+from jaxrl.training.evaluate import evaluate
+from jaxrl.training.lanes import strong_floats, with_settings
 
 
 @pytest.fixture(scope="module")
@@ -49,34 +56,57 @@ def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl
         assert jaxrl("evaluate", trained, "--num-episodes", "20", *options)[0] == 0
         return json.loads((trained / "evaluation.json").read_text())["settings"]
 
-    first = settings()
-    assert settings() == first
-    assert settings("--seed", "1") != first
-    assert settings("--explore") != first
+    job = job_from_config(read_config(trained))
+    _, states = agents_of_run(job, trained)
+
+    def played(seed: int, explore: bool) -> list[float]:
+        """The mean of every agent, by the library."""
+        means = []
+        for index, number in itertools.product(range(2), range(2)):
+            found = evaluate(
+                jax.random.fold_in(episodes_key(seed), number),
+                strong_floats(with_settings(job.agent, job.combinations[index])),
+                strong_floats(job.env),
+                jax.tree.map(lambda leaf, at=(index, number): leaf[at], states),
+                num_episodes=20,
+                explore=explore,
+            )
+            means.append(float(np.mean(found.returns)))
+        return means
+
+    for options, seed, explore in (([], 0, False), (["--seed", "1", "--explore"], 1, True)):
+        seeds = [one["seeds"] for one in settings(*options)]
+        found = [one[number]["mean"] for one in seeds for number in ("0", "1")]
+        assert found == pytest.approx(played(seed, explore))
+        # Neither the seed nor how it acts may be left out.
+        assert found != pytest.approx(played(1 - seed, explore))
+        assert found != pytest.approx(played(seed, not explore))
     cut = settings("--max-steps", "3")
     assert all(one["all_seeds"]["mean"] == 3.0 for one in cut)  # CartPole pays 1 each step
     assert all(one["all_seeds"]["num_unfinished"] == 40 for one in cut)
 
 
 def test_evaluate_over_a_grid_of_environments(trained: Path, jaxrl: Run) -> None:
-    grid = ["--over", "length=0.3,1.5", "gravity=9.8"]
-    code, out, error = jaxrl("evaluate", trained, "--num-episodes", "20", *grid)
-    assert code == 0 and error == "" and "length=0.3, gravity=9.8" in out and "worst" in out
-    report = json.loads((trained / "evaluation_over.json").read_text())
-    assert report["over"] == [{"length": 0.3, "gravity": 9.8}, {"length": 1.5, "gravity": 9.8}]
-    for one in report["settings"]:
-        means = [row["mean"]["value"] for row in one["by_setting"]]
-        assert one["mean"]["value"] == pytest.approx(sum(means) / 2)
-        assert one["worst"]["value"] == pytest.approx(min(means))
-        assert one["worst_setting"] == one["by_setting"][means.index(min(means))]["over"]
-        assert one["mean"]["low"] <= one["mean"]["value"] <= one["mean"]["high"]
-    # At the length of training, the episodes are those of a plain evaluation.
-    assert jaxrl("evaluate", trained, "--num-episodes", "20")[0] == 0
-    plain = json.loads((trained / "evaluation.json").read_text())["settings"]
-    assert jaxrl("evaluate", trained, "--num-episodes", "20", "--over", "length=0.5")[0] == 0
-    over = json.loads((trained / "evaluation_over.json").read_text())["settings"]
-    for one, same in zip(over, plain, strict=True):
-        assert one["mean"]["value"] == pytest.approx(same["all_seeds"]["mean"])
+    for how in ([], ["--explore"]):
+        words = ["evaluate", trained, "--num-episodes", "20", *how]
+        code, out, error = jaxrl(*words, "--over", "length=0.5,1.5", "gravity=9.8")
+        assert code == 0 and error == "" and "length=0.5, gravity=9.8" in out and "worst" in out
+        report = json.loads((trained / "evaluation_over.json").read_text())
+        assert report["over"] == [{"length": 0.5, "gravity": 9.8}, {"length": 1.5, "gravity": 9.8}]
+        for one in report["settings"]:
+            means = [row["mean"]["value"] for row in one["by_setting"]]
+            assert one["mean"]["value"] == pytest.approx(sum(means) / 2)
+            assert one["worst"]["value"] == pytest.approx(min(means))
+            assert one["worst_setting"] == one["by_setting"][means.index(min(means))]["over"]
+            assert one["mean"]["low"] <= one["mean"]["value"] <= one["mean"]["high"]
+        # At the length of training, the episodes are those of a plain evaluation.
+        assert jaxrl(*words)[0] == 0
+        plain = json.loads((trained / "evaluation.json").read_text())["settings"]
+        for one, same in zip(report["settings"], plain, strict=True):
+            found, whole = one["by_setting"][0], same["all_seeds"]
+            assert found["mean"]["value"] == pytest.approx(whole["mean"])
+            assert found["cvar_0.1"] == pytest.approx(whole["cvar_0.1"])
+            assert found["mean_length"] == pytest.approx(whole["mean_length"])
 
 
 @pytest.mark.parametrize(
@@ -118,7 +148,7 @@ def test_plot_refuses_an_unknown_metric(trained: Path, jaxrl: Run) -> None:
     ("what", "names"),
     [
         ("agents", sorted(PRESETS)),
-        ("envs", envs.names()),
+        pytest.param("envs", envs.names(), marks=pytest.mark.slow),  # makes them all
         ("operators", ["cvar", "greedy", "quantile"]),
     ],
 )

@@ -43,19 +43,24 @@ def test_a_plan_leaves_its_solution_and_a_picture(planned: Path) -> None:
     assert summary["start_value"] == start
 
 
+def worst_tails(found: dict, values: np.ndarray, level: float) -> np.ndarray:
+    """The mean of the worst `level` share of what each pair leads to, `[S, A]`."""
+    reward = np.broadcast_to(found["reward"], found["prob"].shape)
+    going_on = found["discount"] * (1.0 - found["terminal"])
+    worth = reward + going_on * values[found["next_state"]]
+    order = np.argsort(worth, axis=-1)
+    probs = np.take_along_axis(found["prob"], order, -1)
+    before = np.cumsum(probs, axis=-1) - probs
+    tail = np.clip(level - before, 0.0, probs) / level  # the worst share first
+    return np.sum(tail * np.take_along_axis(worth, order, -1), axis=-1)
+
+
 def test_its_values_are_those_of_a_plain_sweep(planned: Path) -> None:
     with np.load(planned / "solution.npz") as file:
         found = dict(file)
-    reward = np.broadcast_to(found["reward"], found["prob"].shape)
-    going_on = found["discount"] * (1.0 - found["terminal"])
     values = np.zeros(len(found["values"]))
     for _ in range(3000):  # 0.99^3000 = 8e-14
-        worth = reward + going_on * values[found["next_state"]]
-        order = np.argsort(worth, axis=-1)
-        probs = np.take_along_axis(found["prob"], order, -1)
-        before = np.cumsum(probs, axis=-1) - probs
-        tail = np.clip(LEVEL - before, 0.0, probs) / LEVEL  # the worst share first
-        values = np.sum(tail * np.take_along_axis(worth, order, -1), axis=-1).max(axis=1)
+        values = worst_tails(found, values, LEVEL).max(axis=1)
     np.testing.assert_allclose(found["values"], values, atol=1e-6)
 
 
@@ -76,16 +81,24 @@ def test_the_kernel_is_a_law_of_the_set_and_gives_the_values_back(planned: Path)
 
 
 def test_a_horizon_is_backward_induction(jaxrl: Run, tmp_path: Path) -> None:
-    words = ["--env", "RiverSwim", "--horizon", "7", "--discount", "1", "--out", tmp_path / "run"]
-    code, out, error = jaxrl("plan", *words)
+    """Under CVaR; nature's kernel is the one that the first step has, with six more to go."""
+    words = ["--env", "RiverSwim", "--horizon", "7", "--discount", "1", "--functional", "cvar:0.5"]
+    code, out, error = jaxrl("plan", *words, "--out", tmp_path / "run")
     assert code == 0 and error == "" and "for the first step" in out
     with np.load(tmp_path / "run" / "solution.npz") as file:
         found = dict(file)
     values = np.zeros(6)
     for _ in range(7):
-        worth = found["reward"] + values[found["next_state"]]
-        values = (found["prob"] * worth).sum(axis=-1).max(axis=1)
+        later, q_values = values, worst_tails(found, values, 0.5)
+        values = q_values.max(axis=1)
     np.testing.assert_allclose(found["values"], values, atol=1e-12)
+    np.testing.assert_allclose(found["q_values"], q_values, atol=1e-12)
+    np.testing.assert_array_equal(found["policy"].argmax(axis=1), q_values.argmax(axis=1))
+    worth = found["reward"] + later[found["next_state"]]
+    np.testing.assert_allclose((found["kernel"] * worth).sum(axis=-1), q_values, atol=1e-9)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["num_iterations"] == 7
+    assert summary["start_value"] == pytest.approx(found["initial"] @ values, abs=1e-12)
 
 
 def test_the_gain_is_the_best_of_all_policies(jaxrl: Run, tmp_path: Path) -> None:
@@ -202,16 +215,25 @@ def picture(mdp: TabularMDP, kernel: np.ndarray) -> PlanPicture:
     )
 
 
+def calm_and_feared() -> tuple[PlanPicture, PlanPicture]:
+    mdp = tabular_mdp([[[0.5, 0.5]], [[0.5, 0.5]]], [[0.0], [0.0]], discount=0.9)
+    kernel = np.array([[[0.5, 0.5]], [[1.0, 0.0]]])
+    return picture(mdp, np.asarray(mdp.prob)), picture(mdp, kernel)
+
+
+def test_nature_is_marked_where_she_moves() -> None:
+    calm, feared = calm_and_feared()
+    assert feared.shift.tolist() == [0.0, 0.5] and feared.marked == (1, 0)
+    assert calm.shift.tolist() == [0.0, 0.0] and feared.visited.all()
+
+
+@pytest.mark.slow
 def test_nature_is_drawn_where_she_moves(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    mdp = tabular_mdp([[[0.5, 0.5]], [[0.5, 0.5]]], [[0.0], [0.0]], discount=0.9)
-    calm = picture(mdp, np.asarray(mdp.prob))
-    feared = picture(mdp, np.array([[[0.5, 0.5]], [[1.0, 0.0]]]))
-    assert feared.shift.tolist() == [0.0, 0.5] and feared.marked == (1, 0)
-    assert feared.visited.all()
     widths = [
-        imread(draw_plan(tmp_path / f"{i}.png", p)).shape[1] for i, p in enumerate((calm, feared))
+        imread(draw_plan(tmp_path / f"{i}.png", p)).shape[1]
+        for i, p in enumerate(calm_and_feared())
     ]
     assert widths[1] > 1.5 * widths[0]  # two panels more
 

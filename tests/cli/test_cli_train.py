@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -12,14 +14,21 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import yaml
 from small_run import SMALL, Run
 
+from jaxrl.cli.arguments import Train
+from jaxrl.cli.evaluate import episodes_key
+from jaxrl.cli.job import job_from_arguments, job_from_config, read_config
 from jaxrl.cli.summary import final_scores
 from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.run_folder import RunFolder, load_metrics
+from jaxrl.training.evaluate import evaluate
+from jaxrl.training.lanes import strong_floats
+from jaxrl.training.run_folder import RunFolder, load_metrics, open_run
+from jaxrl.training.sweep import sweep
 
 SWEEP = ["--sweep", "learning_rate=1e-3,1e30"]
 
@@ -51,8 +60,8 @@ def test_a_run_leaves_everything_that_is_promised(whole: Path) -> None:
     assert "metrics.jsonl" not in present
     assert (whole / "plots" / "curve.png").read_bytes().startswith(b"\x89PNG")
     config = yaml.safe_load((whole / "config.yaml").read_text())
-    assert config["agent"] == "ppo" and config["env"] == "CartPole-v1"
-    assert config["settings"]["network.hidden_sizes"] == [8]
+    assert config["agent"] == "pqn" and config["env"] == "CartPole-v1"
+    assert config["settings"]["network.hidden_sizes"] == []
     assert config["sweep"] == {"optimiser.learning_rate": [1e-3, 1e30]}
     assert config["resolved"]["num_envs"] == 4
     table = load_metrics(whole).to_pandas()
@@ -128,21 +137,61 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(jaxrl: Run, tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_default_folder_follows_from_the_configuration(jaxrl: Run, tmp_path: Path) -> None:
-    assert jaxrl("train", *SMALL)[0] == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("CartPole-v1-ppo-")
-    _, out, _ = jaxrl("train", *SMALL, "--dry-run")
-    assert f"{folder.name} (would continue)" in out
+@pytest.fixture(scope="module")
+def unswept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of seed 1 without a sweep in its default folder, with greedy episodes at the end."""
+    from jaxrl.cli.main import main
+
+    base = tmp_path_factory.mktemp("unswept")
+    with contextlib.chdir(base):
+        assert main(["train", *SMALL, "--seed", "1", "--eval-episodes", "20"]) == 0
+    (folder,) = (base / "runs").iterdir()
+    return folder
+
+
+def test_the_default_folder_follows_from_the_configuration(
+    unswept: Path, jaxrl: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(unswept.parent.parent)
+    assert unswept.name.startswith("CartPole-v1-pqn-")
     _, out, _ = jaxrl("train", *SMALL, "--seed", "1", "--dry-run")
-    assert folder.name not in out
+    assert f"{unswept.name} (would continue)" in out
+    _, out, _ = jaxrl("train", *SMALL, "--seed", "2", "--dry-run")
+    assert unswept.name not in out and "(new)" in out
 
 
-def test_greedy_episodes_at_the_end_join_the_table(jaxrl: Run, tmp_path: Path) -> None:
-    code, out, _ = jaxrl("train", *SMALL, "--eval-episodes", "4", "--run-dir", tmp_path / "run")
+def test_a_run_is_the_sweep_of_its_seed_and_evaluates_the_agents_it_trained(
+    unswept: Path,
+) -> None:
+    """The numbers in the table, and of the greedy episodes, are those of the library."""
+    job = job_from_config(read_config(unswept))
+    swept = sweep(
+        jax.random.key(1), job.agent, job.env, num_seeds=2, num_steps=1280, num_records=40
+    )
+    found = values_of(unswept)
+    for name, values in swept.metrics.items():
+        for seed in range(2):
+            ours = [found[name, seed, int(step)] for step in swept.steps]
+            assert ours == [np.float64(value).tobytes() for value in values[0, seed]], name
+    means = [
+        evaluate(
+            jax.random.fold_in(episodes_key(0), seed),
+            strong_floats(job.agent),
+            strong_floats(job.env),
+            swept.agent_state(0, seed),
+            num_episodes=20,
+        ).summary()["mean"]
+        for seed in range(2)
+    ]
+    row = RunFolder(unswept).summary()["settings"][0]
+    assert row["evaluation"]["mean"] == pytest.approx(sum(means) / 2)
+
+
+def test_greedy_episodes_at_the_end_join_the_table(unswept: Path, jaxrl: Run) -> None:
+    code, out, _ = jaxrl("train", "--resume", unswept)
     assert code == 0 and "greedy mean" in out
-    row = RunFolder(tmp_path / "run").summary()["settings"][0]
-    assert row["evaluation"]["num_episodes"] == 2 * 4
+    row = RunFolder(unswept).summary()["settings"][0]
+    assert row["evaluation"]["num_episodes"] == 2 * 20
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -174,6 +223,55 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert len((folder / "command.txt").read_text().splitlines()) == 2
 
 
+def damage(folder: Path) -> int:
+    """Flip a bit of the newest checkpoint's largest file; its step."""
+    newest = Checkpoints(folder / "checkpoints").steps()[-1]
+    files = [path for path in (folder / "checkpoints" / str(newest)).rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    return newest
+
+
+def records_of(folder: Path) -> list[dict]:
+    """The records that a finished run wrote, from its table."""
+    by_step: dict[int, dict] = {}
+    for row in load_metrics(folder).to_pylist():
+        record = by_step.setdefault(row["step"], {})
+        record.setdefault(row["metric"], {})[row["setting"], row["seed"]] = row["value"]
+    made = []
+    for step, metrics in sorted(by_step.items()):
+        lanes = sorted(next(iter(metrics.values())))
+        values = {name: [value[lane] for lane in lanes] for name, value in metrics.items()}
+        settings, seeds = zip(*lanes, strict=True)
+        made.append({"step": step, "seeds": seeds, "settings": settings, "metrics": values})
+    return made
+
+
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
+    whole: Path, jaxrl: Run, tmp_path: Path
+) -> None:
+    """As if it had been killed at its end: records after the good checkpoint are there already,
+    and are made again; the table is that of the run that never stopped."""
+    folder = tmp_path / "run"
+    words = [*SMALL, *SWEEP, "--run-dir", folder, "--checkpoint-seconds", "0"]
+    assert jaxrl("train", *words)[0] == 0
+    steps = Checkpoints(folder / "checkpoints").steps()
+    assert len(steps) == 2 and 0 < steps[0] < steps[1] == 1280
+    with open_run(folder, RunFolder(folder).config()) as run:
+        (folder / "metrics.parquet").unlink()
+        run.append_metrics(records_of(whole))
+        run.set_status("running")
+    newest = damage(folder)
+    code, out, error = jaxrl("train", "--resume", folder)
+    assert code == 0 and f"continuing after record {steps[0] // 32} of 40 records" in out
+    assert error.startswith(f"jaxrl: warning: checkpoint {newest}") and error.count("\n") == 1
+    assert (folder / "metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
+    assert RunFolder(folder).summary()["settings"] == RunFolder(whole).summary()["settings"]
+
+
+@pytest.mark.slow
 def test_a_killed_run_with_a_damaged_checkpoint_goes_on_bit_for_bit(
     whole: Path, jaxrl: Run, tmp_path: Path
 ) -> None:
@@ -184,6 +282,7 @@ def test_a_killed_run_with_a_damaged_checkpoint_goes_on_bit_for_bit(
         [sys.executable, "-m", "jaxrl", "train", *words, "--checkpoint-seconds", "0"],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.DEVNULL,
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # the same bits as here
     )
     try:
         until = time.monotonic() + 240
@@ -194,12 +293,7 @@ def test_a_killed_run_with_a_damaged_checkpoint_goes_on_bit_for_bit(
         process.kill()
         process.wait()
     assert RunFolder(folder).status()["state"] == "running"
-    newest = checkpoints.steps()[-1]
-    files = [path for path in (folder / "checkpoints" / str(newest)).rglob("*") if path.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
+    newest = damage(folder)
     code, _, error = jaxrl("train", *words)
     assert code == 0
     assert error.startswith(f"jaxrl: warning: checkpoint {newest}") and error.count("\n") == 1
@@ -217,6 +311,18 @@ def test_the_score_is_the_mean_of_the_last_tenth() -> None:
     np.testing.assert_array_equal(scores, [[18.5, 7.0, 5.0, np.nan, np.nan]])
 
 
+def test_normalisation_is_part_of_the_configuration() -> None:
+    plain = Train(env="RiverSwim", agent="pqn")
+    job = job_from_arguments(dataclasses.replace(plain, normalise=("rewards", "observations")))
+    assert (job.agent.observations, job.agent.rewards) == (True, True)
+    config = job.config()
+    assert config["normalise"] == ["observations", "rewards"]
+    again = job_from_config(config)
+    assert again.agent == job.agent and again.config() == config
+    assert job.default_folder() != job_from_arguments(plain).default_folder()
+
+
+@pytest.mark.slow
 def test_normalised_observations_are_part_of_the_run(jaxrl: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = ("train", *SMALL, "--normalise", "observations", "--run-dir", folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
@@ -28,6 +29,27 @@ class Linear:
 @response.register
 def _(agent: Linear, key, state, observation, memory):
     return observation @ state, not agent.box
+
+
+@struct.dataclass
+class Dithered:
+    """A linear policy that spends its key on a draw beside its preferences."""
+
+    num_envs: int = struct.field(pytree_node=False, default=2)
+    rollout_length: int = struct.field(pytree_node=False, default=3)
+    discount: float = 0.9
+
+    def initial_memory(self, num_envs):
+        return ()
+
+    def act(self, key, state, observation, explore=True, memory=()):
+        rows = observation @ state
+        return jnp.argmax(rows + jax.random.normal(key, rows.shape), axis=-1), {}
+
+
+@response.register
+def _(agent: Dithered, key, state, observation, memory):
+    return observation @ state, True
 
 
 @struct.dataclass

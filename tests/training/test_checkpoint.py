@@ -23,15 +23,15 @@ def tree_of(step: int) -> dict:
     """A state of every kind of leaf that agents and loops hold, different at every step."""
     return {
         "params": {
-            "kernel": jnp.full((4, 3), 0.1 * step),
-            "half": jnp.ones(5, jnp.bfloat16) * step,
+            "kernel": jnp.asarray(np.full((4, 3), 0.1 * step, np.float32)),
+            "half": jnp.asarray(np.full(5, step, jnp.bfloat16)),
         },
         "ring": np.arange(300, dtype=np.uint8).reshape(3, 100) + np.uint8(step),
         "key": jax.random.split(jax.random.key(step), 2),
         "hardware_key": jax.random.key(step, impl="rbg"),
         "nothing": (),
         "none": None,
-        "empty": jnp.zeros((0, 3), jnp.bfloat16),
+        "empty": jnp.asarray(np.zeros((0, 3), jnp.bfloat16)),
         "flags": (jnp.array([True, False]), jnp.int32(step)),
         "wide": np.int64(2**40 + step),
         "count": step,
@@ -252,89 +252,68 @@ def test_a_file_in_the_way_is_one_clear_error(tmp_path: Path) -> None:
         Checkpoints(tmp_path / "file").save(1, {"a": 1})
 
 
-CHILD = """
-import sys
+# One process imports once; for each delay it forks a child that saves without end, and kills it.
+FORKS = """
+import os, select, signal, sys, time
 import numpy as np
 from jaxrl.training.checkpoint import Checkpoints
 
-checkpoints = Checkpoints(sys.argv[1])
-found = checkpoints.restore({"weights": np.zeros(100_000), "step": 0})
-step = found[0] if found else 0
-while True:
-    step += 1
-    checkpoints.save(step, {"weights": np.full(100_000, float(step)), "step": step}, {"at": step})
-    print(step, flush=True)
+def save_without_end(folder, told):
+    checkpoints = Checkpoints(folder)
+    found = checkpoints.restore({"weights": np.zeros(100_000), "step": 0})
+    step = found[0] if found else 0
+    while True:
+        step += 1
+        tree = {"weights": np.full(100_000, float(step)), "step": step}
+        checkpoints.save(step, tree, {"at": step})
+        os.write(told, f"{step}\\n".encode())
+
+for line in sys.stdin:
+    heard, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        save_without_end(sys.argv[1], told)
+    os.close(told)
+    first = os.read(heard, 100)
+    time.sleep(float(line))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    rest = b"".join(iter(lambda: os.read(heard, 65536), b""))
+    os.close(heard)
+    print((first + rest).split()[-1].decode(), os.WTERMSIG(status), flush=True)
 """
 
 
-def kill_while_saving(folder: Path, delay: float) -> int:
-    """Start the child, wait for a first save and `delay` seconds, kill -9; last step it printed."""
-    command = [sys.executable, "-c", CHILD, str(folder)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
-        first = child.stdout.readline()
-        try:
-            child.wait(timeout=delay)
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-        rest = child.stdout.read()
-    assert child.wait() == -signal.SIGKILL
-    return int([first, *rest.splitlines()][-1])
-
-
 def check_kills(folder: Path, delays: list[float]) -> None:
-    checkpoints = Checkpoints(folder)
+    """After a first save and a delay, kill -9: what stays is whole, and no older than was told."""
+    checkpoints, last = Checkpoints(folder), 0
     template = {"weights": np.zeros(100_000), "step": 0}
-    with warnings.catch_warnings():
+    command = [sys.executable, "-c", FORKS, str(folder)]
+    pipe, environment = subprocess.PIPE, {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with (
+        warnings.catch_warnings(),
+        subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, text=True
+        ) as forks,
+    ):
         warnings.simplefilter("error")  # nothing torn is ever visible under its final name
-        last = 0
         for delay in delays:
-            printed = kill_while_saving(folder, delay)
-            assert printed > last  # it went on from where the kill left it
+            forks.stdin.write(f"{delay}\n")
+            forks.stdin.flush()
+            printed, signalled = map(int, forks.stdout.readline().split())
+            assert signalled == signal.SIGKILL and printed > last  # on from where the kill left it
             step, tree, extra = checkpoints.restore(template)
             assert step in (printed, printed + 1)
             assert tree["step"] == extra["at"] == step
             assert np.all(tree["weights"] == step)
             assert all(name.isdecimal() for name in os.listdir(folder))  # no rubbish left
             last = step
+        forks.stdin.close()
 
 
+@pytest.mark.slow  # a process of its own
 def test_kill_9_while_saving(tmp_path: Path) -> None:
     check_kills(tmp_path, [0.21, 0.33])
-
-
-DEVICES = """
-import sys
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxrl.training.checkpoint import Checkpoints
-
-def state_on(num_devices):
-    mesh = jax.make_mesh((num_devices,), ("seed",), devices=jax.devices()[:num_devices])
-    keys = jax.random.split(jax.random.key(1), 8)
-    state = {"weights": jnp.arange(24.0).reshape(8, 3), "key": keys}
-    return jax.device_put(state, NamedSharding(mesh, PartitionSpec("seed")))
-
-checkpoints = Checkpoints(sys.argv[1])
-saved = state_on(4)
-checkpoints.save(1, saved)
-for num_devices in (1, 2, 8):
-    like = state_on(num_devices)
-    _, tree, _ = checkpoints.restore(like)
-    assert jax.tree.map(lambda x: x.sharding, tree) == jax.tree.map(lambda x: x.sharding, like)
-    assert len(tree["weights"].sharding.device_set) == num_devices
-    np.testing.assert_array_equal(tree["weights"], saved["weights"])
-    data = jax.tree.map(np.asarray, jax.random.key_data(tree["key"]))
-    np.testing.assert_array_equal(data, jax.random.key_data(saved["key"]))
-"""
-
-
-def test_a_sweep_on_several_devices_restores_on_others(tmp_path: Path) -> None:
-    flags = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
-    command = [sys.executable, "-W", "error::UserWarning", "-c", DEVICES, str(tmp_path)]
-    subprocess.run(command, env={**os.environ, **flags}, check=True, timeout=120)
 
 
 @pytest.mark.slow

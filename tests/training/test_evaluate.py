@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear_policy import Counter
+from toys import Clock
 
 from jaxrl.core import struct
 from jaxrl.core.mdp import outcome_mdp
+from jaxrl.core.types import TimeStep
 from jaxrl.envs.tabular import TabularEnv
+from jaxrl.training.episodes import play_episodes
 from jaxrl.training.evaluate import Evaluation, evaluate
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 
 
@@ -31,6 +36,7 @@ class Constant:
         return (1 - action if explore else action), {}
 
 
+@functools.cache
 def line(length: int = 4, time_limit: float = float("inf")) -> TabularEnv:
     """Action 1 moves on and pays the state's number, the last move ends; action 0 waits for -1."""
     state = np.arange(length)[:, None, None]
@@ -61,26 +67,71 @@ def test_returns_of_a_deterministic_environment_are_known():
 
 
 def test_exploring_is_asked_of_the_agent():
-    waits = {"num_episodes": 3, "max_steps": 10}
+    waits = {"num_episodes": 5, "max_steps": 3}
     greedy = evaluate(KEY, Constant(), line(), jnp.int32(0), **waits)
-    np.testing.assert_array_equal(greedy.returns, np.full(3, -10.0))
+    np.testing.assert_array_equal(greedy.returns, np.full(5, -3.0))
     exploring = evaluate(KEY, Constant(), line(), jnp.int32(0), explore=True, **waits)
-    np.testing.assert_array_equal(exploring.returns, np.full(3, 6.0))
+    np.testing.assert_array_equal(exploring.returns, np.full(5, 3.0))
 
 
 def test_cut_episodes_count_with_what_they_had():
-    played = evaluate(KEY, Constant(), line(), jnp.int32(1), num_episodes=2, max_steps=3)
-    np.testing.assert_array_equal(played.returns, [3.0, 3.0])
-    assert played.summary()["num_unfinished"] == 2
+    played = evaluate(KEY, Constant(), line(), jnp.int32(1), num_episodes=5, max_steps=3)
+    np.testing.assert_array_equal(played.returns, [3.0] * 5)
+    np.testing.assert_array_equal(played.lengths, [3] * 5)
+    assert played.summary()["num_unfinished"] == 5
     assert not np.any(played.finished)
 
 
 def test_a_time_limit_finishes_an_episode():
-    played = evaluate(KEY, Constant(), line(time_limit=3.0), jnp.int32(1), num_episodes=2)
-    np.testing.assert_array_equal(played.returns, [3.0, 3.0])
+    played = evaluate(KEY, Constant(), line(time_limit=3.0), jnp.int32(1), num_episodes=5)
+    np.testing.assert_array_equal(played.returns, [3.0] * 5)
     assert np.all(played.finished)
 
 
+def test_the_clock_and_the_model_end_an_episode_alike():
+    """Lengths of 2 and 3 by either end: 1 + 2 and 1 + 2 + 3, nothing after."""
+
+    @jax.jit
+    @jax.vmap
+    def play(truncates, length):
+        policy = Counter()
+        return evaluate(KEY, policy, Clock(length, truncates), (), num_episodes=2, max_steps=9)
+
+    played = jax.device_get(play(np.float32([0, 0, 1, 1]), np.float32([2, 3, 2, 3])))
+    np.testing.assert_array_equal(played.returns, [[3, 3], [6, 6]] * 2)
+    np.testing.assert_array_equal(played.lengths, [[2, 2], [3, 3]] * 2)
+    assert np.all(played.finished)
+
+
+@struct.dataclass
+class Fading:
+    """Pays the action, and ends with a probability that discounts: never before `max_steps`."""
+
+    probability: float = 0.5
+
+    def reset(self, key):
+        return (), jnp.zeros(1)
+
+    def step(self, key, state, action):
+        return state, TimeStep(
+            observation=jnp.zeros(1),
+            reward=action[0],
+            terminated=jnp.asarray(self.probability),
+            truncated=jnp.zeros((), bool),
+            cost=jnp.zeros((0,)),
+            info={},
+        )
+
+
+def test_a_probability_of_ending_is_no_end_and_memory_goes_on():
+    """The policy acts by the steps it has acted: 0 + 1 + 2 + 3; at probability 1, 0 and the end."""
+    for probability, total in ((0.5, 6.0), (1.0, 0.0)):
+        played = evaluate(KEY, Counter(), Fading(probability), (), num_episodes=2, max_steps=4)
+        np.testing.assert_array_equal(played.returns, [total] * 2)
+        assert np.all(np.asarray(played.finished) == (probability == 1.0))
+
+
+@functools.cache
 def geometric() -> TabularEnv:
     """Each step pays 1 and ends with probability 1/2."""
     return TabularEnv(
@@ -101,24 +152,36 @@ def test_episodes_are_independent_and_end_on_their_own():
     np.testing.assert_array_equal(again.returns, played.returns)
 
 
-@pytest.mark.parametrize("num_episodes", [1, 7, 10, 11, 95, 200])
-@pytest.mark.parametrize("level", [0.1, 0.25, 1.0])
-def test_tails_agree_with_numpy(num_episodes, level):
+LEVELS = (0.1, 0.25, 1.0)
+
+
+@functools.cache
+def tails(num_episodes):
+    """Returns, their worst decile and, by level, their tails: one program for each size."""
     returns = np.random.default_rng(num_episodes).normal(10.0, 5.0, num_episodes)
-    played = Evaluation(
-        jnp.asarray(returns, jnp.float32), jnp.ones(num_episodes), jnp.ones(num_episodes, bool)
-    )
-    decile = np.quantile(returns, 0.1, method="inverted_cdf")
-    np.testing.assert_allclose(played.worst_decile, decile, rtol=1e-6)
+
+    @jax.jit
+    def measure(returns):
+        played = Evaluation(returns, jnp.ones_like(returns), jnp.ones(num_episodes, bool))
+        return played.worst_decile, [played.cvar(level) for level in LEVELS]
+
+    decile, found = jax.device_get(measure(returns.astype(np.float32)))
+    return returns, decile, dict(zip(LEVELS, found, strict=True))
+
+
+@pytest.mark.parametrize("num_episodes", [1, 7, 10, 11, 95, 200])
+@pytest.mark.parametrize("level", LEVELS)
+def test_tails_agree_with_numpy(num_episodes, level):
+    returns, decile, found = tails(num_episodes)
+    expected = np.quantile(returns, 0.1, method="inverted_cdf")
+    np.testing.assert_allclose(decile, expected, rtol=1e-6)
     # The mean of the lowest `level` share of mass, the atom at its edge in part.
     mass = np.clip(level * num_episodes - np.arange(num_episodes), 0.0, 1.0)
     tail = mass @ np.sort(returns) / (level * num_episodes)
-    np.testing.assert_allclose(played.cvar(level), tail, rtol=1e-4)
+    np.testing.assert_allclose(found[level], tail, rtol=2e-5)
 
 
 def test_another_number_in_agent_or_environment_does_not_compile_again():
-    from jaxrl.training.episodes import play_episodes
-
     evaluate(KEY, Constant(0.9), line(), jnp.int32(1), num_episodes=5)
     size = play_episodes._cache_size()
     evaluate(
@@ -136,10 +199,9 @@ def test_another_number_in_agent_or_environment_does_not_compile_again():
 
 
 def test_agent_states_may_be_mapped_over():
-    states = jnp.array([0, 1])
     played = jax.vmap(
         lambda state: evaluate(KEY, Constant(), line(), state, num_episodes=2, max_steps=10)
-    )(states)
+    )(np.int32([0, 1]))
     np.testing.assert_array_equal(played.returns, [[-10.0, -10.0], [6.0, 6.0]])
 
 

@@ -1,4 +1,4 @@
-"""Agents learn: small tasks always, published ones when asked for (`-m slow`), all from one table.
+"""Agents learn small and published tasks (`-m slow`), all from one table.
 
 A row is what is trained on what, for how long, on how many seeds, and what the interquartile mean
 of the seeds' greedy returns must reach.
@@ -23,6 +23,8 @@ from jaxrl.training.evaluate import evaluate
 from jaxrl.training.lanes import with_settings
 from jaxrl.training.sweep import sweep
 
+pytestmark = [pytest.mark.slow, pytest.mark.optimised, pytest.mark.timeout(7200)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -32,7 +34,6 @@ class Row:
     num_seeds: int
     threshold: float  # of the interquartile mean over seeds [return]
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)  # by name
-    slow: bool = True
 
     @property
     def name(self) -> str:
@@ -48,8 +49,7 @@ MINATAR_DQN = MINATAR | {"replay.capacity": 100_000, "target.period": 200, "roll
 MINATAR_DQN |= {"batch_size": 64, "warmup": 5_000}
 
 ROWS = [
-    # Small versions, in every run of the suite.
-    Row("pqn", "Catch-bsuite", 40_000, 4, 0.9, TINY, slow=False),
+    Row("pqn", "Catch-bsuite", 40_000, 4, 0.9, TINY),
     Row("dqn", "Catch-bsuite", 40_000, 4, 0.8, SMALL_REPLAY),
     # Smaller versions of benchmarks/learning.py, with its settings.
     Row("ppo", "CartPole-v1", 60_000, 8, 300.0),
@@ -61,11 +61,9 @@ ROWS = [
     Row("pqn", "Breakout-MinAtar", 500_000, 2, 4.0, MINATAR_PQN),
     Row("dqn", "Breakout-MinAtar", 200_000, 2, 4.0, MINATAR_DQN),
 ]
-LONG = [pytest.mark.slow, pytest.mark.timeout(7200)]
-MARKED = [pytest.param(row, id=row.name, marks=LONG if row.slow else []) for row in ROWS]
 
 
-@pytest.mark.parametrize("row", MARKED)
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_seeds_reach_the_threshold(row):
     agent, env = with_settings(preset(row.agent), row.settings), make(row.env)
     result = sweep(jax.random.key(0), agent, env, num_seeds=row.num_seeds, num_steps=row.num_steps)

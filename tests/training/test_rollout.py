@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,6 @@ from jaxrl.core.mdp import outcome_mdp
 from jaxrl.envs.tabular import TabularEnv
 from jaxrl.training.rollout import rollout, start_rollout
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_STATES, NUM_ENVS, NUM_STEPS = 6, 7, 40
 
 
@@ -65,17 +65,22 @@ class Played:
     sums: object
 
 
-CASES = {
-    "terminates": chain(True, float("inf")),
-    "truncates": chain(False, 9.0),
-    "both": chain(True, 6.0),
-}
+CASES = {"terminates": (True, float("inf")), "truncates": (False, 9.0), "both": (True, 6.0)}
+SOFT = (False, float("inf"), 0.25)
 
 
-def play(env, **options) -> Played:
-    before = start_rollout(jax.random.key(0), AGENT, env)
-    run = jax.jit(lambda env, before: rollout(jax.random.key(1), AGENT, env, (), before, **options))
-    return Played(env, before, *jax.device_get(run(env, before)))
+@functools.partial(jax.jit, static_argnames=("explore", "auto_reset", "keep_env_state"))
+def play_on(key, env, before, **options):
+    return rollout(key, AGENT, env, (), before, **options)
+
+
+@functools.cache
+def play(case, explore=True, auto_reset=True, keep_env_state=False) -> Played:
+    env = chain(*case)
+    before = jax.jit(lambda env: start_rollout(jax.random.key(0), AGENT, env))(env)
+    options = {"explore": explore, "auto_reset": auto_reset, "keep_env_state": keep_env_state}
+    after = jax.device_get(play_on(jax.random.key(1), env, before, **options))
+    return Played(env, jax.device_get(before), *after)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -89,12 +94,13 @@ def ended(trajectory):
 
 def test_the_case_ends_as_it_should():
     counts = {}
-    for name, env in CASES.items():
-        t = play(env).trajectory
+    for name, case in CASES.items():
+        t = play(case).trajectory
         counts[name] = (int(t.terminated.sum()), int(t.truncated.sum()))
         assert not np.any(t.terminated & t.truncated)
     assert counts["terminates"][1] == counts["truncates"][0] == 0
-    assert min(counts["terminates"][0], counts["truncates"][1], *counts["both"]) > 0
+    assert counts["truncates"][1] == NUM_ENVS * (NUM_STEPS // 9)  # by the clock alone
+    assert min(counts["terminates"][0], *counts["both"]) > 0
 
 
 def test_the_successor_is_the_true_one_and_the_reset_comes_after_it(played):
@@ -143,10 +149,19 @@ def test_memory_starts_afresh_with_each_episode(played):
 
 def test_two_rollouts_are_one_long_life(played):
     """The second goes on where the first stood: no reset between them, other randomness."""
-    _, second, sums = rollout(jax.random.key(2), AGENT, played.env, (), played.after)
+    key = jax.random.key(2)
+    _, second, sums = jax.device_get(
+        play_on(key, played.env, played.after, explore=True, auto_reset=True, keep_env_state=False)
+    )
     np.testing.assert_array_equal(second.observation[0], played.after.observation)
-    assert float(sums.num_episodes) > 0
     assert not np.array_equal(second.action, played.trajectory.action)
+    # An episode that ends in the second counts with what the first had of it.
+    over, lengths = ended(second), []
+    for env in range(NUM_ENVS):
+        ends = np.flatnonzero(over[:, env])
+        lengths += np.diff(ends, prepend=-1 - played.after.episode_length[env]).tolist()
+    assert float(sums.num_episodes) == len(lengths) > 0
+    assert float(sums.episode_length) == sum(lengths)
 
 
 def test_without_reset_an_ended_environment_goes_on_from_its_last_state():
@@ -157,7 +172,7 @@ def test_without_reset_an_ended_environment_goes_on_from_its_last_state():
 
 def test_a_probability_of_ending_discounts_and_does_not_end():
     """Constraints as terminations: the episode goes on, the future counts for less."""
-    played = play(chain(False, float("inf"), soft_end=0.25))
+    played = play(SOFT)
     t = played.trajectory
     np.testing.assert_allclose(t.discount[t.observation == 0], 0.9 * 0.75, rtol=1e-6)
     np.testing.assert_array_equal(t.observation[1:], t.next_observation[:-1])
@@ -166,12 +181,13 @@ def test_a_probability_of_ending_discounts_and_does_not_end():
 
 def test_environment_states_are_kept_only_when_asked_for():
     assert play(CASES["both"]).trajectory.env_state == ()
-    t = play(CASES["both"], keep_env_state=True).trajectory
+    t = play(CASES["both"], explore=False, keep_env_state=True).trajectory
     np.testing.assert_array_equal(t.env_state.index, t.observation)
 
 
 def test_greedy_play_asks_the_agent_not_to_explore():
-    assert np.all(play(CASES["both"], explore=False).trajectory.action == 1)
+    t = play(CASES["both"], explore=False, keep_env_state=True).trajectory
+    assert np.all(t.action == 1)
 
 
 def test_lanes_see_other_randomness(played):

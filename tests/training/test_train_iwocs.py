@@ -8,35 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toys import KEY
 
 import jaxrl
-from jaxrl import envs, planning
+from jaxrl import envs
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import preset
-from jaxrl.agents.q_network import QNetworkAgent
-from jaxrl.agents.targets import TargetUpdate
 from jaxrl.core import struct
+from jaxrl.core.mdp import outcome_mdp
 from jaxrl.core.schedules import Linear
 from jaxrl.envs.control import CartPole, Pendulum
-from jaxrl.functionals import PerPair, Scenarios
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator
 from jaxrl.replay import UniformReplay
-from jaxrl.training.iwocs import train_iwocs
+from jaxrl.training.iwocs import _stacked, _train_group, train_iwocs
 from jaxrl.training.least_value import LeastValuePolicy, LeastValueState, acting
 from jaxrl.training.responses import response
 
-KEY = jax.random.key(0)
-DISCOUNT = 0.8
 TRACES = []
-
-
-@pytest.fixture(autouse=True)
-def quick_where_little_is_run(request):
-    is_quick = request.node.get_closest_marker("slow") is None
-    jax.config.update("jax_disable_most_optimizations", is_quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @struct.dataclass
@@ -61,141 +49,215 @@ class Counted:
         return self.env.step(key, state, action)
 
 
-def crossing(chance):
-    """At home (0) stay for 0.5 or cross, which succeeds with this chance and pays 2 on the far side
-    (1); then home through the woods (2), where the first path is better."""
-    transition = np.zeros((3, 2, 3))
-    transition[0, 0, 0] = 1.0
-    transition[0, 1] = [1.0 - chance, chance, 0.0]
-    transition[1, :] = [[0.0, 0.0, 1.0], [0.5, 0.0, 0.5]]
-    transition[2, :] = [[1.0, 0.0, 0.0], [0.2, 0.0, 0.8]]
-    reward = np.array([[0.5, 0.0], [2.5, 2.0], [0.2, 0.0]])
-    return jaxrl.tabular_mdp(transition, reward, DISCOUNT, initial=np.full(3, 1.0 / 3.0))
+# --- a choice between four actions: every search is known ----------------------------------------
+
+# What action (column) pays in setting (row), once; setting 0 is the nominal one.
+CHOICES = {
+    # Trained in 0: action 0, worst in 1 (0). With 1: action 1 by either set, worst in 2 (-5), so
+    # that the nominal agent stays. With 2: action 2 by every set, worst in 3 (-1): it stays again.
+    # With 3: all agents take action 3, worst in 2 (1), which is found already; no set is better.
+    "all at last": ([10, 8, 6, 4], [0, 9, 7, 2], [5, -5, 6, 1], [3, 4, -1, 2]),
+    # Trained in 0: action 0, worst in 1 (-1). With 1: together action 1, worst in 2 (-3); agent 1
+    # alone action 2, worst in 0 (0). With 2: all take action 2, no worse than agent 1 alone.
+    "one of two": ([10, 9, 0, -2], [-1, 2, 5, -2], [3, -3, 4, -2], [9, 9, 9, 9]),
+}
+NUM_SEEDS = 3  # in lanes of two: the last is padded
 
 
-def table_agent():
-    """A linear network on one-hot states: a table."""
-    return QNetworkAgent(
+def choice(rewards):
+    shape = (1, 4, 1)
+    mdp = outcome_mdp(
+        np.ones(shape),
+        np.zeros(shape, int),
+        np.reshape(rewards, shape).astype(float),
+        terminal=np.ones(shape, bool),
+    )
+    return Counted(envs.TabularEnv(mdp))
+
+
+def chooser():
+    """A table of four numbers that reaches them: no noise, no bootstrap."""
+    return preset("pqn").replace(
         network=NetworkSettings(hidden_sizes=(), initialiser="lecun"),
-        optimiser=Optimiser(learning_rate=Linear(0.05, 0.0), max_grad_norm=100.0),
-        replay=UniformReplay(capacity=2048),
-        target=TargetUpdate(period=1, step_size=0.1),
-        discount=DISCOUNT,
+        optimiser=Optimiser(learning_rate=Linear(0.5, 0.0)),
         exploration=1.0,
         num_envs=16,
         rollout_length=4,
-        num_updates=4,
-        batch_size=64,
-        warmup=128,
+        num_epochs=4,
+        num_minibatches=1,
     )
 
 
-GOOD, BAD = crossing(0.95), crossing(0.1)
+AT_ONCE = {"name": "one of two", "tolerance": 100.0}
+
+
+def chosen(name, **options):
+    """What a search in one of `CHOICES` found; one that stops at once always comes first."""
+    search(**AT_ONCE)
+    return search(name, **options)[0]
 
 
 @functools.cache
-def searched():
-    """Three seeds in two lanes: a search that stops at once, one over all sets of agents, and the
-    published one; traces after the first and after all."""
-    env, *models = (Counted(envs.TabularEnv(mdp, time_limit=60.0)) for mdp in (GOOD, BAD))
-    search = functools.partial(
-        train_iwocs,
-        agent=table_agent(),
-        env=env,
+def search(name, **options):
+    """What was found, and how often the environment was traced for it."""
+    env, *models = map(choice, CHOICES[name])
+    TRACES.clear()
+    found = train_iwocs(
+        KEY,
+        chooser(),
+        env,
         models=models,
         num_steps=6400,
-        num_seeds=3,
-        max_models=3,
+        num_seeds=NUM_SEEDS,
         lanes=2,
-        num_episodes=32,
+        num_episodes=2,
+        max_steps=3,
+        **options,
     )
-    TRACES.clear()
-    at_once = search(KEY, tolerance=1e6)
-    count = len(TRACES)
-    published = search(KEY, subsets=False)
-    return at_once, search(KEY), published, count, len(TRACES)
+    return found, len(TRACES)
 
 
-def static_values(mdp, actions):
-    """Of a policy in one model, by linear algebra."""
-    states, prob = np.arange(3), np.asarray(mdp.prob, np.float64)
-    reward = np.sum(prob * np.asarray(mdp.reward), axis=-1)
-    return np.linalg.solve(np.eye(3) - DISCOUNT * prob[states, actions], reward[states, actions])
+@functools.cache
+def tables(name):
+    """Every agent's values `[S, N, A]`."""
+    found = chosen(name)
+    policy, used = found.policy, np.eye(4, dtype=bool)
+
+    @jax.jit
+    @jax.vmap
+    def values(agents):
+        def alone(mask):
+            return policy.q_values(LeastValueState(agents, mask), jnp.zeros(1, int))[0]
+
+        return jax.vmap(alone)(used)
+
+    return jax.device_get(values(found.states.agents))
 
 
-def test_with_two_kernels_it_attains_the_robust_optimum_of_the_planner():
-    """One pair has two kernels, so that nature gains nothing by changing between them, and the set
-    is that of robust value iteration."""
-    kernels = jnp.stack([GOOD.prob, BAD.prob], axis=2)  # [S, A, 2, K]
-    robust = BellmanOperator(successor_functional=PerPair(Scenarios(kernels)))
-    solved = planning.value_iteration(GOOD, robust, tolerance=1e-3)
-    assert bool(solved.converged)
-    found = searched()[1]
-    for seed in range(3):
-        q_values = np.asarray(found.policy.q_values(found.state(seed), jnp.arange(3)))
-        np.testing.assert_allclose(q_values, solved.q_values, atol=0.25)
-        action, _ = found.policy.act(KEY, found.state(seed), jnp.arange(3), explore=False)
-        worst = np.minimum(static_values(GOOD, action), static_values(BAD, action))
-        np.testing.assert_allclose(worst, solved.values, atol=2e-3)
-        nominal = found.policy.q_values(found.candidate(0, seed), jnp.arange(3)).argmax(axis=1)
-        assert np.any(static_values(BAD, np.asarray(nominal)) < worst - 0.3)
+def expected_returns(name, actions):
+    """What candidates that take these actions earn in every setting, `[N, M]`."""
+    return np.array(CHOICES[name], np.float32).T[list(actions)]
 
 
 def test_the_worst_kernel_of_the_nominal_agent_is_found_and_then_none_is_worse():
-    at_once, found, *_ = searched()
-    assert found.found.tolist() == [[0, 1, -1]] * 3 and found.num_models.tolist() == [2] * 3
-    assert found.converged.all() and found.states.used[:, 1].all()
-    np.testing.assert_array_equal(found.states.used, found.sets[:, 1])
-    assert at_once.found.tolist() == [[0, -1, -1]] * 3 and at_once.converged.all()
-    returns = np.asarray(found.returns)
-    np.testing.assert_array_equal(np.isnan(returns[:, :, 0]), [[False, False, True]] * 3)
-    assert np.all(returns[:, 0, 0] > returns[:, 0, 1] + 5.0)
-    assert np.all(found.worst_returns[:, 1] > found.worst_returns[:, 0] + 5.0)
+    found = chosen("all at last")
+    assert found.found.tolist() == [[0, 1, 2, 3]] * NUM_SEEDS
+    assert found.num_models.tolist() == [4] * NUM_SEEDS and found.converged.all()
+    sets = [[1, 0, 0, 0]] * 3 + [[1, 1, 1, 1]]
+    np.testing.assert_array_equal(found.sets, np.array([sets] * NUM_SEEDS, bool))
+    np.testing.assert_array_equal(found.states.used, np.ones((NUM_SEEDS, 4), bool))
+    returns = expected_returns("all at last", [0, 0, 0, 3])
+    np.testing.assert_array_equal(found.returns, [returns] * NUM_SEEDS)
+    np.testing.assert_array_equal(found.worst_returns, [[0, 0, 0, 1]] * NUM_SEEDS)
+
+
+def test_a_set_of_fewer_agents_is_chosen_where_it_is_better_at_worst():
+    found = chosen("one of two")
+    assert found.found.tolist() == [[0, 1, 2, -1]] * NUM_SEEDS
+    assert found.num_models.tolist() == [3] * NUM_SEEDS and found.converged.all()
+    sets = [[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(found.sets, np.array([sets] * NUM_SEEDS, bool))
+    # The first of the best: agent 1 alone, which the later candidate only equals.
+    np.testing.assert_array_equal(found.states.used, [[False, True, False, False]] * NUM_SEEDS)
+    returns = np.full((4, 4), np.nan, np.float32)
+    returns[:3] = expected_returns("one of two", [0, 2, 2])
+    np.testing.assert_array_equal(found.returns, [returns] * NUM_SEEDS)
+    np.testing.assert_array_equal(found.worst_returns, [[-1, 0, 0, np.nan]] * NUM_SEEDS)
 
 
 def test_all_agents_together_are_kept_where_no_fewer_are_better():
-    """So that the published search, which knows no other candidate, is the same here."""
-    _, found, published, *_ = searched()
-    np.testing.assert_array_equal(published.sets, [np.tri(3, dtype=bool) * [[1], [1], [0]]] * 3)
-    for name in ("sets", "found", "returns", "num_models"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(published, name))
+    """The published search knows no other candidate, and ends where this one does."""
+    published, found = chosen("all at last", subsets=False), chosen("all at last")
+    np.testing.assert_array_equal(published.sets, [np.tri(4, dtype=bool)] * NUM_SEEDS)
+    returns = expected_returns("all at last", [0, 1, 2, 3])
+    np.testing.assert_array_equal(published.returns, [returns] * NUM_SEEDS)
+    np.testing.assert_array_equal(published.found, found.found)
+    np.testing.assert_array_equal(published.states.used, found.states.used)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "converged"),
+    [
+        # The nominal agent's worst case is 10 less than what it was made for, exactly.
+        ({"tolerance": 10.0}, [0, -1, -1, -1], True),
+        # In 1 the two agents' is 13 less than their worst of 0 and 1; in 2 the three's is 7 less.
+        ({"tolerance": 9.5}, [0, 1, 2, -1], True),
+        pytest.param({"max_models": 2}, [0, 1], False, marks=pytest.mark.slow),  # other shapes
+    ],
+    ids=["at once", "tolerated", "too few"],
+)
+def test_the_search_ends_where_it_should(options, settings, converged):
+    found = chosen("all at last", **options)
+    assert found.found.tolist() == [settings] * NUM_SEEDS
+    assert found.converged.tolist() == [converged] * NUM_SEEDS
+
+
+def test_agents_learn_each_in_its_own_setting():
+    for name, rewards in CHOICES.items():
+        trained = 4 if name == "all at last" else 3
+        expected = [rewards[:trained]] * NUM_SEEDS
+        np.testing.assert_allclose(tables(name)[:, :trained], expected, atol=0.05)
+
+
+def test_a_run_is_training_with_the_key_of_its_seed_and_number():
+    """`fold_in(fold_in(key, seed), number)`, as promised, bit for bit: lanes of other seeds beside
+    it, in the program of the search."""
+    found = chosen("all at last")
+    settings = _stacked([choice(rewards) for rewards in CHOICES["all at last"]])
+    ours = jax.device_get(found.states.agents.params)
+    for number, seeds in ((0, [2, 0]), (1, [1, 2])):
+        fold = jax.random.fold_in
+        keys = jnp.stack([fold(fold(KEY, seed), number) for seed in seeds])
+        index = jnp.full(2, number, jnp.int32)
+        alone = _train_group(keys, found.policy.agent, settings, index, 6400)
+        for mine, theirs in zip(
+            jax.tree.leaves(ours), jax.tree.leaves(jax.device_get(alone.params)), strict=True
+        ):
+            np.testing.assert_array_equal(mine[seeds, number], theirs)
 
 
 def test_seeds_differ_and_the_nominal_candidate_is_kept():
-    at_once, found, *_ = searched()
-    table = jax.vmap(lambda state: found.policy.q_values(state, jnp.arange(3)))(found.states)
-    assert len(np.unique(np.asarray(table)[:, 0, 0])) == 3
-    first = found.policy.q_values(found.candidate(0, seed=1), jnp.arange(3))
-    alone = at_once.policy.q_values(at_once.state(1), jnp.arange(3))
-    np.testing.assert_array_equal(first, alone)
-    assert np.all(first >= np.asarray(table)[1] - 1e-6)
+    """Of two vectors and a bias, only the sum is learned: the rest tells the seeds apart."""
+    found = chosen("all at last")
+    leaves = jax.tree.leaves(jax.device_get(found.states.agents.params))
+    assert any(len(np.unique(leaf[:, 0].reshape(NUM_SEEDS, -1), axis=0)) == 3 for leaf in leaves)
+    for seed in range(NUM_SEEDS):
+        assert found.candidate(0, seed).used.tolist() == [True, False, False, False]
+        action, _ = found.policy.act(KEY, found.candidate(0, seed), np.zeros(1, int))
+        assert action.tolist() == [0]
+        action, _ = found.policy.act(KEY, found.state(seed), np.zeros(1, int))
+        assert action.tolist() == [3]
 
 
 def test_one_program_trains_in_every_setting():
-    *_, before, after = searched()
-    assert 0 < before == after
+    """A search that stops at once traces all that those over four settings need."""
+    assert chosen("all at last").num_models.tolist() == [4] * NUM_SEEDS
+    traces = search(**AT_ONCE)[1], search("all at last")[1]
+    assert traces[0] > 0 and traces[1] == 0
 
 
 def test_it_is_evaluated_like_any_agent():
-    found = searched()[1]
-    env = envs.TabularEnv(GOOD, time_limit=60.0)
+    """Action 3 pays 4 in setting 0, and ends."""
+    found = chosen("all at last")
+    env = choice(CHOICES["all at last"][0]).env
     played = jaxrl.evaluate(
-        KEY, found.policy, env, found.state(0), num_episodes=4, over={"time_limit": [3.0, 5.0]}
+        KEY, found.policy, env, found.state(0), num_episodes=2, over={"time_limit": [3.0, 5.0]}
     )
-    assert played.lengths.tolist() == [[3] * 4, [5] * 4]
+    assert played.lengths.tolist() == [[1, 1]] * 2 and played.returns.tolist() == [[4.0, 4.0]] * 2
 
 
 def test_attacks_know_how_it_responds():
-    found = searched()[1]
-    rows, are_preferences = response(found.policy, KEY, found.state(0), jnp.arange(3), ())
+    """The preferences are the least values: of 0, -5, -1 and 1, up to what was learned."""
+    found = chosen("all at last")
+    rows, are_preferences = response(found.policy, KEY, found.state(0), np.zeros(1, int), ())
     assert are_preferences
-    np.testing.assert_array_equal(rows, found.policy.q_values(found.state(0), jnp.arange(3)))
+    np.testing.assert_allclose(rows, [[0.0, -5.0, -1.0, 1.0]], atol=0.05)
 
 
 # --- the policy ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sac", "qr_dqn"])
+@pytest.mark.parametrize("name", ["sac", pytest.param("qr_dqn", marks=pytest.mark.slow)])
 def test_the_action_is_the_one_whose_least_value_is_greatest(name):
     """Of three agents' actions, or of all, by hand; the third has no say."""
     env = CartPole() if name == "qr_dqn" else Pendulum()
@@ -253,38 +315,3 @@ def test_bad_input_is_refused_with_the_remedy(case):
 def test_an_unknown_parameter_names_the_near_ones():
     with pytest.raises(KeyError, match="pole_mass"):
         train_iwocs(KEY, preset("dqn"), CartPole(), num_steps=16, over={"pole_mas": [1.0]})
-
-
-# --- learning ------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_cart_pole_at_worst_is_better_than_that_of_the_nominal_agent():
-    """On lengths and masses between those that were searched, and other episodes."""
-    agent = preset("dqn").replace(
-        optimiser=Optimiser(learning_rate=Linear(5e-4, 5e-5), max_grad_norm=10.0)
-    )
-    env = CartPole()
-    found = train_iwocs(
-        KEY,
-        agent,
-        env,
-        num_steps=100_000,
-        over={"pole_half_length": [0.25, 0.7, 2.0], "pole_mass": [0.05, 0.2, 0.8]},
-        num_seeds=2,
-        num_episodes=32,
-        max_steps=500,
-        tolerance=2.0,
-    )
-    worst = np.asarray(found.worst_returns)
-    print(found.found, worst, found.sets)
-    assert np.all(np.nanmax(worst, axis=1) >= worst[:, 0])
-    assert all(np.all(np.diff(row[~np.isnan(row)]) >= 0.0) for row in worst)
-    held_out = {"pole_half_length": [0.3, 0.6, 1.2, 1.9], "pole_mass": [0.06, 0.3, 0.7]}
-    play = functools.partial(
-        jaxrl.evaluate, jax.random.key(9), found.policy, env, num_episodes=64, over=held_out
-    )
-    nominal = [float(play(found.candidate(0, seed)).worst) for seed in range(2)]
-    robust = [float(play(found.state(seed)).worst) for seed in range(2)]
-    print(nominal, robust)
-    assert np.mean(robust) > np.mean(nominal) + 50.0
