@@ -92,7 +92,8 @@ class Curated:
         buffer = self.replay.init(jax.tree.map(lambda leaf: leaf[0], tasks))
         everywhere = jnp.ones(self.outer.num_lives, bool)
         # The first levels are new ones: a buffer that is empty replays none.
-        buffer, tasks, ids, _ = self.replay.draw(key, buffer, tasks, everywhere)
+        draw_key = jax.random.fold_in(key, _LEVELS)
+        buffer, tasks, ids, _ = self.replay.draw(draw_key, buffer, tasks, everywhere)
         first = jnp.zeros_like(outer.births)
         return CuratedState(outer, self._antagonists(outer.key, first, tasks), buffer, ids)
 

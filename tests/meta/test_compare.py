@@ -68,6 +68,7 @@ def test_each_agent_gets_its_own_best_setting(found):
     assert found.wins("learner", "still") > 0.7
 
 
+@pytest.mark.slow
 def test_scores_come_from_new_lives_that_all_share(found):
     learner = found.contenders["learner"]
     lives = jax.jit(lambda agent: evaluate_rule(jax.random.fold_in(KEY, 1), agent, HELD_OUT))

@@ -85,6 +85,7 @@ def test_a_term_that_others_make_superfluous_is_exchanged():
     np.testing.assert_allclose(two.error, 0.0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_positive_part_is_no_part_of_the_fit():
     # relu((r-1)^2 - (r-1-log r)) is zero on a whole side: plain least squares is far off.
     found = distil(known(("(r-1)^2", 1.0, 1.0), ("r-1-log(r)", -1.0, 1.0)), num_terms=2)
@@ -110,6 +111,7 @@ def test_a_timed_drift_is_read_where_asked():
         np.testing.assert_allclose(found.drift.scales, width, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_any_sum_of_terms_is_a_drift():
     names = tuple(TERMS)
     scales = jnp.linspace(0.1, 2.0, len(names))

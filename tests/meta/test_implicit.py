@@ -19,8 +19,6 @@ from jaxrl.meta.lives import start_life
 from jaxrl.networks import NetworkSettings
 from jaxrl.rules import AdvantageActorCritic, with_reward
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
 SYMMETRIC = np.diag([0.5, 1.0, 2.0, 3.0])
@@ -117,9 +115,13 @@ def of_the_table(solver, logits, rule):
     return meta.hypergradient(jax.grad(inner_loss), outer, logits, rule, solver=solver)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
-    [meta.NeumannSeries(num_terms=600, step_size=0.5), meta.MinimalResidual(num_terms=6)],
+    [
+        meta.NeumannSeries(num_terms=600, step_size=0.5),
+        meta.MinimalResidual(num_terms=6),
+    ],
     ids=["series", "residual"],
 )
 def test_the_gradient_of_a_tabular_policy_is_the_slope_of_its_trained_return(solver):
@@ -178,7 +180,7 @@ def flat_policy(state):
 
 
 @pytest.fixture(scope="module")
-def learner(quick_compilation):
+def learner():
     start = jax.jit(lambda key: start_life(key, AGENT, meta.Task(ENV, jnp.float32(1e3))))
     life = start(KEY)
     actions, states, reward, last = every_sequence()

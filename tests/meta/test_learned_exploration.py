@@ -16,8 +16,6 @@ from jaxrl.meta.inner import collect, differentiable_iteration
 from jaxrl.networks import NetworkSettings
 from jaxrl.rules import reactive_exploration
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 
 
@@ -134,6 +132,7 @@ def outcomes(rule_params):
 slopes_of = jax.jit(jax.jacrev(outcomes, has_aux=True))
 
 
+@pytest.mark.slow
 def test_the_match_has_a_slope_where_the_updates_have_none():
     """In float64, by differences in a random direction of each of the weights."""
     generator = np.random.default_rng(0)

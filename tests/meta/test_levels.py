@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy_learner as toy
 
-from jaxrl import a2c, meta
+from jaxrl import meta
 from jaxrl.agents.optimiser import GradientDescent
-from jaxrl.networks import NetworkSettings
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
-TABLE = NetworkSettings(hidden_sizes=(), initialiser="lecun")
 FILLED = np.array([True, True, False, True, True])
 SCORES = np.where(FILLED, [0.5, 2.0, 0.0, -1.0, 1.0], -np.inf)
 DRAWN_AT = np.array([3, 9, 0, 1, 10])
@@ -132,93 +131,158 @@ def test_entries_keep_their_place_and_push_out_the_lowest():
     assert len(held) == 4
 
 
-# ---- an outer loop on curated levels -----------------------------------------------------------
+# ---- an outer loop on curated levels, of learners that are a line of arithmetic ------------------
 
-NUM_UPDATES = 24
-LEARNER = a2c().replace(  # learns nothing to speak of: its regret is known
-    network=TABLE,
-    num_envs=4,
-    rollout_length=8,
-    normalise_advantages=False,
-    optimiser=GradientDescent(learning_rate=1e-9, max_grad_norm=None),
-)
-ANTAGONIST = LEARNER.replace(
-    normalise_advantages=True, optimiser=GradientDescent(learning_rate=1.0, max_grad_norm=None)
-)
+NUM_LIVES, NUM_UPDATES, NUM_STEPS = 3, 2, 12
+LEARNER, ANTAGONIST = toy.Toy(), toy.Toy(push=0.6, aim=1.5, start=0.25)
 OUTER = meta.MetaGradient(
-    meta.tuned(LEARNER, ["rule.entropy_weight"]),
-    meta.RandomBandits(total_steps=NUM_UPDATES * 32.0, num_arms=3),
-    meta.PolicyReturn(last_only=True),
-    meta.OuterCritic(optimiser=GradientDescent(learning_rate=0.1, max_grad_norm=None)),
-    num_lives=4,
-    num_updates=4,
+    meta.tuned(LEARNER, ["push", "aim"]),
+    toy.Walks(total_steps=24.0, spread=0.5, cuts=True, num_places=3),  # four updates
+    critic=toy.Watcher(NUM_UPDATES + 1),
+    optimiser=GradientDescent(learning_rate=0.0, max_grad_norm=None),  # every life is known
+    num_lives=NUM_LIVES,
+    num_updates=NUM_UPDATES,
 )
 CURATED = meta.Curated(
     OUTER,
     ANTAGONIST,
-    meta.LevelReplay(num_levels=16, min_filled=0.25, replay_prob=0.5),
-    num_episodes=256,
-    max_steps=1,
+    meta.LevelReplay(num_levels=32, min_filled=0.0, replay_prob=0.5),
+    num_episodes=2,
+    max_steps=8,
 )
-init, step = jax.jit(CURATED.init), jax.jit(CURATED.step)
+KINDS = {
+    "plain": OUTER,
+    "own rules in chunks": OUTER.replace(own_rules=True, chunk=2),
+    "implicit": OUTER.replace(
+        critic=toy.Watcher(NUM_UPDATES + 2),
+        through=meta.ImplicitGradient(meta.NeumannSeries(num_terms=2), through_data=False),
+    ),
+}
 
 
-@pytest.fixture(scope="module")
-def run(quick_compilation):
-    """Sixty outer steps: ten lives in each place, the first of them cut short."""
-    state = init(KEY)
-    states, rows = [state], []
-    for _ in range(60):
-        state, metrics = step(state)
-        states.append(state)
-        rows.append({name: float(value) for name, value in metrics.items()})
-    return states, rows
+@functools.partial(jax.jit, static_argnums=2)
+def steps_of(curated, key, num_steps):
+    begun = curated.init(key)
+    ends = jnp.array([12.0, jnp.inf, jnp.inf])  # the first life of place 0 is cut short
+
+    def step(state, _):
+        state, metrics = curated.step(state)
+        return state, (state, metrics)
+
+    def raw(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(leaf) if is_key else leaf
+
+    start = begun.replace(outer=begun.outer.replace(ends=ends))
+    _, rows = jax.lax.scan(step, start, None, num_steps)
+    return jax.tree.map(raw, (begun, *rows))
 
 
-def test_whole_lives_alone_are_scored(run):
-    states, rows = run
-    scored, births = 0, 0
-    for before, after, row in zip(states[:-1], states[1:], rows, strict=True):
-        # Old enough to end in this step, in updates of 32 steps.
-        age = np.asarray(before.outer.lives.train.iteration) + 4
-        whole = age >= NUM_UPDATES
-        over = np.asarray(after.outer.births) - np.asarray(before.outer.births) > 0
-        assert np.all(over[whole])
-        assert np.isnan(row["regret"]) == (not whole.any())
-        if not before.levels.filled.all():
-            assert set(np.asarray(before.ids)[whole]) <= set(after.levels.ids.tolist())
-        scored += len(set(np.asarray(before.ids)[whole]) - set(before.levels.ids.tolist()))
-        births += int(over.sum())
-        # Lives and antagonists are of one age, in one task.
-        ours, theirs = after.outer.lives, after.antagonists
-        np.testing.assert_array_equal(ours.train.iteration, theirs.train.iteration)
-        np.testing.assert_array_equal(ours.env.means, theirs.env.means)
-    # Each place loses its first life early, at most one of them having lived to its end.
-    assert scored > 16 and bool(states[-1].levels.filled.all())
-    assert births >= scored + 3
-    assert any(row["replayed_fraction"] > 0 for row in rows)
+@functools.cache
+def run(kind):
+    """A state before all steps, those after each, and their metrics, in NumPy."""
+    curated = CURATED.replace(outer=KINDS[kind])
+    return jax.device_get(steps_of(curated, KEY, NUM_STEPS))
 
 
-def test_the_score_is_what_a_trained_antagonist_earns_more(run):
-    """A learner that pulls at random earns the mean arm; the antagonist comes near the best."""
-    levels = run[0][-1].levels
-    filled = np.asarray(levels.filled)
-    means = np.asarray(levels.levels.env.means)[filled]
-    gap = means.max(axis=1) - means.mean(axis=1)
-    np.testing.assert_allclose(np.asarray(levels.scores)[filled], gap, atol=0.1)
-    assert np.corrcoef(np.asarray(levels.scores)[filled], gap)[0, 1] > 0.9
-    # The mean gap of three arms that are uniform on [0, 1] is 3/4 - 1/2; the best ones are kept.
-    assert gap.mean() > 0.3
+def state_after(agent, num_updates):
+    return toy.states_of((agent.push, agent.aim, agent.discount), num_updates, agent.start)[-1]
+
+
+def regret_of(goal):
+    """Of three steps that pay 1 - (x - goal)^2 and what the place pays to both."""
+    ours, theirs = (state_after(agent, 4) for agent in (LEARNER, ANTAGONIST))
+    return 3.0 * ((ours - goal) ** 2 - (theirs - goal) ** 2)
+
+
+def check_levels(kind):
+    """Every score, level, birth and replay of the run against a dictionary of levels."""
+    begun, after, metrics = run(kind)
+    age = np.zeros(NUM_LIVES, int)
+    cut = np.array([True, False, False])
+    births, scores = np.ones(NUM_LIVES, int), {}
+    ids, goals = begun.ids, begun.outer.lives.env.goal
+    known = dict(zip(ids.tolist(), goals.tolist(), strict=True))
+    np.testing.assert_array_equal(ids, np.arange(NUM_LIVES))
+    num_old = 0
+    for step in range(NUM_STEPS):
+        row = jax.tree.map(lambda leaf, step=step: leaf[step], after)
+        age = age + NUM_UPDATES
+        ended = age >= 4
+        over = ended | cut
+        cut = np.zeros(NUM_LIVES, bool)
+        expected = regret_of(goals[ended])
+        if ended.any():
+            np.testing.assert_allclose(metrics["regret"][step], expected.mean(), rtol=1e-4)
+        else:
+            assert np.isnan(metrics["regret"][step])
+        scores |= dict(zip(ids[ended].tolist(), expected.tolist(), strict=True))
+        births, age = births + over, np.where(over, 0, age)
+        # The buffer holds the levels of whole lives, each with the score of its last one.
+        filled = row.levels.ids >= 0
+        held = {int(i): at for at, i in enumerate(row.levels.ids) if i >= 0}
+        assert set(held) == set(scores)
+        for number, at in held.items():
+            np.testing.assert_allclose(row.levels.scores[at], scores[number], rtol=1e-4)
+            assert row.levels.levels.env.goal[at] == np.float32(known[number])
+        np.testing.assert_allclose(metrics["filled_fraction"][step], filled.mean(), rtol=1e-6)
+        if held:
+            mean = np.mean(list(scores.values()))
+            np.testing.assert_allclose(metrics["buffer_score"][step], mean, rtol=1e-3, atol=1e-5)
+        # New lives are in known levels, or in levels of their own that nobody had.
+        np.testing.assert_array_equal(row.ids[~over], ids[~over])
+        np.testing.assert_array_equal(row.outer.lives.env.goal[~over], goals[~over])
+        ids, goals = row.ids, row.outer.lives.env.goal
+        old = np.array([number in scores for number in ids]) & over
+        for place in np.flatnonzero(over):
+            if old[place]:
+                assert goals[place] == np.float32(known[int(ids[place])])
+            else:
+                assert int(ids[place]) not in known
+                assert goals[place] not in np.float32(list(known.values()))
+                known[int(ids[place])] = goals[place]
+        num_old += old.sum()
+        if over.any():
+            np.testing.assert_allclose(metrics["replayed_fraction"][step], old[over].mean())
+        # Beside every life is an antagonist of one age, in one task.
+        np.testing.assert_array_equal(row.outer.births, births)
+        for lives, agent in ((row.outer.lives, LEARNER), (row.antagonists, ANTAGONIST)):
+            np.testing.assert_array_equal(lives.train.iteration, age)
+            np.testing.assert_array_equal(lives.env.goal, goals)
+            x = [state_after(agent, number) for number in age]
+            np.testing.assert_allclose(lives.train.agent.params, x, rtol=1e-5)
+    assert 0 < num_old < births.sum() - NUM_LIVES  # both kinds came up
+
+
+def test_whole_lives_alone_are_scored():
+    """By what the antagonist earns more in fresh episodes, exactly."""
+    check_levels("plain")
+
+
+def test_no_life_and_no_antagonist_share_a_key():
+    begun, after, _ = run("plain")
+    born = [
+        np.concatenate([first[None], rest])
+        for first, rest in (
+            (begun.outer.lives.train.agent.born, after.outer.lives.train.agent.born),
+            (begun.antagonists.train.agent.born, after.antagonists.train.agent.born),
+        )
+    ]
+    num_lives = int(after.outer.births[-1].sum())
+    assert [toy.num_distinct(keys) for keys in (*born, np.stack(born))] == [
+        num_lives,
+        num_lives,
+        2 * num_lives,
+    ]
 
 
 def test_the_outer_critic_learns_in_curated_levels():
-    """Its loss falls along lives that begin together."""
-    state, losses = init(KEY), []
-    state = state.replace(outer=state.outer.replace(ends=jnp.full(4, jnp.inf, jnp.float32)))
-    for _ in range(NUM_UPDATES // 4):
-        state, metrics = step(state)
-        losses.append(float(metrics["outer_critic_loss"]))
-    assert np.mean(losses[-2:]) < 0.75 * losses[0], losses
+    """It is shown every window of its life, each once, and begins with the life."""
+    _, after, _ = run("plain")
+    age = after.outer.lives.train.iteration
+    np.testing.assert_array_equal(after.outer.critics.windows, age // NUM_UPDATES)
+    lived = age > 0
+    assert np.all(after.outer.critics.x[lived][:, 0, 0, 0] == np.float32(LEARNER.start))
 
 
 def test_unequal_budgets_are_refused():
@@ -228,19 +292,6 @@ def test_unequal_budgets_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "outer",
-    [
-        OUTER.replace(own_rules=True, chunk=2),
-        OUTER.replace(through=meta.ImplicitGradient(meta.NeumannSeries(num_terms=5))),
-    ],
-    ids=["own rules in chunks", "implicit"],
-)
-def test_any_meta_gradient_runs_on_curated_levels(outer):
-    curated = CURATED.replace(outer=outer)
-    found = meta.fit(KEY, curated, num_steps=12, chunk_steps=12)
-    assert found.metrics["nonfinite_fraction"].max() == 0.0
-    assert np.isfinite(found.metrics["regret"]).any()
-    assert found.state.levels.filled.sum() > 0
-    shape = jnp.shape(found.agent.rule.entropy_weight)
-    assert shape == ((4,) if outer.own_rules else ())
+@pytest.mark.parametrize("kind", ["own rules in chunks", "implicit"])
+def test_any_meta_gradient_runs_on_curated_levels(kind):
+    check_levels(kind)

@@ -31,6 +31,7 @@ def ppo_drift():
     return rules.DriftPolicy(rules.ClipDrift(0.2))
 
 
+@pytest.mark.slow
 def test_points_of_a_life_are_kept_where_they_matter():
     assert drift_map(ppo_drift(), num_points=3).drift.shape == (1, 3, 3)
     timed = rules.drift(KEY, num_hidden=4, timed=True, scale=1.0)
@@ -52,6 +53,7 @@ def test_generalised_advantages_answer_with_a_geometric_decay(discount, lambda_)
     np.testing.assert_allclose(found.decay[0], discount * lambda_, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_learned_gradient_answers_through_its_reward_weights_alone():
     rule = rules.lpg(KEY, num_hidden=4, num_predictions=3, num_embedded=2, timed=True)
     found = pulse_response(rule, num_lags=5)

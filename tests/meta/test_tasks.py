@@ -4,7 +4,6 @@ import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
@@ -19,10 +18,7 @@ from jaxrl.meta import (
     RandomGrids,
     RandomMazes,
     Task,
-    take,
 )
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NUM_TASKS = 512
 HORIZON = Horizon(1e2, 1e4)
@@ -69,15 +65,16 @@ def test_tasks_batch_and_one_key_gives_one_task(name):
 @pytest.mark.parametrize("name", LAWS)
 def test_tasks_are_stepped_in_one_program(name):
     """As a batch and alone, and the environments' own shapes do not depend on the draw."""
-    tasks = jax.tree.map(jnp.asarray, take(drawn(name), slice(0, 4)))
-    action = jnp.zeros((), jnp.int32)
+    tasks = jax.tree.map(lambda leaf: leaf[:4], drawn(name))
+    action = np.zeros((), np.int32)
 
     def first_step(task, key):
         state, _ = task.env.reset(key)
         return task.env.step(key, state, action)[1]
 
-    step = jax.eval_shape(jax.vmap(first_step), tasks, jax.random.split(jax.random.key(1), 4))
-    space = take(tasks, 0).env.observation_space
+    keys = jax.eval_shape(lambda key: jax.random.split(key, 4), jax.random.key(1))
+    step = jax.eval_shape(jax.vmap(first_step), tasks, keys)
+    space = jax.tree.map(lambda leaf: leaf[0], tasks).env.observation_space
     assert step.observation.shape == (4, *space.shape) and step.observation.dtype == space.dtype
 
 
@@ -169,8 +166,8 @@ def test_bandits_have_means_from_their_range():
 
 
 def test_listed_tasks_are_drawn_evenly():
-    tasks = jax.tree.map(jnp.asarray, take(drawn("grids"), slice(0, 8)))
-    tasks = tasks.replace(total_steps=jnp.arange(8.0))
+    tasks = jax.tree.map(lambda leaf: leaf[:8], drawn("grids"))
+    tasks = tasks.replace(total_steps=np.arange(8.0, dtype=np.float32))
     again = sample_all(Listed(tasks), jax.random.split(jax.random.key(3), 2000))
     which = np.asarray(again.total_steps).astype(int)
     assert chisquare(np.bincount(which, minlength=8)).pvalue > 1e-3

@@ -227,21 +227,30 @@ SPACES = [(Discrete(5), Discrete(2)), (BOX, Discrete(2)), (BOX, Box(-1.0, 1.0, (
 
 @pytest.mark.parametrize("spaces", SPACES, ids=["table", "pixels", "continuous"])
 def test_a_network_without_output_weights_pays_the_environment_s_reward(spaces):
-    """And with them, something else; over any leading axes."""
+    """And with them the blend of the formula; over any leading axes."""
+    generator = np.random.default_rng(1)
 
     def draw(space: Space):
-        lead = (4, 3)
+        """Values, and what the network is shown of them."""
         if isinstance(space, Discrete):
-            return jax.random.randint(jax.random.key(1), lead, 0, space.num_values)
-        return jax.random.uniform(jax.random.key(1), (*lead, *space.shape))
+            index = generator.integers(0, space.num_values, (4, 3))
+            return index, np.eye(space.num_values)[index]
+        values = generator.uniform(size=(4, 3, *space.shape)).astype(np.float32)
+        return values, values.reshape(4, 3, -1)
 
-    reward = jax.random.normal(jax.random.key(2), (4, 3))
-    drawn = [draw(space) for space in spaces]
+    reward = generator.normal(size=(4, 3)).astype(np.float32)
+    drawn, shown = zip(*map(draw, spaces), strict=True)
+    features = np.concatenate(shown, axis=-1)
+    pay = jax.jit(lambda paid: (paid(*drawn, reward), jax.vmap(jax.vmap(paid))(*drawn, reward)))
     for scale in (0.0, 1.0):
         paid = with_reward(A2C, jax.random.key(0), *spaces, num_hidden=4, scale=scale).reward
-        found = paid(*drawn, reward)
-        assert np.allclose(found, reward, atol=1e-6) == (scale == 0.0)
-        one = jax.vmap(jax.vmap(paid))(*drawn, reward)
+        found, one = pay(paid)
+        w = {name: np.asarray(leaf, np.float64) for name, leaf in paid.weights.items()}
+        units = np.tanh(features @ w["hidden"] + w["hidden_bias"])
+        said = units @ w["outputs"] + w["outputs_bias"]
+        assert w["outputs"].std() > 0.1 or scale == 0.0
+        expected = said[..., 0] + said[..., 1] * reward if scale else reward
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(one, found, rtol=1e-5, atol=1e-6)
 
 

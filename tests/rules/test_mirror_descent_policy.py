@@ -52,6 +52,7 @@ def test_one_step_is_the_plain_policy_gradient(learn):
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_smaller_step_size_stays_nearer(learn):
     with jax.enable_x64(True):
         distances = [
