@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import pytest
-from jax.experimental.key_reuse import KeyReuseError
+from jax.errors import KeyReuseError
 from jax.experimental.key_reuse._core import check_key_reuse
 from tables import Line
 
