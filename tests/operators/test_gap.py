@@ -1,9 +1,12 @@
 """Gap-increasing corrections: identities, and fixed points on a small random MDP."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from jaxrl.operators.gap import (
     advantage_learning,
@@ -16,38 +19,15 @@ from jaxrl.operators.improvement import Greedy
 from jaxrl.operators.regularised import MirrorDescent, Softmax
 from jaxrl.operators.tsallis import Tsallis, log_of_order
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 S, A, DISCOUNT, WEIGHT = 6, 3, 0.8, 0.6
 rng = np.random.default_rng(0)
-TRANSITION = jnp.asarray(rng.dirichlet(np.ones(S) * 0.5, size=(S, A)), jnp.float32)
-REWARD = jnp.asarray(rng.normal(size=(S, A)), jnp.float32)
+TRANSITION = rng.dirichlet(np.ones(S) * 0.5, size=(S, A)).astype(np.float32)
+REWARD = rng.normal(size=(S, A)).astype(np.float32)
 STATES, ACTIONS = (x.reshape(-1) for x in np.meshgrid(np.arange(S), np.arange(A), indexing="ij"))
 
 
-def iterate(step, num_sweeps=400):
-    """Sweeps of `step(q, state, action) -> target` over all pairs."""
-
-    @jax.jit
-    def run():
-        def sweep(_, q):
-            targets = jax.vmap(lambda s, a: step(q, s, a))(STATES, ACTIONS)
-            return targets.reshape(S, A)
-
-        return jax.lax.fori_loop(0, num_sweeps, sweep, jnp.zeros((S, A)))
-
-    return run()
-
-
 def bellman(q, s, a):
-    return REWARD[s, a] + DISCOUNT * TRANSITION[s, a] @ jnp.max(q, axis=1)
-
-
-def gaps(q):
-    return np.asarray(jnp.max(q, axis=1, keepdims=True) - q)
-
-
-OPTIMAL = iterate(bellman)
+    return jnp.asarray(REWARD)[s, a] + DISCOUNT * jnp.asarray(TRANSITION)[s, a] @ jnp.max(q, axis=1)
 
 
 def learned(q, s, a):
@@ -55,99 +35,179 @@ def learned(q, s, a):
 
 
 def repeated(q, s, a):
-    again = REWARD[s, a] + DISCOUNT * TRANSITION[s, a] @ q[:, a]
+    again = jnp.asarray(REWARD)[s, a] + DISCOUNT * jnp.asarray(TRANSITION)[s, a] @ q[:, a]
     return persistent(bellman(q, s, a), again, q[s], a, WEIGHT)
 
 
 def same_again(q, s, a):
-    best = jnp.max(q, axis=1)
-    targets = jax.vmap(lambda n: consistent(REWARD[s, a], DISCOUNT, best[n], q[s], a, n == s))
-    return TRANSITION[s, a] @ targets(jnp.arange(S))
+    best, reward = jnp.max(q, axis=1), jnp.asarray(REWARD)[s, a]
+    targets = jax.vmap(lambda n: consistent(reward, DISCOUNT, best[n], q[s], a, n == s))
+    return jnp.asarray(TRANSITION)[s, a] @ targets(jnp.arange(S))
+
+
+@functools.cache
+def fixed_points():
+    """400 sweeps of each operator over all pairs, in one program."""
+
+    @jax.jit
+    def run():
+        def sweep(_, tables):
+            return {
+                step: jax.vmap(lambda s, a, f=f, q=tables[step]: f(q, s, a))(
+                    STATES, ACTIONS
+                ).reshape(S, A)
+                for step, f in steps.items()
+            }
+
+        zeros = {step: jnp.zeros((S, A)) for step in steps}
+        return jax.lax.fori_loop(0, 400, sweep, zeros)
+
+    steps = {f.__name__: f for f in (learned, repeated, same_again)}
+    return jax.device_get(run())
+
+
+@functools.cache
+def optimal():
+    q = np.zeros((S, A))
+    for _ in range(400):
+        q = REWARD + DISCOUNT * TRANSITION.astype(float) @ q.max(axis=1)
+    return q
+
+
+def gaps(q):
+    return q.max(axis=1, keepdims=True) - q
 
 
 @pytest.mark.parametrize("step", [learned, repeated, same_again])
 def test_optimality_is_kept_and_gaps_grow(step):
-    """Theorem 1 of Bellemare et al. (2016): the same best values and actions, wider gaps."""
-    q = iterate(step)
-    np.testing.assert_allclose(jnp.max(q, axis=1), jnp.max(OPTIMAL, axis=1), atol=1e-4)
-    np.testing.assert_array_equal(jnp.argmax(q, axis=1), jnp.argmax(OPTIMAL, axis=1))
-    assert np.all(gaps(q) >= gaps(OPTIMAL) - 1e-4)
-    assert np.sum(gaps(q)) > 1.01 * np.sum(gaps(OPTIMAL))
+    """Theorem 1 of Bellemare et al. (2016): the same best values and actions, wider gaps.
+
+    And each table solves its own equation, written out in float64.
+    """
+    q = fixed_points()[step.__name__].astype(float)
+    np.testing.assert_allclose(q.max(axis=1), optimal().max(axis=1), atol=2e-5)
+    np.testing.assert_array_equal(np.argmax(q, axis=1), np.argmax(optimal(), axis=1))
+    assert np.all(gaps(q) >= gaps(optimal()) - 1e-5)
+    assert np.sum(gaps(q)) > 1.01 * np.sum(gaps(optimal()))
+    best, kernel = q.max(axis=1), TRANSITION.astype(float)
+    plain = REWARD + DISCOUNT * kernel @ best
+    again = REWARD + DISCOUNT * np.einsum("sat,ta->sa", kernel, q)
+    stays = kernel[np.arange(S), :, np.arange(S)]  # [S, A]
+    expected = {
+        "learned": plain - WEIGHT * gaps(q),
+        "repeated": np.maximum(plain - WEIGHT * gaps(q), again),
+        "same_again": plain - DISCOUNT * stays * gaps(q),
+    }[step.__name__]
+    np.testing.assert_allclose(q, expected, atol=2e-5)
 
 
 def test_advantage_learning_widens_by_the_stated_factor():
-    np.testing.assert_allclose(gaps(iterate(learned)), gaps(OPTIMAL) / (1 - WEIGHT), atol=1e-3)
+    found = gaps(fixed_points()["learned"])
+    np.testing.assert_allclose(found, gaps(optimal()) / (1 - WEIGHT), atol=5e-5)
 
 
 def test_persistent_lies_between():
-    assert np.all(gaps(iterate(repeated)) <= gaps(iterate(learned)) + 1e-4)
+    found = fixed_points()
+    assert np.all(gaps(found["repeated"]) <= gaps(found["learned"]) + 1e-5)
+
+
+@functools.cache
+def on_one_state():
+    """Every correction of small tables, in one program."""
+    mask, five = np.array([True, True, True, False]), np.float32([5.0])
+    apart = np.float32([3.0, 0.0, -1.0])
+
+    @jax.jit
+    def run(q, apart, far, five, order):
+        quarter = q[:3] / 4
+        each = jnp.arange(3)
+        bonuses = jax.vmap(gap_bonus, (None, None, 0, None))
+        probs = Tsallis(0.5, order)(apart)[0]
+        return {
+            "learning": advantage_learning(3.0, q[:3], 0, 0.0),
+            "persistent": persistent(3.0, 2.5, q[:3], 0, 0.0),
+            "persistent_shrunk": persistent(3.0, 2.5, q[:3], 0, 0.5),
+            "munchausen_zero": munchausen_bonus(q[:3], 0, 0.0, 1.0, -9.0),
+            "munchausen": jax.vmap(lambda a: munchausen_bonus(q, a, 0.9, 0.5, -2.0, mask))(each),
+            "soft": jax.vmap(lambda a: gap_bonus(Softmax(0.5), q, a, 0.9, -2.0, mask))(each),
+            "learned": jax.vmap(lambda a: advantage_learning(0.0, q, a, 0.9, mask))(each),
+            "greedy": jax.vmap(lambda a: gap_bonus(Greedy(), q, a, 0.9, mask=mask))(each),
+            "near_soft": bonuses(Tsallis(0.5, 1.0001), quarter, each, 0.9),
+            "quarter": bonuses(Softmax(0.5), quarter, each, 0.9),
+            "logs": log_of_order(probs, order),
+            "apart": bonuses(Tsallis(0.5, order), apart, each, 0.9),
+            "clipped": munchausen_bonus(far, 0, 0.5, 1.0, -3.0),
+            "slope": jax.grad(lambda q: munchausen_bonus(q, 0, 0.5, 0.03))(far),
+            "free_slope": jax.grad(lambda q: munchausen_bonus(q, 0, 0.5, 1.0, -jnp.inf))(q[:3]),
+            "ended": consistent(2.0, 0.0, jnp.inf, five, 0, False),
+        }
+
+    q, far = np.float32([1.0, 4.0, 2.0, 9.0]), np.float32([0.0, 100.0])
+    return jax.device_get(run(q, apart, far, five, 2.0))
 
 
 def test_weight_zero_changes_nothing():
-    q = jnp.array([1.0, 4.0, 2.0])
-    assert float(advantage_learning(3.0, q, 0, 0.0)) == 3.0
-    assert float(persistent(3.0, 2.5, q, 0, 0.0)) == 3.0
-    assert float(munchausen_bonus(q, 0, 0.0, 1.0, -9.0)) == 0.0
+    found = on_one_state()
+    assert found["learning"] == 3.0
+    assert found["persistent"] == 3.0
+    assert found["munchausen_zero"] == 0.0
+    assert found["persistent_shrunk"] == 2.5  # of 3 - (4 - 1) / 2 and 2.5
 
 
 def test_munchausen_is_mirror_descent_in_other_variables():
     """Theorem 1 of Vieillard et al. (2020): q' = q + a t log pi, with the KL to the last policy."""
     weight, temperature = 0.7, 0.5
-    hidden, plain = jnp.zeros((S, A)), jnp.zeros((S, A))
-    log_last = jnp.full((S, A), -jnp.log(float(A)))
 
     def value(improvement, q):
         probs, bonus = improvement(q)
         return jnp.sum(probs * (q + bonus)), jnp.log(probs)
 
-    @jax.jit
-    def both(hidden, plain, log_last):
+    def both(tables, _):
+        hidden, plain, log_last = tables
         after, log_probs = jax.vmap(lambda q: value(Softmax(temperature), q))(hidden)
         bonus = jax.vmap(
             lambda q: jax.vmap(
                 lambda a: munchausen_bonus(q, a, weight, temperature, clip=-jnp.inf)
             )(jnp.arange(A))
         )(hidden)
-        np_ = REWARD + bonus + DISCOUNT * TRANSITION @ after
+        hidden = REWARD + bonus + DISCOUNT * TRANSITION @ after
         kl, tau = weight * temperature, (1 - weight) * temperature
         step = jax.vmap(lambda q, r: value(MirrorDescent(kl, tau, log_reference=r), q))
         near, near_log = step(plain, log_last)
-        return np_, REWARD + DISCOUNT * TRANSITION @ near, log_probs, near_log
+        tables = hidden, REWARD + DISCOUNT * TRANSITION @ near, near_log
+        return tables, (log_probs, near_log)
 
     # The first policies agree when hidden = plain + a t log(uniform).
-    hidden = hidden + weight * temperature * log_last
-    for _ in range(30):
-        hidden, plain, log_probs, log_last = both(hidden, plain, log_last)
-        np.testing.assert_allclose(log_probs, log_last, atol=2e-4)
-    np.testing.assert_allclose(hidden, plain + weight * temperature * log_last, atol=1e-3)
+    log_last = np.full((S, A), -np.log(A), np.float32)
+    start = weight * temperature * log_last, np.zeros((S, A), np.float32), log_last
+    tables, logs = jax.device_get(jax.jit(lambda x: jax.lax.scan(both, x, length=30))(start))
+    hidden, plain, log_last = tables
+    np.testing.assert_allclose(*logs, atol=1e-4)
+    np.testing.assert_allclose(hidden, plain + weight * temperature * log_last, atol=1e-4)
 
 
 def test_gap_bonus_has_the_others_as_cases():
-    q, mask = jnp.array([1.0, 4.0, 2.0, 9.0]), jnp.array([True, True, True, False])
-    for a in range(3):
-        munchausen = munchausen_bonus(q, a, 0.9, 0.5, -2.0, mask)
-        ours = gap_bonus(Softmax(0.5), q, a, 0.9, -2.0, mask)
-        np.testing.assert_allclose(ours, munchausen, atol=1e-6)
-        learned_bonus = advantage_learning(0.0, q, a, 0.9, mask)
-        assert float(gap_bonus(Greedy(), q, a, 0.9, mask=mask)) == float(learned_bonus)
-    q = q[:3] / 4
-    bonuses = jax.jit(jax.vmap(gap_bonus, (None, None, 0, None)))
-    each = jnp.arange(3)
-    tsallis = bonuses(Tsallis(0.5, 1.0001), q, each, 0.9)
-    np.testing.assert_allclose(tsallis, bonuses(Softmax(0.5), q, each, 0.9), atol=1e-3)
-    # Off the support the logarithm of order 2 is one number, the advantage is not.
-    q = jnp.array([3.0, 0.0, -1.0])
-    probs = jax.jit(Tsallis(0.5, 2.0))(q)[0]
-    assert float(log_of_order(probs, 2.0)[1]) == float(log_of_order(probs, 2.0)[2]) == -1.0
-    tsallis = bonuses(Tsallis(0.5, 2.0), q, each, 0.9)
-    assert tsallis[1] > tsallis[2]
+    found = on_one_state()
+    np.testing.assert_allclose(found["soft"], found["munchausen"], atol=1e-6)
+    by_scipy = 0.9 * np.maximum(0.5 * log_softmax(np.array([1.0, 4.0, 2.0]) / 0.5), -2.0)
+    np.testing.assert_allclose(found["munchausen"], by_scipy, atol=1e-6)
+    np.testing.assert_allclose(found["learned"], -0.9 * np.array([3.0, 0.0, 2.0]), rtol=1e-6)
+    np.testing.assert_array_equal(found["greedy"], found["learned"])
+    np.testing.assert_allclose(found["near_soft"], found["quarter"], atol=1e-3)
+    # Off the support the logarithm of order 2 is one number, the advantage is not: the best action
+    # has all the probability, V = 3 and no entropy.
+    assert found["logs"][1] == found["logs"][2] == -1.0
+    np.testing.assert_allclose(found["apart"], 0.9 * np.array([0.0, -3.0, -4.0]), atol=1e-6)
 
 
 def test_munchausen_clips_before_it_weighs():
-    q = jnp.array([0.0, 100.0])
-    assert float(munchausen_bonus(q, 0, 0.5, 1.0, -3.0)) == -1.5
-    assert jnp.isfinite(jax.grad(lambda q: munchausen_bonus(q, 0, 0.5, 0.03))(q)).all()
+    found = on_one_state()
+    assert found["clipped"] == -1.5
+    np.testing.assert_array_equal(found["slope"], 0.0)  # below the clip
+    # Without a clip: weight (1 - pi_0, -pi_1, -pi_2), at temperature 1.
+    probs = np.exp(log_softmax(np.array([1.0, 4.0, 2.0])))
+    np.testing.assert_allclose(found["free_slope"], 0.5 * ([1.0, 0.0, 0.0] - probs), atol=1e-6)
 
 
 def test_consistent_at_the_end_is_the_reward():
-    assert float(consistent(2.0, 0.0, jnp.inf, jnp.array([5.0]), 0, False)) == 2.0
+    assert on_one_state()["ended"] == 2.0

@@ -7,33 +7,44 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrl import BellmanOperator, outcome_mdp, planning
 from jaxrl.functionals import CVaR
 from jaxrl.operators import Softmax
+from jaxrl.planning import sweeps
 from jaxrl.planning.certificates import certify
 from jaxrl.planning.elimination import candidates
-from jaxrl.planning.sweeps import is_large, prepare
 
-S, A, K, LEVEL, DISCOUNT = 4_200, 8, 8, 0.3, 0.9
+A, K, LEVEL, DISCOUNT = 8, 8, 0.3, 0.9
 OPERATOR = BellmanOperator(successor_functional=CVaR(LEVEL))
+LARGE, SMALL = 4_200, 23  # states: just enough to be large, and as many as are told to be large
+
+
+@pytest.fixture(params=[SMALL, pytest.param(LARGE, marks=pytest.mark.slow)])
+def num_states(request, monkeypatch):
+    """A small model passes for a large one; no other test has programs of its size."""
+    if request.param == SMALL:
+        monkeypatch.setattr(sweeps, "CHUNK", SMALL * A * K // 16 - 1)
+    return request.param
 
 
 @functools.cache
-def problem():
-    """A model that is just large enough, as arrays; some pairs end, some are illegal."""
+def problem(num_states):
+    """A model, as arrays; some pairs end, some are illegal."""
     rng = np.random.default_rng(0)
-    prob = rng.dirichlet(np.ones(K), (S, A))
-    following = rng.integers(0, S, (S, A, K))
-    reward = rng.normal(size=(S, A, K))
-    ends = rng.random((S, A, K)) < 0.05
-    mask = rng.random((S, A)) < 0.9
+    shape = (num_states, A, K)
+    prob = rng.dirichlet(np.ones(K), shape[:2])
+    following = rng.integers(0, num_states, shape)
+    reward = rng.normal(size=shape)
+    ends = rng.random(shape) < 0.05
+    mask = rng.random(shape[:2]) < 0.9
     mask[:, 0] |= ~mask.any(axis=1)
     return prob, following, reward, ends, mask
 
 
-def model():
-    prob, following, reward, ends, mask = problem()
+def model(num_states):
+    prob, following, reward, ends, mask = problem(num_states)
     return outcome_mdp(prob, following, reward, DISCOUNT, terminal=ends, mask=mask)
 
 
@@ -46,64 +57,82 @@ def cvar(prob, values):
 
 
 def action_values(values):
-    prob, following, reward, ends, mask = problem()
+    prob, following, reward, ends, mask = problem(len(values))
     outcomes = reward + DISCOUNT * ~ends * values[following]
     return np.where(mask, cvar(prob, outcomes), -np.inf)
 
 
 @functools.cache
-def exact():
-    values = np.zeros(S)
+def exact(num_states):
+    values = np.zeros(num_states)
     for _ in range(220):  # 0.9^220 of an error of 30 is below 1e-8
         values = action_values(values).max(axis=1)
     return values
 
 
-def test_the_solution_is_that_of_numpy():
+@pytest.mark.slow
+def test_the_solution_is_that_of_numpy(num_states):
     with jax.enable_x64(True):
-        mdp = model()
-        assert is_large(mdp) or jax.default_backend() != "cpu"
-        solution = planning.value_iteration(mdp, OPERATOR, tolerance=1e-7)
-        assert bool(solution.converged)
-        bound = float(solution.error_bound)
-    q_values = action_values(exact())
-    np.testing.assert_allclose(solution.values, exact(), atol=bound + 1e-8)
+        mdp = model(num_states)
+        assert sweeps.is_large(mdp) or jax.default_backend() != "cpu"
+        solution = jax.device_get(planning.value_iteration(mdp, OPERATOR, tolerance=1e-7))
+    assert bool(solution.converged)
+    q_values = action_values(exact(num_states))
+    np.testing.assert_allclose(
+        solution.values, exact(num_states), atol=float(solution.error_bound) + 1e-8
+    )
     # The actions left out too: theirs are made good at the end.
     np.testing.assert_allclose(solution.q_values, q_values, atol=2e-7)
     gaps = q_values - q_values.max(axis=1, keepdims=True)
-    assert (gaps[np.arange(S), np.argmax(solution.policy, axis=1)] > -3e-7).all()
+    assert (gaps[np.arange(num_states), np.argmax(solution.policy, axis=1)] > -3e-7).all()
 
 
-def test_sweeps_are_exact_and_their_bounds_hold():
+def test_sweeps_are_exact_and_their_bounds_hold(num_states):
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
-        mdp = model()
-        prepared = prepare(mdp, OPERATOR)
-        certificate = certify(prepared)
-        known = candidates(prepared, jnp.zeros(S))
-        sweep = jax.jit(lambda known, v: known.sweep(prepared, certificate, v))
+        mdp = model(num_states)
+
+        @jax.jit
+        def first(mdp):
+            prepared = sweeps.prepare(mdp, OPERATOR)
+            return prepared, certify(prepared), candidates(prepared, jnp.zeros(num_states))
+
+        @jax.jit
+        def sweep(prepared, certificate, known, v):
+            parts, known = known.sweep(prepared, certificate, v)
+            return parts, known, known.complete(prepared, v)
+
+        prepared, certificate, known = first(mdp)
         shares = []
         for scale in (1.0, 0.03, 0.003):  # moves to both sides, and ever smaller ones
-            values = np.asarray(exact() + scale * rng.normal(size=S))
-            (value, _, policy), known = sweep(known, jnp.asarray(values))
+            values = exact(num_states) + scale * rng.normal(size=num_states)
+            (value, _, policy), known, complete = sweep(prepared, certificate, known, values)
             wanted = action_values(values)
             np.testing.assert_allclose(value, wanted.max(axis=1), atol=1e-10)
             np.testing.assert_array_equal(np.argmax(policy, axis=1), wanted.argmax(axis=1))
             legal = np.isfinite(wanted)
-            assert (np.asarray(known.low)[legal] <= wanted[legal] + 1e-10).all()
-            assert (np.asarray(known.high)[legal] >= wanted[legal] - 1e-10).all()
-            shares.append(np.mean((known.low == known.high)[legal]))
+            low, high = np.asarray(known.low), np.asarray(known.high)
+            assert (low[legal] <= wanted[legal] + 1e-10).all()
+            assert (high[legal] >= wanted[legal] - 1e-10).all()
+            shares.append(np.mean((low == high)[legal]))
+            np.testing.assert_allclose(np.asarray(complete)[legal], wanted[legal], atol=1e-10)
         assert shares[0] == 1.0 and shares[2] < 0.5
-        complete = jax.jit(lambda known, v: known.complete(prepared, v))
-        np.testing.assert_allclose(
-            np.asarray(complete(known, jnp.asarray(values)))[legal], wanted[legal], atol=1e-10
-        )
 
 
-def test_only_where_a_bound_carries_over():
-    mdp = model()
+def test_only_where_a_bound_carries_over(num_states):
+    mdp = model(num_states)
     soft = BellmanOperator(successor_functional=CVaR(LEVEL))
-    assert candidates(prepare(mdp, soft), jnp.zeros(S)) is not None
-    soft = soft.replace(improvement=Softmax(0.1))
-    assert candidates(prepare(mdp, soft), jnp.zeros(S)) is None
-    assert candidates(prepare(mdp, BellmanOperator()), jnp.zeros(S)) is None
+
+    def has_candidates(operator):
+        found = []
+
+        def look(mdp):
+            prepared = sweeps.prepare(mdp, operator)
+            found.append(candidates(prepared, jnp.zeros(num_states)) is not None)
+
+        jax.eval_shape(look, mdp)
+        return found[0]
+
+    assert has_candidates(soft)
+    assert not has_candidates(soft.replace(improvement=Softmax(0.1)))
+    assert not has_candidates(BellmanOperator())

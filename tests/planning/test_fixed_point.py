@@ -14,7 +14,6 @@ from jaxrl.operators.improvement import Softmax
 from jaxrl.planning.policy_evaluation import policy_evaluation
 from jaxrl.planning.value_iteration import value_iteration
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
 
 
@@ -31,6 +30,15 @@ def random_mdp(seed: int = 0, num_states: int = NUM_STATES) -> jaxrl.TabularMDP:
     )
 
 
+def going_on(mdp: jaxrl.TabularMDP) -> np.ndarray:
+    """`P[S, A, S]`, less what ends."""
+    table = np.zeros((*mdp.legal.shape, mdp.num_states))
+    rows, columns = (x[..., None] for x in np.indices(mdp.legal.shape))
+    share = np.asarray(mdp.prob) * (1.0 - np.asarray(mdp.terminal))
+    np.add.at(table, (rows, columns, np.asarray(mdp.next_state)), share)
+    return table
+
+
 OPERATORS = {
     "kl": jaxrl.BellmanOperator(successor_functional=KLBall(0.1)),
     "cvar-softmax": jaxrl.BellmanOperator(
@@ -39,6 +47,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_derivatives_match_differences(name) -> None:
     """In reward, probabilities, discount, ends, and the settings of the operator."""
@@ -88,7 +97,11 @@ def test_derivatives_match_differences(name) -> None:
         np.testing.assert_allclose(forward, backward, rtol=1e-9)
 
 
-@pytest.mark.parametrize("num_states", [NUM_STATES, 600], ids=["factorised", "iterated"])
+@pytest.mark.parametrize(
+    "num_states",
+    [NUM_STATES, pytest.param(600, marks=pytest.mark.slow)],
+    ids=["factorised", "iterated"],
+)
 def test_linear_evaluation_has_the_closed_form(num_states) -> None:
     """d(c.v)/dr = c (1 - gamma P)^-1, times the policy and the probabilities."""
     with jax.enable_x64(True):
@@ -103,13 +116,22 @@ def test_linear_evaluation_has_the_closed_form(num_states) -> None:
             model = mdp.replace(reward=reward)
             return weights @ policy_evaluation(model, chosen, tolerance=1e-9).values
 
-        slopes, _ = jax.jit(jax.grad(worth, argnums=(0, 1)))(mdp.reward, jnp.asarray(policy))
-        table = np.einsum("sa,sat->st", policy, np.asarray(mdp.dense()[0]))
+        slopes, by_policy = jax.jit(jax.grad(worth, argnums=(0, 1)))(np.asarray(mdp.reward), policy)
+        table = np.einsum("sa,sat->st", policy, going_on(mdp))
         visits = np.linalg.solve((np.eye(num_states) - 0.9 * table).T, weights)
         expected = visits[:, None, None] * policy[..., None] * np.asarray(mdp.prob)
         np.testing.assert_allclose(slopes, expected, atol=1e-9)
+        # dv/dpolicy(s, a) = visits(s) q(s, a), on the legal actions; of a law given as it stands.
+        earned = np.sum(np.asarray(mdp.prob) * np.asarray(mdp.reward), axis=-1)
+        values = np.linalg.solve(np.eye(num_states) - 0.9 * table, np.sum(policy * earned, 1))
+        q_values = earned + 0.9 * going_on(mdp) @ values
+        by_hand = visits[:, None] * q_values
+        np.testing.assert_allclose(
+            np.asarray(by_policy)[policy > 0], by_hand[policy > 0], atol=1e-9
+        )
 
 
+@pytest.mark.slow
 def test_the_policy_of_an_evaluation_has_a_derivative() -> None:
     """dv/dpolicy(s, a) = visits(s) q(s, a)."""
     with jax.enable_x64(True):
@@ -123,6 +145,7 @@ def test_the_policy_of_an_evaluation_has_a_derivative() -> None:
         np.testing.assert_allclose(slopes, visits[:, None] * solution.q_values, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_where_it_started_has_no_derivative() -> None:
     mdp = random_mdp(6)
     start = jnp.ones(NUM_STATES)

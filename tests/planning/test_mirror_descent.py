@@ -1,12 +1,14 @@
 """Mirror-descent and gap-increasing value iteration: identities, limits and error bounds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
-from jaxrl import BellmanOperator, outcome_mdp, stack_mdps, tabular_mdp
+from jaxrl import BellmanOperator, outcome_mdp, tabular_mdp
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.operators.regularised import Softmax
 from jaxrl.planning.gap_increasing import gap_increasing_value_iteration
@@ -15,7 +17,6 @@ from jaxrl.planning.policy_evaluation import policy_evaluation
 from jaxrl.planning.value_iteration import value_iteration
 
 K, DISCOUNT = 12, 0.9
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,26 @@ def random_mdp(seed, num_states=4, num_actions=3, discount=DISCOUNT):
 
 
 def tables(mdp):
-    return (np.asarray(x) for x in (*mdp.dense(), mdp.legal))
+    """`P[S, A, S]` and `r[S, A]` of a dense model, and its legal actions."""
+    prob, reward = np.asarray(mdp.prob), np.asarray(mdp.reward)
+    return prob, (prob * reward).sum(-1), np.asarray(mdp.legal)
+
+
+def stack(mdps):
+    return jax.tree.map(lambda *x: np.stack(x), *mdps)
+
+
+@functools.cache
+def optimum(seed):
+    """The optimum of a model, by policy iteration in NumPy: values and q-values."""
+    kernel, reward, legal = tables(random_mdp(seed))
+    policy = np.argmax(legal, axis=1)
+    for _ in range(20):
+        rows = np.arange(4), policy
+        values = np.linalg.solve(np.eye(4) - DISCOUNT * kernel[rows], reward[rows])
+        q_values = np.where(legal, reward + DISCOUNT * kernel @ values, -np.inf)
+        policy = q_values.argmax(axis=1)
+    return values, q_values
 
 
 def solve(mdp, kl_weight, entropy_weight, errors, evaluation=1.0):
@@ -47,7 +67,16 @@ def solve(mdp, kl_weight, entropy_weight, errors, evaluation=1.0):
     )
 
 
-SOLVE = jax.jit(solve)
+_SOLVE = jax.jit(solve)
+
+
+def solve_by_one_program(mdp, *numbers):
+    """As `solve`, of one program: every number is traced, and comes back to NumPy."""
+    kl_weight, entropy_weight, errors, *evaluation = numbers
+    weights = (np.float64(x) for x in (kl_weight, entropy_weight))
+    return jax.device_get(_SOLVE(mdp, *weights, errors, np.float64(*evaluation or [1.0])))
+
+
 ERRORS = np.random.default_rng(9).normal(size=(K, 4, 3)) * 0.1
 
 
@@ -73,7 +102,7 @@ def test_it_is_the_recursion_of_the_paper(evaluation):
         value = (policy * np.where(legal, q_values, 0)).sum(1) + evaluation * penalty
         if error is not None:
             q_values = reward + DISCOUNT * kernel @ value + error
-    found = SOLVE(mdp, kl_weight, entropy_weight, ERRORS, evaluation)
+    found = solve_by_one_program(mdp, kl_weight, entropy_weight, ERRORS, evaluation)
     np.testing.assert_allclose(np.asarray(found.q_values)[legal], q_values[legal], rtol=1e-11)
     np.testing.assert_allclose(found.policy, policy, rtol=1e-10, atol=1e-15)
     np.testing.assert_allclose(found.values, value, rtol=1e-11)
@@ -88,9 +117,9 @@ def test_no_weight_is_value_iteration_with_the_same_errors():
     for error in ERRORS:
         best = np.where(legal, q_values, -np.inf).max(1)
         q_values = reward + DISCOUNT * kernel @ best + error
-    found = SOLVE(mdp, 0.0, 0.0, ERRORS)
+    found = solve_by_one_program(mdp, 0.0, 0.0, ERRORS)
     np.testing.assert_allclose(np.asarray(found.q_values)[legal], q_values[legal], rtol=1e-12)
-    near = SOLVE(mdp, 1e-14, 1e-8, ERRORS)
+    near = solve_by_one_program(mdp, 1e-14, 1e-8, ERRORS)
     np.testing.assert_allclose(near.values, found.values, atol=1e-5)
 
 
@@ -101,13 +130,29 @@ def test_vanishing_weights_of_a_fixed_ratio_are_advantage_learning():
     for error in ERRORS:
         best = np.where(legal, q_values, -np.inf).max(1, keepdims=True)
         q_values = reward + error + DISCOUNT * kernel @ best[:, 0] - weight * (best - q_values)
-    found = SOLVE(mdp, 0.6e-8, 0.4e-8, ERRORS)
+    found = solve_by_one_program(mdp, 0.6e-8, 0.4e-8, ERRORS)
     best = np.where(legal, q_values, -np.inf).max(1)
     np.testing.assert_allclose(found.values, best, atol=1e-5)
-    assert np.max(np.abs(best - SOLVE(mdp, 0.0, 0.0, ERRORS).values)) > 0.01
+    assert np.max(np.abs(best - solve_by_one_program(mdp, 0.0, 0.0, ERRORS).values)) > 0.01
 
 
 def test_an_entropy_weight_alone_is_soft_value_iteration():
+    """With the errors, by NumPy; without them and in the limit, in the longer suite."""
+    mdp, temperature = random_mdp(2), 0.3
+    kernel, reward, legal = tables(mdp)
+    q_values = np.zeros((4, 3))
+    for error in ERRORS:
+        soft = temperature * logsumexp(np.where(legal, q_values, -np.inf) / temperature, axis=1)
+        q_values = reward + DISCOUNT * kernel @ soft + error
+    found = solve_by_one_program(mdp, 0.0, temperature, ERRORS)
+    np.testing.assert_allclose(found.q_values[legal], q_values[legal], rtol=1e-11)
+    np.testing.assert_allclose(
+        found.policy, legal_softmax(q_values / temperature, legal)[0], rtol=1e-9, atol=1e-15
+    )
+
+
+@pytest.mark.slow
+def test_an_entropy_weight_alone_finds_the_soft_optimum():
     mdp = random_mdp(2)
     found = mirror_descent_value_iteration(
         mdp, kl_weight=0.0, entropy_weight=0.3, num_iterations=400
@@ -119,7 +164,7 @@ def test_an_entropy_weight_alone_is_soft_value_iteration():
 
 def test_without_entropy_the_policy_is_the_softmax_of_the_average():
     mdp, kl_weight = random_mdp(3), 0.2
-    found = SOLVE(mdp, kl_weight, 0.0, ERRORS)
+    found = solve_by_one_program(mdp, kl_weight, 0.0, ERRORS)
     legal = np.asarray(mdp.legal)
     total = np.where(legal, found.average_q_values, 0.0) * (K + 1)
     expected, _ = legal_softmax(total / kl_weight, legal)
@@ -139,7 +184,7 @@ def test_it_is_munchausen_value_iteration(kl_weight, entropy_weight):
         soft = (policy * (shifted - temperature * logs)).sum(1)
         munchausen = weight * temperature * logs
         shifted = np.where(legal, reward + munchausen + DISCOUNT * kernel @ soft + error, 0.0)
-    found = SOLVE(mdp, kl_weight, entropy_weight, ERRORS)
+    found = solve_by_one_program(mdp, kl_weight, entropy_weight, ERRORS)
     policy, _ = legal_softmax(shifted / temperature, legal)
     np.testing.assert_allclose(found.policy, policy, rtol=1e-9, atol=1e-15)
 
@@ -160,10 +205,11 @@ def test_it_is_the_form_without_policies():
         total = q_values + weight * total
         q_values = reward + DISCOUNT * kernel @ (soft(total) - weight * last)
         last = soft(total)
-    found = SOLVE(mdp, kl_weight, entropy_weight, np.zeros_like(ERRORS))
+    found = solve_by_one_program(mdp, kl_weight, entropy_weight, np.zeros_like(ERRORS))
     np.testing.assert_allclose(np.asarray(found.q_values)[legal], q_values[legal], rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_errors_average_out_under_a_divergence_and_not_without():
     """The bound of theorem 1 on the loss of the policy, and what it means for noise."""
     mdp, steps, kl_weight = random_mdp(6), 400, 0.5
@@ -190,6 +236,7 @@ def test_errors_average_out_under_a_divergence_and_not_without():
     assert np.mean(regularised) < 0.2 * np.mean(plain)
 
 
+@pytest.mark.slow
 def test_log_policies_do_not_underflow():
     found = mirror_descent_value_iteration(
         tabular_mdp([[[1.0], [1.0]]], [[1.0, 0.0]], 0.5), kl_weight=1e-3, num_iterations=50
@@ -199,7 +246,9 @@ def test_log_policies_do_not_underflow():
     np.testing.assert_allclose(found.log_policy[0, 1], -50 / 1e-3, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_robust_one_reaches_the_robust_optimum():
+    """Within what the divergence costs: kl_weight log A / (1 - discount), divided by the steps."""
     mdp, worst = random_mdp(7), TotalVariation(0.2)
     found = mirror_descent_value_iteration(
         mdp, kl_weight=1e-3, num_iterations=400, successor_functional=worst
@@ -208,18 +257,19 @@ def test_a_robust_one_reaches_the_robust_optimum():
     np.testing.assert_allclose(found.values, robust.values, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_sweeps_over_weights_and_models_are_one_program():
-    mdps = stack_mdps([random_mdp(seed) for seed in range(2)])
-    weights = jnp.array([0.0, 0.5])
-    swept = jax.vmap(lambda mdp, w: SOLVE(mdp, w, w, ERRORS))(mdps, weights)
-    np.testing.assert_allclose(
-        swept.values[1], SOLVE(random_mdp(1), 0.5, 0.5, ERRORS).values, rtol=1e-10
-    )
-    exact = np.asarray(swept.values[1])
-    slope = jax.grad(lambda w: jnp.sum(SOLVE(random_mdp(1), w, 0.5, ERRORS).values))(0.5)
-    assert np.isfinite(slope)
+    mdps = stack([random_mdp(seed) for seed in range(2)])
+    weights = np.array([0.0, 0.5])
+    swept = jax.vmap(lambda mdp, w: _SOLVE(mdp, w, w, ERRORS))(mdps, weights)
+    at = lambda weight: solve_by_one_program(random_mdp(1), weight, 0.5, ERRORS).values  # noqa: E731
+    exact = at(0.5)
+    np.testing.assert_allclose(swept.values[1], exact, rtol=1e-10)
+    slope = jax.grad(lambda w: jnp.sum(_SOLVE(random_mdp(1), w, 0.5, ERRORS).values))(0.5)
+    difference = np.sum(at(0.5 + 1e-6) - at(0.5 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(slope, difference, rtol=1e-6)
     with jax.enable_x64(False):
-        single = SOLVE(random_mdp(1), 0.5, 0.5, ERRORS.astype(np.float32))
+        single = _SOLVE(random_mdp(1), 0.5, 0.5, ERRORS.astype(np.float32))
         assert single.values.dtype == jnp.float32
     np.testing.assert_allclose(single.values, exact, rtol=1e-5)
 
@@ -246,36 +296,42 @@ GAPS = jax.jit(
         )
     )
 )
+WEIGHTS, SPARE = np.array([0.3, 0.3, 0.6, 0.6, 0.9, 0.8, 0.9]), np.arange(7) % 2 == 1
+
+
+@functools.cache
+def widened():
+    """Seven models with their weights: every second with what is repeated spared.
+
+    The sixth is the first again at a cost: the 0 that stands for an illegal action is not the best.
+    """
+    mdps = [random_mdp(seed) for seed in range(7)]
+    mdps[5] = mdps[0].replace(reward=np.asarray(mdps[0].reward) - 3.0)
+    batch = stack(mdps)
+    return jax.device_get(GAPS(batch, WEIGHTS, SPARE))
 
 
 def test_optima_are_kept_and_gaps_widened():
-    mdps = [random_mdp(seed) for seed in range(6)]
-    batch, spare = stack_mdps(mdps), np.arange(6) % 2 == 1
-    weights = jnp.array([0.3, 0.3, 0.6, 0.6, 0.9, 0.9])
-    found = GAPS(batch, weights, jnp.asarray(spare))
-    for row, mdp in enumerate(mdps):
-        optimum = value_iteration(mdp, tolerance=1e-11)
-        legal, error = np.asarray(mdp.legal), float(found.error_bound[row])
+    found = widened()
+    for row in (0, 1, 2, 3, 4, 6):
+        (values, q_values), error = optimum(row), float(found.error_bound[row])
+        legal = np.asarray(random_mdp(row).legal)
         assert bool(found.converged[row])
-        assert np.max(np.abs(found.values[row] - optimum.values)) <= error + 1e-11
-        np.testing.assert_array_equal(found.policy[row], optimum.policy)
-        gap, plain = (
-            (x.max(1, keepdims=True) - x)[legal]
-            for x in (np.asarray(found.q_values[row]), np.asarray(optimum.q_values))
-        )
-        widest = plain / (1 - float(weights[row]))
+        assert np.max(np.abs(found.values[row] - values)) <= error + 1e-11
+        assert error < 1e-7
+        np.testing.assert_array_equal(found.policy[row].argmax(1), q_values.argmax(1))
+        gap, plain = ((x.max(1, keepdims=True) - x)[legal] for x in (found.q_values[row], q_values))
+        widest = plain / (1 - WEIGHTS[row])
         assert np.all(gap >= plain - 1e-8)
         assert np.all(gap <= widest + 1e-8)
         assert np.any(gap > plain + 1e-3)
-        if not spare[row]:
+        if not SPARE[row]:
             np.testing.assert_allclose(gap, widest, atol=1e-7)
 
 
 def test_a_persistent_fixed_point_solves_its_equation():
-    mdp = random_mdp(0)
-    kernel, reward, legal = tables(mdp)
-    found = GAPS(stack_mdps([mdp]), jnp.array([0.8]), jnp.array([True]))
-    q_values = np.asarray(found.q_values[0])
+    kernel, reward, legal = tables(random_mdp(0))
+    q_values, reward = widened().q_values[5], reward - 3.0
     best = q_values.max(1)
     shrunk = reward + DISCOUNT * kernel @ best - 0.8 * (best[:, None] - q_values)
     # Where the action is not legal at a successor it cannot be repeated.
@@ -286,6 +342,7 @@ def test_a_persistent_fixed_point_solves_its_equation():
     assert np.any(repeated[legal] > shrunk[legal] + 1e-6)
 
 
+@pytest.mark.slow
 def test_sparse_and_dense_robust_models_agree():
     dense = random_mdp(3)
     sparse = outcome_mdp(

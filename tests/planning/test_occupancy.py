@@ -1,18 +1,18 @@
 """Occupancies, and constrained MDPs against the linear program over them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from jaxrl import outcome_mdp, stack_mdps, tabular_mdp
+from jaxrl import outcome_mdp, tabular_mdp
 from jaxrl.envs import cycle
 from jaxrl.planning.constrained import constrained
 from jaxrl.planning.occupancy import occupancy, occupancy_policy
 from jaxrl.planning.optimistic import optimistic_ascent_descent
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,18 @@ def random_policy(mdp, seed):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+def tables(mdp):
+    """`P[S, A, S]`, less what ends, and `r[S, A]`, by NumPy."""
+    prob, reward = np.asarray(mdp.prob), np.asarray(mdp.reward)
+    kernel = np.zeros((*mdp.legal.shape, mdp.num_states))
+    for (s, a, k), share in np.ndenumerate(prob * (1.0 - np.asarray(mdp.terminal))):
+        kernel[s, a, mdp.next_state[s, a, k]] += share
+    return kernel, (prob * reward).sum(-1)
+
+
 def program(mdp, costs, limits):
     """Optimum over occupancies by SciPy: value and multipliers, or None when out of reach."""
-    kernel, reward = (np.asarray(x) for x in mdp.dense())
+    kernel, reward = tables(mdp)
     num_states, num_actions, _ = kernel.shape
     inflow = float(mdp.discount) * kernel.reshape(-1, num_states).T
     outflow = np.repeat(np.eye(num_states), num_actions, axis=1)
@@ -68,7 +77,7 @@ def test_an_occupancy_flows_and_pays(discount):
     mdp = random_mdp(0, discount)
     policy = random_policy(mdp, 0)
     measure = np.asarray(occupancy(mdp, policy))
-    kernel, reward = (np.asarray(x) for x in mdp.dense())
+    kernel, reward = tables(mdp)
     arrives = np.asarray(mdp.initial) + discount * np.einsum("sa,sat->t", measure, kernel)
     np.testing.assert_allclose(measure.sum(1), arrives, atol=1e-12)
     chain, earned = np.einsum("sa,sat->st", policy, kernel), (policy * reward).sum(1)
@@ -78,21 +87,37 @@ def test_an_occupancy_flows_and_pays(discount):
         value += discount**time * law @ earned
         law = law @ chain
     np.testing.assert_allclose((measure * reward).sum(), value, atol=1e-10)
-    np.testing.assert_allclose(occupancy_policy(mdp, jnp.asarray(measure)), policy, atol=1e-12)
-    slope = jax.grad(lambda r: jnp.sum(occupancy(mdp, policy) * mdp.replace(reward=r).dense()[1]))
-    np.testing.assert_allclose(
-        np.sum(slope(mdp.reward), -1), measure, atol=1e-12, err_msg="what a reward is worth"
-    )
+    np.testing.assert_allclose(jax.jit(occupancy_policy)(mdp, measure), policy, atol=1e-12)
+
+
+@functools.cache
+def occupancy_slopes():
+    """Of the expected return in each reward; the discount is traced."""
+
+    def worth(reward, mdp, policy):
+        model = mdp.replace(reward=reward)
+        return jnp.sum(occupancy(model, policy) * model.dense()[1])
+
+    return jax.jit(jax.grad(worth))
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
+def test_the_slope_of_the_return_in_a_reward_is_the_occupancy(discount):
+    mdp = jax.device_get(random_mdp(0, discount))
+    policy = random_policy(mdp, 0)
+    slope = np.asarray(occupancy_slopes()(mdp.reward, mdp, policy))
+    measure = np.asarray(occupancy(mdp, policy))
+    np.testing.assert_allclose(slope, measure[..., None] * mdp.prob, atol=1e-12)
 
 
 def test_an_occupancy_sums_to_the_time_there_is():
-    mdp = cycle(3, discount=0.9)
-    measure = occupancy(mdp, np.full((3, 2), 0.5))
-    np.testing.assert_allclose(jnp.sum(measure), 10.0, rtol=1e-12)
+    mdp = random_mdp(0)
+    endless = mdp.replace(terminal=np.zeros(mdp.prob.shape))
+    np.testing.assert_allclose(np.sum(occupancy(endless, random_policy(mdp, 0))), 10.0, rtol=1e-12)
     with pytest.raises(ValueError, match="infinite"):
         occupancy(cycle(3, discount=1.0), np.full((3, 2), 0.5))
     with pytest.raises(ValueError, match="sum to one"):
-        occupancy(mdp, np.full((3, 2), 0.6))
+        occupancy(mdp, np.full((4, 3), 0.6))
     with pytest.raises(ValueError, match="shape"):
         occupancy(mdp, np.ones(3))
     illegal = random_mdp(0)
@@ -101,23 +126,43 @@ def test_an_occupancy_sums_to_the_time_there_is():
 
 
 SOLVE = jax.jit(jax.vmap(lambda mdp, c, d: constrained(mdp, c, d, tolerance=1e-9)))
+NUM = 8
 
 
-@pytest.mark.parametrize("num_costs", [1, 2, 3])
-def test_a_constrained_optimum_is_the_programs(num_costs):
+@functools.cache
+def bound_problems(num_costs):
+    """Eight models with limits that some policy keeps with little to spare, so that they bind; then
+    the first one with limits that do not bind, with limits out of reach, and with the reward that
+    is the first of those costs, negated."""
     rng = np.random.default_rng(num_costs)
-    mdps = [random_mdp(seed) for seed in range(8)]
-    costs = rng.exponential(size=(8, num_costs, 4, 3)) * 10.0 ** rng.integers(
-        -2, 3, (8, num_costs, 1, 1)
+    mdps = [jax.device_get(random_mdp(seed)) for seed in range(NUM)]
+    costs = rng.exponential(size=(NUM, num_costs, 4, 3)) * 10.0 ** rng.integers(
+        -2, 3, (NUM, num_costs, 1, 1)
     )
-    limits = np.empty((8, num_costs))
+    limits = np.empty((NUM, num_costs))
     for row, mdp in enumerate(mdps):
-        # Limits that some policy keeps with little to spare, so that they bind.
         measure = np.asarray(occupancy(mdp, random_policy(mdp, row)))
         limits[row] = (costs[row] * measure).sum((1, 2)) * (0.95 if row % 2 else 1.0)
-    found = SOLVE(stack_mdps(mdps), jnp.asarray(costs), jnp.asarray(limits))
+    far = np.ones((num_costs, 4, 3))
+    far[0] = np.random.default_rng(0).uniform(1, 2, (4, 3))
+    paid = np.broadcast_to(-far[0, :, :, None], (4, 3, 2))
+    mdps += [mdps[0], mdps[0], mdps[0].replace(reward=paid)]
+    wide, narrow = np.full(num_costs, 1e3), np.full(num_costs, 1e3)
+    narrow[0] = 0.5
+    costs = np.concatenate([costs, np.stack([far] * 3)])
+    limits = np.concatenate([limits, [wide, narrow, wide]])
+    stacked = jax.tree.map(lambda *x: np.stack(x), *mdps)
+    return mdps, costs, limits, jax.device_get(SOLVE(stacked, costs, limits))
+
+
+@pytest.mark.parametrize(
+    "num_costs",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)],
+)
+def test_a_constrained_optimum_is_the_programs(num_costs):
+    mdps, costs, limits, found = bound_problems(num_costs)
     num_random = 0
-    for row, mdp in enumerate(mdps):
+    for row, mdp in enumerate(mdps[:NUM]):
         reference = program(mdp, costs[row], limits[row])
         if reference is None:
             assert not bool(found.converged[row])
@@ -134,24 +179,23 @@ def test_a_constrained_optimum_is_the_programs(num_costs):
 
 
 def test_limits_that_do_not_bind_change_nothing():
-    mdp, costs = random_mdp(0), np.ones((1, 4, 3))
-    free = constrained(mdp, costs, 1e3, tolerance=1e-9)
-    np.testing.assert_allclose(free.value, program(mdp, costs, [1e3])[0], atol=1e-9)
-    assert float(free.multipliers[0]) == 0.0
-    assert bool(free.converged)
+    mdps, costs, limits, found = bound_problems(2)
+    reference = program(mdps[NUM], costs[NUM], limits[NUM])[0]
+    np.testing.assert_allclose(found.value[NUM], reference, atol=1e-9)
+    np.testing.assert_array_equal(found.multipliers[NUM], 0.0)
+    assert bool(found.converged[NUM])
 
 
 def test_limits_out_of_reach_are_reported():
-    mdp = random_mdp(0)
-    costs = np.random.default_rng(0).uniform(1, 2, (4, 3))
-    least = constrained(
-        mdp.replace(reward=-jnp.broadcast_to(costs[:, :, None], (4, 3, 2))), costs, 1e3
-    )
-    found = constrained(mdp, costs, 0.5)
-    assert not bool(found.converged)
-    np.testing.assert_allclose(found.costs[0], -least.value, rtol=1e-6)
+    """The least that the cost can be is the most of minus it: the policy that is given has that."""
+    _, _, _, found = bound_problems(2)
+    assert not bool(found.converged[NUM + 1])
+    least = -found.value[NUM + 2]
+    np.testing.assert_allclose(found.costs[NUM + 1, 0], least, rtol=1e-6)
+    np.testing.assert_allclose(found.violation[NUM + 1], least - 0.5, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_single_precision_is_near():
     costs = np.random.default_rng(3).exponential(size=(2, 4, 3))
     mdp = random_mdp(2)
@@ -189,7 +233,7 @@ def test_the_last_iterate_settles_where_plain_descent_ascent_circles():
             )
         )
     )
-    both = solve(jnp.array([1.0, 0.0]))
+    both = jax.device_get(solve(np.array([1.0, 0.0])))
     last = jax.tree.map(lambda x: x[0], both.last)
     np.testing.assert_allclose(last.value, value, atol=1e-3)
     np.testing.assert_allclose(last.multipliers, multipliers, atol=1e-3)

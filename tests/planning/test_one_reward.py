@@ -31,7 +31,7 @@ def each_pair_own_level(mdp):
     return planning.value_iteration(mdp, operator).q_values
 
 
-POLICY = jnp.full((S, A), 1.0 / A)
+POLICY = np.full((S, A), 1.0 / A, np.float32)
 VERBS = {
     "mean": lambda mdp: planning.value_iteration(mdp, BellmanOperator()).q_values,
     "cvar": lambda mdp: planning.value_iteration(mdp, CVAR).q_values,
@@ -51,18 +51,20 @@ VERBS = {
     "law": lambda mdp: planning.return_law(mdp, POLICY, horizon=3).law.mean(),
     "static": lambda mdp: planning.static_cvar(mdp, level=0.3, horizon=3).value,
     "occupancy": lambda mdp: planning.occupancy(mdp, POLICY),
-    "dense": lambda mdp: mdp.dense(),
+    "dense": jax.jit(lambda mdp: mdp.dense()),
 }
 
 
-LONG = ("cvar", "per pair", "slopes", "worst model", "linear solve")
+QUICK = ("occupancy", "dense")  # the others are compiled twice in the longer suite
 CASES = [
-    pytest.param(verb, True, marks=pytest.mark.slow) if verb in LONG else (verb, True)
+    (verb, True) if verb in QUICK else pytest.param(verb, True, marks=pytest.mark.slow)
     for verb in VERBS
 ]
 
 
-@pytest.mark.parametrize(("verb", "ends"), [*CASES, ("cvar", False)])
+@pytest.mark.parametrize(
+    ("verb", "ends"), [*CASES, pytest.param("cvar", False, marks=pytest.mark.slow)]
+)
 def test_every_verb_reads_both_forms(verb, ends):
     short = model(ends)
     long = short.replace(reward=short.outcome_rewards)
@@ -77,17 +79,22 @@ def test_every_verb_reads_both_forms(verb, ends):
 
 def test_both_forms_in_one_batch():
     short = model(ends=True)
-    long = short.replace(reward=short.outcome_rewards + 1.0)
-    batch = stack_mdps([short, long])
-    np.testing.assert_array_equal(batch.reward[0], short.outcome_rewards)
-    np.testing.assert_array_equal(batch.reward[1], long.reward)
+    rewards = np.broadcast_to(np.asarray(short.reward), (S, A, K))
+    batch = jax.device_get(stack_mdps([short, short.replace(reward=rewards + 1.0)]))
+    np.testing.assert_array_equal(batch.reward[0], rewards)
+    np.testing.assert_array_equal(batch.reward[1], rewards + 1.0)
 
 
 def test_every_outcome_of_a_pair_pays_the_pair_s_reward():
     mdp = model(ends=False)
     env = TabularEnv(mdp)
-    state, _ = env.reset(jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), 64)
-    step = jax.vmap(lambda key: env.step(key, state, 1)[1])(keys)
-    assert len(np.unique(step.observation)) > 1
-    np.testing.assert_array_equal(step.reward, mdp.reward[state.index, 1, 0])
+
+    @jax.jit
+    def steps(key):
+        state, _ = env.reset(key)
+        step = jax.vmap(lambda key: env.step(key, state, 1)[1])(jax.random.split(key, 64))
+        return step.observation, step.reward, state.index
+
+    observation, reward, index = jax.device_get(steps(jax.random.key(0)))
+    assert len(np.unique(observation)) > 1
+    np.testing.assert_array_equal(reward, np.asarray(mdp.reward)[index, 1, 0])

@@ -18,7 +18,6 @@ from jaxrl.planning.policy_evaluation import policy_evaluation
 from jaxrl.planning.policy_iteration import modified_policy_iteration, policy_iteration
 from jaxrl.planning.value_iteration import value_iteration
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
 ROBUST = jaxrl.BellmanOperator(successor_functional=TotalVariation(0.2))
 SHARED = jaxrl.BellmanOperator(successor_functional=SharedL1(0.4))
@@ -36,8 +35,16 @@ def random_mdp(seed: int, discount: float = 0.9) -> jaxrl.TabularMDP:
     )
 
 
+def stack(mdps: list[jaxrl.TabularMDP]) -> jaxrl.TabularMDP:
+    is_endless = all(mdp.is_endless for mdp in mdps)
+    return jax.tree.map(lambda *x: np.stack(x), *(m.replace(is_endless=is_endless) for m in mdps))
+
+
 def linear_values(mdp: jaxrl.TabularMDP, policy: np.ndarray) -> np.ndarray:
-    table, reward = (np.asarray(part, np.float64) for part in mdp.dense())
+    prob, terminal = np.asarray(mdp.prob, np.float64), np.asarray(mdp.terminal)
+    there = np.eye(NUM_STATES)[np.asarray(mdp.next_state)]
+    table = np.einsum("sak,sakt->sat", prob * ~terminal, there)
+    reward = np.sum(prob * np.asarray(mdp.reward), axis=-1)
     kernel = np.einsum("sa,sat->st", policy, table)
     system = np.eye(NUM_STATES) - float(mdp.discount) * kernel
     return np.linalg.solve(system, np.sum(policy * reward, axis=1))
@@ -46,7 +53,7 @@ def linear_values(mdp: jaxrl.TabularMDP, policy: np.ndarray) -> np.ndarray:
 def test_policy_iteration_finds_the_best_of_all_policies() -> None:
     with jax.enable_x64(True):
         models = [random_mdp(seed, 0.99) for seed in range(8)]
-        found = jax.vmap(policy_iteration)(jaxrl.stack_mdps(models))
+        found = jax.device_get(jax.jit(jax.vmap(policy_iteration))(stack(models)))
         assert np.all(np.asarray(found.converged))
         assert np.all(np.asarray(found.num_iterations) <= 8)
         for i, mdp in enumerate(models):
@@ -61,6 +68,7 @@ def test_policy_iteration_finds_the_best_of_all_policies() -> None:
             )
 
 
+@pytest.mark.slow
 def test_modified_policy_iteration_agrees_for_any_number_of_inner_sweeps() -> None:
     with jax.enable_x64(True):
         mdp = random_mdp(3)
@@ -78,25 +86,25 @@ def test_modified_policy_iteration_agrees_for_any_number_of_inner_sweeps() -> No
 
 def test_evaluation_is_a_linear_solve() -> None:
     with jax.enable_x64(True):
-        models = [random_mdp(seed) for seed in range(4)]
         policies = np.random.default_rng(0).dirichlet(np.ones(NUM_ACTIONS), (4, NUM_STATES))
-        solver = jax.jit(jax.vmap(policy_evaluation))
-        found = solver(jaxrl.stack_mdps(models), jnp.asarray(policies))
-        expected = [linear_values(*pair) for pair in zip(models, policies, strict=True)]
-        np.testing.assert_allclose(found.values, expected, atol=1e-10)
-        np.testing.assert_allclose(found.policy, policies)
-        assert np.all(np.asarray(found.num_iterations) == 2)  # from 0, and at the solution
+        for seed, policy in enumerate(policies):
+            mdp = random_mdp(seed).replace(is_endless=False)
+            found = policy_evaluation(mdp, policy)
+            np.testing.assert_allclose(found.values, linear_values(mdp, policy), atol=1e-10)
+            np.testing.assert_allclose(found.policy, policy)
+            assert int(found.num_iterations) == 2  # from 0, and at the solution
 
 
 def test_evaluation_of_integer_actions_and_refusals() -> None:
-    mdp = random_mdp(0)
-    found = policy_evaluation(mdp, jnp.array([0, 1, 1, 0]), tolerance=1e-3)
-    expected = linear_values(mdp, np.eye(2)[[0, 1, 1, 0]])
-    np.testing.assert_allclose(found.values, expected, atol=1e-3)
-    with pytest.raises(ValueError, match="policy must have shape"):
-        policy_evaluation(mdp, jnp.ones((3, 2)) / 2)
-    with pytest.raises(ValueError, match="no policy"):
-        policy_evaluation(mdp, jnp.ones((NUM_STATES, NUM_ACTIONS)))
+    with jax.enable_x64(True):
+        mdp = random_mdp(0).replace(is_endless=False)
+        found = policy_evaluation(mdp, np.array([0, 1, 1, 0]))
+        expected = linear_values(mdp, np.eye(2)[[0, 1, 1, 0]])
+        np.testing.assert_allclose(found.values, expected, atol=1e-10)
+        with pytest.raises(ValueError, match="policy must have shape"):
+            policy_evaluation(mdp, np.full((3, 2), 0.5))
+        with pytest.raises(ValueError, match="no policy"):
+            policy_evaluation(mdp, np.ones((NUM_STATES, NUM_ACTIONS)))
 
 
 def worst_mean(prob: np.ndarray, worth: np.ndarray, weight: np.ndarray, budget: float) -> float:
@@ -128,6 +136,7 @@ def outcome_worth(mdp: jaxrl.TabularMDP, values: np.ndarray) -> np.ndarray:
     return np.asarray(mdp.reward) + going_on * np.asarray(values)[np.asarray(mdp.next_state)]
 
 
+@pytest.mark.slow
 def test_robust_evaluation_is_the_fixed_point_of_a_linear_program() -> None:
     with jax.enable_x64(True):
         mdp = random_mdp(5)
@@ -140,6 +149,7 @@ def test_robust_evaluation_is_the_fixed_point_of_a_linear_program() -> None:
             assert abs(policy[s] @ q - float(found.values[s])) < 1e-8
 
 
+@pytest.mark.slow
 def test_shared_budget_plays_against_the_policy_as_a_whole() -> None:
     with jax.enable_x64(True):
         mdp = random_mdp(6)
@@ -149,8 +159,16 @@ def test_shared_budget_plays_against_the_policy_as_a_whole() -> None:
         for s in range(NUM_STATES):
             expected = worst_mean(prob[s], worth[s], policy[s], 0.4)
             assert abs(expected - float(found.values[s])) < 1e-8
+    with pytest.raises(ValueError, match="finds the policy"):
+        value_iteration(random_mdp(6), SHARED.replace(improvement=Softmax(1.0)))
 
-        # Actions of equal worth and unlike risks: the best policy spreads the risk.
+
+@pytest.mark.slow
+def test_against_a_shared_budget_the_best_policy_is_random() -> None:
+    """Actions of equal worth and unlike risks: the best policy spreads the risk."""
+    with jax.enable_x64(True):
+        mdp = random_mdp(6)
+        policy = np.random.default_rng(2).dirichlet(np.ones(NUM_ACTIONS), NUM_STATES)
         mdp = mdp.replace(reward=mdp.reward - jnp.mean(mdp.reward, axis=(1, 2), keepdims=True))
         level = jnp.sum(mdp.prob * mdp.reward, axis=2, keepdims=True)
         mdp = mdp.replace(reward=mdp.reward - level)
@@ -160,10 +178,9 @@ def test_shared_budget_plays_against_the_policy_as_a_whole() -> None:
         np.testing.assert_allclose(kept.values, best.values, atol=1e-7)
         assert np.all(np.asarray(best.values) >= np.asarray(found.values) - 1e-8)
         assert np.any((np.asarray(best.policy) > 0.01).sum(axis=1) > 1)  # randomised
-    with pytest.raises(ValueError, match="finds the policy"):
-        value_iteration(random_mdp(6), SHARED.replace(improvement=Softmax(1.0)))
 
 
+@pytest.mark.slow
 def test_robust_policy_iteration_is_robust_value_iteration() -> None:
     with jax.enable_x64(True):
         mdp = random_mdp(7, 0.99)

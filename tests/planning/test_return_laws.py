@@ -12,8 +12,6 @@ from jaxrl import outcome_mdp, stack_mdps
 from jaxrl.core.law import Law
 from jaxrl.planning.return_laws import merge, return_law
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 S, A, K, H = 3, 2, 2, 4
 
 
@@ -75,7 +73,7 @@ def used(found):
     [
         {},
         {"discount": 0.7, "lattice": False},
-        {"discount": 0.9, "fractional": True},
+        pytest.param({"discount": 0.9, "fractional": True}, marks=pytest.mark.slow),
         {"discount": 0.0, "lattice": False},
     ],
     ids=str,
@@ -84,7 +82,7 @@ def test_atoms_and_probabilities_are_those_of_the_paths(settings):
     with jax.enable_x64(True):
         mdp, policy = random_mdp(0, **settings), random_policy(0)
         for state in (None, 2):
-            found = return_law(mdp, policy, horizon=H, initial_state=state, num_atoms=2048)
+            found = return_law(mdp, policy, horizon=H, initial_state=state, num_atoms=1024)
             assert found.is_exact and found.error_bound < 1e-11
             atoms, probs = used(found)
             expected_atoms, expected_probs = paths(mdp, policy, H, state)
@@ -92,6 +90,7 @@ def test_atoms_and_probabilities_are_those_of_the_paths(settings):
             np.testing.assert_allclose(probs, expected_probs, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_lattice_needs_no_more_atoms_than_it_has_points():
     """Rewards -2 to 2 over four steps: 17 returns, of 4096 paths."""
     mdp, policy = random_mdp(1), random_policy(1)
@@ -103,7 +102,10 @@ def test_a_lattice_needs_no_more_atoms_than_it_has_points():
     assert not return_law(mdp, policy, horizon=H, num_atoms=5).is_exact
 
 
-@pytest.mark.parametrize("num_atoms", [1, 3, 20])
+@pytest.mark.parametrize(
+    "num_atoms",
+    [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(20, marks=pytest.mark.slow)],
+)
 def test_too_few_atoms_keep_the_mean_and_say_how_far_they_are(num_atoms):
     with jax.enable_x64(True):
         for seed in range(4):
@@ -121,15 +123,19 @@ def test_too_few_atoms_keep_the_mean_and_say_how_far_they_are(num_atoms):
 def test_merging_ignores_impossible_atoms():
     """0.25 at 1 twice, 0.5 at 3; what is impossible may hold anything."""
     merged = jax.jit(merge, static_argnums=1)
-    probs = jnp.array([0.25, 0.0, 0.5, 0.25, 0.0])
-    law, moved, fits = merged(Law(probs, jnp.array([1.0, jnp.inf, 3.0, 1.0, jnp.nan])), 3)
+    probs = np.float32([0.25, 0.0, 0.5, 0.25, 0.0])
+    impossible = np.float32([1.0, np.inf, 3.0, 1.0, np.nan])
+    law, moved, fits = jax.device_get(merged(Law(probs, impossible), 3))
     assert law.probs.tolist() == [0.5, 0.5, 0.0] and law.atoms[:2].tolist() == [1.0, 3.0]
     assert moved == 0.0 and fits
-    law, moved, fits = merged(Law(jnp.array([0.25, 0.75]), jnp.array([0.0, 4.0])), 1)
+    # 0.25 at 0 and 0.75 at 4, on one atom.
+    two = Law(np.float32([0.25, 0.75, 0, 0, 0]), np.float32([0.0, 4.0, 9.0, 9.0, 9.0]))
+    law, moved, fits = jax.device_get(merged(two, 1))
     assert law.atoms.tolist() == [3.0] and not fits
     assert float(moved) == 1.5  # 0.25 * 3 + 0.75 * 1
 
 
+@pytest.mark.slow
 def test_batches_of_models_and_policies():
     mdps = [random_mdp(seed, discount=0.9) for seed in range(2)]
     policies = jnp.stack([random_policy(seed) for seed in range(2)])
