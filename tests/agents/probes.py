@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Discrete, Space
@@ -39,11 +40,13 @@ class Probe:
 
     @property
     def observation_space(self) -> Space:
-        return Box(jnp.full(2, -1.0), jnp.ones(2), (2,))
+        return Box(np.full(2, -1.0, np.float32), np.ones(2, np.float32), (2,))
 
     @property
     def action_space(self) -> Space:
-        return Discrete(2) if self.discrete else Box(jnp.full(1, LOW), jnp.full(1, HIGH), (1,))
+        if self.discrete:
+            return Discrete(2)
+        return Box(np.full(1, LOW, np.float32), np.full(1, HIGH, np.float32), (1,))
 
     def merit_of(self, action: Array) -> Array:
         """1 at the best action: the index itself, or 1 - (a - BEST)^2."""
@@ -134,4 +137,4 @@ def known_values(name: str, discount: float, discrete: bool = True) -> list[Know
 def stack_probes(discrete: bool = True, names: tuple[str, ...] = tuple(BUILDERS)) -> Probe:
     """The probes called `names` as one struct with leaves `[len(names)]`, to `vmap` over."""
     probes = [BUILDERS[name](discrete) for name in names]
-    return jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.float32), *probes)
+    return jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *probes)

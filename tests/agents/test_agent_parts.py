@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import probes
 import pytest
 import scipy.stats
 
-from jaxrl.agents.exploration import epsilon_greedy
+from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
 from jaxrl.agents.learned_optimiser import learned_optimiser
 from jaxrl.agents.minibatches import shuffled
 from jaxrl.agents.optimiser import GradientDescent, Optimiser, RMSProp, clipped_by_norm
@@ -24,39 +26,47 @@ from jaxrl.training.loop import start_training, train_iteration
 KEY = jax.random.key(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 # --- shuffles ------------------------------------------------------------------------------------
 
+SIZES = [1, 2, 3, 7, 64, 511, 512, 513, 600, 1000, 1024, 1025, 4096, 6144]
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 511, 512, 513, 600, 1000, 1024, 1025, 4096, 6144])
+
+@functools.cache
+def one_order_of_each():
+    # Keys are arguments of the programs of tests: of a constant one XLA folds all that follows.
+    return jax.device_get(jax.jit(lambda key: {n: shuffled(key, n) for n in SIZES})(KEY))
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_every_index_comes_once(size):
-    order = shuffled(KEY, size)
-    assert order.dtype == jnp.int32
+    order = one_order_of_each()[size]
+    assert order.dtype == np.int32
     np.testing.assert_array_equal(np.sort(order), np.arange(size))
 
 
-@pytest.fixture(scope="module")
-def orders():
-    """Many orders of a size above the threshold and no power of two."""
-    keys = jax.random.split(jax.random.key(7), 4000)
-    return np.asarray(jax.jit(jax.vmap(lambda key: shuffled(key, 600)))(keys))
+@functools.cache
+def many_orders():
+    """Of a size above the threshold and no power of two, and of three."""
+
+    def orders(key):
+        keys, few = jax.random.split(key, 2500), jax.random.split(key, 6000)
+        return (
+            jax.vmap(lambda key: shuffled(key, 600))(keys),
+            jax.vmap(lambda key: shuffled(key, 3))(few),
+        )
+
+    return jax.device_get(jax.jit(orders)(jax.random.key(7)))
 
 
 @pytest.mark.parametrize("element", [0, 1, 299, 511, 512, 599])
-def test_every_place_is_equally_likely(orders, element):
-    counts = np.bincount(orders[:, element] // 20, minlength=30)
+def test_every_place_is_equally_likely(element):
+    counts = np.bincount(many_orders()[0][:, element] // 20, minlength=30)
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (0, 2), (5, 300), (255, 256), (598, 599)])
-def test_pairs_of_places_are_independent(orders, pair):
-    first, second = (orders[:, element] // 100 for element in pair)
+def test_pairs_of_places_are_independent(pair):
+    first, second = (many_orders()[0][:, element] // 100 for element in pair)
     table = np.bincount(6 * first + second, minlength=36)
     # Two elements never share a place: a cell off the diagonal has 100 x 100 pairs, one on it
     # 100 x 99.
@@ -64,29 +74,44 @@ def test_pairs_of_places_are_independent(orders, pair):
     assert scipy.stats.chisquare(table, table.sum() * weights / weights.sum()).pvalue > 1e-3
 
 
-def test_neighbours_do_not_stay_together(orders):
+def test_neighbours_do_not_stay_together():
     """The mean distance of two uniform places of 600 is (600 + 1) / 3."""
-    distance = np.abs(np.diff(orders, axis=1)).mean(axis=1)
+    distance = np.abs(np.diff(many_orders()[0], axis=1)).mean(axis=1)
     error = distance.std() / len(distance) ** 0.5
     assert abs(distance.mean() - 601 / 3) < 5 * error
 
 
 def test_small_orders_are_uniform_over_all_permutations():
-    keys = jax.random.split(jax.random.key(3), 6000)
-    drawn = np.asarray(jax.vmap(lambda key: shuffled(key, 3))(keys))
-    _, counts = np.unique(drawn @ np.array([9, 3, 1]), return_counts=True)
+    _, counts = np.unique(many_orders()[1] @ np.array([9, 3, 1]), return_counts=True)
     assert len(counts) == 6 and scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
 # --- exploration ---------------------------------------------------------------------------------
 
+SCORES = np.array([0.0, 5.0, 5.0, -np.inf], np.float32)
+EPSILONS = [0.0, 0.3, 1.0]
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+
+@functools.cache
+def explored():
+    """Actions `[epsilon, row]`, and the law they are said to have."""
+
+    def draw(key, scores, epsilon):
+        actions = epsilon_greedy(key, jnp.broadcast_to(scores, (20_000, 4)), epsilon)
+        return actions, epsilon_greedy_law(scores, epsilon).log_probs()
+
+    epsilons = np.array([*EPSILONS, 0.5], np.float32)
+    draw = jax.jit(jax.vmap(draw, in_axes=(None, None, 0)))
+    return jax.device_get(draw(KEY, SCORES, epsilons))
+
+
+@pytest.mark.parametrize("epsilon", EPSILONS)
 def test_epsilon_greedy_frequencies(epsilon):
     """The best action has 1 - epsilon + epsilon / A, every other epsilon / A."""
-    scores = jnp.broadcast_to(jnp.array([0.0, 5.0, 5.0, -jnp.inf]), (20_000, 4))
-    counts = np.bincount(epsilon_greedy(KEY, scores, epsilon), minlength=4)
-    expected = 20_000 * (epsilon / 4 + (1 - epsilon) * np.array([0.0, 1.0, 0.0, 0.0]))
+    actions, log_probs = (found[EPSILONS.index(epsilon)] for found in explored())
+    law = epsilon / 4 + (1 - epsilon) * np.array([0.0, 1.0, 0.0, 0.0])
+    np.testing.assert_allclose(np.exp(log_probs), law, atol=2e-6)
+    counts, expected = np.bincount(actions, minlength=4), 20_000 * law
     possible = expected > 0
     assert counts[~possible].sum() == 0
     if possible.sum() > 1:
@@ -94,88 +119,112 @@ def test_epsilon_greedy_frequencies(epsilon):
 
 
 def test_rows_explore_on_their_own():
-    scores = jnp.zeros((5000, 2)).at[:, 1].set(1.0)
-    explored = np.asarray(epsilon_greedy(KEY, scores, 0.5) == 0)
-    both = (explored[:-1] & explored[1:]).mean()
-    assert abs(both - 0.25**2) < 5 * (0.0625 / 5000) ** 0.5
+    """Of neighbours both are random with 1/4, and then 3/4 of each are not the best."""
+    other = explored()[0][-1] != 1
+    both = (other[:-1:2] & other[1::2]).mean()
+    chance = (0.5 * 0.75) ** 2
+    assert abs(both - chance) < 4 * (chance * (1 - chance) / 10_000) ** 0.5
 
 
 # --- lagged copies -------------------------------------------------------------------------------
 
-OLD, NEW = {"a": jnp.array([0.0, 1.0])}, {"a": jnp.array([10.0, 0.3])}
+OLD = {"a": np.array([0.0, 1.0], np.float32)}
+NEW = {"a": np.array([10.0, 0.3], np.float32)}
+
+
+@jax.jit
+def moved_copy(update, old, new, num_updates):
+    return update.move(old, new, num_updates)["a"]
 
 
 @pytest.mark.parametrize(
     "num_updates, moves", [(1, False), (2, False), (3, True), (4, False), (6, True)]
 )
 def test_a_period_of_three_copies_at_every_third_update(num_updates, moves):
-    moved = TargetUpdate(period=3, step_size=1.0).move(OLD, NEW, jnp.int32(num_updates))
-    assert moved["a"].tolist() == (NEW if moves else OLD)["a"].tolist()
+    update = TargetUpdate(period=3, step_size=1.0)
+    moved = moved_copy(update, OLD, NEW, np.int32(num_updates))
+    assert moved.tolist() == (NEW if moves else OLD)["a"].tolist()
 
 
 def test_polyak_moves_a_share_of_the_way_every_time():
     update = TargetUpdate(period=1, step_size=0.25)
     copy = OLD
     for step in range(1, 5):
-        copy = update.move(copy, NEW, jnp.int32(step))
+        copy = {"a": np.asarray(moved_copy(update, copy, NEW, np.int32(step)))}
         # What is left of the way shrinks by 3/4 at every step.
         left = 0.75**step
         np.testing.assert_allclose(copy["a"], [10 * (1 - left), 0.3 + 0.7 * left], rtol=1e-5)
 
 
 def test_a_full_copy_is_exact_even_from_what_is_not_finite():
-    broken = {"a": jnp.array([jnp.nan, 1e38])}
-    copied = TargetUpdate(period=1, step_size=1.0).move(broken, NEW, jnp.int32(1))
-    assert copied["a"].tolist() == NEW["a"].tolist()
+    broken = {"a": np.array([np.nan, 1e38], np.float32)}
+    copied = moved_copy(TargetUpdate(period=1, step_size=1.0), broken, NEW, np.int32(1))
+    assert copied.tolist() == NEW["a"].tolist()
 
 
 # --- the optimiser -------------------------------------------------------------------------------
 
 
+@jax.jit
+def first_step(optimiser, grads, params, progress):
+    return optimiser.step(grads, optimiser.init(params), params, progress)[0]
+
+
+def life(step, total=100.0):
+    """What schedules see after `step` of `total` steps."""
+    return Progress(np.int32(step), np.float32(total))
+
+
 def test_the_first_step_of_adam_is_the_learning_rate_and_follows_its_schedule():
     """Adam's first update is g / (|g| + eps) for each parameter: its sign, whatever the scale."""
-    params, grads = jnp.array([1.0, 2.0]), jnp.array([3.0, -1e-2])
+    params, grads = np.array([1.0, 2.0], np.float32), np.array([3.0, -1e-2], np.float32)
     optimiser = Optimiser(learning_rate=Linear(0.1, 0.0), max_grad_norm=1e9, epsilon=1e-12)
     for step, rate in [(0, 0.1), (50, 0.05), (100, 0.0)]:
-        progress = Progress.start(100.0).advance(step)
-        moved, _ = optimiser.step(grads, optimiser.init(params), params, progress)
+        moved = first_step(optimiser, grads, params, life(step))
         np.testing.assert_allclose(moved - params, [-rate, rate], atol=1e-6)
 
 
 def test_gradients_are_clipped_by_the_norm_of_them_all():
     """A norm of 5 clipped to 1 scales both trees by 1/5; a large epsilon makes Adam linear."""
-    params, grads = {"a": jnp.zeros(()), "b": jnp.zeros(())}, {"a": 3.0, "b": 4.0}
+    params, grads = ({"a": np.float32(x), "b": np.float32(y)} for x, y in ((0, 0), (3, 4)))
     optimiser = Optimiser(learning_rate=1e6, max_grad_norm=1.0, epsilon=1e6)
-    grads = jax.tree.map(jnp.asarray, grads)
-    moved, _ = optimiser.step(grads, optimiser.init(params), params, Progress.start())
+    moved = first_step(optimiser, grads, params, life(0))
     np.testing.assert_allclose([moved["a"], moved["b"]], [-0.6, -0.8], rtol=1e-4)
 
 
 def test_clipping_has_derivatives_at_zero_gradients_and_leaves_small_ones_alone():
-    grads = {"a": jnp.zeros(2), "b": jnp.zeros(())}
-    for norm, expected in [(1.0, 1.0), (10.0, 1.0)]:
-        slope = jax.grad(lambda g, norm=norm: clipped_by_norm(g, norm)["a"].sum())(grads)
-        np.testing.assert_array_equal(slope["a"], expected)  # below the norm: the identity's
-    small = {"a": jnp.array([0.3, 0.4])}
-    np.testing.assert_array_equal(clipped_by_norm(small, 0.6)["a"], small["a"])
-    np.testing.assert_allclose(clipped_by_norm(small, 0.05)["a"], [0.03, 0.04], rtol=1e-6)
+    grads = {"a": np.zeros(2, np.float32), "b": np.float32(0)}
+    small = {"a": np.array([0.3, 0.4], np.float32), "b": np.float32(0)}
+
+    @jax.jit
+    def read(grads, norm):
+        slope = jax.grad(lambda g: clipped_by_norm(g, norm)["a"].sum())(grads)["a"]
+        return slope, clipped_by_norm(grads, norm)["a"]
+
+    for norm in (1.0, 10.0):
+        np.testing.assert_array_equal(read(grads, norm)[0], 1.0)  # the identity's
+    np.testing.assert_array_equal(read(small, 0.6)[1], small["a"])
+    np.testing.assert_allclose(read(small, 0.05)[1], [0.03, 0.04], rtol=1e-6)
 
 
 def test_momentum_rolls_on_and_the_root_mean_square_forgets():
     """Gradients 1, 0, 0: momentum 1/2 moves by 1, 1/2, 1/4; RMSProp moves only at the first."""
-    grads = jnp.array([1.0, 0.0, 0.0])
     falls = {}
     for name, optimiser in {
         "momentum": GradientDescent(learning_rate=1.0, momentum=0.5, max_grad_norm=None),
         "rms": RMSProp(learning_rate=1.0, decay=0.75, max_grad_norm=None, epsilon=1e-9),
     }.items():
-        params, moves = jnp.zeros(()), []
-        state = optimiser.init(params)
-        for grad in grads:
-            moved, state = optimiser.step(grad, state, params, Progress.start())
-            moves.append(float(params - moved))
-            params = moved
-        falls[name] = moves
+
+        @jax.jit
+        def walk(grads, optimiser=optimiser):
+            def step(carry, grad):
+                moved, state = optimiser.step(grad, carry[1], carry[0], Progress.start())
+                return (moved, state), carry[0] - moved
+
+            start = jnp.zeros(())
+            return jax.lax.scan(step, (start, optimiser.init(start)), grads)[1]
+
+        falls[name] = walk(np.array([1.0, 0.0, 0.0], np.float32))
     np.testing.assert_allclose(falls["momentum"], [1.0, 0.5, 0.25], rtol=1e-6)
     np.testing.assert_allclose(falls["rms"], [2.0, 0.0, 0.0], rtol=1e-5)  # 1 / sqrt(1 / 4)
 
@@ -183,51 +232,66 @@ def test_momentum_rolls_on_and_the_root_mean_square_forgets():
 # --- the learned optimiser -----------------------------------------------------------------------
 
 PARAMS = {
-    "actor": {"dense": {"bias": jnp.zeros(3), "kernel": jnp.ones((2, 3))}},
-    "critic": {"dense": {"bias": jnp.zeros(1), "kernel": jnp.full((3, 1), -0.5)}},
+    "actor": {"dense": {"bias": np.zeros(3, np.float32), "kernel": np.ones((2, 3), np.float32)}},
+    "critic": {
+        "dense": {"bias": np.zeros(1, np.float32), "kernel": np.full((3, 1), -0.5, np.float32)}
+    },
 }
-LEARNED = learned_optimiser(KEY, num_memory=4, num_hidden=8, num_steps=4)
+ONES = jax.tree.map(np.ones_like, PARAMS)
+
+
+@functools.cache
+def learned():
+    make = jax.jit(lambda: learned_optimiser(KEY, num_memory=4, num_hidden=8, num_steps=4).weights)
+    return learned_optimiser(KEY, num_memory=4, num_hidden=8, num_steps=4).replace(
+        weights=jax.device_get(make())
+    )
 
 
 @jax.jit
-def two_steps(optimiser, grads, params):
-    state = optimiser.init(params)
-    for step in range(2):
-        progress = Progress.start(100.0).advance(10 * step)
-        params, state = optimiser.step(grads, state, params, progress)
-    return params
+def after(optimiser, grads, params, num_steps):
+    """The parameters after so many steps."""
+
+    def step(index, carry):
+        return optimiser.step(grads, carry[1], carry[0], Progress.start(100.0).advance(10 * index))
+
+    return jax.lax.fori_loop(0, num_steps, step, (params, optimiser.init(params)))[0]
 
 
+@pytest.mark.slow
 def test_a_learned_optimiser_is_finite_for_every_gradient_and_so_are_its_outer_gradients():
     """Zero, tiny, huge and mixed; also a unit that is dead, of which all gradients are zero."""
-    mixed = jnp.array([0.0, 1e-30, -1e30])
+    mixed = np.array([0.0, 1e-30, -1e30], np.float32)
     kinds = {
-        "zero": jax.tree.map(jnp.zeros_like, PARAMS),
-        "tiny": jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e-30), PARAMS),
-        "huge": jax.tree.map(lambda leaf: jnp.full_like(leaf, -3e38), PARAMS),
-        "mixed": jax.tree.map(lambda leaf: jnp.resize(mixed, leaf.shape), PARAMS),
+        "zero": jax.tree.map(np.zeros_like, PARAMS),
+        "tiny": jax.tree.map(lambda leaf: np.full_like(leaf, 1e-30), PARAMS),
+        "huge": jax.tree.map(lambda leaf: np.full_like(leaf, -3e38), PARAMS),
+        "mixed": jax.tree.map(lambda leaf: np.resize(mixed, leaf.shape), PARAMS),
     }
-    outer = jax.jit(
-        jax.value_and_grad(
-            lambda optimiser, grads: sum(
-                jnp.sum(leaf * jnp.cos(1.0 + jnp.arange(leaf.size)).reshape(leaf.shape))
-                for leaf in jax.tree.leaves(two_steps(optimiser, grads, PARAMS))
-            )
+
+    def total(optimiser, grads):
+        params, state = PARAMS, optimiser.init(PARAMS)
+        for index in range(2):
+            progress = Progress.start(100.0).advance(10 * index)
+            params, state = optimiser.step(grads, state, params, progress)
+        return sum(
+            jnp.sum(leaf * np.cos(1.0 + np.arange(leaf.size)).reshape(leaf.shape))
+            for leaf in jax.tree.leaves(params)
         )
-    )
+
+    outer = jax.jit(jax.value_and_grad(total))
     for grads in kinds.values():
-        for leaf in jax.tree.leaves(outer(LEARNED, grads)):
-            assert bool(jnp.all(jnp.isfinite(leaf)))
+        for leaf in jax.tree.leaves(outer(learned(), grads)):
+            assert np.all(np.isfinite(leaf))
 
 
 def test_a_learned_step_is_centred_and_noise_is_the_actor_s_alone():
     """With only the noise's output left: the critic moves by the mean alone, the actor randomly."""
-    grads = jax.tree.map(jnp.ones_like, PARAMS)
-    weights = dict(LEARNED.weights)
-    weights["outputs"] = jnp.zeros_like(weights["outputs"])
-    weights["outputs_bias"] = jnp.array([0.0, 0.0, 1.0])
-    noisy = LEARNED.replace(weights=weights, step_size=1.0)
-    moved = jax.tree.map(jnp.subtract, two_steps(noisy, grads, PARAMS), PARAMS)
+    weights = dict(learned().weights)
+    weights["outputs"] = np.zeros_like(weights["outputs"])
+    weights["outputs_bias"] = np.array([0.0, 0.0, 1.0], np.float32)
+    noisy = learned().replace(weights=weights, step_size=1.0)
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - b, after(noisy, ONES, PARAMS, 2), PARAMS)
     actor, critic = (np.concatenate([x.ravel() for x in jax.tree.leaves(moved[k])]) for k in moved)
     assert np.ptp(critic) < 1e-6 and len(np.unique(actor)) == len(actor)
     np.testing.assert_allclose(actor.sum() + critic.sum(), 0.0, atol=1e-5)
@@ -237,29 +301,42 @@ def test_a_learned_step_is_centred_and_noise_is_the_actor_s_alone():
 
 
 def test_lives_that_start_elsewhere_draw_other_noise_and_each_repeats_its_own():
-    other = jax.tree.map(lambda leaf: leaf + 1e-6, PARAMS)
-    keys = [np.asarray(jax.random.key_data(LEARNED.init(p).key)) for p in (PARAMS, other, PARAMS)]
+    other = jax.tree.map(lambda leaf: leaf + np.float32(1e-6), PARAMS)
+    key = jax.jit(lambda params: jax.random.key_data(learned().init(params).key))
+    keys = [np.asarray(key(p)) for p in (PARAMS, other, PARAMS)]
     assert not np.array_equal(keys[0], keys[1]) and np.array_equal(keys[0], keys[2])
 
 
 def test_a_learned_step_tells_a_dead_unit_from_a_live_one():
-    """Everything else equal, the activity alone makes two units' parameters move differently."""
-    weights = {name: jnp.zeros_like(leaf) for name, leaf in LEARNED.weights.items()}
-    weights["inputs"] = LEARNED.weights["inputs"].at[:-1].set(0.0)  # the activity comes last
-    names = ("memory", "hidden_0", "hidden_1", "scale_0", "scale_1", "outputs")
-    weights |= {name: LEARNED.weights[name] for name in names}
-    weights["outputs"] = weights["outputs"].at[:, 2].set(0.0)  # no noise
-    grads = jax.tree.map(jnp.ones_like, PARAMS)
-    grads["actor"]["dense"]["kernel"] = jnp.array([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
-    moved = two_steps(LEARNED.replace(weights=weights, step_size=1.0), grads, PARAMS)
-    kernel = np.asarray(moved["actor"]["dense"]["kernel"])
-    np.testing.assert_array_equal(kernel[0], kernel[1])
-    assert kernel[0, 1] == kernel[0, 2] != kernel[0, 0]
+    """Weights made by hand say +1 where the activity, the last input, is above 1.25, else -1.
+
+    One unit of three is dead, so that the others have an activity of 3/2: 4 of the 13 parameters.
+    All others have 1. An update is exp(scale_size) times what is said, and all are centred.
+    """
+    weights = {name: np.zeros_like(leaf) for name, leaf in learned().weights.items()}
+    weights |= {name: np.ones_like(weights[name]) for name in ("scale_0", "scale_1")}
+    weights["inputs"][-1, 2 * 4] = 1.0  # the first memory is tanh(activity) / 2 after one step
+    weights["hidden_0"][0, :2] = 1.0, -1.0
+    border = 0.5 * np.tanh(1.25)
+    weights["hidden_bias_0"][:2] = -border, border
+    weights["hidden_1"][:2, :2] = [[1.0, -1.0], [-1.0, 1.0]]
+    weights["outputs"][:2, 0] = 0.5, -0.5  # (2, 0) or (0, 2): 2 of 8 numbers differ from their mean
+    weights["outputs_bias"][1] = 1.0
+    grads = jax.tree.map(np.copy, ONES)
+    grads["actor"]["dense"]["kernel"][:, 0] = 0.0
+    told = learned().replace(weights=weights, step_size=0.1, scale_size=0.5)
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - b, after(told, grads, PARAMS, 1), PARAMS)
+    said = jax.tree.map(lambda leaf: -np.ones_like(leaf), PARAMS)
+    said["actor"]["dense"]["kernel"][:, 1:] = 1.0
+    mean = (4 - 9) / 13
+    expected = jax.tree.map(lambda leaf: -0.1 * np.exp(0.5) * (leaf - mean), said)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, expected)
 
 
 # --- priorities ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_learning_moves_the_priorities_of_what_was_drawn():
     """New windows all enter alike; after gradient steps their weights follow the losses."""
     agent = PRESETS["rainbow"]().replace(

@@ -1,6 +1,7 @@
 """Soft actor-critic and TD3: known values, machinery, bad input, and Pendulum."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
 from jaxrl.agents.targets import TargetUpdate
 from jaxrl.agents.twin_delayed import TwinDelayedAgent
+from jaxrl.core.schedules import Linear
 from jaxrl.core.spaces import Box
 from jaxrl.networks import NetworkSettings, TanhGaussianPolicy
 from jaxrl.replay import UniformReplay
@@ -21,21 +23,28 @@ from jaxrl.training.loop import start_training, train, train_iteration
 
 SMALL = {
     "network": NetworkSettings(hidden_sizes=(32,), activation="relu", initialiser="lecun"),
-    "optimiser": Optimiser(learning_rate=1e-2, max_grad_norm=1e3, epsilon=1e-8),
+    "optimiser": Optimiser(learning_rate=Linear(1e-2, 1e-3), max_grad_norm=1e3, epsilon=1e-8),
     "target": TargetUpdate(step_size=0.1),
-    "replay": UniformReplay(capacity=1024),
+    "replay": UniformReplay(capacity=4096),  # all that is played, also beside the best action
     "discount": 0.8,
     "num_envs": 4,
     "rollout_length": 4,
     "num_updates": 4,
     "batch_size": 64,
-    "warmup": 128,
+    "warmup": 512,
 }
 AGENTS = {
     "sac": SoftActorCriticAgent(**SMALL, initial_temperature=0.02),
     "td3": TwinDelayedAgent(**SMALL),
 }
 ENV = probes.delayed(discrete=False)
+PROBES = list(probes.BUILDERS)
+NUM_STEPS = 4000
+STEPS = SMALL["num_envs"] * SMALL["rollout_length"]  # of an iteration
+FIRST = SMALL["warmup"] // STEPS  # the iteration that learns first
+# Whatever `probes.known_values` asks for.
+OBSERVATIONS = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], np.float32)
+ACTIONS = np.array([[1.5], [2.0], [2.5]], np.float32)
 
 
 @pytest.fixture(scope="module", params=AGENTS)
@@ -49,64 +58,83 @@ def agent(name):
 
 
 class Machine:
-    """The compiled pieces of one kind of agent, and how often they were traced."""
+    """One compiled program of an agent: five lives side by side, each with numbers of its own."""
 
-    def __init__(self):
-        self.traces = 0
+    def __init__(self, agent):
+        self.agent, self.traces = agent, 0
 
-        def iterate(agent, state):
+        def life(seed, agent, env, num_iterations):
+            state = start_training(jax.random.key(seed), agent, env, NUM_STEPS)
+            metric = "entropy" if isinstance(agent, SoftActorCriticAgent) else "q_value"
+
+            def iterate(index, carry):
+                state, tally = train_iteration(agent, env, carry[0])
+                late = index >= num_iterations * 3 // 4
+                return state, carry[1] + jnp.where(late, tally.metrics[metric], 0.0)
+
+            carry = state, jnp.zeros(())
+            state, total = jax.lax.fori_loop(0, num_iterations, iterate, carry)
+            state, where = state.agent, OBSERVATIONS
+            greedy, _ = agent.act(jax.random.key(seed), state, where, explore=False)
+            there = jnp.broadcast_to(where[:1], (len(ACTIONS), 2))
+            values = agent.q_values(state, where, greedy), agent.q_values(state, there, ACTIONS)
+            return state, total, greedy, values
+
+        def lives(*arguments):
             self.traces += 1
-            return train_iteration(agent, ENV, state)
+            return jax.vmap(life, in_axes=(0, 0, 0, None))(*arguments)
 
-        self.start = jax.jit(lambda key, agent: start_training(key, agent, ENV, 1000.0))
-        self.iterate = jax.jit(iterate)
+        self.lives = jax.jit(lives)
 
-    def run(self, agent, key, num_iterations):
-        state = self.start(key, agent)
-        for _ in range(num_iterations):
-            state, tally = self.iterate(agent, state)
-        return state, tally
+    def run(self, num_iterations, seeds=(0,) * 5, agents=None, envs=None):
+        agents = [self.agent] * 5 if agents is None else agents
+        envs = [ENV] * 5 if envs is None else envs
+        numbers = jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *envs)
+        agents = jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *agents)
+        found = self.lives(np.asarray(seeds), agents, numbers, np.int32(num_iterations))
+        return jax.device_get(found)
+
+
+@functools.cache
+def machine_of(name):
+    return Machine(AGENTS[name])
 
 
 @pytest.fixture(scope="module")
 def machine(name):
-    return Machine()
+    return machine_of(name)
 
 
-def train_on_probes(agent, replay):
-    """Every probe at once: one compiled program, `vmap` over the numbers."""
-    envs, key = probes.stack_probes(discrete=False), jax.random.key(3)
-    # Longer uniform play, all of it kept, so that actions beside the best one are known as well.
-    agent = agent.replace(warmup=512, replay=replay)
-    learn = jax.vmap(lambda env: train(key, agent, env, num_steps=4000, num_records=4))
-    return jax.jit(learn)(envs)
+@functools.cache
+def trained(name):
+    """A life on every probe: the state, a sum over its last quarter, greedy actions and values."""
+    envs = [builder(discrete=False) for builder in probes.BUILDERS.values()]
+    return machine_of(name).run(NUM_STEPS // STEPS, seeds=(3,) * 5, envs=envs)
 
 
-@pytest.fixture(scope="module")
-def trained(agent):
-    return train_on_probes(agent, UniformReplay(capacity=4096))
+def lane(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 # --- known values --------------------------------------------------------------------------------
 
 
-def check_known_values(agent, trained, probe):
-    lane = list(probes.BUILDERS).index(probe)
-    state = jax.tree.map(lambda leaf: leaf[lane], trained.state.agent)
-    for known in probes.known_values(probe, agent.discount, discrete=False):
-        observation = jnp.asarray(known.observation)[None]
+def check_known_values(found, probe, tolerance):
+    *_, (by_greedy, by_action) = lane(found, PROBES.index(probe))
+    for known in probes.known_values(probe, SMALL["discount"], discrete=False):
         if known.action is None:
-            action, _ = agent.act(jax.random.key(0), state, observation, explore=False)
+            place = (np.asarray(known.observation) == OBSERVATIONS).all(axis=1)
+            values = by_greedy[:, np.flatnonzero(place)[0]]
         else:
-            action = jnp.full((1, 1), known.action)
-        values = agent.q_values(state, observation, action)
-        assert values.shape == (agent.num_critics, 1)
-        np.testing.assert_allclose(values, known.value, atol=0.1 * max(1.0, abs(known.value)))
+            values = by_action[:, ACTIONS[:, 0].tolist().index(known.action)]
+        assert values.shape == (2,)
+        np.testing.assert_allclose(values, known.value, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", probes.BUILDERS)
-def test_values_are_the_known_ones(agent, trained, probe):
-    check_known_values(agent, trained, probe)
+def test_values_are_the_known_ones(name, probe):
+    check_known_values(trained(name), probe, 0.1)
 
 
 @pytest.mark.slow
@@ -116,126 +144,147 @@ def test_values_are_the_known_ones(agent, trained, probe):
     ids=["three_step", "store_next"],
 )
 def test_values_do_not_depend_on_how_the_replay_keeps_them(agent, replay):
-    trained = train_on_probes(agent, replay)
+    envs = [builder(discrete=False) for builder in probes.BUILDERS.values()]
+    found = Machine(agent.replace(replay=replay)).run(NUM_STEPS // STEPS, (3,) * 5, envs=envs)
     for probe in probes.BUILDERS:
-        check_known_values(agent, trained, probe)
+        check_known_values(found, probe, 0.1)
 
 
-def test_the_policy_finds_the_best_action(agent, trained):
-    lane = list(probes.BUILDERS).index("chosen")
-    state = jax.tree.map(lambda leaf: leaf[lane], trained.state.agent)
-    action, _ = agent.act(jax.random.key(0), state, jnp.zeros((1, 2)), explore=False)
-    np.testing.assert_allclose(action, probes.BEST, atol=0.2)
+@pytest.mark.slow
+def test_the_policy_finds_the_best_action(name):
+    greedy = trained(name)[2][PROBES.index("chosen"), 0]
+    np.testing.assert_allclose(greedy, probes.BEST, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sac"], indirect=True)
-def test_the_temperature_holds_the_target_entropy(trained):
+def test_the_temperature_holds_the_target_entropy(name):
     """Where the action matters, entropy and return trade off, and the constraint binds."""
-    lane = list(probes.BUILDERS).index("chosen")
-    np.testing.assert_allclose(trained.metrics["entropy"][lane, -1], -1.0, atol=0.3)
+    total = trained(name)[1][PROBES.index("chosen")]
+    num_late = NUM_STEPS // STEPS - NUM_STEPS // STEPS * 3 // 4
+    np.testing.assert_allclose(total / num_late, -1.0, atol=0.1)
 
 
 # --- one learner at a time -----------------------------------------------------------------------
 
 
-def learner_of(state):
-    return state.agent.learner
+@pytest.mark.slow
+def test_nothing_is_learned_before_warm_up(name, machine):
+    """16 steps an iteration and a warm-up of 512: the thirty-second is the first to learn."""
+    fresh, before, after = (machine.run(n)[0].learner for n in (0, FIRST - 1, FIRST))
+    jax.tree.map(np.testing.assert_array_equal, before, fresh)
+    assert before.num_updates.tolist() == [0] * 5
+    assert after.num_updates.tolist() == [4] * 5
 
 
-def test_nothing_is_learned_before_warm_up(agent, machine):
-    """16 steps an iteration and a warm-up of 128: the eighth iteration is the first to learn."""
-    key = jax.random.key(0)
-    before, _ = machine.run(agent, key, 7)
-    jax.tree.map(
-        np.testing.assert_array_equal, learner_of(before), learner_of(machine.start(key, agent))
-    )
-    after, _ = machine.run(agent, key, 8)
-    assert learner_of(before).num_updates == 0
-    assert learner_of(after).num_updates == agent.num_updates
+def test_actions_are_uniform_until_warm_up_and_the_policy_after(name, agent):
+    """Of TD3 the greedy action and normal noise, cut at the ends; of SAC the tanh of a normal."""
+
+    @jax.jit
+    def draw(seed, step, exploration):
+        state = agent.init(jax.random.key(seed), ENV, NUM_STEPS)
+        state = state.replace(progress=state.progress.replace(step=step))
+        where = jnp.zeros((2000, 2))
+        acting = agent.replace(exploration=exploration) if name == "td3" else agent
+        drawn, _ = acting.act(jax.random.key(seed), state, where)
+        greedy, _ = acting.act(jax.random.key(seed + 1), state, where, explore=False)
+        return drawn, greedy, state.actor.apply(state.learner.params.actor, where[:1])
+
+    def unit(action):
+        return 2.0 * (np.asarray(action)[:, 0] - probes.LOW) / (probes.HIGH - probes.LOW) - 1.0
+
+    early, *_ = draw(1, agent.warmup - 1, 0.1)
+    assert scipy.stats.kstest((unit(early) + 1.0) / 2.0, "uniform").pvalue > 1e-3
+    late, greedy, policy = draw(1, agent.warmup, 0.1)
+    assert np.all(unit(greedy) == unit(greedy)[0])
+    if name == "td3":
+        np.testing.assert_allclose(unit(greedy), np.asarray(policy)[0, 0], atol=1e-6)
+        inside = np.abs(unit(late)) < 1.0 - 1e-6
+        bounds = (np.array([-1.0, 1.0]) - unit(greedy)[0]) / 0.1
+        law = scipy.stats.truncnorm(*bounds, loc=unit(greedy)[0], scale=0.1)
+        assert scipy.stats.kstest(unit(late)[inside], law.cdf).pvalue > 1e-3
+        quiet, *_ = draw(1, agent.warmup, 0.0)
+        np.testing.assert_array_equal(quiet, greedy)
+    else:
+        loc, scale = float(policy.loc[0, 0]), float(np.exp(policy.log_scale[0, 0]))
+        np.testing.assert_allclose(unit(greedy), np.tanh(loc), atol=1e-6)
+        raw = np.arctanh(np.clip(unit(late).astype(np.float64), -1 + 1e-7, 1 - 1e-7))
+        assert scipy.stats.kstest(raw, scipy.stats.norm(loc, scale).cdf).pvalue > 1e-3
 
 
-def test_actions_are_uniform_until_warm_up_and_the_policy_after(agent, machine):
-    state = machine.start(jax.random.key(0), agent).agent
-    observation = jnp.zeros((2000, 2))
-    early, _ = agent.act(jax.random.key(1), state, observation)
-    width = probes.HIGH - probes.LOW
-    uniform = scipy.stats.kstest((np.asarray(early[:, 0]) - probes.LOW) / width, "uniform")
-    assert uniform.pvalue > 1e-3
-    late = state.replace(progress=state.progress.advance(agent.warmup))
-    drawn, _ = agent.act(jax.random.key(1), late, observation)
-    # A fresh policy sits near the middle of the box with less than a third of the uniform's spread
-    # on its side (TD3) or less than half (soft actor-critic).
-    assert jnp.std(drawn) < 0.5 * jnp.std(early)
-    greedy, _ = agent.act(jax.random.key(2), late, observation, explore=False)
-    assert jnp.all(greedy == greedy[0])
-    for action in (early, drawn, greedy):
-        assert jnp.all((action >= probes.LOW) & (action <= probes.HIGH))
+@functools.cache
+def varied(name):
+    """Nine learning iterations of five lives that differ in their key and in one number."""
+    agent = AGENTS[name]
+    changes = {
+        # The bounds of the noise on lagged actions, and no noise at all.
+        "td3": [{"smoothing": 0.9, "smoothing_clip": 0.0}, {"smoothing": 0.0}, {"smoothing": 0.9}],
+        # What entropy is asked for: a fresh policy has about -0.1 nats.
+        "sac": [{"target_entropy": -3.0}, {"target_entropy": 0.6}, {"target_entropy": -3.0}],
+    }[name]
+    agents = [agent, agent, *[agent.replace(**change) for change in changes]]
+    return machine_of(name).run(FIRST + 8, (0, 1, 0, 0, 0), agents)[0].learner
 
 
-def test_same_key_same_bits_and_another_key_others(agent, machine):
-    first, again, other = (
-        learner_of(machine.run(agent, jax.random.key(seed), 9)[0]).params for seed in (0, 0, 1)
-    )
-    jax.tree.map(np.testing.assert_array_equal, first, again)
-    assert not jnp.allclose(
-        jax.flatten_util.ravel_pytree(first)[0], jax.flatten_util.ravel_pytree(other)[0]
-    )
+@pytest.mark.slow
+def test_same_key_same_bits_and_another_key_others(name, machine):
+    params = varied(name).params
+    again = machine.run(FIRST + 8)[0].learner.params
+    jax.tree.map(np.testing.assert_array_equal, lane(params, 0), lane(again, 0))
+    first, other = (jax.tree.leaves(lane(params, index)) for index in (0, 1))
+    assert not any(np.allclose(*pair) for pair in zip(first, other, strict=True))
 
 
-def test_a_changed_float_does_not_retrace(agent, machine):
+@pytest.mark.slow
+def test_a_changed_float_does_not_retrace(name, agent, machine):
     """Every number that is no size is data, down to the optimiser's and the copy's."""
-    machine.run(agent, jax.random.key(0), 2)
-    traces = machine.traces
-    machine.run(jax.tree.map(lambda value: 0.5 * value, agent), jax.random.key(0), 2)
-    assert machine.traces == traces
+    varied(name)
+    machine.run(2, agents=[jax.tree.map(lambda value: 0.5 * value, agent)] * 5)
+    assert machine.traces == 1
     leaves = jax.tree_util.tree_leaves_with_path(agent)
     floats = [field.name for field in dataclasses.fields(agent) if isinstance(field.default, float)]
     names = {jax.tree_util.keystr(path).split(".")[1] for path, _ in leaves}
     assert set(floats) <= names
 
 
-def test_seeds_side_by_side_are_single_runs(agent, machine):
-    keys = jax.random.split(jax.random.key(5), 2)
+@pytest.mark.slow
+def test_seeds_side_by_side_are_single_runs(name, agent, machine):
+    both = machine.run(FIRST + 9, (5, 6, 0, 0, 0))[0].learner.params
 
-    starts = [machine.start(key, agent) for key in keys]
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    step = jax.jit(jax.vmap(lambda state: train_iteration(agent, ENV, state)[0]))
-    for _ in range(10):
-        both = step(both)
-    for lane, key in enumerate(keys):
+    @jax.jit
+    def alone(seed):
+        state = start_training(jax.random.key(seed), agent, ENV, NUM_STEPS)
+        step = lambda _, state: train_iteration(agent, ENV, state)[0]  # noqa: E731
+        return jax.lax.fori_loop(0, FIRST + 9, step, state).agent.learner.params
+
+    for index, seed in enumerate((5, 6)):
         jax.tree.map(
-            lambda batched, one, lane=lane: np.testing.assert_allclose(
-                batched[lane], one, rtol=2e-3, atol=2e-4
-            ),
-            learner_of(both).params,
-            learner_of(machine.run(agent, key, 10)[0]).params,
+            lambda batched, one: np.testing.assert_allclose(batched, one, rtol=2e-3, atol=2e-4),
+            lane(both, index),
+            jax.device_get(alone(seed)),
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["td3"], indirect=True)
-def test_clipped_away_smoothing_is_no_smoothing(agent, machine):
-    with_noise, clipped, without = (
-        learner_of(
-            machine.run(agent.replace(smoothing=noise, smoothing_clip=clip), jax.random.key(0), 9)[
-                0
-            ]
-        ).params
-        for noise, clip in ((0.9, 0.5), (0.9, 0.0), (0.0, 0.5))
-    )
+def test_clipped_away_smoothing_is_no_smoothing(name):
+    params = varied(name).params
+    _, _, clipped, without, smoothed = (lane(params, index) for index in range(5))
     jax.tree.map(np.testing.assert_array_equal, clipped, without)
-    different = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), with_noise.critic, without.critic)
-    assert any(jax.tree.leaves(different))
+    pairs = zip(*map(jax.tree.leaves, (smoothed.critic, without.critic)), strict=True)
+    assert all(not np.array_equal(*pair) for pair in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["td3"], indirect=True)
 def test_the_policy_and_the_copies_move_every_second_critic_step(agent):
-    agent, machine = agent.replace(num_updates=1, policy_delay=2), Machine()
-    states = [machine.run(agent, jax.random.key(0), n)[0] for n in (7, 8, 9, 10)]
-    none, one, two, three = map(learner_of, states)
+    machine = Machine(agent.replace(num_updates=1, policy_delay=2))
+    counts = range(FIRST - 1, FIRST + 3)
+    none, one, two, three = (lane(machine.run(n)[0].learner, 0) for n in counts)
 
     def moved(first, second):
-        pairs = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), first, second)
-        return any(jax.tree.leaves(pairs))
+        pairs = zip(*map(jax.tree.leaves, (first, second)), strict=True)
+        return any(not np.array_equal(*pair) for pair in pairs)
 
     assert moved(none.params.critic, one.params.critic)
     assert not moved(none.params.actor, one.params.actor)
@@ -243,45 +292,59 @@ def test_the_policy_and_the_copies_move_every_second_critic_step(agent):
     assert moved(one.params.actor, two.params.actor)
     assert moved(one.target_params.critic, two.target_params.critic)
     assert not moved(two.params.actor, three.params.actor)
+    # The copy is a tenth of the way nearer: t + (p - t) / 10.
+    jax.tree.map(
+        lambda old, new, copy: np.testing.assert_allclose(copy, old + 0.1 * (new - old), atol=1e-6),
+        one.target_params,
+        two.params,
+        two.target_params,
+    )
 
 
-@pytest.mark.parametrize("name", ["td3"], indirect=True)
-def test_no_noise_no_exploration(agent, machine):
-    state = machine.start(jax.random.key(0), agent).agent
-    state = state.replace(progress=state.progress.advance(agent.warmup))
-    quiet, observation = agent.replace(exploration=0.0), jnp.ones((3, 2))
-    explored, _ = quiet.act(jax.random.key(0), state, observation)
-    greedy, _ = quiet.act(jax.random.key(1), state, observation, explore=False)
-    np.testing.assert_array_equal(explored, greedy)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sac"], indirect=True)
-def test_the_temperature_moves_against_the_surplus_of_entropy(agent, machine):
-    """A fresh policy has about -0.1 nats a coordinate: too much for -3, too little for 0.6."""
+def test_the_temperature_moves_against_the_surplus_of_entropy(name, agent):
+    """A fresh policy has about -0.1 nats: too much for -3, so that the temperature falls.
 
-    def after(target_entropy):
-        changed = agent.replace(target_entropy=target_entropy)
-        return learner_of(machine.run(changed, jax.random.key(0), 9)[0]).params.log_temperature
-
-    assert after(-3.0) < jnp.log(agent.initial_temperature) < after(0.6)
+    While the sign of the surplus stays, Adam moves by its rate in each of the 36 steps, or almost:
+    the rate of these first steps has fallen to 0.0087 on its way from 0.01 to 0.001.
+    """
+    _, _, low, high, _ = varied(name).params.log_temperature - np.log(agent.initial_temperature)
+    np.testing.assert_allclose([low, high], [-0.31, 0.31], atol=0.05)
 
 
 # --- parts ---------------------------------------------------------------------------------------
 
+LAWS = [(0.0, 1.0), (1.5, 0.3), (-0.4, 2.5), (6.0, 0.1)]
 
-@pytest.mark.parametrize("loc, scale", [(0.0, 1.0), (1.5, 0.3), (-0.4, 2.5), (6.0, 0.1)])
+
+@functools.cache
+def tanh_gaussians():
+    """Draws and their log-densities of each of `LAWS` on [-1, 3], and of one on [-1, 1]."""
+
+    def draw(key, loc, scale, low, high, size):
+        shape = (size, 1)
+        policy = TanhGaussianPolicy(
+            jnp.full(shape, loc), jnp.full(shape, jnp.log(scale)), low[None], high[None]
+        )
+        return *policy.sample_with_log_prob(key), policy.sample(key)
+
+    def draws(key, loc, scale):
+        few = lambda *law: draw(key, *law, jnp.array(-1.0), jnp.array(3.0), 500)  # noqa: E731
+        many = draw(key, 0.3, 0.8, jnp.array(-1.0), jnp.array(1.0), 200_000)
+        return jax.vmap(few)(loc, scale), many
+
+    return jax.device_get(jax.jit(draws)(jax.random.key(0), *np.array(LAWS, np.float32).T))
+
+
+@pytest.mark.parametrize("loc, scale", LAWS)
 def test_tanh_gaussian_density_is_the_slope_of_its_distribution(loc, scale):
     """log pi(a) against d/da Phi((atanh(unit(a)) - loc) / scale) in float64 SciPy."""
     low, high = -1.0, 3.0
-    shape = (500, 1)
-    policy = TanhGaussianPolicy(
-        jnp.full(shape, loc), jnp.full(shape, jnp.log(scale)), jnp.array([low]), jnp.array([high])
-    )
-    key = jax.random.key(0)
-    action, log_prob = policy.sample_with_log_prob(key)
-    np.testing.assert_array_equal(action, policy.sample(key))
-    assert jnp.all(jnp.isfinite(log_prob))
-    unit = 2.0 * (np.asarray(action[:, 0], np.float64) - low) / (high - low) - 1.0
+    action, log_prob, sampled = (rows[LAWS.index((loc, scale))] for rows in tanh_gaussians()[0])
+    np.testing.assert_array_equal(action, sampled)
+    assert np.all(np.isfinite(log_prob))
+    unit = 2.0 * (action[:, 0].astype(np.float64) - low) / (high - low) - 1.0
     inside = np.abs(unit) < 0.99  # nearer to the ends, float32 actions do not determine atanh
     step = 1e-4 * (1.0 - np.abs(unit[inside]))
 
@@ -296,32 +359,32 @@ def test_tanh_gaussian_density_is_the_slope_of_its_distribution(loc, scale):
 def test_tanh_gaussian_entropy_agrees_with_quadrature():
     """-E log pi from draws, against the integral of -p log p on a float64 grid."""
     loc, scale = 0.3, 0.8
-    policy = TanhGaussianPolicy(
-        jnp.full((200_000, 1), loc),
-        jnp.full((200_000, 1), jnp.log(scale)),
-        -jnp.ones(1),
-        jnp.ones(1),
-    )
-    _, log_prob = policy.sample_with_log_prob(jax.random.key(0))
+    _, log_prob, _ = tanh_gaussians()[1]
     raw = np.linspace(loc - 10 * scale, loc + 10 * scale, 40_001)
     log_density = scipy.stats.norm.logpdf(raw, loc, scale) - np.log(1.0 / np.cosh(raw) ** 2)
     weights = scipy.stats.norm.pdf(raw, loc, scale)
     entropy = -np.trapezoid(weights * log_density, raw)
-    np.testing.assert_allclose(-jnp.mean(log_prob), entropy, atol=0.01)
+    np.testing.assert_allclose(-np.mean(log_prob), entropy, atol=0.01)
 
 
 def test_action_box_maps_ends_to_ends_and_back():
-    space = Box(jnp.array([[-2.0, 0.0, 5.0]]), jnp.array([[2.0, 1e6, 5.0]]), (1, 3))
-    box = ActionBox.of(space)
-    unit = jnp.array([[-1.0, -1.0, 0.0], [1.0, 1.0, 0.0], [0.5, -0.25, 0.0]])
-    action = box.from_unit(unit)
-    assert action.shape == (3, 1, 3)
-    np.testing.assert_array_equal(action[0], space.low)
-    np.testing.assert_array_equal(action[1], space.high)
+    low, high = np.array([[-2.0, 0.0, 5.0]]), np.array([[2.0, 1e6, 5.0]])
+    space = Box(low.astype(np.float32), high.astype(np.float32), (1, 3))
+    unit = np.array([[-1.0, -1.0, 0.0], [1.0, 1.0, 0.0], [0.5, -0.25, 0.0]], np.float32)
+
+    @jax.jit
+    def read(unit):
+        box = ActionBox.of(space)
+        drawn = box.from_unit(box.uniform(jax.random.key(0), 100))
+        action = box.from_unit(unit)
+        return action, box.to_unit(action), jax.vmap(space.contains)(drawn)
+
+    action, back, contained = jax.device_get(read(unit))
+    assert action.shape == (3, 1, 3) and contained.all()
+    np.testing.assert_array_equal(action[0], low)
+    np.testing.assert_array_equal(action[1], high)
     np.testing.assert_allclose(action[2], [[1.0, 375_000.0, 5.0]], rtol=1e-6)
-    np.testing.assert_allclose(box.to_unit(action), unit, atol=1e-6)
-    drawn = box.from_unit(box.uniform(jax.random.key(0), 100))
-    assert jnp.all(jax.vmap(space.contains)(drawn))
+    np.testing.assert_allclose(back, unit, atol=1e-6)
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -339,11 +402,11 @@ class Shaped:
     "env, change, message",
     [
         (probes.one_step(discrete=True), {}, "discrete"),
-        (Shaped(Box(-jnp.inf * jnp.ones(2), jnp.ones(2), (2,))), {}, "finite bounds"),
-        (Shaped(Box(jnp.ones(2), -jnp.ones(2), (2,))), {}, "exceed"),
-        (Shaped(Box(jnp.zeros(2), jnp.ones(2), (2,), jnp.dtype("int32"))), {}, "real numbers"),
+        (Shaped(Box(-np.inf * np.ones(2), np.ones(2), (2,))), {}, "finite bounds"),
+        (Shaped(Box(np.ones(2), -np.ones(2), (2,))), {}, "exceed"),
+        (Shaped(Box(np.zeros(2), np.ones(2), (2,), np.dtype("int32"))), {}, "real numbers"),
         (ENV, {"network": NetworkSettings(recurrent_size=8)}, "recurrent_size"),
-        (ENV, {"batch_size": 2000}, "batch of 2000 is larger"),
+        (ENV, {"batch_size": 5000}, "batch of 5000 is larger"),
         (ENV, {"num_envs": 3}, "multiple of num_envs"),
     ],
 )
@@ -355,22 +418,3 @@ def test_what_cannot_work_is_refused(agent, env, change, message):
 def test_it_is_refused_inside_a_program_too(agent):
     with pytest.raises(ValueError, match="discrete"):
         jax.jit(lambda env: train(jax.random.key(0), agent, env, num_steps=10))(probes.one_step())
-
-
-# --- learning ------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [SoftActorCriticAgent, TwinDelayedAgent])
-def test_pendulum_is_swung_up(kind):
-    """Interquartile mean of 8 seeds of at least -200 within 50,000 steps."""
-    from jaxrl.envs import make
-    from jaxrl.training.evaluate import evaluate
-
-    env, agent = make("Pendulum-v1"), kind()
-    run = jax.jit(lambda key: train(key, agent, env, num_steps=50_000, num_records=10).state.agent)
-    returns = []
-    for seed in range(8):
-        state = run(jax.random.key(seed))
-        returns.append(evaluate(jax.random.key(100), agent, env, state, num_episodes=64).mean)
-    assert scipy.stats.trim_mean(returns, 0.25) >= -200.0

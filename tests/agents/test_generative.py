@@ -59,13 +59,6 @@ KEY = jax.random.key(0)
 RISKY = BellmanOperator(successor_functional=CVaR(0.1))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def small(operator=None, **changes):
     """A small Q-network agent."""
     settings = {
@@ -85,11 +78,10 @@ def small(operator=None, **changes):
     return preset("dqn").replace(**settings | changes)
 
 
-@functools.partial(jax.jit, static_argnames="num_envs")
-def stored(env, num_envs=4):
+def stored(env, num_envs=4, key=KEY):
     """Transitions of uniform actions, written to a replay and drawn from it again."""
     num_rows = 8
-    reset_key, action_key, step_key, draw_key = jax.random.split(KEY, 4)
+    reset_key, action_key, step_key, draw_key = jax.random.split(key, 4)
     state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
     action = jax.vmap(env.action_space.sample)(jax.random.split(action_key, num_envs))
     _, step = jax.vmap(env.step)(jax.random.split(step_key, num_envs), state, action)
@@ -108,16 +100,31 @@ def stored(env, num_envs=4):
     return replay.sample(draw_key, filled, num_envs).transition
 
 
-@jax.jit
-def outcomes(source, env, data):
-    state = source.init(KEY, env, BellmanOperator(), NetworkSettings())
-    return source.outcomes(jax.random.key(5), state, data, 0.9)
+def outcomes(source, env, data, key=KEY):
+    state = source.init(key, env, BellmanOperator(), NetworkSettings())
+    return source.outcomes(key, state, data, 0.9)
+
+
+def in_one_program(function, *arguments):
+    """`function(key, *arguments)` in NumPy."""
+    return jax.device_get(jax.jit(function)(KEY, *arguments))
+
+
+def again(source, env, **changes):
+    """Stored transitions, changed so, and what may follow them."""
+
+    def run(key, env, changes):
+        num_envs = 1 if changes else 4
+        data = stored(env, num_envs, key).replace(**changes)
+        return data, outcomes(source, env, data, key)
+
+    return in_one_program(run, env, changes)
 
 
 # --- what the outcomes are -----------------------------------------------------------------------
 
 
-FEW = ("CartPole-v1", "Catch-bsuite", "Breakout-MinAtar")
+FEW = ("CartPole-v1",)
 EACH = [
     name if name in FEW else pytest.param(name, marks=pytest.mark.slow)
     for name in GYMNAX_NAMES
@@ -131,18 +138,18 @@ def test_every_gymnax_environment_can_be_stepped_again(name):
     env = envs.make(name)
     source = Generative(3)
     source.check(RISKY, env)
-    found = jax.eval_shape(lambda: outcomes(source, env, stored(env)))
+    found, (_, observation) = jax.eval_shape(
+        lambda: (outcomes(source, env, stored(env)), env.reset(KEY))
+    )
     assert found.reward.shape == found.discount.shape == found.probs.shape == (4, 3)
-    observation = jax.eval_shape(env.reset, KEY)[1]
     assert found.observation.shape == (4, 3, *observation.shape)
     assert found.observation.dtype == observation.dtype
 
 
+@pytest.mark.slow  # for what it compiles; below each setting is compared with its own steps
 @pytest.mark.parametrize("name", ["MountainCar-v0", "Pendulum-v1"])
 def test_a_deterministic_environment_gives_what_was_seen(name):
-    env = envs.make(name)
-    data = stored(env)
-    found = outcomes(Generative(2), env, data)
+    data, found = again(Generative(2), envs.make(name))
     for draw in range(2):
         np.testing.assert_allclose(found.reward[:, draw], data.reward, rtol=1e-5)
         np.testing.assert_allclose(
@@ -151,15 +158,18 @@ def test_a_deterministic_environment_gives_what_was_seen(name):
     np.testing.assert_allclose(found.probs, 0.5)
 
 
+def in_state(index, action):
+    """What a transition from one state of a table holds."""
+    state = envs.TabularState(np.full(1, index), np.zeros(1, np.int32))
+    return {"env_state": state, "action": np.full(1, action, np.int32)}
+
+
 def test_draws_have_the_law_of_the_table():
     """RiverSwim's middle state under "right": three outcomes, from many draws of one state."""
     mdp = envs.riverswim()
-    env = envs.TabularEnv(mdp)
-    state = envs.TabularState(jnp.full(1, 2), jnp.zeros(1, jnp.int32))
-    data = stored(env, num_envs=1).replace(env_state=state, action=jnp.ones(1, jnp.int32))
-    found = outcomes(Generative(3000), env, data)
-    counts = np.bincount(np.asarray(found.observation[0]), minlength=6)
-    expected = np.asarray(mdp.dense()[0][2, 1], np.float64)
+    _, found = again(Generative(3000), envs.TabularEnv(mdp), **in_state(2, 1))
+    counts = np.bincount(found.observation[0], minlength=6)
+    expected = np.asarray(jax.jit(lambda: mdp.dense()[0])()[2, 1], np.float64)
     expected *= 3000 / expected.sum()
     possible = expected > 0
     assert possible.sum() == 3 and counts[~possible].sum() == 0
@@ -169,9 +179,7 @@ def test_draws_have_the_law_of_the_table():
 def test_an_end_zeroes_the_discount_of_its_outcome_only():
     """From the last cell before the goal of a slippery lake, some draws end and some go on."""
     env = envs.TabularEnv(envs.frozen_lake(), time_limit=1.0)  # every step truncates too
-    state = envs.TabularState(jnp.full(1, 14), jnp.zeros(1, jnp.int32))
-    data = stored(env, num_envs=1).replace(env_state=state, action=jnp.full(1, 2))
-    found = outcomes(Generative(32), env, data)
+    _, found = again(Generative(32), env, **in_state(14, 2))
     ended = found.observation[0] == 15
     assert 0 < ended.sum() < 32
     np.testing.assert_allclose(found.discount[0], np.where(ended, 0.0, 0.9))
@@ -179,36 +187,54 @@ def test_an_end_zeroes_the_discount_of_its_outcome_only():
 
 
 def test_each_setting_is_that_of_the_grid():
-    """A wrapped gymnax environment under 2 x 2 settings, against stepping each by hand."""
+    """A wrapped environment under 2 x 2 settings, against stepping each by hand."""
     env = TimeLimit(envs.make("Pendulum-v1"), 50)
     spread = (("g", 8.0, 12.0), ("env.m", 0.5, 1.5))
-    data = stored(env)
-    found = outcomes(Generative(1, 4, spread), env, data)
-    for index, values in enumerate([(8.0, 0.5), (8.0, 1.5), (12.0, 0.5), (12.0, 1.5)]):
-        one = with_parameters(env, dict(zip(("g", "m"), values, strict=True)))
-        _, step = jax.vmap(one.step)(jax.random.split(KEY, 4), data.env_state, data.action)
-        np.testing.assert_allclose(found.observation[:, index], step.observation, rtol=1e-5)
-        np.testing.assert_allclose(found.reward[:, index], step.reward, rtol=1e-5)
+    grid = np.array([(8.0, 0.5), (8.0, 1.5), (12.0, 0.5), (12.0, 1.5)], np.float32)
+
+    def run(key, env, grid):
+        def one(g, m):
+            setting = with_parameters(env, {"g": g, "m": m})
+            keys = jax.random.split(key, 4)
+            return jax.vmap(setting.step)(keys, data.env_state, data.action)[1]
+
+        data = stored(env, key=key)
+        return outcomes(Generative(1, 4, spread), env, data, key), jax.vmap(one)(*grid.T)
+
+    found, steps = in_one_program(run, env, grid)
+    np.testing.assert_allclose(found.observation, np.moveaxis(steps.observation, 0, 1), rtol=1e-5)
+    np.testing.assert_allclose(found.reward, steps.reward.T, rtol=1e-5)
     np.testing.assert_allclose(found.probs, 0.25)
 
 
+def one_state(reward):
+    """One state, one action and this reward for ever."""
+    whole = np.ones((1, 1, 1))
+    return jaxrl.outcome_mdp(whole, np.zeros((1, 1, 1), int), whole * reward, 0.9)
+
+
 def test_settings_given_outright_are_stepped_each():
-    numbers = np.array([1.0, 10.0, 100.0])
-    env = envs.TabularEnv(jaxrl.tabular_mdp([[[1.0]]], [[1.0]], 0.9))
-    models = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *[env] * 3)
-    models = models.replace(mdp=models.mdp.replace(reward=jnp.asarray(numbers).reshape(3, 1, 1, 1)))
+    numbers = [1.0, 10.0, 100.0]
+    env = envs.TabularEnv(one_state(1.0))
+    models = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * 3), env)
+    reward = models.mdp.reward * np.reshape(numbers, (3, 1, 1, 1)).astype(np.float32)
+    models = models.replace(mdp=models.mdp.replace(reward=reward))
     source = Generative(2, 3, models=models)
     source.check(RISKY, env)
-    found = outcomes(source, env, stored(env))
+    _, found = again(source, env)
     np.testing.assert_allclose(found.reward, np.repeat(numbers, 2)[None].repeat(4, axis=0))
 
 
 def test_a_worst_case_shares_its_draws_between_settings_and_a_mixture_does_not():
-    env = RewardNoise(envs.TabularEnv(jaxrl.tabular_mdp([[[1.0]]], [[0.0]], 0.9)), scale=1.0)
+    env = RewardNoise(envs.TabularEnv(one_state(0.0)), scale=1.0)
     spread = (("scale", 0.5, 1.0),)
-    data = stored(env)
-    worst = outcomes(Generative(3, 2, spread, over_models=CVaR(0.5)), env, data).reward
-    mixed = outcomes(Generative(3, 2, spread), env, data).reward
+
+    def run(key, env):
+        data = stored(env, key=key)
+        sources = Generative(3, 2, spread, over_models=CVaR(0.5)), Generative(3, 2, spread)
+        return [outcomes(source, env, data, key).reward for source in sources]
+
+    worst, mixed = in_one_program(run, env)
     np.testing.assert_allclose(2.0 * worst[:, :3], worst[:, 3:], rtol=1e-5)
     assert np.all(np.abs(2.0 * mixed[:, :3] - mixed[:, 3:]) > 1e-4)
     assert len(np.unique(mixed)) == mixed.size
@@ -223,7 +249,7 @@ VALUE_AND_WEIGHTS = jax.jit(lambda f, p, v: (f(p, v), worst_case(f, p, v)))
 def test_weights_within_and_over_groups_multiply():
     """The worst group is the second, [3, 1]; half of its mass is on its lower value."""
     functional = Nested(CVaR(0.5), CVaR(0.5), num_groups=2)
-    probs, values = jnp.full(4, 0.25), jnp.array([5.0, 4.0, 3.0, 1.0])
+    probs, values = np.full(4, 0.25, np.float32), np.array([5.0, 4.0, 3.0, 1.0], np.float32)
     value, weights = VALUE_AND_WEIGHTS(functional, probs, values)
     assert float(value) == 1.0 and weights.tolist() == [0.0, 0.0, 0.0, 1.0]
     averse = Nested(Entropic(0.7), Mean(), num_groups=2)
@@ -234,7 +260,8 @@ def test_weights_within_and_over_groups_multiply():
 
 
 def test_nested_means_are_the_mean_whatever_the_masses():
-    probs, values = jnp.array([0.1, 0.0, 0.6, 0.3, 0.0, 0.0]), jnp.arange(6.0)
+    probs = np.array([0.1, 0.0, 0.6, 0.3, 0.0, 0.0], np.float32)
+    values = np.arange(6.0, dtype=np.float32)
     functional = Nested(Mean(), Mean(), num_groups=3)
     value, weights = VALUE_AND_WEIGHTS(functional, probs, values)
     np.testing.assert_allclose(value, 2.1, rtol=1e-6)
@@ -247,10 +274,10 @@ def test_a_distributional_backup_is_reweighted_by_the_product():
     source = Generative(2, 2, (("scale", 0.0, 1.0),), over_models=CVaR(0.5))
     operator = source.operator(BellmanOperator(head))
     lookahead = jaxrl.Lookahead(
-        reward=jnp.array([4.0, 3.0, 1.0, 2.0]),
-        discount=jnp.zeros(4),
-        probs=jnp.full(4, 0.25),
-        next_params=jnp.zeros((4, 1, 5)),
+        reward=np.array([4.0, 3.0, 1.0, 2.0], np.float32),
+        discount=np.zeros(4, np.float32),
+        probs=np.full(4, 0.25, np.float32),
+        next_params=np.zeros((4, 1, 5), np.float32),
     )
     projected = jax.jit(lambda lookahead: head.project(operator.backup(lookahead)))(lookahead)
     np.testing.assert_allclose(projected, [0.0, 0.5, 0.5, 0.0, 0.0], atol=1e-6)
@@ -278,6 +305,7 @@ def taught():
     return lesson(BellmanOperator(Scalar(), successor_functional=CVaR(0.3)), Generative(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", probes.BUILDERS)
 def test_values_of_probes_are_the_known_ones(probe):
     """Nothing in a probe is random once its episode has begun, so that risk changes nothing; ends
@@ -291,6 +319,7 @@ def test_values_of_probes_are_the_known_ones(probe):
         np.testing.assert_allclose(values, known.value, atol=0.1 * max(1.0, abs(known.value)))
 
 
+@pytest.mark.slow
 def test_no_number_of_the_operator_or_the_environment_retraces():
     agent, learn, result, traces = taught()
     changed = agent.replace(
@@ -310,16 +339,13 @@ def test_states_are_stored_only_where_they_are_stepped_again():
         agent = small(RISKY if name == "generative" else None, successors=source)
         state = jax.eval_shape(lambda agent=agent: start_training(KEY, agent, env, 100.0))
         sizes[name] = tree_bytes(state)
-        trajectory = jax.eval_shape(
-            lambda agent=agent: train_iteration(agent, env, start_training(KEY, agent, env, 100.0))[
-                0
-            ]
-        ).agent.replay.memory.env_state
-        assert len(jax.tree.leaves(trajectory)) == (2 if name == "generative" else 0)
+        kept = state.agent.replay.memory.env_state
+        assert len(jax.tree.leaves(kept)) == (2 if name == "generative" else 0)
     num_settings = len(jax.tree.leaves(env))
     assert sizes["generative"] - sizes["sampled"] == 8 * 1024 + 4 * num_settings
 
 
+@pytest.mark.slow  # for what it compiles
 def test_the_caller_s_environment_outlives_a_sweep():
     """The agent keeps a copy: its state is donated from call to call."""
     env = jax.tree.map(jnp.asarray, probes.delayed())
@@ -473,6 +499,7 @@ ACCEPTED = {
 }
 
 
+@pytest.mark.slow  # for what it traces; steps of each source are above and in test_dual_step.py
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_what_is_fed_enough_is_accepted_and_can_be_traced(case):
     agent = ACCEPTED[case]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import Line
 
 import jaxrl
-from jaxrl import envs
 from jaxrl.agents.normalised import NormalisedAgent
 from jaxrl.agents.presets import ppo
+from jaxrl.envs.control import CartPole
+from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.networks import NetworkSettings
 from jaxrl.training.loop import start_training
 from jaxrl.training.rollout import rollout
@@ -18,78 +21,121 @@ from jaxrl.training.rollout import rollout
 INNER = ppo().replace(
     network=NetworkSettings(hidden_sizes=(8,)), num_envs=4, rollout_length=16, num_minibatches=2
 )
-ENV = envs.make("CartPole-v1")
+ENV = TimeLimit(CartPole(), 20)  # some poles fall before the clock ends the episode
+AGENT = NormalisedAgent(INNER)
+KEYS = jax.random.split(jax.random.key(9), 2)
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def two_updates():
-    agent = NormalisedAgent(INNER)
-    life = start_training(jax.random.key(0), agent, ENV, 1e4)
-    update = jax.jit(agent.update)
-    roll = jax.jit(lambda key, state, where: rollout(key, agent, ENV, state, where))
-    states, trajectories, where = [life.agent], [], life.rollout
-    for number in range(2):
-        where, trajectory, _ = roll(jax.random.key(number), states[-1], where)
-        trajectories.append(trajectory)
-        states.append(update(jax.random.key(9), states[-1], trajectory)[0])
-    return agent, states, trajectories
+    """States before and after two updates, and the rollouts between, `[2, ...]`."""
+
+    def life(key, update_keys):
+        start = start_training(key, AGENT, ENV, 1e4)
+
+        def iterate(carry, key):
+            state, where = carry
+            where, trajectory, _ = rollout(key, AGENT, ENV, state, where)
+            after, _ = AGENT.update(key, state, trajectory)
+            return (after, where), (state, after, trajectory)
+
+        return jax.lax.scan(iterate, (start.agent, start.rollout), update_keys)[1]
+
+    return jax.device_get(jax.jit(life)(jax.random.key(0), KEYS))
 
 
-def test_statistics_are_those_of_all_raw_observations(two_updates) -> None:
-    _, states, trajectories = two_updates
-    seen = np.concatenate([np.asarray(t.observation).reshape(-1, 4) for t in trajectories])
-    np.testing.assert_allclose(states[-1].observation.mean, seen.mean(0), atol=1e-5)
-    np.testing.assert_allclose(states[-1].observation.variance, seen.var(0), rtol=1e-4)
-    assert float(states[-1].observation.count) == len(seen)
+def at(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def test_return_statistics_restart_with_each_episode(two_updates) -> None:
-    agent, states, trajectories = two_updates
+def by_hand(moments, raw):
+    """What the inner agent is shown of raw observations, in NumPy."""
+    scaled = (raw - moments.mean) / np.sqrt(moments.variance + AGENT.epsilon)
+    return np.clip(scaled, -AGENT.clip, AGENT.clip)
+
+
+def test_statistics_are_those_of_all_raw_observations() -> None:
+    _, states, trajectories = two_updates()
+    seen = trajectories.observation.reshape(-1, 4)
+    np.testing.assert_allclose(states.observation.mean[-1], seen.mean(0), atol=1e-5)
+    np.testing.assert_allclose(states.observation.variance[-1], seen.var(0), rtol=1e-4)
+    assert states.observation.count.tolist() == [64.0, 128.0]
+
+
+def test_return_statistics_restart_with_each_episode() -> None:
+    _, states, trajectories = two_updates()
+    assert trajectories.terminated.any() and trajectories.truncated.any()
+    ended = (trajectories.terminated | trajectories.truncated).reshape(32, 4)
     sums, total = [], np.zeros(4)
-    for trajectory in trajectories:
-        ended = np.asarray(trajectory.terminated | trajectory.truncated)
-        for reward, end in zip(np.asarray(trajectory.reward), ended, strict=True):
-            total = reward + agent.discount * total
-            sums.append(total)
-            total = np.where(end, 0.0, total)
-    assert any(np.asarray(t.terminated).any() for t in trajectories)
-    np.testing.assert_allclose(states[-1].returns.variance, np.var(sums), rtol=1e-4)
-    np.testing.assert_allclose(states[-1].accumulated, total, rtol=1e-5)
+    for reward, end in zip(trajectories.reward.reshape(32, 4), ended, strict=True):
+        total = reward + AGENT.discount * total
+        sums.append(total)
+        total = np.where(end, 0.0, total)
+    np.testing.assert_allclose(states.returns.variance[-1], np.var(sums), rtol=1e-4)
+    np.testing.assert_allclose(states.accumulated[-1], total, rtol=1e-5)
 
 
-def test_acting_sees_the_normalised_observation(two_updates) -> None:
-    agent, states, trajectories = two_updates
-    state, raw = states[1], trajectories[1].observation[0]
-    by_hand = (raw - state.observation.mean) / jnp.sqrt(state.observation.variance + agent.epsilon)
-    by_hand = jnp.clip(by_hand, -agent.clip, agent.clip)
-    action, extras = agent.act(jax.random.key(1), state, raw)
-    inner_action, inner_extras = INNER.act(jax.random.key(1), state.inner, by_hand)
+def test_acting_sees_the_normalised_observation() -> None:
+    state, trajectory = at(two_updates()[0], 1), at(two_updates()[2], 1)
+    raw = trajectory.observation[0]
+
+    @jax.jit
+    def act(key, state, raw, seen):
+        return AGENT.act(key, state, raw), INNER.act(key, state.inner, seen)
+
+    key = jax.random.key(1)
+    (action, extras), (inner_action, inner_extras) = act(
+        key, state, raw, by_hand(state.observation, raw)
+    )
     np.testing.assert_array_equal(action, inner_action)
     np.testing.assert_allclose(extras["log_prob"], inner_extras["log_prob"], rtol=1e-5)
 
 
-def test_switched_off_it_is_the_inner_agent(two_updates) -> None:
-    _, states, trajectories = two_updates
+def test_the_inner_agent_learns_from_what_it_saw() -> None:
+    """Observations scaled as when it acted, before the update; rewards by all returns so far."""
+    before, after, trajectory = (at(tree, 1) for tree in two_updates())
+    scaled = trajectory.reward / np.sqrt(after.returns.variance + AGENT.epsilon)
+    seen = trajectory.replace(
+        observation=by_hand(before.observation, trajectory.observation),
+        next_observation=by_hand(before.observation, trajectory.next_observation),
+        reward=np.clip(scaled, -AGENT.clip, AGENT.clip),
+    )
+    inner, _ = jax.jit(INNER.update)(KEYS[1], before.inner, seen)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
+        jax.device_get(inner.params),
+        after.inner.params,
+    )
+
+
+@pytest.mark.slow  # for what it compiles
+def test_switched_off_it_is_the_inner_agent() -> None:
+    before, trajectory = at(two_updates()[0], 0), at(two_updates()[2], 0)
     plain = NormalisedAgent(INNER, observations=False, rewards=False)
-    state = states[0].replace(observation=jax.tree.map(jnp.sum, states[0].observation))
-    inner, _ = jax.jit(INNER.update)(jax.random.key(3), states[0].inner, trajectories[0])
-    wrapped, _ = jax.jit(plain.update)(jax.random.key(3), state, trajectories[0])
-    for one, other in zip(
-        jax.tree.leaves(inner.params), jax.tree.leaves(wrapped.inner.params), strict=True
-    ):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    state = before.replace(observation=jax.tree.map(np.sum, before.observation))
+    inner, _ = jax.jit(INNER.update)(jax.random.key(3), before.inner, trajectory)
+    wrapped, _ = jax.jit(plain.update)(jax.random.key(3), state, trajectory)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6),
+        jax.device_get(inner.params),
+        jax.device_get(wrapped.inner.params),
+    )
 
 
 def test_integer_observations_are_refused() -> None:
     with pytest.raises(ValueError, match="observations=false"):
-        NormalisedAgent(INNER).check(envs.make("FrozenLake-misc"))
+        AGENT.check(Line())
 
 
+@pytest.mark.slow  # for what it compiles
 def test_it_trains_and_evaluates() -> None:
-    agent = NormalisedAgent(INNER)
-    result = jax.jit(lambda key: jaxrl.train(key, agent, ENV, num_steps=256, num_records=2))(
+    """Every step of the training counts in the statistics, and none of the evaluation does."""
+    result = jax.jit(lambda key: jaxrl.train(key, AGENT, ENV, num_steps=256, num_records=2))(
         jax.random.key(0)
     )
-    played = jaxrl.evaluate(jax.random.key(1), agent, ENV, result.state.agent, num_episodes=4)
-    assert np.isfinite(result.metrics["loss"]).all()
-    assert (played.lengths > 0).all()
+    state = result.state.agent
+    played = jaxrl.evaluate(jax.random.key(1), AGENT, ENV, state, num_episodes=4)
+    assert float(state.observation.count) == float(state.returns.count) == 256.0
+    # A reward of 1 in every step, the last too, and no episode beyond the clock.
+    np.testing.assert_array_equal(played.lengths, played.returns)
+    assert np.all((played.lengths > 0) & (played.lengths <= 20))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxrl import BellmanOperator, evaluate, outcome_mdp, planning, train
 from jaxrl.agents.experience import example_transition
@@ -14,6 +19,7 @@ from jaxrl.agents.presets import PRESETS
 from jaxrl.agents.stock import ExpectedUtility, StockConditioned, static_cvar_stocks
 from jaxrl.agents.successors import Generative
 from jaxrl.core.schedules import Linear
+from jaxrl.core.types import Progress
 from jaxrl.envs import TabularEnv
 from jaxrl.envs.wrappers import Stock
 from jaxrl.functionals import CVaR
@@ -52,16 +58,24 @@ def in_stock(low, high, mdp=GAME):
 
 
 @jax.jit
-def reset_many(env, keys):
-    return jax.vmap(env.reset)(keys)
+def played(env, key, action):
+    """First observations and two steps of 500 environments, in which `action` is taken."""
+    reset_key, step_key = jax.random.split(key)
+    state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, 500))
+
+    def step(state, key):
+        actions = jnp.full(500, action)
+        state, step = jax.vmap(env.step)(jax.random.split(key, 500), state, actions)
+        return state, (step.observation, step.reward)
+
+    return observation, *jax.lax.scan(step, state, jax.random.split(step_key, HORIZON))[1]
 
 
-@jax.jit
-def step_many(env, keys, state, action):
-    return jax.vmap(env.step)(keys, state, action)
+def play(env, action):
+    return jax.device_get(played(env, jax.random.key(0), np.int32(action)))
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def trained():
     learn = jax.jit(lambda key: train(key, AGENT, in_stock(-8.0, 8.0), num_steps=48_000))
     return learn(jax.random.key(0)).state.agent
@@ -80,51 +94,104 @@ def attained_cvar(state, stock, level):
 
 
 def test_the_stock_telescopes_and_survives_resets():
-    env = in_stock(-3.0, 5.0)
-    keys = jax.random.split(jax.random.key(0), 500)
-    state, observation = reset_many(env, keys)
-    start = np.asarray(observation[:, -1])
-    assert -3.0 <= start.min() < -2.5 and 4.5 < start.max() <= 5.0
+    observation, following, rewards = play(in_stock(-3.0, 5.0), 1)
+    start = observation[:, -1]
+    assert scipy.stats.kstest((start + 3.0) / 8.0, "uniform").pvalue > 1e-3
     gained, weight = np.zeros(500), 1.0
-    for _ in range(HORIZON):
-        state, step = step_many(env, keys, state, jnp.ones(500, jnp.int32))
-        gained, weight = gained + weight * np.asarray(step.reward), weight * DISCOUNT
-        np.testing.assert_allclose(weight * step.observation[:, -1], start + gained, rtol=1e-5)
-    np.testing.assert_array_equal(step.observation[:, :-1].sum(axis=1), 1.0)
+    for after, reward in zip(following, rewards, strict=True):
+        gained, weight = gained + weight * reward, weight * DISCOUNT
+        np.testing.assert_allclose(weight * after[:, -1], start + gained, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(following[-1, :, :-1].sum(axis=1), 1.0)
 
 
 def test_a_stock_beyond_every_return_is_cut():
     env = in_stock(29.5, 29.5)
-    state, _ = env.reset(jax.random.key(0))
-    _, step = env.step(jax.random.key(1), state, 0)
-    assert step.observation[-1] == 30.0 == env.observation_space.high[-1]
+    np.testing.assert_array_equal(play(env, 0)[1][..., -1], 30.0)
+    assert env.observation_space.high[-1] == 30.0
 
 
 def test_relabelled_stocks_follow_from_their_rewards():
     env = in_stock(-1.0, 1.0)
-    state, observation = reset_many(env, jax.random.split(jax.random.key(0), 500))
-    keys = jax.random.split(jax.random.key(1), 500)
-    _, step = step_many(env, keys, state, jnp.zeros(500, jnp.int32))
-    data = example_transition(observation, env.action_space).replace(
-        reward=step.reward, next_observation=step.observation
+    observation, following, rewards = play(env, 0)
+    relabel = jax.jit(
+        lambda key, data: (
+            SPREAD.relabelled(key, data, DISCOUNT),
+            SPREAD.replace(relabel=False).relabelled(key, data, DISCOUNT),
+        )
     )
-    new = SPREAD.relabelled(jax.random.key(2), data, DISCOUNT)
+    data = example_transition(observation, env.action_space).replace(
+        reward=rewards[0], next_observation=following[0]
+    )
+    new, kept = jax.device_get(relabel(jax.random.key(2), data))
     stock, later = new.observation[:, -1], new.next_observation[:, -1]
-    assert stock.min() < -7.0 and stock.max() > 7.0
-    np.testing.assert_allclose(DISCOUNT * later, stock + step.reward, rtol=1e-5, atol=1e-5)
+    assert scipy.stats.kstest((stock + 8.0) / 16.0, "uniform").pvalue > 1e-3
+    np.testing.assert_allclose(DISCOUNT * later, stock + rewards[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(new.observation[:, :-1], observation[:, :-1])
-    kept = SPREAD.replace(relabel=False).relabelled(jax.random.key(2), data, DISCOUNT)
+    np.testing.assert_array_equal(new.next_observation[:, :-1], following[0, :, :-1])
     np.testing.assert_array_equal(kept.observation, observation)
+    np.testing.assert_array_equal(kept.next_observation, following[0])
 
 
-def test_it_finds_the_static_optimum_that_nested_and_greedy_risk_miss(trained):
+class Exact:
+    """In a network's place: eight equally likely returns of the game's first state, by its stock.
+
+    After the coin the choice is that of the larger E min(stock + return, 0), 1 or -2 and 6.
+    """
+
+    def apply(self, params, observation):
+        stock = observation[:, -1]
+
+        def after(coin):
+            here = (stock + coin) / DISCOUNT
+            sure, gamble = jnp.array([1.0] * 4), jnp.array([-2.0, -2.0, 6.0, 6.0])
+            gains = [jnp.minimum(here[:, None] + law, 0.0).mean(1) for law in (sure, gamble)]
+            return coin + DISCOUNT * jnp.where((gains[0] >= gains[1])[:, None], sure, gamble)
+
+        atoms = jnp.concatenate([after(0.0), after(4.0)], axis=1)
+        return jnp.stack([atoms, atoms], axis=1)  # both first actions are the same
+
+
+def best_static_cvar(level):
+    """Of all four choices after the coin, by the average of the worst share (NumPy)."""
+    laws = {0: [1.0] * 4, 1: [-2.0, -2.0, 6.0, 6.0]}
+    found = []
+    for low, high in itertools.product(laws, laws):
+        atoms = np.sort(
+            np.concatenate([DISCOUNT * np.array(laws[low]), 4 + DISCOUNT * np.array(laws[high])])
+        )
+        weights = np.clip(level - np.arange(8) / 8, 0.0, 1 / 8)
+        found.append(weights @ atoms / level)
+    return max(found)
+
+
+LEVELS = [0.1, 0.25, 0.5, 0.7, 1.0]
+
+
+def test_the_initial_stock_of_exact_laws_gives_the_static_optimum():
+    """The candidates hold minus every return, one of which is the best stock."""
+    state = SimpleNamespace(model=Exact(), params=(), progress=Progress(np.int32(0), np.float32(1)))
+    stocks = np.linspace(-10.0, 10.0, 101, dtype=np.float32)
+    start = np.array([[1.0, 0.0, 5.0]], np.float32)
+    find = jax.jit(
+        lambda start, levels: static_cvar_stocks(AGENT, state, start, levels, jnp.asarray(stocks))
+    )
+    chosen, found = find(start, np.array(LEVELS, np.float32))
+    exact = [best_static_cvar(level) for level in LEVELS]
+    np.testing.assert_allclose(found, exact, atol=1e-4)
+    returns = np.array([0.8, -1.6, 4.8, 2.4, 8.8])
+    for index in (0, 3):  # at the others all stocks between two returns serve
+        assert np.min(np.abs(float(chosen[index]) + returns)) < 1e-4
+
+
+@pytest.mark.slow
+def test_it_finds_the_static_optimum_that_nested_and_greedy_risk_miss():
     """After an unlucky coin only the gamble can still pay; after a lucky one it need not."""
     plan = planning.static_cvar(GAME, level=LEVEL, horizon=HORIZON, initial_state=0)
     best, slack = float(plan.value), float(plan.error_bound) + 1e-3
     assert slack < 0.02
     start = in_stock(0.0, 0.0).reset(jax.random.key(0))[1][None]
-    stocks, predicted = static_cvar_stocks(AGENT, trained, start, jnp.array([LEVEL]))
-    assert abs(attained_cvar(trained, stocks[0], LEVEL) - best) < slack
+    stocks, predicted = static_cvar_stocks(AGENT, trained(), start, jnp.array([LEVEL]))
+    assert abs(attained_cvar(trained(), stocks[0], LEVEL) - best) < slack
     assert abs(float(predicted[0]) - best) < 0.3
     nested = planning.nested_cvar(GAME, level=LEVEL, horizon=HORIZON, initial_state=0)
     greedy = planning.greedy_on_cvar(GAME, Quantile(8), level=LEVEL)
@@ -133,19 +200,21 @@ def test_it_finds_the_static_optimum_that_nested_and_greedy_risk_miss(trained):
         assert float(CVaR(LEVEL)(law.probs, law.atoms)) < best - 0.1
 
 
-def test_one_network_serves_every_level(trained):
+@pytest.mark.slow
+def test_one_network_serves_every_level():
     start = in_stock(0.0, 0.0).reset(jax.random.key(0))[1][None]
     levels = jnp.array([0.1, 0.25, 0.5, 1.0])
-    stocks, _ = static_cvar_stocks(AGENT, trained, start, levels)
+    stocks, _ = static_cvar_stocks(AGENT, trained(), start, levels)
     for level, stock in zip(levels.tolist(), stocks.tolist(), strict=True):
         plan = planning.static_cvar(GAME, level=level, horizon=HORIZON, initial_state=0)
-        found = attained_cvar(trained, stock, level)
+        found = attained_cvar(trained(), stock, level)
         assert abs(found - float(plan.value)) < float(plan.error_bound) + 1e-3
 
 
-def test_evaluation_plays_from_the_chosen_stock(trained):
+@pytest.mark.slow
+def test_evaluation_plays_from_the_chosen_stock():
     env = in_stock(2.0, 2.0)
-    found = evaluate(jax.random.key(0), AGENT, env, trained, num_episodes=50)
+    found = evaluate(jax.random.key(0), AGENT, env, trained(), num_episodes=50)
     assert bool(found.finished.all()) and found.lengths.tolist() == [HORIZON] * 50
 
 
@@ -163,9 +232,9 @@ def test_what_does_not_fit_is_refused(changes, env, message):
         AGENT.replace(**changes).check(env)
 
 
-def test_levels_and_agents_without_a_stock_are_refused(trained):
-    start = jnp.zeros((1, 3))
+def test_levels_and_agents_without_a_stock_are_refused():
+    start = np.zeros((1, 3))
     with pytest.raises(ValueError, match="levels"):
-        static_cvar_stocks(AGENT, trained, start, np.array([0.0]))
+        static_cvar_stocks(AGENT, None, start, np.array([0.0]))
     with pytest.raises(ValueError, match="does not see the stock"):
-        static_cvar_stocks(AGENT.replace(stock=None), trained, start, np.array([0.5]))
+        static_cvar_stocks(AGENT.replace(stock=None), None, start, np.array([0.5]))

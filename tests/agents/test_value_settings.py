@@ -7,12 +7,15 @@ in NumPy or with the planners; problems of one shape share one program.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
+from tables import FROM_REPLAY, HALF, Line, filled, kernel, rows, started
 
 import jaxrl
 from jaxrl import envs, planning
@@ -57,13 +60,6 @@ DISCOUNT, SIZES = 0.8, (4, 2, 2)  # states, actions, outcomes
 KEY = jax.random.key(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def table_agent(**changes):
     settings = {
         "operator": BellmanOperator(Scalar(float("inf"))),
@@ -91,16 +87,16 @@ def learn(agents, mdps, num_steps=20_000, restarts=5.0):
             env = envs.TabularEnv(mdp, restarts)
             result = jaxrl.train(KEY, agent, env, num_steps=num_steps, num_records=4)
             state = result.state.agent
-            q_values = agent.scores(state.model.apply(state.params, jnp.arange(mdp.num_states)))
+            q_values = agent.scores(state.model.apply(state.params, np.arange(mdp.num_states)))
             return q_values, jax.tree.map(lambda leaf: leaf[-1], result.metrics)
 
         return jax.vmap(lane)(agents, mdps)
 
-    return run(agents, jaxrl.stack_mdps(mdps))
+    return jax.device_get(run(agents, jaxrl.stack_mdps(mdps)))
 
 
 def stacked(agents):
-    return jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.float32), *agents)
+    return jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *agents)
 
 
 def random_numbers(seed):
@@ -152,7 +148,56 @@ def ending(seed=9, shift=0.0):
     return mdp, best_values(prob, next_state, reward, DISCOUNT * (1.0 - ends))
 
 
-@pytest.fixture(scope="module")
+ENDS = {"on": 0.5, "end": 0.0, "two units": 0.25}  # what each leaves of the value that follows
+SHIFTS = (0.0, 1.0, -1.0)
+# Stored values, the shift included; the taken pair is (0, 0), and state 1 follows.
+ONLINE = np.array([[2.0, 0.0], [1.0, 3.0], [0.0, 9.0]])
+LAGGED = np.array([[7.0, 5.0], [4.0, 10.0], [6.0, -2.0]])
+
+
+@functools.cache
+def one_shifted_step():
+    """One gradient step on the same transition throughout, `[shift, end]`; and the scores."""
+    agent = preset("dqn").replace(**FROM_REPLAY | {"replay": UniformReplay(8, store_next=True)})
+    state = started(agent, Line())
+    state = state.replace(
+        params=filled(state.params, advantage=ONLINE),
+        target_params=filled(state.target_params, advantage=LAGGED),
+    )
+    data = rows((0, 1.0, 1, ""), (0, 1.0, 1, ""))
+
+    def step(shift, discount):
+        shifted = agent.replace(reward_shift=shift)
+        whole = data.replace(
+            discount=jnp.broadcast_to(discount, (2, 2)),
+            terminated=jnp.broadcast_to(1.0 - discount / HALF, (2, 2)),
+        )
+        after, metrics = shifted.update(KEY, jax.tree.map(jnp.asarray, state), whole)
+        return after.params, metrics, shifted.scores(jnp.asarray(ONLINE))
+
+    lanes = jax.vmap(jax.vmap(step, in_axes=(None, 0)), in_axes=(0, None))
+    found = jax.jit(lanes)(np.array(SHIFTS, np.float32), np.array([*ENDS.values()], np.float32))
+    return jax.device_get(found)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_a_shifted_agent_stores_all_values_higher_by_one_constant(shift, end):
+    """K = shift / (1 - 1/2): the target r + d 10 + (1 - d) K is K above that of values 10 - K."""
+    params, metrics, scores = jax.tree.map(
+        lambda leaf: leaf[SHIFTS.index(shift), list(ENDS).index(end)], one_shifted_step()
+    )
+    discount, constant = ENDS[end], 2.0 * shift
+    target = constant + 1.0 + discount * (10.0 - constant)
+    expected = ONLINE.copy()
+    expected[0, 0] = target
+    np.testing.assert_allclose(kernel(params, "advantage"), expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 0.5 * (target - 2.0) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["q_value"], 2.0 - constant, rtol=1e-5)
+    np.testing.assert_allclose(scores, ONLINE - constant, rtol=1e-5)
+
+
+@functools.cache
 def shifted_lanes():
     problems = [lasting(), ending(), ending(), ending(), ending(shift=SHIFT)]
     shifts = (0.0, 0.0, SHIFT, -SHIFT, 0.0)
@@ -161,8 +206,9 @@ def shifted_lanes():
     return found, [exact for _, exact in problems], metrics
 
 
-def test_steps_that_last_reach_the_semi_markov_optimum(shifted_lanes):
-    found, exact, _ = shifted_lanes
+@pytest.mark.slow
+def test_steps_that_last_reach_the_semi_markov_optimum():
+    found, exact, _ = shifted_lanes()
     np.testing.assert_allclose(found[0], exact[0], atol=0.12)
     # A learner blind to durations would find these instead.
     _, prob, next_state, reward = random_numbers(1)
@@ -170,36 +216,45 @@ def test_steps_that_last_reach_the_semi_markov_optimum(shifted_lanes):
     assert np.max(np.abs(blind - exact[0])) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lane", [1, 2, 3])
-def test_a_corrected_shift_leaves_values_and_policy(shifted_lanes, lane):
-    found, exact, _ = shifted_lanes
+def test_a_corrected_shift_leaves_values_and_policy(lane):
+    found, exact, _ = shifted_lanes()
     np.testing.assert_allclose(found[lane], exact[lane], atol=0.12)
     np.testing.assert_array_equal(np.argmax(found[lane], 1), np.argmax(exact[1], 1))
 
 
-def test_without_correction_the_policy_is_another(shifted_lanes):
+@pytest.mark.slow
+def test_without_correction_the_policy_is_another():
     """Rewards raised in the environment itself: the optimum of that MDP, not of the one asked."""
-    found, exact, _ = shifted_lanes
+    found, exact, _ = shifted_lanes()
     np.testing.assert_allclose(found[4], exact[4], atol=0.12)
     assert np.any(np.argmax(found[4], 1) != np.argmax(exact[1], 1))
 
 
-def test_reported_values_are_without_the_shift(shifted_lanes):
+@pytest.mark.slow
+def test_reported_values_are_without_the_shift():
     """Lanes 1 to 3 differ in the shift only, which is worth +-5."""
-    _, _, metrics = shifted_lanes
+    _, _, metrics = shifted_lanes()
     np.testing.assert_allclose(metrics["q_value"][2:4], metrics["q_value"][1], atol=0.2)
 
 
 def test_the_shift_is_one_constant_in_every_kind_of_step():
     """r + (1 - d) K + d (z + K) = r + d z + K."""
-    discount = jnp.array([0.0, 0.3, DISCOUNT, DISCOUNT**4, 1.0])
-    constant = shifted_value(SHIFT, DISCOUNT)
+    discount = np.array([0.0, 0.3, DISCOUNT, DISCOUNT**4, 1.0], np.float32)
+    reward, after = np.arange(5.0), np.linspace(-3.0, 3.0, 5)
+
+    @jax.jit
+    def read(reward, discount):
+        constant = shifted_value(SHIFT, DISCOUNT)
+        on = shifted_reward(jnp.zeros(()), jnp.float32(DISCOUNT**3), constant)
+        return constant, shifted_reward(reward, discount, constant), on
+
+    constant, shifted, goes_on = read(reward, discount)
     assert float(constant) == pytest.approx(SHIFT / (1 - DISCOUNT))
-    reward, after = jnp.arange(5.0), jnp.linspace(-3.0, 3.0, 5)
-    found = shifted_reward(reward, discount, constant) + discount * (after + constant)
+    found = shifted + discount * (after + constant)
     np.testing.assert_allclose(found, reward + discount * after + constant, rtol=1e-6)
     # A step that goes on gains the shift itself; n of them the discounted sum of n shifts.
-    goes_on = shifted_reward(jnp.zeros(()), jnp.asarray(DISCOUNT**3), constant)
     assert float(goes_on) == pytest.approx(SHIFT * (1 + DISCOUNT + DISCOUNT**2), rel=1e-5)
 
 
@@ -277,17 +332,26 @@ def walk(length=6, stay=False):
 HELD = HeldActions(envs.TabularEnv(walk()), durations=(1, 3, 4), discount=DISCOUNT)
 
 
-@pytest.fixture(scope="module")
-def hold():
-    return jax.jit(lambda env, state, action: env.step(KEY, state, action))
+@functools.cache
+def held():
+    """Steps from states 0 and 3 by each duration of action 1, `[start, duration]`."""
+
+    def step(start, index):
+        state = envs.TabularState(start, jnp.int32(0))
+        after, step = HELD.step(KEY, state, 3 + index)
+        return after.index, step
+
+    starts, indices = np.meshgrid(
+        np.array([0, 3], np.int32), np.arange(3, dtype=np.int32), indexing="ij"
+    )
+    return jax.device_get(jax.jit(jax.vmap(jax.vmap(step)))(starts, indices))
 
 
 @pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_a_hold_is_its_unit_steps(hold, start, index):
+def test_a_hold_is_its_unit_steps(start, index):
     """From state s for tau steps or to the end: sum of g^j (s + j + 1)."""
-    state = envs.TabularState(jnp.int32(start), jnp.int32(0))
-    after, step = hold(HELD, state, jnp.int32(3 + index))  # action 1
+    after, step = jax.tree.map(lambda leaf: leaf[start // 3, index], held())
     duration = min(HELD.durations[index], 6 - start)
     paid = sum(DISCOUNT**j * (start + j + 1) for j in range(duration))
     assert float(step.reward) == pytest.approx(paid, rel=1e-6)
@@ -296,14 +360,13 @@ def test_a_hold_is_its_unit_steps(hold, start, index):
     rate = DISCOUNT * (1.0 - float(step.terminated))
     assert rate == pytest.approx(0.0 if ended else DISCOUNT**duration, rel=1e-6)
     assert (float(step.terminated) >= 1) == ended and not bool(step.truncated)
-    assert ended or int(after.index) == start + duration
+    assert ended or int(after) == start + duration
 
 
-def test_a_clock_cuts_a_hold_where_it_is(hold):
+def test_a_clock_cuts_a_hold_where_it_is():
     """After 2 of 4 unit steps: gamma^2 of what follows, which is bootstrapped."""
     env = HELD.replace(env=TimeLimit(envs.TabularEnv(walk()), 2))
-    state, _ = env.reset(KEY)
-    _, step = hold(env, state, jnp.int32(5))
+    step = jax.jit(lambda env: env.step(KEY, env.reset(KEY)[0], jnp.int32(5))[1])(env)
     assert bool(step.truncated) and float(step.info["duration"]) == 2
     assert DISCOUNT * (1 - float(step.terminated)) == pytest.approx(DISCOUNT**2, rel=1e-6)
     assert float(step.reward) == pytest.approx(1 + 2 * DISCOUNT)
@@ -312,11 +375,16 @@ def test_a_clock_cuts_a_hold_where_it_is(hold):
 def test_holds_of_random_length_have_the_geometric_law():
     """P(duration > j) = (1 - p)^j below the longest, here of 3."""
     env = HELD.replace(durations=(3,), stop_probability=0.3)
-    state, _ = env.reset(KEY)
-    keys = jax.random.split(KEY, 4000)
-    run = jax.jit(jax.vmap(lambda key: env.step(key, state, jnp.int32(1))[1].info["duration"]))
-    counts = np.bincount(np.asarray(run(keys)).astype(int), minlength=4)
-    np.testing.assert_allclose(counts[1:] / 4000, [0.3, 0.21, 0.49], atol=0.03)
+
+    @jax.jit
+    def run(key):
+        state, _ = env.reset(key)
+        step = lambda key: env.step(key, state, jnp.int32(1))[1].info["duration"]  # noqa: E731
+        return jax.vmap(step)(jax.random.split(key, 4000))
+
+    counts = np.bincount(np.asarray(run(KEY)).astype(int), minlength=4)
+    expected = 4000 * np.array([0.3, 0.21, 0.49])
+    assert scipy.stats.chisquare(counts[1:], expected).pvalue > 1e-3
 
 
 def test_a_discount_that_is_not_the_wrapper_s_is_refused():
@@ -407,16 +475,17 @@ def best_average(mdp):
 AVERAGED = table_agent(average_reward=AverageReward(Linear(0.05, 0.0)), discount=1.0)
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def averaged():
     mdps = [queue(), episodic_chain()]
     return learn(stacked([AVERAGED, AVERAGED]), mdps, 30_000, restarts=20.0), mdps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lane", [0, 1], ids=["queue", "episodes"])
-def test_the_average_reward_is_the_best_gain(averaged, lane):
+def test_the_average_reward_is_the_best_gain(lane):
     """Though the acting policy is the uniform one, whose own gain is another."""
-    (found, metrics), mdps = averaged
+    (found, metrics), mdps = averaged()
     gain = float(metrics["average_reward"][lane])
     best, q_values, acting = best_average(mdps[lane])
     assert gain == pytest.approx(best, abs=0.04) and gain > acting + 0.1
@@ -426,8 +495,8 @@ def test_the_average_reward_is_the_best_gain(averaged, lane):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lane", [0, 1], ids=["queue", "episodes"])
-def test_the_planner_has_the_same_gain(averaged, lane):
-    (_, metrics), mdps = averaged
+def test_the_planner_has_the_same_gain(lane):
+    (_, metrics), mdps = averaged()
     known = planning.relative_value_iteration(mdps[lane], tolerance=1e-4)
     assert float(metrics["average_reward"][lane]) == pytest.approx(float(known.gain), abs=0.04)
 
@@ -502,21 +571,29 @@ CURVE = HTransform(1e-2)
 def test_channels_choose_one_action_for_all_and_average_returns():
     """By sum of channels the second action (5 - 1) beats the first (6 - 3): U = r + d (5, 1)."""
     channels = ValueChannels(BySign(), (CURVE, CURVE), value_rate=0.5)
-    returns = jnp.array([[6.0, 3.0], [5.0, 1.0]])
+
+    def curve(x):  # of not negative numbers
+        return np.sqrt(x + 1.0) - 1.0 + 1e-2 * x
+
+    returns = np.array([[6.0, 3.0], [5.0, 1.0]])
     step = jaxrl.Lookahead(
-        reward=jnp.array([2.0, -4.0]),
-        discount=jnp.array([0.5, 0.0]),
-        probs=jnp.array([0.25, 0.75]),
-        next_params=jnp.stack([CURVE.forward(returns), jnp.full((2, 2), jnp.nan)]),
+        reward=np.array([2.0, -4.0], np.float32),
+        discount=np.array([0.5, 0.0], np.float32),
+        probs=np.array([0.25, 0.75], np.float32),
+        next_params=np.stack([curve(returns), np.full((2, 2), np.nan)]).astype(np.float32),
     )
-    target = jax.jit(lambda step: channels.backup(BellmanOperator(), step))(step)
-    np.testing.assert_allclose(target, [0.25 * (2 + 2.5), 0.25 * 0.5 + 0.75 * 4], rtol=1e-5)
+
+    @jax.jit
+    def read(step, stored):
+        target = channels.backup(BellmanOperator(), step)
+        return target, jax.grad(channels.loss)(stored, target)
+
     # Half of the way in ordinary space, then mapped; the slope is the rest in mapped space.
     held = np.array([1.0, 2.0])
-    stored = CURVE.forward(held)
-    slope = jax.jit(jax.grad(channels.loss))(stored, target)
-    aim = CURVE.forward(held + 0.5 * (np.asarray(target) - held))
-    np.testing.assert_allclose(slope, stored - aim, rtol=1e-5)
+    target, slope = read(step, curve(held).astype(np.float32))
+    known = np.array([0.25 * (2 + 2.5), 0.25 * 0.5 + 0.75 * 4])
+    np.testing.assert_allclose(target, known, rtol=1e-4)
+    np.testing.assert_allclose(slope, curve(held) - curve(held + 0.5 * (known - held)), rtol=1e-3)
 
 
 def noisy(noise, seed=2):
@@ -562,7 +639,8 @@ def test_a_small_value_rate_averages_rewards_and_not_their_mappings():
 # --- grids that are too narrow -------------------------------------------------------------------
 
 TARGET = Law(
-    jnp.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]]), jnp.array([[-2.0, 0.0, 5.0], [0.5] * 3])
+    np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]], np.float32),
+    np.array([[-2.0, 0.0, 5.0], [0.5] * 3], np.float32),
 )
 CLIPPED = {
     "law": (Categorical(-1.0, 1.0, 5), [1.0, 1.0], 0.25),  # 1/2 of the first, none of the second
@@ -573,10 +651,13 @@ CLIPPED = {
 }
 
 
+clipped = jax.jit(clipped_fraction)
+
+
 @pytest.mark.parametrize("name", CLIPPED)
 def test_the_clipped_fraction_counts_what_a_grid_cannot_hold(name):
     head, weights, expected = CLIPPED[name]
-    found = float(clipped_fraction(head, TARGET, jnp.array(weights)))
+    found = float(clipped(head, TARGET, np.array(weights, np.float32)))
     assert found == pytest.approx(expected, abs=1e-6)
 
 
@@ -614,24 +695,8 @@ def test_a_run_that_clips_ends_with_a_warning(tmp_path, capsys):
 # --- the presets ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def optimised_code():
-    """For tests that run long enough to pay for it."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @pytest.mark.slow
-def test_logarithmic_channels_learn_cart_pole(optimised_code):
-    agent, env = preset("log_dqn"), envs.make("CartPole-v1")
-    run = jax.jit(lambda key: jaxrl.train(key, agent, env, num_steps=150_000, num_records=10))
-    # Of a tenth of the run; random play has about 22.
-    assert float(jnp.max(run(KEY).metrics["episode_return"])) > 200.0
-
-
-@pytest.mark.slow
-def test_a_deep_network_learns_the_gain_of_the_queue(optimised_code):
+def test_a_deep_network_learns_the_gain_of_the_queue():
     """The estimate, and what the greedy policy itself earns for ever."""
     agent, mdp = preset("differential_dqn"), envs.access_control_queue()
     env = envs.TabularEnv(mdp)
