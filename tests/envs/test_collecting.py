@@ -177,6 +177,7 @@ def earned(env, actions, discount, keys, num_steps):
     return jax.vmap(episode)(keys)
 
 
+@pytest.mark.slow
 def test_planned_optimum_is_earned():
     env = collecting_grid(3, 3, positions=[(0, 2), (2, 0)], start=(1, 1), time_limit=math.inf)
     mdp = model(env)

@@ -11,6 +11,8 @@ import pytest
 from jaxrl.envs import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum, make
 
 KINDS = [CartPole, Pendulum, Acrobot, MountainCar, MountainCarContinuous]
+# A law with long programs for each kind: of the pendulum in every run, of all where time is none.
+SOME = [kind if kind is Pendulum else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 MECHANICAL = [CartPole, Pendulum, Acrobot]
 NUM_STATES = 64
 
@@ -145,6 +147,7 @@ def test_power_balance(kind):
     assert np.max(np.abs(difference)) < 1e-4
 
 
+@pytest.mark.slow
 def test_acrobot_keeps_its_energy_to_fourth_order():
     """Over a fixed second, a Runge-Kutta step half as long errs by a sixteenth."""
     with jax.enable_x64(True):
@@ -216,7 +219,7 @@ def test_disturbance_enters_beside_the_action(kind, strength, weak_action, stron
     assert np.max(moved) > 1e-2 * missing
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_noise_is_a_uniform_disturbance(kind):
     """The noisy step is the step under some |w| <= noise_scale; w has a uniform law; 0 is none."""
     scale = 1e-4 if kind in (MountainCar, MountainCarContinuous) else 0.5
@@ -268,7 +271,7 @@ def test_adversary_by_gradient():
 # --- sets of constants, derivatives, types --------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_vmap_over_the_struct_is_an_uncertainty_set(kind):
     env, count = kind(), 5
     factors = jnp.linspace(0.7, 1.3, count)
@@ -304,7 +307,7 @@ SILENT = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME)
 def test_derivatives_in_constants(kind):
     """Finite everywhere, and right: equal to differences in float64."""
     with jax.enable_x64(True):

@@ -66,6 +66,7 @@ def test_draws_follow_their_laws():
     assert np.all(np.abs(np.corrcoef(drawn) - np.eye(3)) < 5 / 4000**0.5)
 
 
+@pytest.mark.slow
 def test_a_draw_holds_for_an_episode_and_is_made_anew_at_reset(played):
     ended = np.asarray((played.terminated >= 1) | played.truncated)[:-1]
     assert ended.sum(0).min() >= 3
@@ -76,6 +77,7 @@ def test_a_draw_holds_for_an_episode_and_is_made_anew_at_reset(played):
     assert len(np.unique(played.env_state.drawn["gravity"][0])) == 4  # each lane its own
 
 
+@pytest.mark.slow
 def test_a_stored_state_is_stepped_again_in_the_same_environment(played):
     """The recorded successor is that of a plain CartPole with the drawn constants."""
     env = domain_randomisation(CartPole(), RANGES)
@@ -98,6 +100,7 @@ def test_a_stored_state_is_stepped_again_in_the_same_environment(played):
     assert np.max(np.abs(nominal - plain)) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_range_without_width_is_the_plain_environment():
     env = domain_randomisation(Pendulum(), {"mass": Uniform(0.7, 0.7), "length": OneOf((1.3,))})
     plain = Pendulum(mass=0.7, length=1.3)
@@ -135,6 +138,7 @@ def test_types_agree_whatever_is_randomised(name):
     assert observation.shape == step.observation.shape == env.observation_space.shape
 
 
+@pytest.mark.slow
 def test_evaluation_needs_to_know_nothing_of_it():
     env = domain_randomisation(
         TabularEnv(riverswim(), one_hot=True), {"time_limit": OneOf((3.0, 5.0))}

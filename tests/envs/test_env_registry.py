@@ -20,6 +20,7 @@ def test_names_cover_gymnax():
     assert {"RiverSwim", "DeepSea", "Garnet"} <= set(names())
 
 
+@pytest.mark.slow
 def test_listing_names_does_not_import_gymnax():
     code = (
         "import sys, jaxrl.envs as e; e.names(); "
@@ -73,6 +74,7 @@ def test_make_inside_a_trace_leaks_nothing():
     np.testing.assert_array_equal(inside, outside)
 
 
+@pytest.mark.slow
 def test_vmap_over_a_parameter_is_an_uncertainty_set():
     env, key = make("CartPole-v1"), jax.random.key(0)
     forces = jnp.array([5.0, 10.0, 20.0])

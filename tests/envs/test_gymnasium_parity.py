@@ -37,7 +37,9 @@ def reference_steps(name, states, actions):
     return tuple(np.array(column) for column in zip(*rows, strict=True))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [n if n == "CartPole-v1" else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+)
 def test_one_step_agrees(name):
     fields, widths = CASES[name]
     generator = np.random.default_rng(0)
@@ -69,6 +71,7 @@ def test_one_step_agrees(name):
     assert len(states) > 0
 
 
+@pytest.mark.slow
 def test_energy_pumping_climbs_as_fast_as_in_gymnasium():
     """The good policy of MountainCarContinuous pushes the way the car moves; gymnax needs 165+."""
     env = make("MountainCarContinuous-v0")

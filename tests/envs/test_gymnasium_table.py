@@ -72,6 +72,7 @@ def test_reading_an_environment_and_its_table(env_id):
     assert float(gymnasium_mdp(as_lists).initial[0]) == 1.0
 
 
+@pytest.mark.slow
 def test_frozen_lake_is_worth_what_value_iteration_on_gymnasium_s_table_says():
     table = gymnasium.make("FrozenLake8x8-v1").unwrapped.P
     value = np.zeros(64)

@@ -124,6 +124,7 @@ def batch(loop_prob=0.0):
     return many(jax.random.split(jax.random.key(3), NUM_MAZES), loop_prob=loop_prob)
 
 
+@pytest.mark.slow
 def test_every_maze_is_a_spanning_tree_on_the_grid():
     row, column = np.divmod(np.arange(NUM_CELLS), WIDTH)
     apart = abs(row[:, None] - row) + abs(column[:, None] - column)
@@ -155,6 +156,7 @@ def test_walls_fall_at_their_rate_and_open_fields_have_none():
     np.testing.assert_array_equal(away, to_goal)
 
 
+@pytest.mark.slow
 def test_mazes_are_valued_by_the_length_of_the_way():
     mazes = batch()
     solutions = jax.jit(jax.vmap(functools.partial(planning.value_iteration, tolerance=1e-9)))(
@@ -213,6 +215,7 @@ def digging_law(height, width):
     return law
 
 
+@pytest.mark.slow
 def test_trees_follow_the_law_of_the_digger():
     law = digging_law(3, 3)
     assert len(set(np.round(list(law.values()), 9))) > 1 and sum(law.values()) == pytest.approx(1.0)

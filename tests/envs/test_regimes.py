@@ -121,6 +121,7 @@ def black_scholes(terms):
     return terms.spot * normal(high) - cash * normal(high - total)
 
 
+@pytest.mark.slow
 def test_call_without_dividends_tends_to_the_integral():
     # Never worth exercising early, so that American and European prices are one.
     terms = OptionTerms(spot=95.0, rate=0.06, volatility=0.25)
@@ -185,6 +186,7 @@ def best_shares(mdp, num_shares, **arguments):
     return np.argmax(policy, axis=1).reshape(-1, num_shares)
 
 
+@pytest.mark.slow
 def test_without_cost_one_holds_kelly_s_share():
     mdp = envs.regime_portfolio(MARKET, 101, RATE, cost=0.0, discount=0.9)
     chosen = best_shares(mdp, 101)
@@ -196,6 +198,7 @@ def test_without_cost_one_holds_kelly_s_share():
     np.testing.assert_allclose(chosen / 100, np.array(kelly)[:, None] * np.ones(101), atol=0.0051)
 
 
+@pytest.mark.slow
 def test_values_without_cost_are_those_of_the_regime_chain():
     mdp = envs.regime_portfolio(MARKET, 5, RATE, cost=0.0, discount=0.9)
     shares = np.linspace(0, 1, 5)
@@ -222,6 +225,7 @@ def test_rewards_are_the_growth_of_wealth():
     np.testing.assert_allclose(mdp.prob[4, 2], [0.1, 0.4, 0.1, 0.4])
 
 
+@pytest.mark.slow
 def test_cost_makes_it_hold_still():
     trades = []
     for cost in (0.0, 0.003, 0.01, 0.05, 0.5):
@@ -232,6 +236,7 @@ def test_cost_makes_it_hold_still():
     assert trades[0] == 3 * 8 and np.all(np.diff(trades) <= 0) and trades[-1] < trades[2] < 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aversion", [0.5, 3.0])
 def test_entropic_risk_of_log_wealth_is_power_utility(aversion):
     market, shares = Regime(0.05, 0.3, 0.0), np.linspace(0, 1, 21)

@@ -42,6 +42,7 @@ def test_outcomes_follow_their_joint_law():
     assert abs(float(jnp.mean(step.reward == 1.0)) - 0.3) < 0.036
 
 
+@pytest.mark.slow
 def test_sampled_reward_matches_dense():
     mdp = garnet(jax.random.key(3), num_states=4, num_actions=2, num_outcomes=3)
     keys = jax.random.split(jax.random.key(0), 4096)
@@ -60,6 +61,7 @@ def test_time_limit_truncates_only_what_goes_on():
     assert (bool(ending.terminated[0]), bool(ending.truncated[0])) == (True, False)
 
 
+@pytest.mark.slow
 def test_batch_of_mdps_is_a_batch_of_environments():
     mdps = [garnet(jax.random.key(seed), 5, 2, 2) for seed in range(3)]
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[TabularEnv(mdp) for mdp in mdps])
@@ -91,6 +93,7 @@ def test_deep_sea_optimum(key):
     assert finite_horizon_value(mdp.replace(reward=jnp.minimum(mdp.reward, 0.0)), 6) == 0.0
 
 
+@pytest.mark.slow
 def test_riverswim_prefers_swimming():
     table, reward = riverswim(6).dense()
     np.testing.assert_allclose(table[2, 1], [0, 0.05, 0.6, 0.35, 0, 0], atol=1e-7)
@@ -100,6 +103,7 @@ def test_riverswim_prefers_swimming():
     assert finite_horizon_value(riverswim(6), 200) > 200 * 0.005 * 5
 
 
+@pytest.mark.slow
 def test_one_hot_and_index_tell_the_same():
     keys = jax.random.split(jax.random.key(0), 8)
     plain, hot = (make("Garnet", one_hot=flag) for flag in (False, True))

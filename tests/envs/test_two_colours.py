@@ -110,6 +110,7 @@ def earned(env, actions, discount, keys, num_steps):
     return jax.vmap(life)(keys)
 
 
+@pytest.mark.slow
 def test_planned_optimum_between_swaps_is_earned():
     env = two_colours(height=2, width=3)
     mdp = env.as_mdp(0.9)

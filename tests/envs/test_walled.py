@@ -51,6 +51,7 @@ def graph(walls):
     return csr_matrix((apart == 1) & free & free[:, None])
 
 
+@pytest.mark.slow
 def test_distances_are_those_of_the_graph():
     found = np.asarray(jax.vmap(grid_distances)(levels().walls, levels().goal))
     for index in range(NUM_LOOKED_AT):
@@ -103,6 +104,7 @@ def test_a_start_walled_in_gets_a_goal_beside_it():
     assert np.all(drawn.walls.sum((1, 2)) >= 39)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop_prob", [0.0, 1.0])
 def test_dug_levels_are_trees_of_corridors(loop_prob):
     keys = jax.random.split(jax.random.key(3), 32)
@@ -172,6 +174,7 @@ def test_steps_are_those_on_the_map(view):
     assert steps.terminated.any()
 
 
+@pytest.mark.slow
 def test_best_value_is_the_length_of_the_way():
     batch = jax.tree.map(jnp.asarray, take(levels(), slice(0, 16)))
     env = WalledGrid(batch, jnp.full(16, 100.0))

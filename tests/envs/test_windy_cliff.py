@@ -93,6 +93,7 @@ def cvar(values, probs, level):
     return float(values @ np.clip(level - before, 0.0, probs)) / level
 
 
+@pytest.mark.slow
 def test_mean_keeps_to_the_edge_and_cvar_makes_the_detour():
     mdp = envs.windy_cliff()
     # CVaR at level 1 is the mean: one program for both.

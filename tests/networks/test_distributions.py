@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from jaxrl.networks import CategoricalPolicy, GaussianPolicy
+from jaxrl.networks import CategoricalPolicy, GaussianPolicy, TanhGaussianPolicy
 
 NUM_DRAWS = 20_000
 LOGITS = {
@@ -21,28 +23,60 @@ LOGITS = {
 }
 
 
+NAMES = list(LOGITS)
+TABLE = np.float32(list(LOGITS.values()))
+OTHER = np.arange(4, dtype=np.float32)
+
+
+def probs_of(name):
+    return scipy.special.softmax(np.array(LOGITS[name]))
+
+
+@jax.jit
+def _categorical(table, key):
+    def measured(logits):
+        policy, other = CategoricalPolicy(logits), CategoricalPolicy(jnp.asarray(OTHER))
+        likeliest = lambda logits: CategoricalPolicy(logits).log_prob(jnp.argmax(logits))  # noqa: E731
+        return {
+            "log_prob": policy.log_prob(jnp.arange(4)),
+            "entropy": policy.entropy(),
+            "mode": policy.mode(),
+            "kl": policy.kl(other),
+            "kl to itself": policy.kl(policy),
+            "kl to masked": policy.kl(CategoricalPolicy(table[NAMES.index("masked")])),
+            "slope of log_prob": jax.grad(likeliest)(logits),
+            "slope of entropy": jax.grad(lambda x: CategoricalPolicy(x).entropy())(logits),
+        }
+
+    many = CategoricalPolicy(jnp.broadcast_to(table, (NUM_DRAWS, *table.shape)))
+    return jax.vmap(measured)(table), many.sample(key)
+
+
+@functools.cache
+def categorical():
+    """Everything about every law of the table, and draws `[N, laws]`."""
+    return jax.device_get(_categorical(TABLE, jax.random.key(0)))
+
+
+def measured(name):
+    return {key: leaf[NAMES.index(name)] for key, leaf in categorical()[0].items()}
+
+
 @pytest.mark.parametrize("name", LOGITS)
 def test_categorical_agrees_with_scipy(name):
-    logits = np.array(LOGITS[name])
-    policy = CategoricalPolicy(jnp.asarray(logits, jnp.float32))
-    probs = scipy.special.softmax(logits)
+    probs = probs_of(name)
     with np.errstate(divide="ignore"):
-        np.testing.assert_allclose(policy.log_prob(jnp.arange(4)), np.log(probs), rtol=2e-4)
-    np.testing.assert_allclose(policy.entropy(), scipy.stats.entropy(probs), atol=1e-5)
-    assert int(policy.mode()) == int(np.argmax(logits))
-
-
-def broadcast(policy: CategoricalPolicy, size: int) -> CategoricalPolicy:
-    return CategoricalPolicy(jnp.broadcast_to(policy.logits, (size, *policy.logits.shape)))
+        np.testing.assert_allclose(measured(name)["log_prob"], np.log(probs), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(measured(name)["entropy"], scipy.stats.entropy(probs), atol=1e-6)
+    assert int(measured(name)["mode"]) == int(np.argmax(probs))
 
 
 @pytest.mark.parametrize("name", ["uniform", "masked", "certain"])
 def test_categorical_draws_follow_the_law(name):
-    policy = CategoricalPolicy(jnp.array(LOGITS[name]))
-    drawn = broadcast(policy, NUM_DRAWS).sample(jax.random.key(0))
-    assert drawn.dtype == jnp.int32
+    drawn = categorical()[1][:, NAMES.index(name)]
+    assert drawn.dtype == np.int32
     counts = np.bincount(drawn, minlength=4)
-    expected = scipy.special.softmax(LOGITS[name]) * NUM_DRAWS
+    expected = probs_of(name) * NUM_DRAWS
     possible = expected > 0
     assert counts[~possible].sum() == 0
     if possible.sum() > 1:
@@ -51,80 +85,112 @@ def test_categorical_draws_follow_the_law(name):
 
 @pytest.mark.parametrize("name", ["uniform", "peaked", "masked", "certain"])
 def test_categorical_kl(name):
-    policy, other = CategoricalPolicy(jnp.array(LOGITS[name])), CategoricalPolicy(jnp.arange(4.0))
-    probs, other_probs = (scipy.special.softmax(np.asarray(p.logits)) for p in (policy, other))
-    np.testing.assert_allclose(policy.kl(other), scipy.stats.entropy(probs, other_probs), rtol=1e-4)
-    np.testing.assert_allclose(policy.kl(policy), 0.0, atol=1e-6)
+    expected = scipy.stats.entropy(probs_of(name), scipy.special.softmax(OTHER.astype(float)))
+    np.testing.assert_allclose(measured(name)["kl"], expected, rtol=1e-5)
+    np.testing.assert_allclose(measured(name)["kl to itself"], 0.0, atol=1e-6)
 
 
 def test_categorical_kl_to_a_law_that_forbids_what_happens_is_infinite():
-    some, none = (CategoricalPolicy(jnp.array(LOGITS[name])) for name in ("uniform", "masked"))
-    assert float(some.kl(none)) == np.inf and np.isfinite(float(none.kl(some)))
+    assert measured("uniform")["kl to masked"] == np.inf
+    # The certain law is on an action of the masked law's zero; the masked one's own is none.
+    assert measured("certain")["kl to masked"] == np.inf
+    assert measured("masked")["kl to masked"] == 0.0
 
 
 @pytest.mark.parametrize("name", LOGITS)
 def test_categorical_gradients_are_finite_and_right(name):
-    logits = jnp.array(LOGITS[name])
-
-    def log_prob(logits):
-        return CategoricalPolicy(logits).log_prob(jnp.argmax(logits))
-
-    chosen = np.eye(4)[int(jnp.argmax(logits))]
-    probs = scipy.special.softmax(np.asarray(logits))
-    np.testing.assert_allclose(jax.grad(log_prob)(logits), chosen - probs, atol=1e-5)
-    slope = jax.grad(lambda logits: CategoricalPolicy(logits).entropy())(logits)
+    probs = probs_of(name)
+    chosen = np.eye(4)[np.argmax(probs)]
+    np.testing.assert_allclose(measured(name)["slope of log_prob"], chosen - probs, atol=1e-5)
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise = -np.where(probs > 0, probs * np.log(probs), 0.0)
         # d/dl_i of -sum p log p is -p_i (log p_i + entropy).
         expected = surprise - probs * surprise.sum()
-    np.testing.assert_allclose(slope, expected, atol=1e-5)
+    np.testing.assert_allclose(measured(name)["slope of entropy"], expected, atol=1e-5)
 
 
-GAUSSIAN = GaussianPolicy(
-    jnp.array([[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]]), jnp.log(jnp.array([1.0, 0.1, 3.0]))
-)
+LOC = np.float32([[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]])
+LOG_SCALE = np.log(np.float32([1.0, 0.1, 3.0]))
+OTHER_LOC = np.float32([[0.5, 1.0, -1.0], [2.0, 0.4, 1.0]])
+OTHER_LOG_SCALE = np.float32([0.2, 0.2, 0.2])
+ACTION = np.float32([[0.3, 1.2, 4.0], [-1.0, 0.5, 0.1]])
+LOW, HIGH = np.float32([-1.0, 0.0, -3.0]), np.float32([1.0, 4.0, 5.0])
 
 
-def laws(policy: GaussianPolicy) -> scipy.stats.rv_continuous:
-    scale = np.exp(np.broadcast_to(policy.log_scale, policy.loc.shape))
-    return scipy.stats.norm(np.asarray(policy.loc), scale)
+@functools.cache
+def gaussian():
+    """Everything about one Gaussian policy, and draws of it `[N, 2, 3]`."""
+
+    @jax.jit
+    def run(loc, log_scale, other_loc, other_log_scale, action, key):
+        policy, other = GaussianPolicy(loc, log_scale), GaussianPolicy(other_loc, other_log_scale)
+        many = GaussianPolicy(jnp.broadcast_to(loc, (NUM_DRAWS, 2, 3)), log_scale)
+        squashed = TanhGaussianPolicy(many.loc, log_scale, LOW, HIGH)
+        moved = lambda loc, log_scale: GaussianPolicy(loc, log_scale).sample(key).sum()  # noqa: E731
+        return {
+            "log_prob": policy.log_prob(action),
+            "entropy": policy.entropy(),
+            "mode": policy.mode(),
+            "kl": policy.kl(other),
+            "kl to itself": policy.kl(policy),
+            "drawn": many.sample(key),
+            "sample": policy.sample(key),
+            "slopes": jax.grad(moved, argnums=(0, 1))(loc, log_scale),
+            "squashed": squashed.sample_with_log_prob(key),
+            "squashed again": squashed.sample(key),
+            "squashed mode": TanhGaussianPolicy(loc, log_scale, LOW, HIGH).mode(),
+        }
+
+    numbers = (LOC, LOG_SCALE, OTHER_LOC, OTHER_LOG_SCALE, ACTION)
+    return jax.device_get(run(*numbers, jax.random.key(0)))
+
+
+def laws() -> scipy.stats.rv_continuous:
+    scale = np.exp(np.broadcast_to(LOG_SCALE, LOC.shape).astype(float))
+    return scipy.stats.norm(LOC.astype(float), scale)
 
 
 def test_gaussian_agrees_with_scipy():
-    action = jnp.array([[0.3, 1.2, 4.0], [-1.0, 0.5, 0.1]])
-    reference = laws(GAUSSIAN)
-    np.testing.assert_allclose(
-        GAUSSIAN.log_prob(action), reference.logpdf(action).sum(-1), rtol=1e-5
-    )
-    np.testing.assert_allclose(GAUSSIAN.entropy(), reference.entropy().sum(-1), rtol=1e-5)
-    np.testing.assert_array_equal(GAUSSIAN.mode(), GAUSSIAN.loc)
+    reference, found = laws(), gaussian()
+    np.testing.assert_allclose(found["log_prob"], reference.logpdf(ACTION).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(found["entropy"], reference.entropy().sum(-1), rtol=1e-5)
+    np.testing.assert_array_equal(found["mode"], LOC)
 
 
 def test_gaussian_draws_follow_the_law_and_move_with_the_mean():
-    many = GaussianPolicy(
-        jnp.broadcast_to(GAUSSIAN.loc, (NUM_DRAWS, 2, 3)), jnp.broadcast_to(GAUSSIAN.log_scale, 3)
-    )
-    drawn = np.asarray(many.sample(jax.random.key(0)))
+    drawn = gaussian()["drawn"]
     for row in range(2):
         for column in range(3):
-            law = scipy.stats.norm(
-                float(GAUSSIAN.loc[row, column]), float(jnp.exp(GAUSSIAN.log_scale[column]))
-            )
+            law = scipy.stats.norm(LOC[row, column], np.exp(LOG_SCALE[column]))
             assert scipy.stats.kstest(drawn[:, row, column], law.cdf).pvalue > 1e-3
-    log_prob = np.asarray(many.log_prob(drawn))
-    spread = log_prob.std(0) / NUM_DRAWS**0.5
-    np.testing.assert_array_less(np.abs(-log_prob.mean(0) - GAUSSIAN.entropy()), 5 * spread)
-    moves = jax.grad(lambda loc: GAUSSIAN.replace(loc=loc).sample(jax.random.key(0)).sum())
-    np.testing.assert_array_equal(moves(GAUSSIAN.loc), np.ones((2, 3)))
+    slopes = gaussian()["slopes"]
+    np.testing.assert_array_equal(slopes[0], np.ones((2, 3)))
+    # Of the log-scale: the distance from the mean, over both rows that share it.
+    expected = (gaussian()["sample"] - LOC).sum(0)
+    np.testing.assert_allclose(slopes[1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_gaussian_kl_agrees_with_monte_carlo_and_vanishes_on_itself():
-    other = GaussianPolicy(jnp.array([[0.5, 1.0, -1.0], [2.0, 0.4, 1.0]]), jnp.zeros(3) + 0.2)
-    many, others = (
-        p.replace(loc=jnp.broadcast_to(p.loc, (NUM_DRAWS, 2, 3))) for p in (GAUSSIAN, other)
-    )
-    drawn = many.sample(jax.random.key(3))
-    ratio = np.asarray(many.log_prob(drawn) - others.log_prob(drawn))
+    """In closed form (Kullback 1959) in float64, and as the mean of the log-ratio of draws."""
+    other = scipy.stats.norm(OTHER_LOC.astype(float), np.exp(OTHER_LOG_SCALE.astype(float)))
+    ratio = (laws().logpdf(gaussian()["drawn"]) - other.logpdf(gaussian()["drawn"])).sum(-1)
     error = ratio.std(0) / NUM_DRAWS**0.5
-    np.testing.assert_array_less(np.abs(ratio.mean(0) - GAUSSIAN.kl(other)), 5 * error)
-    np.testing.assert_allclose(GAUSSIAN.kl(GAUSSIAN), 0.0, atol=1e-6)
+    np.testing.assert_array_less(np.abs(ratio.mean(0) - gaussian()["kl"]), 5 * error)
+    s, t = laws().std(), other.std()
+    exact = (np.log(t / s) + (s**2 + (LOC - OTHER_LOC) ** 2) / (2 * t**2) - 0.5).sum(-1)
+    np.testing.assert_allclose(gaussian()["kl"], exact, rtol=1e-5)
+    np.testing.assert_allclose(gaussian()["kl to itself"], 0.0, atol=1e-6)
+
+
+def test_a_squashed_gaussian_is_the_gaussian_through_tanh_with_the_density_of_the_image():
+    """By the change of variables in float64, from the draw before the squashing."""
+    found = gaussian()
+    action, log_prob = found["squashed"]
+    raw = found["drawn"].astype(float)  # the same key
+    middle, half = (LOW + HIGH) / 2.0, (HIGH - LOW) / 2.0
+    np.testing.assert_allclose(action, middle + half * np.tanh(raw), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found["squashed again"], action)
+    np.testing.assert_allclose(found["squashed mode"], middle + half * np.tanh(LOC), rtol=1e-5)
+    slope = np.log(half) - 2.0 * np.log(np.cosh(raw))  # of middle + half tanh(u): half / cosh(u)^2
+    expected = (laws().logpdf(raw) - slope).sum(-1)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)

@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from flax import linen as nn
 
 from jaxrl.core.spaces import Box, Discrete
 from jaxrl.networks import ActionCritic, NetworkSettings, QNetwork, actor_critic
-from jaxrl.networks.models import GRU
+from jaxrl.networks.models import GRU, DeterministicActor, ImplicitQNetwork, TanhGaussianActor
 from jaxrl.networks.torsos import ACTIVATIONS, Convolution3x3
 
 KEY = jax.random.key(0)
 SMALL = NetworkSettings(hidden_sizes=(16, 8), num_features=4, initialiser="lecun")
+RNG = np.random.default_rng(0)
 OBSERVATIONS = {
-    "discrete": (Discrete(5), jnp.array([[0, 4, 2], [1, 3, 0]])),
-    "flat": (Box(-1.0, 1.0, (3,)), jax.random.normal(KEY, (2, 3, 3))),
-    "number": (Box(-1.0, 1.0, ()), jax.random.normal(KEY, (2, 3))),
-    "table": (Box(-1.0, 1.0, (4, 2)), jax.random.normal(KEY, (2, 3, 4, 2))),
-    "image": (
-        Box(0.0, 1.0, (6, 5, 2), jnp.dtype("bool")),
-        jax.random.bernoulli(KEY, 0.5, (2, 3, 6, 5, 2)),
-    ),
+    "discrete": (Discrete(5), np.array([[0, 4, 2], [1, 3, 0]], np.int32)),
+    "flat": (Box(-1.0, 1.0, (3,)), RNG.normal(size=(2, 3, 3)).astype(np.float32)),
+    "number": (Box(-1.0, 1.0, ()), RNG.normal(size=(2, 3)).astype(np.float32)),
+    "table": (Box(-1.0, 1.0, (4, 2)), RNG.normal(size=(2, 3, 4, 2)).astype(np.float32)),
+    "image": (Box(0.0, 1.0, (6, 5, 2), jnp.dtype("bool")), RNG.random((2, 3, 6, 5, 2)) < 0.5),
     "bytes": (
         Box(0.0, 255.0, (3, 3, 1), jnp.dtype("uint8")),
-        jax.random.randint(KEY, (2, 3, 3, 3, 1), 0, 256).astype(jnp.uint8),
+        RNG.integers(0, 256, (2, 3, 3, 3, 1)).astype(np.uint8),
     ),
+}
+# The laws of the literature, in float64.
+ACTIVATION_LAWS = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "silu": lambda x: x * scipy.special.expit(x),
+    # The tanh form of Hendrycks & Gimpel 2016, section 2.
+    "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
 }
 
 
-def init(module, *inputs):
-    """Fresh parameters, in one compiled program."""
-    return jax.jit(module.init)(KEY, *inputs)
+def weights(module, *inputs):
+    """Normal parameters of the module's shapes, biases too, without compiling its own init."""
+    draw = np.random.default_rng(1)
+    shapes = jax.eval_shape(module.init, KEY, *inputs)
+    return jax.tree.map(lambda x: draw.normal(0, 0.4, x.shape).astype(np.float32), shapes)
+
+
+def dense(params, features):
+    return features @ np.asarray(params["kernel"], np.float64) + params["bias"]
+
+
+def mlp(params, features, activation="tanh", layer_norm=False):
+    """Dense layers in float64, by their definition."""
+    for index in range(sum(name.startswith("Dense") for name in params)):
+        features = dense(params[f"Dense_{index}"], features)
+        if layer_norm:
+            norm = params[f"LayerNorm_{index}"]
+            centred = features - features.mean(-1, keepdims=True)
+            spread = np.sqrt(features.var(-1, keepdims=True) + 1e-6)
+            features = centred / spread * norm["scale"] + norm["bias"]
+        features = ACTIVATION_LAWS[activation](features)
+    return features
+
+
+def convolved(params, image):
+    """A valid 3x3 cross-correlation in float64, window by window, then tanh."""
+    windows = np.lib.stride_tricks.sliding_window_view(image.astype(float), (3, 3), axis=(-3, -2))
+    out = np.einsum("...hwcij,ijcf->...hwf", windows, params["kernel"]) + params["bias"]
+    return np.tanh(out)
+
+
+def features_by_hand(kind, params, batch):
+    """What `SMALL.torso` gives for a batch `[2, 3, *observation]`."""
+    inner = params["params"]
+    if kind in ("image", "bytes"):
+        inner = inner["MinAtarTorso_0"]
+        flat = convolved(inner["Convolution3x3_0"], batch).reshape(2, 3, -1)
+    elif kind == "discrete":
+        flat = np.eye(5)[batch]
+    else:
+        flat = batch.reshape(2, 3, -1)
+    return mlp(inner["MLP_0"], flat)
 
 
 def has_convolution(params) -> bool:
@@ -41,17 +90,36 @@ def has_convolution(params) -> bool:
     return any("Convolution" in name for name in names)
 
 
+@functools.cache
+def torso_outputs():
+    """Parameters, features of a batch, and of one of its observations alone; by kind."""
+    torsos = {kind: SMALL.torso(space) for kind, (space, _) in OBSERVATIONS.items()}
+    batches = {kind: batch for kind, (_, batch) in OBSERVATIONS.items()}
+    params = {kind: weights(torsos[kind], batches[kind][0, :1]) for kind in torsos}
+
+    @jax.jit
+    def run(params, batches):
+        return {
+            kind: (
+                torso.apply(params[kind], batches[kind]),
+                torso.apply(params[kind], batches[kind][1, 2]),
+            )
+            for kind, torso in torsos.items()
+        }
+
+    return params, jax.device_get(run(params, batches))
+
+
 @pytest.mark.parametrize("kind", OBSERVATIONS)
 def test_a_torso_takes_any_leading_axes(kind):
-    space, batch = OBSERVATIONS[kind]
-    torso = SMALL.torso(space)
-    params = init(torso, batch[0, :1])
-    features, one = jax.jit(lambda p: (torso.apply(p, batch), torso.apply(p, batch[1, 2])))(params)
+    params, outputs = torso_outputs()
+    features, one = outputs[kind]
     assert features.shape == (2, 3, 8) and features.dtype == jnp.float32
     assert one.shape == (8,)
     np.testing.assert_allclose(features[1, 2], one, atol=1e-5)
-    assert has_convolution(params) == (kind in ("image", "bytes"))
-    assert bool(jnp.any(features[0, 0] != features[1, 1]))
+    assert has_convolution(params[kind]) == (kind in ("image", "bytes"))
+    expected = features_by_hand(kind, params[kind], OBSERVATIONS[kind][1])
+    np.testing.assert_allclose(features, expected, atol=1e-4)
 
 
 def test_an_image_may_be_flattened_instead():
@@ -70,42 +138,97 @@ def test_what_no_torso_takes_is_refused():
         SMALL.torso("space")
 
 
+@functools.cache
+def activated():
+    """Parameters of each kind of layer; its features and their slopes there, and at zero."""
+    kinds = [(activation, layer_norm) for activation in ACTIVATIONS for layer_norm in (False, True)]
+    torsos = {
+        (activation, layer_norm): SMALL.replace(activation=activation, layer_norm=layer_norm).torso(
+            Box(-1.0, 1.0, (3,))
+        )
+        for activation, layer_norm in kinds
+    }
+    given = {name: weights(torso, np.zeros(3, np.float32)) for name, torso in torsos.items()}
+    # At zero each unit stands where a rectifier bends, and a layer has no spread.
+    both = jax.tree.map(lambda leaf: np.stack([leaf, np.zeros_like(leaf)]), given)
+    observation = np.array([0.3, -1.0, 2.0], np.float32)
+
+    def measured(torso, params):
+        features = torso.apply(params, observation)
+        return features.sum(), features
+
+    @jax.jit
+    def slopes_and_features(both):
+        return {
+            name: jax.vmap(jax.grad(functools.partial(measured, torso), has_aux=True))(both[name])
+            for name, torso in torsos.items()
+        }
+
+    return given, observation, jax.device_get(slopes_and_features(both))
+
+
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_and_norm_gives_finite_features_and_gradients(activation, layer_norm):
-    settings = SMALL.replace(activation=activation, layer_norm=layer_norm)
-    torso = settings.torso(Box(-1.0, 1.0, (3,)))
+    given, observation, outputs = activated()
+    slope, features = outputs[activation, layer_norm]
+    params = given[activation, layer_norm]["params"]["MLP_0"]
+    np.testing.assert_allclose(
+        features[0], mlp(params, observation, activation, layer_norm), atol=1e-5
+    )
+    np.testing.assert_array_equal(features[1], 0.0)
+    slope = slope["params"]["MLP_0"]
+    # Of the first bias, by differences of the law in float64.
+    total = lambda bias: mlp(  # noqa: E731
+        params | {"Dense_0": params["Dense_0"] | {"bias": bias}},
+        observation,
+        activation,
+        layer_norm,
+    ).sum()
+    bias = params["Dense_0"]["bias"].astype(float)
+    differences = [(total(bias + d) - total(bias - d)) / 2e-6 for d in 1e-6 * np.eye(len(bias))]
+    np.testing.assert_allclose(slope["Dense_0"]["bias"][0], differences, atol=1e-4)
+    # With all weights zero only the last bias moves the sum, by the slope of the law at 0.
+    at_zero = {"relu": 0.0, "silu": 0.5, "gelu": 0.5}.get(activation, 1.0)
+    last = slope["LayerNorm_1" if layer_norm else "Dense_1"].pop("bias")
+    np.testing.assert_allclose(last[1], at_zero, atol=1e-6)
+    assert all(np.all(leaf[1] == 0) for leaf in jax.tree.leaves(slope))
+
+
+SHAPES = [(1, 7, 6, 3), (2, 3, 4, 5, 1), (3, 3, 2)]
+
+
+@functools.cache
+def convolutions():
+    """Outputs and slopes of ours and of linen's, with the same parameters, by shape."""
+    draw = np.random.default_rng(2)
+    images = {shape: draw.normal(size=shape).astype(np.float32) for shape in SHAPES}
+    nets = (Convolution3x3(5, nn.initializers.lecun_normal()), nn.Conv(5, (3, 3), padding="VALID"))
+    params = {shape: weights(nets[0], image) for shape, image in images.items()}
+
+    def loss(params, net, image):
+        output = net.apply(params, image)
+        return jnp.sum(output**2), output
 
     @jax.jit
-    def slope():
-        params = torso.init(KEY, jnp.zeros(3))
-        return jax.grad(lambda params: torso.apply(params, jnp.zeros((2, 3))).sum())(params)
+    def run(params, images):
+        return {
+            shape: [jax.grad(loss, has_aux=True)(params[shape], net, images[shape]) for net in nets]
+            for shape in SHAPES
+        }
 
-    grads = slope()
-    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
+    shapes = {shape: jax.eval_shape(nets[1].init, KEY, image) for shape, image in images.items()}
+    return params, shapes, jax.device_get(run(params, images))
 
 
-@pytest.mark.parametrize("shape", [(1, 7, 6, 3), (2, 3, 4, 5, 1), (3, 3, 2)])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_the_convolution_is_linen_s_with_the_same_parameters(shape):
-    image = jax.random.normal(KEY, shape)
-    ours = Convolution3x3(5, nn.initializers.lecun_normal())
-    theirs = nn.Conv(5, (3, 3), padding="VALID")
-    params = init(ours, image)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # the bias too
-    shapes = jax.eval_shape(theirs.init, KEY, image)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
-
-    def output_and_slope(net):
-        def loss(params):
-            output = net.apply(params, image)
-            return jnp.sum(output**2), output
-
-        return jax.jit(jax.grad(loss, has_aux=True))(params)
-
-    (slope, output), (their_slope, their_output) = map(output_and_slope, (ours, theirs))
+    params, shapes, outputs = convolutions()
+    assert jax.tree.map(np.shape, params[shape]) == jax.tree.map(np.shape, shapes[shape])
+    (slope, output), (their_slope, their_output) = outputs[shape]
     np.testing.assert_allclose(output, their_output, atol=1e-5)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), slope, their_slope
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), slope, their_slope
     )
 
 
@@ -120,43 +243,62 @@ def test_q_network_shapes(head_shape, dueling):
 
 @pytest.mark.parametrize("head_shape", [(), (7,)])
 def test_dueling_advantages_are_centred(head_shape):
-    """The mean over actions is the value stream, whatever the advantage stream holds."""
+    """Value plus advantage minus the mean advantage over actions, for each return parameter."""
     network = QNetwork(SMALL.torso(Discrete(5)), 4, head_shape, dueling=True)
-    observation = jnp.arange(5)
-    params, apply = init(network, observation), jax.jit(network.apply)
-    outputs = apply(params, observation)
-    mean = jnp.mean(outputs, axis=1)
-    value = params["params"]["value"]
-    features = network.torso.apply({"params": params["params"]["torso"]}, observation)
-    expected = (features @ value["kernel"] + value["bias"]).reshape(5, *head_shape)
-    np.testing.assert_allclose(mean, expected, atol=1e-5)
-    # A constant added to every advantage changes nothing.
-    params["params"]["advantage"]["bias"] = params["params"]["advantage"]["bias"] + 3.0
-    np.testing.assert_allclose(apply(params, observation), outputs, atol=1e-5)
+    observation = np.arange(5)
+    params = weights(network, observation)
+    outputs = np.asarray(jax.jit(network.apply)(params, observation))
+    inner = params["params"]
+    features = mlp(inner["torso"]["MLP_0"], np.eye(5))
+    value = dense(inner["value"], features).reshape(5, 1, *head_shape)
+    advantage = dense(inner["advantage"], features).reshape(5, 4, *head_shape)
+    expected = value + advantage - advantage.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+
+
+def test_an_implicit_network_is_the_product_of_observation_and_level():
+    """Equation 4 of Dabney et al. 2018, written out."""
+    torso = SMALL.torso(Discrete(5))
+    network = ImplicitQNetwork(torso, 4, num_levels=2, num_cosines=3, dueling=True)
+    observation, levels = np.arange(5), np.tile(np.float32([0.1, 0.7]), (5, 1))
+    params = weights(network, observation, levels)
+    outputs = np.asarray(jax.jit(network.apply)(params, observation, levels))
+    inner = params["params"]
+    features = mlp(inner["Torso_0"]["MLP_0"], np.eye(5))  # without the last hidden layer
+    cosines = np.cos(np.pi * np.arange(3) * np.array([[0.1], [0.7]]))  # [K, C]
+    phi = np.maximum(dense(inner["level"], cosines), 0.0)
+    hidden = mlp(inner["MLP_0"], features[:, None, :] * phi)
+    advantage = dense(inner["advantage"], hidden)
+    values = advantage - advantage.mean(-1, keepdims=True) + dense(inner["value"], hidden)
+    np.testing.assert_allclose(outputs[..., 0], np.moveaxis(values, -1, -2), atol=1e-5)
+    np.testing.assert_array_equal(outputs[..., 1], np.tile(levels[:, None, :], (1, 4, 1)))
+
+
+def gru(params, memory, features):
+    """One step of Cho et al. 2014 in float64, as linen names its parts."""
+    cell = params["GRUCell_0"]
+    sigmoid = scipy.special.expit
+    reset = sigmoid(dense(cell["ir"], features) + memory @ cell["hr"]["kernel"])
+    update = sigmoid(dense(cell["iz"], features) + memory @ cell["hz"]["kernel"])
+    new = np.tanh(dense(cell["in"], features) + reset * dense(cell["hn"], memory))
+    return (1.0 - update) * new + update * memory
 
 
 def test_gru_starts_afresh_where_an_episode_does():
     cell = GRU(6)
-    features = jax.random.normal(KEY, (5, 3, 4))
-    memory = jnp.zeros((3, 6))
-    params, apply = init(cell, memory, (features[0], jnp.zeros(3, bool))), jax.jit(cell.apply)
-    starts = jnp.zeros((5, 3), bool).at[2, 1].set(True)
-
-    def run(memory, features, starts):
-        states = []
-        for feature, start in zip(features, starts, strict=True):
-            memory, output = apply(params, memory, (feature, start))
-            np.testing.assert_array_equal(memory, output)
-            states.append(memory)
-        return jnp.stack(states)
-
-    cut, whole = run(memory, features, starts), run(memory, features, jnp.zeros((5, 3), bool))
-    np.testing.assert_array_equal(cut[:, [0, 2]], whole[:, [0, 2]])
-    np.testing.assert_array_equal(cut[:2], whole[:2])
-    assert bool(jnp.any(cut[2:, 1] != whole[2:, 1]))
-    # From its start on, the lane is what a fresh memory gives.
-    alone = run(jnp.zeros((1, 6)), features[2:, 1:2], jnp.zeros((3, 1), bool))
-    np.testing.assert_allclose(cut[2:, 1], alone[:, 0], atol=1e-6)
+    features = RNG.normal(size=(5, 3, 4)).astype(np.float32)
+    memory = RNG.normal(size=(3, 6)).astype(np.float32)
+    starts = np.zeros((5, 3), bool)
+    starts[2, 1] = starts[0, 2] = True
+    params = weights(cell, memory, (features[0], starts[0]))
+    step = lambda memory, inputs: cell.apply(params, memory, inputs)  # noqa: E731
+    _, states = jax.jit(lambda m, f, s: jax.lax.scan(step, m, (f, s)))(memory, features, starts)
+    expected = np.asarray(memory, np.float64)
+    for time in range(5):
+        # The memory is forgotten before the step that begins an episode, and only there.
+        expected = np.where(starts[time][:, None], 0.0, expected)
+        expected = gru(params["params"], expected, features[time])
+        np.testing.assert_allclose(states[time], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -164,39 +306,106 @@ def test_gru_starts_afresh_where_an_episode_does():
 @pytest.mark.parametrize("discrete", [False, True])
 def test_actor_critic_shapes_and_first_policy(shared, recurrent, discrete):
     network = SMALL.replace(recurrent_size=recurrent)
-    actions = Discrete(3) if discrete else Box(-jnp.ones(2), jnp.ones(2), (2,))
+    actions = Discrete(3) if discrete else Box(-np.ones(2), np.ones(2), (2,))
     model = actor_critic(network, Box(-1.0, 1.0, (4,)), actions, shared, {"extra": (3, 2)})
-    observation = jax.random.normal(KEY, (7, 4))
-    memory, starts = model.initial_memory(7), jnp.zeros(7, bool)
-    params = init(model, observation, starts, memory)
-    policy, value, heads, _ = jax.jit(model.apply)(params, observation, starts, memory)
+    observation = jax.ShapeDtypeStruct((7, 4), np.float32)
+    memory, starts = model.initial_memory(7), np.zeros(7, bool)
+    params = jax.eval_shape(model.init, KEY, observation, starts, memory)
+    policy, value, heads, _ = jax.eval_shape(model.apply, params, observation, starts, memory)
     assert value.shape == (7,) and heads["extra"].shape == (7, 3, 2)
-    drawn = policy.sample(KEY)
+    drawn = jax.eval_shape(lambda policy: policy.sample(KEY), policy)
     assert drawn.shape == ((7,) if discrete else (7, 2))
-    assert policy.log_prob(drawn).shape == policy.entropy().shape == (7,)
-    # The last layer is scaled by 0.01, so that every action is tried at first.
-    if discrete:
-        np.testing.assert_allclose(policy.entropy(), np.log(3.0), atol=1e-3)
-    else:
-        np.testing.assert_allclose(policy.loc, 0.0, atol=0.05)
-        np.testing.assert_array_equal(policy.log_scale, 0.0)
+    log_prob = jax.eval_shape(lambda policy, drawn: policy.log_prob(drawn), policy, drawn)
+    assert log_prob.shape == jax.eval_shape(lambda policy: policy.entropy(), policy).shape == (7,)
     torsos = [name for name in params["params"] if "torso" in name]
     assert len(torsos) == (1 if shared else 2)
 
 
-def test_sharing_a_torso_makes_the_value_loss_move_the_policy():
-    def moved(shared):
-        model = actor_critic(SMALL, Box(-1.0, 1.0, (4,)), Discrete(3), shared)
-        observation, starts = jnp.ones((1, 4)), jnp.zeros(1, bool)
-        params = init(model, observation, starts, ())
+def test_first_layers_are_orthogonal_with_their_gains():
+    """W^T W = gain^2 I: 2 in hidden layers, 0.01^2 where every action is tried at first."""
+    network = NetworkSettings(hidden_sizes=(8,), initialiser="orthogonal")
+    box = Box(-np.ones(3), np.ones(3), (3,))
+    model = actor_critic(network, Box(-1.0, 1.0, (8,)), box, True, {"extra": (2,)})
+    inputs = (np.zeros((1, 8), np.float32), np.zeros(1, bool), ())
+    params = jax.device_get(jax.jit(model.init)(KEY, *inputs))["params"]
+    np.testing.assert_array_equal(params["policy_head"].pop("log_scale"), 0.0)
+    gains = {"actor_torso": 2.0, "policy_head": 1e-4, "value_head": 1.0, "extra_heads_extra": 1e-4}
+    assert set(params) == set(gains)
+    for name, square in gains.items():
+        biases_and_kernels = {leaf.ndim: leaf for leaf in jax.tree.leaves(params[name])}
+        kernel = biases_and_kernels[2]
+        gram = kernel.T @ kernel
+        np.testing.assert_allclose(gram, square * np.eye(len(gram)), atol=1e-4 * square)
+        np.testing.assert_array_equal(biases_and_kernels[1], 0.0)
 
-        def value(params):
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_each_part_of_an_actor_critic_reads_its_own_memory(shared):
+    """Policy by the actor's torso, core and memory; value by the critic's; starts in both."""
+    network = SMALL.replace(recurrent_size=6)
+    model = actor_critic(network, Box(-1.0, 1.0, (4,)), Discrete(3), shared, {"extra": (2,)})
+    observation = RNG.normal(size=(3, 4)).astype(np.float32)
+    memory = tuple(RNG.normal(size=(2, 3, 6)).astype(np.float32))
+    starts = np.array([False, True, False])
+    params = weights(model, observation, starts, memory)
+
+    @jax.jit
+    def run(params, observation, starts, memory):
+        given = (params, observation, starts, memory)
+        alone = [model.apply(*given, method=name) for name in ("policy", "value")]
+        return model.apply(*given), alone
+
+    found = jax.device_get(run(params, observation, starts, memory))
+    (policy, value, heads, after), ((policy_alone, actor_alone), (value_alone, critic_alone)) = (
+        found
+    )
+    inner = params["params"]
+
+    def stepped(part, own):
+        features = mlp(inner[f"{part}_torso"]["MLP_0"], observation)
+        return gru(inner[f"{part}_core"], np.where(starts[:, None], 0.0, own), features)
+
+    critic = "actor" if shared else "critic"
+    actor_memory = stepped("actor", memory[0])
+    # Both memories of a shared core are the actor's when one pass serves both.
+    critic_memory = stepped(critic, memory[1])
+    together = actor_memory if shared else critic_memory
+    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    logits = dense(inner["policy_head"]["output"], actor_memory)
+    close(policy.logits, logits)
+    close(policy_alone.logits, logits)
+    close(heads["extra"], dense(inner["extra_heads_extra"], actor_memory))
+    close(value, dense(inner["value_head"], together)[:, 0])
+    close(value_alone, dense(inner["value_head"], critic_memory)[:, 0])
+    close(after[0], actor_memory)
+    close(after[1], together)
+    close(actor_alone, actor_memory)
+    close(critic_alone, critic_memory)
+
+
+def test_sharing_a_torso_makes_the_value_loss_move_the_policy():
+    """The slope of the value by the actor's torso is the chain rule's, or zero."""
+    observation, starts = RNG.normal(size=(1, 4)).astype(np.float32), np.zeros(1, bool)
+    models = [
+        actor_critic(SMALL, Box(-1.0, 1.0, (4,)), Discrete(3), shared) for shared in (False, True)
+    ]
+    params = [weights(model, observation, starts, ()) for model in models]
+
+    @jax.jit
+    def slopes(params):
+        def value(params, model):
             return model.apply(params, observation, starts, (), method="value")[0].sum()
 
-        torso = jax.jit(jax.grad(value))(params)["params"]["actor_torso"]
-        return any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(torso))
+        pairs = zip(models, params, strict=True)
+        return [jax.grad(value)(given, model)["params"]["actor_torso"] for model, given in pairs]
 
-    assert moved(True) and not moved(False)
+    apart, shared = jax.device_get(slopes(params))
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(apart))
+    inner = params[1]["params"]
+    features = mlp(inner["actor_torso"]["MLP_0"], observation)
+    # d value / d last bias = (1 - tanh^2) of the last layer times the value's weights.
+    expected = (1.0 - features[0] ** 2) * inner["value_head"]["kernel"][:, 0]
+    np.testing.assert_allclose(shared["MLP_0"]["Dense_1"]["bias"], expected, atol=1e-5)
 
 
 def test_actions_without_a_policy_are_refused():
@@ -204,13 +413,64 @@ def test_actions_without_a_policy_are_refused():
         actor_critic(SMALL, Box(-1.0, 1.0, (4,)), Box(-1.0, 1.0, (2, 2)), False)
 
 
+@functools.cache
+def ensembles():
+    """Parameters of three critics of (observation, action), and their values, by kind."""
+    critics = {k: ActionCritic(SMALL.torso(space), 3) for k, (space, _) in OBSERVATIONS.items()}
+    batches = {kind: batch for kind, (_, batch) in OBSERVATIONS.items()}
+    action = RNG.normal(size=(2, 3, 2)).astype(np.float32)
+    params = {kind: weights(critic, batches[kind], action) for kind, critic in critics.items()}
+
+    @jax.jit
+    def run(params, batches):
+        return {k: critic.apply(params[k], batches[k], action) for k, critic in critics.items()}
+
+    return params, action, jax.device_get(run(params, batches))
+
+
 @pytest.mark.parametrize("kind", OBSERVATIONS)
 def test_critics_of_an_ensemble_are_different_networks(kind):
-    space, batch = OBSERVATIONS[kind]
-    critic = ActionCritic(SMALL.torso(space), num_critics=3)
-    action = jnp.ones((2, 3, 2))
-    params, apply = init(critic, batch, action), jax.jit(critic.apply)
-    values = apply(params, batch, action)
-    assert values.shape == (3, 2, 3)
-    assert float(jnp.min(jnp.std(values, axis=0))) > 0
-    assert bool(jnp.any(values != apply(params, batch, -action)))
+    """Each is a network of its own slice of the parameters, on observation and action joined."""
+    params, action, values = ensembles()
+    batch = OBSERVATIONS[kind][1]
+    flat = np.eye(5)[batch] if kind == "discrete" else batch.reshape(2, 3, -1)
+    inputs = np.concatenate([flat, action], axis=-1)
+    (body,) = params[kind]["params"].values()
+    assert values[kind].shape == (3, 2, 3)
+    for index in range(3):
+        own = jax.tree.map(lambda leaf, index=index: leaf[index], body)
+        expected = dense(own["Dense_0"], mlp(own["Torso_0"]["MLP_0"], inputs))[..., 0]
+        np.testing.assert_allclose(values[kind][index], expected, atol=1e-4)
+
+
+def test_critics_of_an_ensemble_begin_apart():
+    """Three draws of one law: no two first kernels agree in any entry."""
+    critic = ActionCritic(SMALL.replace(hidden_sizes=(2,)).torso(Box(-1.0, 1.0, (3,))), 3)
+    inputs = np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32)
+    kernels = [
+        leaf for leaf in jax.tree.leaves(jax.jit(critic.init)(KEY, *inputs)) if leaf.ndim > 2
+    ]
+    assert [kernel.shape for kernel in kernels] == [(3, 2, 1), (3, 5, 2)]
+    for kernel in map(np.asarray, kernels):
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            assert np.all(kernel[one] != kernel[other])
+
+
+def test_the_scale_of_a_squashed_policy_runs_between_its_bounds():
+    """log-scale = min + (max - min) (tanh(x) + 1) / 2, and the deterministic actor is a tanh."""
+    torso = SMALL.torso(Box(-1.0, 1.0, (3,)))
+    actors = TanhGaussianActor(torso, 2, -5.0, 2.0), DeterministicActor(torso, 2)
+    observation = OBSERVATIONS["flat"][1][0]
+    params = [weights(actor, observation) for actor in actors]
+    run = jax.jit(
+        lambda given: [a.apply(p, observation) for a, p in zip(actors, given, strict=True)]
+    )
+    policy, action = jax.device_get(run(params))
+    inner = params[0]["params"]
+    features = mlp(inner["torso"]["MLP_0"], observation)
+    np.testing.assert_allclose(policy.loc, dense(inner["loc"], features), atol=1e-5)
+    expected = -1.5 + 3.5 * np.tanh(dense(inner["log_scale"], features))
+    np.testing.assert_allclose(policy.log_scale, expected, atol=1e-5)
+    inner = params[1]["params"]
+    expected = np.tanh(dense(inner["output"], mlp(inner["torso"]["MLP_0"], observation)))
+    np.testing.assert_allclose(action, expected, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from jaxrl.core.types import Transition
 from jaxrl.replay import PrioritisedReplay, UniformReplay
 
 KINDS = [UniformReplay, PrioritisedReplay]
+# Of the prioritised one where time is no matter: its ring is the uniform one's.
+QUICK = [UniformReplay, pytest.param(PrioritisedReplay, marks=pytest.mark.slow)]
 
 
 def steps(first: int, num_steps: int, num_envs: int, end_at=lambda t, env: "") -> Transition:
@@ -19,19 +23,32 @@ def steps(first: int, num_steps: int, num_envs: int, end_at=lambda t, env: "") -
     ends = np.vectorize(lambda t, env: end_at(int(t), int(env)), otypes=[object])(t, env)
     terminated, truncated = ends == "terminated", ends == "truncated"
     return Transition(
-        observation=jnp.asarray(np.stack([t, env], -1), jnp.float32),
-        action=jnp.asarray(t % 3, jnp.int32),
-        reward=jnp.asarray(t + 100 * env, jnp.float32),
-        discount=jnp.asarray(np.where(terminated, 0.0, 0.5), jnp.float32),
-        next_observation=jnp.asarray(np.stack([t + 0.5, env], -1), jnp.float32),
-        terminated=jnp.asarray(terminated),
-        truncated=jnp.asarray(truncated),
-        extras={"pixels": jnp.asarray((t[..., None, None] >> np.arange(12).reshape(3, 4)) & 1 > 0)},
+        observation=np.stack([t, env], -1).astype(np.float32),
+        action=(t % 3).astype(np.int32),
+        reward=(t + 100 * env).astype(np.float32),
+        discount=np.where(terminated, 0.0, 0.5).astype(np.float32),
+        next_observation=np.stack([t + 0.5, env], -1).astype(np.float32),
+        terminated=terminated,
+        truncated=truncated,
+        extras={"pixels": (t[..., None, None] >> np.arange(12).reshape(3, 4)) & 1 > 0},
     )
 
 
 def one(num_envs: int) -> Transition:
     return jax.tree.map(lambda leaf: leaf[0], steps(0, 1, num_envs))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _drawn(kind, sizes, store_next, size, key, trajectory):
+    replay = kind(*sizes, store_next)
+    state = replay.add(replay.init(jax.tree.map(lambda leaf: leaf[0], trajectory)), trajectory)
+    return state, replay.sample(key, state, size)
+
+
+def drawn(kind, sizes, size, trajectory, store_next=False, seed=0):
+    """A replay of (capacity, num_envs, num_step) given one trajectory, its state, and a draw."""
+    state, batch = _drawn(kind, sizes, store_next, size, jax.random.key(seed), trajectory)
+    return kind(*sizes, store_next), state, jax.device_get(batch)
 
 
 def reference(history: Transition, t: int, env: int, num_step: int, store_next: bool):
@@ -56,15 +73,14 @@ def ends(t: int, env: int) -> str:
     return {(3, 0): "terminated", (7, 1): "truncated", (8, 0): "truncated"}.get((t % 11, env), "")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_three_step_return_by_hand(kind):
     # Rewards 0, 1, 2, ... and discount 1/2. A full window from t = 0: 0 + 1/2 + 2/4 = 1, discount
     # 1/8, bootstrap at t = 3. From t = 4, truncation at 5: reward 4, discount 1/2, bootstrap at
     # observation 5. From t = 8, termination at 9: 8 + 9/2 = 12.5, discount 0.
     told = {5: "truncated", 9: "terminated"}
-    replay = kind(capacity=16, num_envs=1, num_step=3)
-    state = replay.add(replay.init(one(1)), steps(0, 14, 1, lambda t, _: told.get(t, "")))
-    batch = jax.jit(replay.sample, static_argnums=2)(jax.random.key(0), state, 256)
+    trajectory = steps(0, 14, 1, lambda t, _: told.get(t, ""))
+    _, _, batch = drawn(kind, (16, 1, 3), 256, trajectory)
     expected = {0: (1.0, 0.125, 3.0), 4: (4.0, 0.5, 5.0), 8: (12.5, 0.0, None)}
     starts = np.asarray(batch.transition.observation[:, 0]).astype(int)
     for start, (reward, discount, successor) in expected.items():
@@ -79,18 +95,43 @@ def test_three_step_return_by_hand(kind):
     assert counted == set(range(11)) - {5}  # 11, 12, 13 are not complete; 5 lost its successor
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("store_next", [False, True])
-@pytest.mark.parametrize("num_step", [1, 3])
+CHUNK, NUM_DRAWN = 5, 300
+SEAMS = [  # both kinds of store and of replay in every run; the others take their time
+    pytest.param(num_step, store_next, kind, marks=() if quick else pytest.mark.slow)
+    for num_step, store_next, kind, quick in [
+        (1, False, UniformReplay, False),
+        (1, False, PrioritisedReplay, False),
+        (1, True, UniformReplay, False),
+        (1, True, PrioritisedReplay, False),
+        (3, False, UniformReplay, True),
+        (3, False, PrioritisedReplay, False),
+        (3, True, UniformReplay, False),
+        (3, True, PrioritisedReplay, True),
+    ]
+]
+
+
+@pytest.mark.parametrize(("num_step", "store_next", "kind"), SEAMS)
 def test_draws_match_the_stream_across_the_seam(kind, store_next, num_step):
     num_rows, num_envs = 13, 2  # no multiple of the chunk, so that writes straddle the seam
     replay = kind(num_rows * num_envs, num_envs, num_step, store_next)
-    add, sample = jax.jit(replay.add), jax.jit(replay.sample, static_argnums=2)
     history = steps(0, 60, num_envs, ends)
-    state, end = replay.init(one(num_envs)), 0
-    while end < 60:
-        state, end = add(state, jax.tree.map(lambda x, t=end: x[t : t + 5], history)), end + 5
-        batch = jax.device_get(sample(jax.random.key(end), state, 300))
+    every = np.arange(num_rows * num_envs)
+
+    def body(state, inputs):
+        key, chunk = inputs
+        state = replay.add(state, chunk)
+        probs = replay.probs_at(state, every) if kind is PrioritisedReplay else ()
+        return state, (replay.sample(key, state, NUM_DRAWN), probs)
+
+    def life(key, chunks):
+        keys = jax.random.split(key, len(chunks.reward))
+        return jax.lax.scan(body, replay.init(one(num_envs)), (keys, chunks))[1]
+
+    chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, CHUNK, *leaf.shape[1:]), history)
+    batches, all_probs = jax.device_get(jax.jit(life)(jax.random.key(1), chunks))
+    for index, end in enumerate(range(CHUNK, 61, CHUNK)):
+        batch = jax.tree.map(lambda leaf, index=index: leaf[index], batches)
         oldest = max(end - num_rows, 0)
         last = end - num_step if store_next else end - num_step - 1
         valid = {
@@ -114,17 +155,17 @@ def test_draws_match_the_stream_across_the_seam(kind, store_next, num_step):
         assert seen == counted  # 300 draws of at most 26: each is seen
         if kind is PrioritisedReplay and counted:
             assert np.all(batch.weights > 0)  # an invalid start is never drawn
-            every = np.arange(num_rows * num_envs)
-            probs = np.asarray(replay.probs_at(state, every))
+            probs = all_probs[index]  # of new windows: all alike
+            np.testing.assert_allclose(probs[probs > 0], 1 / len(counted), rtol=1e-5)
             assert np.count_nonzero(probs) == len(counted)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_a_trajectory_longer_than_the_ring_keeps_the_newest(kind):
-    replay = kind(capacity=8, num_envs=2)
-    state = replay.add(replay.init(one(2)), steps(0, 11, 2))
-    batch = replay.sample(jax.random.key(0), state, 100)
-    assert set(np.asarray(batch.transition.observation[:, 0])) == {7, 8, 9}
+    replay, state, batch = drawn(kind, (8, 2, 1), 100, steps(0, 11, 2))
+    assert {tuple(row) for row in batch.transition.observation} == {
+        (t, env) for t in (7, 8, 9) for env in (0, 1)
+    }
     assert int(replay.size(state)) == 8
 
 
@@ -154,14 +195,14 @@ def test_rows_keep_their_dtype_and_memory_is_counted(kind):
     assert observation["key"].dtype == example.observation["key"].dtype
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_seeds_side_by_side_equal_each_alone(kind):
     replay = kind(capacity=12, num_envs=2, num_step=2)
 
     def life(key, scale):
         def body(state, inputs):
             key, t = inputs
-            chunk = steps(0, 3, 2, ends)
+            chunk = steps(6, 3, 2, ends)  # with ends of both kinds
             chunk = chunk.replace(reward=chunk.reward * scale + t)
             state = replay.add(state, chunk)
             batch = replay.sample(key, state, 8)
@@ -169,18 +210,15 @@ def test_seeds_side_by_side_equal_each_alone(kind):
             return replay.update_priorities(state, batch.indices, errors), batch
 
         keys = jax.random.split(key, 6)
-        return jax.lax.scan(body, replay.init(one(2)), (keys, jnp.arange(6.0)))
+        return jax.lax.scan(body, replay.init(one(2)), (keys, np.arange(6, dtype=np.float32)))
 
-    keys, scales = jax.random.split(jax.random.key(0), 3), jnp.array([1.0, 2.0, 3.0])
-    together = jax.jit(jax.vmap(life))(keys, scales)
-    alone = jax.jit(life)
-    for seed in range(3):
-        single = alone(keys[seed], scales[seed])
-        mine = jax.tree.map(lambda leaf, seed=seed: leaf[seed], together)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), mine, single)
+    keys, scales = jax.random.split(jax.random.key(0), 3), np.float32([1.0, 2.0, 3.0])
+    both = lambda *args: (jax.vmap(life)(*args), jax.lax.map(lambda one: life(*one), args))  # noqa: E731
+    together, alone = jax.device_get(jax.jit(both)(keys, scales))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), together, alone)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_memory_is_written_in_place(kind):
     # The whole loop may hold no second copy of the ring or of the tree.
     replay = kind(capacity=1 << 16, num_envs=1)
@@ -201,14 +239,21 @@ def test_memory_is_written_in_place(kind):
     assert plan.temp_size_in_bytes < leaf_column / 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_empty_replay_gives_weight_zero_and_says_so(kind):
     replay = kind(capacity=8, num_envs=1, num_step=2)
-    state = replay.init(one(1))
-    assert not bool(replay.can_sample(state, 1))
-    assert np.all(replay.sample(jax.random.key(0), state, 4).weights == 0)
-    state = replay.add(state, steps(0, 3, 1))
-    assert bool(replay.can_sample(state, 1)) and not bool(replay.can_sample(state, 2))
+
+    @jax.jit
+    def life(key):
+        empty = replay.init(one(1))
+        some = replay.add(empty, steps(0, 3, 1))
+        can = [replay.can_sample(empty, 1), replay.can_sample(some, 1), replay.can_sample(some, 2)]
+        return can, replay.sample(key, empty, 4).weights, replay.sample(key, some, 4).weights
+
+    can, none, all_weights = jax.device_get(life(jax.random.key(0)))
+    assert [bool(x) for x in can] == [False, True, False]
+    np.testing.assert_array_equal(none, 0.0)
+    np.testing.assert_array_equal(all_weights, 1.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,20 +273,19 @@ def test_sizes_that_do_not_fit_are_refused(kind, capacity, num_envs, num_step, b
 
 def test_a_trajectory_of_another_build_is_refused():
     replay = UniformReplay(capacity=8, num_envs=2)
-    state = replay.init(one(2))
+    state = jax.eval_shape(replay.init, one(2))
+    add = functools.partial(jax.eval_shape, replay.add)
     with pytest.raises(ValueError, match="extras"):
-        replay.add(state, steps(0, 2, 2).replace(extras={}))
+        add(state, steps(0, 2, 2).replace(extras={}))
     with pytest.raises(ValueError, match="action"):
-        replay.add(state, steps(0, 2, 2).replace(action=jnp.zeros((2, 2))))
+        add(state, steps(0, 2, 2).replace(action=np.zeros((2, 2), np.float32)))
     with pytest.raises(ValueError, match="one step of 2 environments"):
         replay.init(one(3))
 
 
 def test_uniform_draws_are_uniform():
-    replay = UniformReplay(capacity=20, num_envs=2)
-    state = replay.add(replay.init(one(2)), steps(0, 17, 2))
-    indices = np.asarray(replay.sample(jax.random.key(3), state, 18_000).indices)
-    counts = np.bincount(indices, minlength=20)
+    _, _, batch = drawn(UniformReplay, (20, 2, 1), 18_000, steps(0, 17, 2), seed=3)
+    counts = np.bincount(batch.indices, minlength=20)
     newest = (17 - 1) % 10
     assert np.all(counts[2 * newest : 2 * newest + 2] == 0)
     counts = np.delete(counts, [2 * newest, 2 * newest + 1])
@@ -251,11 +295,8 @@ def test_uniform_draws_are_uniform():
 
 def test_a_step_with_reward_channels_sums_each():
     told = steps(0, 6, 1)
-    example = one(1).replace(reward=jnp.zeros((1, 2)))
-    replay = UniformReplay(capacity=8, num_envs=1, num_step=2)
-    channels = jnp.stack([told.reward, -told.reward], -1)
-    state = replay.add(replay.init(example), told.replace(reward=channels))
-    batch = replay.sample(jax.random.key(0), state, 16).transition
-    t = batch.observation[:, 0]
-    np.testing.assert_allclose(batch.reward[:, 0], t + 0.5 * (t + 1))
-    np.testing.assert_allclose(batch.reward[:, 1], -(t + 0.5 * (t + 1)))
+    channels = np.stack([told.reward, -told.reward], -1)
+    _, _, batch = drawn(UniformReplay, (8, 1, 2), 16, told.replace(reward=channels))
+    reward, t = batch.transition.reward, batch.transition.observation[:, 0]
+    np.testing.assert_allclose(reward[:, 0], t + 0.5 * (t + 1))
+    np.testing.assert_allclose(reward[:, 1], -(t + 0.5 * (t + 1)))
