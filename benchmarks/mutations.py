@@ -31,11 +31,18 @@ LONGEST = 1200.0  # [s] of one fault's tests; a fault that makes them hang is no
 class Fault:
     """One replacement in one file of `jaxrl/`, and the test files that should notice."""
 
-    what: str
     file: str
     old: str
     new: str
     tests: list[str]
+    what: str = ""  # in words, where the replacement does not speak for itself
+
+    @property
+    def told(self) -> str:
+        """The fault in words, or what becomes what."""
+        if self.what:
+            return self.what
+        return f"`{' '.join(self.old.split())}` becomes `{' '.join(self.new.split())}`"
 
     def put_into(self, copy: pathlib.Path) -> None:
         """Write the file with the fault.
@@ -58,7 +65,7 @@ class Fault:
 def read_faults(only: str) -> list[Fault]:
     rows = tomllib.loads((HERE / "mutations.toml").read_text())["fault"]
     faults = [Fault(**{name: _piece(value) for name, value in row.items()}) for row in rows]
-    return [fault for fault in faults if only in fault.file + fault.what]
+    return [fault for fault in faults if only in fault.file + fault.told]
 
 
 def _piece(value: object) -> object:
@@ -110,7 +117,8 @@ def write_table(rows: list[tuple[Fault, str, float]]) -> None:
     for fault, found, _ in sorted(rows, key=lambda row: (bool(row[1]), row[0].file)):
         package, _, file = fault.file.partition("/")
         who = f"`{found.split('/')[-1]}`" if found else "**survives**"
-        lines.append(f"| {package} | {file} | {fault.what} | {who} |")
+        told = fault.told.replace("|", "\\|")
+        lines.append(f"| {package} | {file} | {told} | {who} |")
     (HERE / "results" / "mutations.md").write_text("\n".join(lines) + "\n")
 
 
@@ -128,7 +136,7 @@ def main() -> None:
             found, took = notice(fault.tests, copy)
             fault.take_out_of(copy)
             rows.append((fault, found, took))
-            print(f"{took:6.0f} s  {found or 'SURVIVES':60.60}  {fault.file}: {fault.what}")
+            print(f"{took:6.0f} s  {found or 'SURVIVES':60.60}  {fault.file}: {fault.told}")
     if not only:
         write_table(rows)
     sys.exit(any(not found for _, found, _ in rows))
