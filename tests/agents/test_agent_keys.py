@@ -32,20 +32,25 @@ def small(name, **changes):
 
 
 RISKY = BellmanOperator(Quantile(3), successor_functional=CVaR(0.5))
-AGENTS = {name: small(name) for name in PRESETS}
-AGENTS |= {
-    "ppo_continuous": small("ppo"),
-    "ppo_memory": small("ppo", network=NETWORK.replace(recurrent_size=4)),
-    "normalised": NormalisedAgent(small("a2c"), observations=False),
-    "generative": small("dqn", operator=RISKY, successors=Generative(num_samples=3)),
-    "generative_sac": small("sac", successors=Generative(num_samples=3)),
-    "dual": small("dqn", successors=Dual(), operator=RISKY),
+OTHERS = {
+    "ppo_continuous": lambda: small("ppo"),
+    "ppo_memory": lambda: small("ppo", network=NETWORK.replace(recurrent_size=4)),
+    "normalised": lambda: NormalisedAgent(small("a2c"), observations=False),
+    "generative": lambda: small("dqn", operator=RISKY, successors=Generative(num_samples=3)),
+    "generative_sac": lambda: small("sac", successors=Generative(num_samples=3)),
+    "dual": lambda: small("dqn", successors=Dual(), operator=RISKY),
 }
+LIKE_ANOTHER = {"mdpo", "dpo", "lpo", "double_dqn", "c51", "qr_dqn", "log_dqn", "munchausen_dqn"}
+LIKE_ANOTHER |= {"dsac_t", "tqc", "annealed_sac", "annealed_td3"}
+ROWS = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER))
+    for name in (*PRESETS, *OTHERS)
+]
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", ROWS)
 def test_no_key_is_spent_twice(name):
-    agent = AGENTS[name]
+    agent = OTHERS[name]() if name in OTHERS else small(name)
     continuous = name in CONTINUOUS or name in ("ppo_continuous", "generative_sac")
     env = TimeLimit(Line(discrete=not continuous), 2)
 

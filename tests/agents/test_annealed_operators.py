@@ -64,6 +64,7 @@ def risky(level, num_samples):
     }
 
 
+@pytest.mark.slow  # by default a schedule stands in tests/agents/test_which_network.py
 def test_levels_over_successors_and_returns():
     def agent(level):
         return jaxrl.qr_dqn().replace(**FROM_REPLAY | risky(level, 4), exploration=1.0)

@@ -213,6 +213,7 @@ def one_state(reward):
     return jaxrl.outcome_mdp(whole, np.zeros((1, 1, 1), int), whole * reward, 0.9)
 
 
+@pytest.mark.slow
 def test_settings_given_outright_are_stepped_each():
     numbers = [1.0, 10.0, 100.0]
     env = envs.TabularEnv(one_state(1.0))

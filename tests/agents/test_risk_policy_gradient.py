@@ -226,6 +226,7 @@ def learned(agent):
     return greedy(agent, state.agent).tolist()
 
 
+@pytest.mark.slow
 def test_it_learns_what_is_best_for_the_tail():
     assert learned(TAIL) == [0, 0]
     assert learned(for_tail(1.0)) == [1, 1]  # the mean
@@ -443,6 +444,7 @@ def best_thresholds(first, second, third):
     return 5 * np.array(rules) + found, found
 
 
+@pytest.mark.slow  # 100,000 episodes of each
 def test_the_wrapped_mean_is_expected_conditional_risk():
     """With quantiles announced; with other thresholds it is less."""
     keys = jax.random.split(jax.random.key(0), 100_000)

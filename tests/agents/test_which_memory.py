@@ -72,6 +72,7 @@ class Notes:
 
 
 KINDS = {"feed_forward": (0, False), "memory": (5, False), "shared_memory": (5, True)}
+ROWS = ["feed_forward", "memory", pytest.param("shared_memory", marks=pytest.mark.slow)]
 
 
 @functools.cache
@@ -95,7 +96,9 @@ def told(kind: str):
     def play(keys):
         state = agent.init(keys[0], env)
         start = start_rollout(keys[1], agent, env)
-        start, _, _ = rollout(keys[2], agent, env, state, start)  # so that episodes are under way
+        # As if episodes were under way.
+        memory = jax.tree.map(lambda leaf: jax.random.normal(keys[2], leaf.shape), start.memory)
+        start = start.replace(memory=memory)
         _, trajectory, _ = rollout(keys[3], agent, env, state, start)
         after, metrics = agent.update(keys[4], state, trajectory)
         apply = state.model.apply
@@ -118,7 +121,7 @@ def told(kind: str):
     return jax.device_get(play(jax.random.split(jax.random.key(0), 5)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROWS)
 def test_the_rule_is_told_the_outputs_at_the_memory_of_each_step(kind):
     trajectory, outputs, _, (logits, value, next_value), start = told(kind)
     assert trajectory.terminated.sum() > 3 and trajectory.truncated.sum() > 3
@@ -128,7 +131,7 @@ def test_the_rule_is_told_the_outputs_at_the_memory_of_each_step(kind):
     np.testing.assert_allclose(outputs.next_value, next_value, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROWS)
 def test_the_value_of_a_successor_is_that_of_the_next_step_unless_the_episode_ended(kind):
     trajectory, outputs, _, _, _ = told(kind)
     goes_on = ~(trajectory.terminated | trajectory.truncated)[:-1]
@@ -139,7 +142,7 @@ def test_the_value_of_a_successor_is_that_of_the_next_step_unless_the_episode_en
     assert np.all(np.abs(outputs.next_value[:-1] - outputs.value[1:])[~goes_on] > 1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROWS)
 def test_log_probabilities_are_those_of_what_was_done(kind):
     trajectory, outputs, _, (logits, _, _), _ = told(kind)
     log_probs = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
@@ -148,7 +151,7 @@ def test_log_probabilities_are_those_of_what_was_done(kind):
     np.testing.assert_allclose(trajectory.extras["log_prob"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROWS)
 def test_the_loss_unrolls_what_was_played_in_every_minibatch(kind):
     """Nothing is off, so that the loss is 0 in every minibatch of every epoch and nothing moves."""
     _, _, loss, _, _ = told(kind)
