@@ -4,14 +4,16 @@
     python benchmarks/mutations.py --only agents       # those whose file or fault has this word
 
 A fault replaces one piece of one file, which must stand there once. The test files named with it
-run in the copy, as they do by default (without the slow tests), and must fail. The table goes to
-results/mutations.md, survivors first.
+run in the copy, as they do by default (without the slow tests), and must fail. What was found goes
+to results/mutations.json, and from there to the table in results/mutations.md, survivors first.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
 import re
@@ -36,6 +38,12 @@ class Fault:
     new: str
     tests: list[str]
     what: str = ""  # in words, where the replacement does not speak for itself
+
+    @property
+    def name(self) -> str:
+        """What its result is kept under."""
+        words = "\n".join((self.file, self.old, self.new))
+        return f"{self.file} {hashlib.sha256(words.encode()).hexdigest()[:12]}"
 
     @property
     def told(self) -> str:
@@ -101,24 +109,32 @@ def notice(tests: list[str], copy: pathlib.Path) -> tuple[str, float]:
     return failed.group(1), took
 
 
-def write_table(rows: list[tuple[Fault, str, float]]) -> None:
-    survivors = [fault for fault, found, _ in rows if not found]
+def load_results() -> dict[str, str]:
+    file = HERE / "results" / "mutations.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def write_results(found: dict[str, str]) -> None:
+    """The table of all faults whose tests have run; results of faults that are gone are dropped."""
+    faults = [fault for fault in read_faults("") if fault.name in found]
+    kept = {fault.name: found[fault.name] for fault in faults}
+    (HERE / "results" / "mutations.json").write_text(json.dumps(kept, indent=1) + "\n")
     lines = [
         "# Faults put into the code, and the tests that notice",
         "",
         "`python benchmarks/mutations.py` puts each fault of mutations.toml into a copy and runs",
         "the default tests of the files named with it.",
         "",
-        f"{len(rows)} faults, {len(survivors)} survive.",
+        f"{len(faults)} faults, {sum(not kept[fault.name] for fault in faults)} survive.",
         "",
         "| package | file | fault | noticed by |",
         "| --- | --- | --- | --- |",
     ]
-    for fault, found, _ in sorted(rows, key=lambda row: (bool(row[1]), row[0].file)):
+    for fault in sorted(faults, key=lambda fault: (bool(kept[fault.name]), fault.file)):
         package, _, file = fault.file.partition("/")
-        who = f"`{found.split('/')[-1]}`" if found else "**survives**"
-        told = fault.told.replace("|", "\\|")
-        lines.append(f"| {package} | {file} | {told} | {who} |")
+        who = kept[fault.name].split("/")[-1]
+        cells = (package, file, fault.told, f"`{who}`" if who else "**survives**")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     (HERE / "results" / "mutations.md").write_text("\n".join(lines) + "\n")
 
 
@@ -126,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a word in the file or the fault")
     only = parser.parse_args().only
-    rows = []
+    survive = 0
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name) / "copy"
         folder.mkdir()
@@ -135,11 +151,13 @@ def main() -> None:
             fault.put_into(copy)
             found, took = notice(fault.tests, copy)
             fault.take_out_of(copy)
-            rows.append((fault, found, took))
-            print(f"{took:6.0f} s  {found or 'SURVIVES':60.60}  {fault.file}: {fault.told}")
-    if not only:
-        write_table(rows)
-    sys.exit(any(not found for _, found, _ in rows))
+            survive += not found
+            print(
+                f"{took:6.0f} s  {found or 'SURVIVES':60.60}  {fault.file}: {fault.told}",
+                flush=True,
+            )
+            write_results(load_results() | {fault.name: found})
+    sys.exit(survive > 0)
 
 
 if __name__ == "__main__":

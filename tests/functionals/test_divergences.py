@@ -317,6 +317,7 @@ def test_burg_over_the_full_support():
     assert np.all(np.isfinite(by_radius))
 
 
+@pytest.mark.slow
 def test_burg_of_one_possible_value_over_the_full_support():
     """All mass at 1, an impossible atom at -3: mass 1 - exp(-radius) moves there."""
     rows = repeated_law([1.0, 0.0], [1.0, -3.0])

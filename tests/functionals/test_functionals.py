@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 
 import hard_laws
 import jax
@@ -29,6 +30,7 @@ from jaxrl.functionals import (
 )
 
 NUM_LAWS, NUM_ATOMS = hard_laws.NUM_LAWS, 7
+NUM_SLOPES = 16  # laws whose slopes are compared: each takes NumPy six values and more
 FACTS = ("monotone", "translation_equivariant", "coherent", "time_consistent")
 ORDER = np.array([3, 0, 6, 5, 1, 2, 4])
 BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
@@ -40,12 +42,17 @@ OWN = table.FUNCTIONALS
 FUNCTIONALS = {**OWN, **table_divergences.FUNCTIONALS, **table_ambiguity.FUNCTIONALS}
 # The bodies of functionals are the same without jit; the examples in the docstrings are eager too.
 EAGER = ("mean", "cvar_0.3")
-# Of another support or conjugate than a part that is not slow; each is a program of its own.
+# Of another support, conjugate or utility than a part that is not slow; each is a program.
 SLOW = (
     "weighted_l1_0.4_full",
     "l2_ball_0.25_full",
     "ellipsoid_0.3_full",
     "divergence_chi_square_2",
+    "divergence_hellinger_0.1",
+    "oce_quadratic",
+    "shortfall_quadratic",
+    "semideviation_0.5_order_2",
+    "total_variation_0.3_full",
 )
 # The gradients of these, and of others over the full support, are certified in float64 in
 # test_{divergences,norms,wasserstein,ambiguity}.py.
@@ -168,13 +175,38 @@ def is_nominal(name):
     return getattr(FUNCTIONALS[name], "support", "nominal") == "nominal"
 
 
-def as_params(names):
-    return [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW), id=n) for n in names]
+KINDS = {kind.__name__: kind for kind in map(type, FUNCTIONALS.values())}
+NOMINAL = [name for name in FUNCTIONALS if is_nominal(name)]
+FULL = [name for name in FUNCTIONALS if not is_nominal(name)]
 
 
-@pytest.fixture(params=as_params(FUNCTIONALS))
-def name(request):
-    return request.param
+def each(*tables):
+    """Makes of a check of one row a test of all of them that names the rows which fail.
+
+    The rows are the products of the tables. Those of a functional in SLOW are a second, slow test.
+    """
+
+    def decorate(check):
+        def test(rows):
+            failed = {}
+            for row in rows:
+                try:
+                    check(*row)
+                except (Exception, pytest.fail.Exception) as error:
+                    failed["-".join(map(str, row))] = error
+            assert not failed, "\n".join(f"{row}: {error!r}" for row, error in failed.items())
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        every = list(itertools.product(*tables))
+        cases = []
+        for when, marks in {"default": [], "slow": [pytest.mark.slow]}.items():
+            rows = [row for row in every if (row[0] in SLOW) == (when == "slow")]
+            held = pytest.mark.held_for(*("-".join(map(str, row)) for row in rows))
+            if rows:
+                cases.append(pytest.param(rows, id=when, marks=[*marks, held]))
+        return pytest.mark.parametrize("rows", cases)(test)
+
+    return decorate
 
 
 # ---- what a functional states ------------------------------------------------------------------
@@ -213,22 +245,21 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("fact", FACTS)
+@each(FUNCTIONALS, FACTS)
 def test_stated_facts_hold(name, fact):
     if getattr(FUNCTIONALS[name], fact):
         assert not BREAKS[fact](name)
 
 
-@pytest.mark.parametrize("fact", FACTS)
-@pytest.mark.parametrize(
-    "kind", dict.fromkeys(map(type, FUNCTIONALS.values())), ids=lambda k: k.__name__
-)
+@each(KINDS, FACTS)
 def test_a_fact_denied_fails_for_some_instance(kind, fact):
+    kind = KINDS[kind]
     if not getattr(kind, fact):
         quick = [name for name, f in FUNCTIONALS.items() if type(f) is kind and name not in SLOW]
         assert any(BREAKS[fact](name) for name in quick)
 
 
+@each(FUNCTIONALS)
 def test_worst_case_is_a_law(name):
     """Monotone: no weight is negative; translation equivariant: they sum to one; coherent: they
     give the value; law invariant: none on impossible atoms."""
@@ -245,21 +276,20 @@ def test_worst_case_is_a_law(name):
         assert np.all(np.where(probs == 0, weights, 0.0) == 0)
 
 
+@each([name for name, functional in FUNCTIONALS.items() if functional.monotone])
 def test_lies_within_the_values(name):
-    if not FUNCTIONALS[name].monotone:
-        pytest.skip("only a monotone functional must")
     probs, values = cases()["base"]
     counts = (probs > 0) | (not is_nominal(name))
     assert np.all(value(name, "base") >= np.min(np.where(counts, values, np.inf), 1) - 1e-5)
     assert np.all(value(name, "base") <= np.max(np.where(counts, values, -np.inf), 1) + 1e-5)
 
 
-@pytest.mark.parametrize("name", OWN)
+@each(OWN)
 def test_the_order_of_the_atoms_does_not_matter(name):
     np.testing.assert_allclose(value(name, "ordered"), value(name, "base"), atol=5e-6)
 
 
-@pytest.mark.parametrize("name", OWN)
+@each(OWN)
 def test_one_atom_is_its_value(name):
     probs, values = cases()["sure"]
     np.testing.assert_allclose(value(name, "sure"), np.sum(probs * values, 1), rtol=1e-6)
@@ -278,6 +308,7 @@ def test_a_law_of_length_one_is_its_value():
 # ---- what it must be: references in NumPy and SciPy --------------------------------------------
 
 
+@each(FUNCTIONALS)
 def test_value_is_that_of_numpy(name):
     """With impossible atoms, ties and probabilities near zero, and without."""
     for case in ("base", "plain"):
@@ -294,12 +325,24 @@ def test_the_generic_divergence_ball_keeps_a_shift_that_is_exact():
     radii = (10 ** rng.uniform(-3, 0, 20_000)).astype(np.float32)
     for i in (5178, 11669, 13558, 15110):
         law = [np.tile(np.float32(x[i]), (NUM_LAWS, 1)) for x in (probs, values)]
-        ball = DivergenceBall(radii[i], jnp.expm1)
+        ball = FUNCTIONALS["divergence_kl_0.2"].replace(radius=float(radii[i]))
         found = measure_cases(ball, dict.fromkeys(cases(), law))["base"][0][0]
         expected = reference(KLBall(radii[i]), probs[i : i + 1], values[i : i + 1])[0]
         assert float(found) == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_shortfall_threshold():
+    """u(c - x) = threshold for a sure c: 1 - exp(-(c - x)) = 1/2 at x = c - log 2."""
+    law = np.float32(np.eye(NUM_ATOMS)[:1]), np.full((1, NUM_ATOMS), 5.0, np.float32)
+    law = [np.tile(x, (NUM_LAWS, 1)) for x in law]
+    # For -1 more than c may be taken; 2 is never reached.
+    for threshold, expected in ((0.5, 5 - np.log(2.0)), (-1.0, 5 + np.log(2.0)), (2.0, -np.inf)):
+        shortfall = table.Shortfall(table.ExponentialUtility(1.0), threshold)
+        found = measure_cases(shortfall, dict.fromkeys(cases(), law))["base"][0]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@each(FUNCTIONALS)
 def test_float32_is_within_its_rounding(name):
     """64 N u max|v|, at scales of 1e-6 to 1e6 and offsets."""
     probs, values = cases()["varied"]
@@ -344,14 +387,16 @@ def along(gradients, what, by):
     by_own, by_probs, by_values = gradients
     named = {"values": by_values, "probs": by_probs}
     found = named[what] if what in named else jax.tree.leaves(by_own)[what]
-    return np.sum(np.reshape(found * by, (NUM_LAWS, -1)), 1)
+    return np.sum(np.reshape(found * by, (len(found), -1)), 1)
 
 
+@each(FUNCTIONALS)
 def test_slopes_are_those_of_numpy(name):
     functional = FUNCTIONALS[name]
-    probs, values = (x.astype(references.Wide) for x in cases()["plain"])
+    first = slice(NUM_SLOPES)
+    probs, values = (x[first].astype(references.Wide) for x in cases()["plain"])
     probs = probs / probs.sum(1, keepdims=True)
-    gradients = measured(name)["plain"][1]
+    gradients = jax.tree.map(lambda x: x[first], measured(name)["plain"][1])
     for what, by, expected in differences(functional, probs, values, reference, 1e-4):
         ours = along(gradients, what, by)
         solved = ~np.isnan(expected.astype(float))
@@ -373,19 +418,19 @@ def assert_finite_gradients(name, case):
     assert np.all(np.isfinite(by_values))
 
 
-@pytest.mark.parametrize("bad", BAD)
+@each(NOMINAL, BAD)
 def test_impossible_atoms_may_hold_anything(name, bad):
-    if not is_nominal(name):
-        pytest.skip("over the full support no atom is impossible")
     case = "impossible", bad
     np.testing.assert_allclose(value(name, case), value(name, "filled"), atol=1e-6)
     assert_finite_gradients(name, case)
 
 
+@each(FUNCTIONALS)
 def test_a_possible_nan_is_reported(name):
     assert np.all(np.isnan(value(name, "unknown")))
 
 
+@each(FUNCTIONALS)
 def test_a_possible_catastrophe_counts(name):
     """A value of -inf is the limit of large losses, and no gradient is NaN."""
     limit = value(name, "nearly lost")
@@ -396,6 +441,7 @@ def test_a_possible_catastrophe_counts(name):
     assert not np.any(np.isnan(by_probs)) and not np.any(np.isnan(by_values))
 
 
+@each(FUNCTIONALS)
 def test_a_possible_gain_without_bound_is_the_limit(name):
     """A value of inf is the limit of large gains, and no gradient is NaN."""
     probs, values = cases()["without bound"]
@@ -415,7 +461,7 @@ def test_a_possible_gain_without_bound_is_the_limit(name):
     assert not np.any(np.isnan(by_probs)) and not np.any(np.isnan(by_values))
 
 
-@pytest.mark.parametrize("name", as_params(n for n in FUNCTIONALS if not is_nominal(n)))
+@each(FULL)
 def test_full_support_reaches_the_impossible_atoms(name):
     """The least value has no probability: nature uses it, and a loss without bound there counts."""
     probs, values = cases()["base"]
@@ -432,7 +478,7 @@ def test_full_support_reaches_the_impossible_atoms(name):
     assert np.all(gained >= value(name, "base")[is_shut] - 1e-6)
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@each(FUNCTIONALS, SCALES)
 def test_equal_values_and_scales(name, scale):
     same = cases()["same", scale][1]
     np.testing.assert_allclose(value(name, ("same", scale)), same[:, 0], rtol=1e-6)
@@ -444,6 +490,7 @@ def test_equal_values_and_scales(name, scale):
     assert_finite_gradients(name, ("scaled", scale))
 
 
+@each(FUNCTIONALS)
 def test_probabilities_that_sum_almost_to_one(name):
     for factor in FACTORS:
         almost = value(name, ("almost", factor))
@@ -463,6 +510,7 @@ def test_eager_is_jit_of_vmap(name):
     np.testing.assert_allclose(eager, value(name, "base")[0], atol=2e-6)
 
 
+@each(FUNCTIONALS)
 def test_a_changed_float_does_not_retrace(name):
     """Every number is a leaf, and a changed one keeps the program."""
     functional = FUNCTIONALS[name]
@@ -515,8 +563,9 @@ def test_gradients_are_differences(name):
 # ---- settings ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", dict.fromkeys(map(type, OWN.values())), ids=lambda k: k.__name__)
+@each(dict.fromkeys(type(functional).__name__ for functional in OWN.values()))
 def test_a_level_out_of_range_is_refused(kind):
+    kind = KINDS[kind]
     for info in list_settings(kind()):
         if "." in info.name or not np.isfinite(info.low):
             continue

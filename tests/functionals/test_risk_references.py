@@ -410,24 +410,26 @@ def test_level_limits(kind):
     np.testing.assert_allclose(at_zero, smallest, rtol=1e-6)
 
 
-def test_more_atoms_are_sorted_and_agree():
+@pytest.mark.parametrize(
+    "functional",
+    [Expectile(0.2), pytest.param(PowerDistortion(3.0), marks=pytest.mark.slow)],
+    ids=["expectile", "power"],
+)
+def test_more_atoms_are_sorted_and_agree(functional):
     """A law of 300 atoms, three of each value, against sums over all pairs."""
     rng = np.random.default_rng(0)
     probs, values = rng.dirichlet(np.ones(300)), np.tile(rng.normal(size=100), 3)
     along = np.stack([rng.normal(size=300) * probs, np.tile(rng.normal(size=100), 3)])
-    for functional in (Expectile(0.2), PowerDistortion(3.0)):
-        call = jax.jit(jax.value_and_grad(functional, argnums=(0, 1)))
-        found, slopes = call(np.float32(probs), np.float32(values))
-        steps = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]]) * 1e-5
-        ends = reference(
-            functional, probs + steps[:, :1] * along[0], values + steps[:, 1:] * along[1]
-        ).astype(float)
-        assert float(found) == pytest.approx(ends[0], abs=2e-6)
-        # The reference divides by the sum of the probabilities, as the functional does.
-        by_steps = [(ends[1] - ends[2]) / 2e-5, (ends[3] - ends[4]) / 2e-5]
-        np.testing.assert_allclose(
-            [slopes[0] @ along[0], slopes[1] @ along[1]], by_steps, atol=2e-5
-        )
+    call = jax.jit(jax.value_and_grad(functional, argnums=(0, 1)))
+    found, slopes = call(np.float32(probs), np.float32(values))
+    steps = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]]) * 1e-5
+    ends = reference(
+        functional, probs + steps[:, :1] * along[0], values + steps[:, 1:] * along[1]
+    ).astype(float)
+    assert float(found) == pytest.approx(ends[0], abs=2e-6)
+    # The reference divides by the sum of the probabilities, as the functional does.
+    by_steps = [(ends[1] - ends[2]) / 2e-5, (ends[3] - ends[4]) / 2e-5]
+    np.testing.assert_allclose([slopes[0] @ along[0], slopes[1] @ along[1]], by_steps, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -453,16 +455,6 @@ def test_quadratic_utility_is_the_mean_less_half_a_variance():
     probs, values = np.float32([0.5, 0.25, 0.25]), np.float32([0.0, 0.4, 0.8])
     utility = OptimisedCertaintyEquivalent(QuadraticUtility(1.0))  # mean 0.3, variance 0.11
     assert float(both(utility, probs, values)[0]) == pytest.approx(0.3 - 0.11 / 2, abs=1e-6)
-
-
-def test_shortfall_threshold():
-    """u(c - x) = threshold for a sure c: 1 - exp(-(c - x)) = 1/2 at x = c - log 2."""
-    probs, values = np.ones(1, np.float32), np.float32([5.0])
-    utility = ExponentialUtility(np.ones(3, np.float32))
-    thresholds = np.float32([0.5, -1.0, 2.0])
-    found = evaluate(Shortfall(utility, thresholds), probs[None], values[None])[:, 0]
-    # For -1 more than c may be taken; 2 is never reached.
-    np.testing.assert_allclose(found, [5 - np.log(2.0), 5 + np.log(2.0), -np.inf], atol=1e-6)
 
 
 def test_mean_std_prefers_less_where_more_spreads():

@@ -69,8 +69,16 @@ def shifts(attack, agent, weights, observations=OBSERVATIONS):
     return jax.device_get(shifts_on_device(attack, agent, weights, observations))
 
 
-@pytest.mark.parametrize(("ball", "gain"), [(L2(), 5.0), (LInf(), 7.0)])
-@pytest.mark.parametrize("num_steps", [1, 10])
+# One of each in every run: each is a program.
+MOVES = [
+    pytest.param(steps, ball, gain, id=f"{steps}-ball{number}-{gain}", marks=marks)
+    for number, (ball, gain, often) in enumerate([(L2(), 5.0, 10), (LInf(), 7.0, 1)])
+    for steps in (1, 10)
+    for marks in ([] if steps == often else [pytest.mark.slow],)
+]
+
+
+@pytest.mark.parametrize(("num_steps", "ball", "gain"), MOVES)
 def test_the_action_of_a_linear_policy_moves_as_far_as_it_can(ball, gain, num_steps):
     """The most that w . shift can be in a ball of radius r is r times the dual norm of w."""
     attack = GradientAttack(0.2, ball=ball, num_steps=num_steps)
@@ -192,7 +200,7 @@ BOX_AGENTS = {
 }
 
 
-SLOW = {"recurrent ppo", "ppo on a box"}
+SLOW = {"recurrent ppo", "ppo on a box", "pqn"}  # c51 is of pqn's kind
 NAMES = [*AGENTS, *(f"{name} on a box" for name in BOX_AGENTS)]
 STEP = 1e-3  # of a difference quotient [observation]
 

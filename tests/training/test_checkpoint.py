@@ -136,7 +136,13 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(damage, id=name, marks=[] if name in ("bit-flip", "lost") else pytest.mark.slow)
+        for name, damage in DAMAGES.items()
+    ],
+)
 def test_damage_to_any_file_is_noticed(two_saved: Checkpoints, damage) -> None:
     newest = Path(two_saved.folder) / "2"
     files = [file for file in newest.rglob("*") if file.is_file() and file.stat().st_size]

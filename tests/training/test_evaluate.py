@@ -169,7 +169,13 @@ def tails(num_episodes):
     return returns, decile, dict(zip(LEVELS, found, strict=True))
 
 
-@pytest.mark.parametrize("num_episodes", [1, 7, 10, 11, 95, 200])
+SIZES = (1, 10, 11)  # the others, programs of their own, where time is no matter
+
+
+@pytest.mark.parametrize(
+    "num_episodes",
+    [n if n in SIZES else pytest.param(n, marks=pytest.mark.slow) for n in (1, 7, 10, 11, 95, 200)],
+)
 @pytest.mark.parametrize("level", LEVELS)
 def test_tails_agree_with_numpy(num_episodes, level):
     returns, decile, found = tails(num_episodes)
@@ -198,6 +204,7 @@ def test_another_number_in_agent_or_environment_does_not_compile_again():
     assert play_episodes._cache_size() == size
 
 
+@pytest.mark.slow
 def test_agent_states_may_be_mapped_over():
     played = jax.vmap(
         lambda state: evaluate(KEY, Constant(), line(), state, num_episodes=2, max_steps=10)

@@ -177,6 +177,17 @@ sys.stdin.read()
 """
 
 
+def test_one_writer_at_a_time_in_one_process(tmp_path: Path) -> None:
+    with open_run(tmp_path, {"a": 1}):
+        for asked, options in (({"a": 1}, {}), ({"a": 2}, {"overwrite": True})):
+            with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"):
+                open_run(tmp_path, asked, **options)
+        assert RunFolder(tmp_path).config() == {"a": 1}  # readers need no lock
+    with open_run(tmp_path, {"a": 1}) as run:
+        assert run.resumed
+
+
+@pytest.mark.slow  # a process of its own
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}

@@ -89,6 +89,7 @@ def test_a_record_is_the_mean_of_its_iterations(result):
     np.testing.assert_allclose(result.state.agent.weight, weight, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_how_often_records_are_taken_changes_no_life(result):
     finer = run(num_records=10)
     for a, b in zip(jax.tree.leaves(result.state), jax.tree.leaves(finer.state), strict=True):
@@ -108,6 +109,7 @@ def test_a_span_without_an_ended_episode_has_no_return():
     np.testing.assert_array_equal(metrics["number"], [0.5, 2.5, 4.5, 6.5, 8.5])
 
 
+@pytest.mark.slow
 def test_without_reset_an_episode_ends_once_and_for_all():
     """Every step from the fifth on is truncated again: 2 x (80 - 4) ends."""
     metrics = run(auto_reset=False).metrics
@@ -188,4 +190,4 @@ def test_a_life_of_an_actor_critic_may_be_differentiated_in_its_rate():
 @pytest.mark.parametrize("bad", [{"num_steps": 0}, {"num_records": 0}])
 def test_empty_budgets_are_refused(bad):
     with pytest.raises(ValueError, match="at least 1"):
-        train(KEY, AGENT, env(), **({"num_steps": 10} | bad))
+        train(KEY, DIARY, CLOCK, **({"num_steps": 10} | bad))

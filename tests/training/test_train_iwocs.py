@@ -221,12 +221,11 @@ def test_seeds_differ_and_the_nominal_candidate_is_kept():
     found = chosen("all at last")
     leaves = jax.tree.leaves(jax.device_get(found.states.agents.params))
     assert any(len(np.unique(leaf[:, 0].reshape(NUM_SEEDS, -1), axis=0)) == 3 for leaf in leaves)
+    act = jax.jit(lambda state: found.policy.act(KEY, state, np.zeros(1, int))[0])
     for seed in range(NUM_SEEDS):
         assert found.candidate(0, seed).used.tolist() == [True, False, False, False]
-        action, _ = found.policy.act(KEY, found.candidate(0, seed), np.zeros(1, int))
-        assert action.tolist() == [0]
-        action, _ = found.policy.act(KEY, found.state(seed), np.zeros(1, int))
-        assert action.tolist() == [3]
+        assert act(found.candidate(0, seed)).tolist() == [0]
+        assert act(found.state(seed)).tolist() == [3]
 
 
 def test_one_program_trains_in_every_setting():
@@ -236,6 +235,7 @@ def test_one_program_trains_in_every_setting():
     assert traces[0] > 0 and traces[1] == 0
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_like_any_agent():
     """Action 3 pays 4 in setting 0, and ends."""
     found = chosen("all at last")
@@ -249,8 +249,16 @@ def test_it_is_evaluated_like_any_agent():
 def test_attacks_know_how_it_responds():
     """The preferences are the least values: of 0, -5, -1 and 1, up to what was learned."""
     found = chosen("all at last")
-    rows, are_preferences = response(found.policy, KEY, found.state(0), np.zeros(1, int), ())
-    assert are_preferences
+    kinds = []
+
+    @jax.jit
+    def respond(state):
+        rows, are_preferences = response(found.policy, KEY, state, np.zeros(1, int), ())
+        kinds.append(are_preferences)
+        return rows
+
+    rows = respond(found.state(0))
+    assert kinds == [True]
     np.testing.assert_allclose(rows, [[0.0, -5.0, -1.0, 1.0]], atol=0.05)
 
 
