@@ -139,7 +139,9 @@ DAMAGES = {
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(damage, id=name, marks=[] if name in ("bit-flip", "lost") else pytest.mark.slow)
+        pytest.param(
+            damage, id=name, marks=[] if name in ("bit-flip", "lost") else pytest.mark.slow
+        )
         for name, damage in DAMAGES.items()
     ],
 )
