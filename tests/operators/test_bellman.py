@@ -89,7 +89,10 @@ def random_lookahead(head, seed=0, masked=True):
     )
 
 
-def test_mean_of_the_distributional_backup_is_the_scalar_backup():
+@pytest.mark.parametrize(
+    "functional", [CVaR(0.3), pytest.param(Entropic(2.0), marks=pytest.mark.slow)], ids=kind
+)
+def test_mean_of_the_distributional_backup_is_the_scalar_backup(functional):
     """With masks, in one program; test_every_operator.py has all functionals, without masks."""
 
     @jax.jit
@@ -106,11 +109,10 @@ def test_mean_of_the_distributional_backup_is_the_scalar_backup():
             found.append((law.mean(), functional(step.probs, outcomes), total, least))
         return jax.tree.map(lambda *rows: jnp.stack(rows), *found)
 
-    for functional in (CVaR(0.3), Entropic(2.0)):
-        means, expected, total, least = jax.device_get(both(functional))
-        np.testing.assert_allclose(means, expected, atol=1e-5)
-        np.testing.assert_allclose(total, 1.0, atol=2e-6)
-        assert np.all(least >= 0)
+    means, expected, total, least = jax.device_get(both(functional))
+    np.testing.assert_allclose(means, expected, atol=1e-5)
+    np.testing.assert_allclose(total, 1.0, atol=2e-6)
+    assert np.all(least >= 0)
 
 
 def test_greedy_cvar_backup_by_numpy():

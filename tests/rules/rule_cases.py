@@ -6,6 +6,8 @@ the policy and on the value afterwards.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,42 +24,50 @@ from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings
 
 KEY = jax.random.key(5)
-ENV = TabularEnv(garnet(KEY, 5, 3, 2), time_limit=3.0)
 ADAM = Optimiser(learning_rate=0.1, max_grad_norm=0.01, epsilon=1e-2, eps_root=1e-3)
+
+
+@functools.cache
+def env() -> TabularEnv:
+    with jax.enable_x64(False):
+        return TabularEnv(garnet(KEY, 5, 3, 2), time_limit=3.0)
+
 
 # Numbers are such that each of them matters: clips bind, schedules are under way.
 RULES = {
-    "a2c": rules.AdvantageActorCritic(),
-    "ppo": rules.ProximalPolicy(clip_epsilon=0.05, value_clip=0.02),
-    "cvar": rules.StaticRiskGradient(CVaR(0.4), entropy_weight=0.1),
-    "clip_drift": rules.DriftPolicy(rules.ClipDrift(0.05), value_clip=0.02),
-    "zero_drift": rules.DriftPolicy(rules.ZeroDrift(), value_clip=0.02),
-    "dpo": rules.DriftPolicy(rules.DiscoveredDrift(alpha=0.2, beta=0.1), value_clip=0.02),
-    "lpo": rules.drift(
+    "a2c": rules.AdvantageActorCritic,
+    "ppo": lambda: rules.ProximalPolicy(clip_epsilon=0.05, value_clip=0.02),
+    "cvar": lambda: rules.StaticRiskGradient(CVaR(0.4), entropy_weight=0.1),
+    "clip_drift": lambda: rules.DriftPolicy(rules.ClipDrift(0.05), value_clip=0.02),
+    "zero_drift": lambda: rules.DriftPolicy(rules.ZeroDrift(), value_clip=0.02),
+    "dpo": lambda: rules.DriftPolicy(rules.DiscoveredDrift(alpha=0.2, beta=0.1), value_clip=0.02),
+    "lpo": lambda: rules.drift(
         KEY, num_hidden=4, timed=True, start=rules.ClipDrift(0.05), scale=1.0
     ).replace(value_clip=0.02),
-    "mdpo": rules.MirrorDescentPolicy(step_size=Linear(1.0, 0.1, start=0.01), value_clip=0.02),
-    "tsallis": rules.MirrorDescentPolicy(
+    "mdpo": lambda: rules.MirrorDescentPolicy(
+        step_size=Linear(1.0, 0.1, start=0.01), value_clip=0.02
+    ),
+    "tsallis": lambda: rules.MirrorDescentPolicy(
         divergence=rules.TsallisDivergence(1.5), step_size=0.2, value_clip=0.02
     ),
-    "lpg": rules.lpg(KEY, num_hidden=4, num_predictions=3, num_embedded=2, timed=True),
-    "with_reward": rules.with_reward(
+    "lpg": lambda: rules.lpg(KEY, num_hidden=4, num_predictions=3, num_embedded=2, timed=True),
+    "with_reward": lambda: rules.with_reward(
         rules.AdvantageActorCritic(),
         KEY,
-        ENV.observation_space,
-        ENV.action_space,
+        env().observation_space,
+        env().action_space,
         num_hidden=3,
         scale=1.0,
         hint=lambda observation, action: 0.3 * observation * action,
     ).replace(discount_factor=0.9),
 }
 OPTIMISERS = {
-    "adam": ADAM,
-    "descent": GradientDescent(learning_rate=0.5, momentum=0.5, max_grad_norm=0.05),
-    "rmsprop": RMSProp(
+    "adam": lambda: ADAM,
+    "descent": lambda: GradientDescent(learning_rate=0.5, momentum=0.5, max_grad_norm=0.05),
+    "rmsprop": lambda: RMSProp(
         learning_rate=0.1, decay=0.9, max_grad_norm=0.05, epsilon=1e-2, eps_root=1e-3
     ),
-    "learned": learned_optimiser(KEY, num_memory=3, num_hidden=4, num_steps=2).replace(
+    "learned": lambda: learned_optimiser(KEY, num_memory=3, num_hidden=4, num_steps=2).replace(
         step_size=0.1, scale_size=0.1
     ),
 }
@@ -67,11 +77,18 @@ ROWS = {name: (name, "adam") for name in RULES} | {
 }
 
 
+@functools.cache
+def made(name: str):
+    """A rule or an optimiser, in float32 whoever asks first."""
+    with jax.enable_x64(False):
+        return (RULES | OPTIMISERS)[name]()
+
+
 def agent_of(rule_name: str, optimiser_name: str = "adam", **changes) -> ActorCriticAgent:
     own_scale = rule_name in ("lpg", "cvar")  # their advantages are meant as they come
     settings = {
-        "rule": RULES[rule_name],
-        "optimiser": OPTIMISERS[optimiser_name],
+        "rule": made(rule_name),
+        "optimiser": made(optimiser_name),
         "network": NetworkSettings(hidden_sizes=(4,), initialiser="lecun"),
         "discount": 0.9,
         "num_envs": 2,
@@ -88,8 +105,10 @@ def double(tree):
     """The same numbers in float64. Call it where those exist."""
 
     def cast(leaf):
-        leaf = jnp.asarray(leaf)
-        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        if isinstance(leaf, jax.core.Tracer):
+            return leaf.astype(jnp.float64) if floating else leaf
+        return np.asarray(leaf, np.float64) if floating else leaf
 
     return jax.tree.map(cast, tree)
 
@@ -119,7 +138,7 @@ def start_of(agent: ActorCriticAgent):
 
     @jax.jit
     def start(trajectory):
-        state = double(agent.init(KEY, ENV, 100.0))
+        state = double(agent.init(KEY, env(), 100.0))
         policy, _ = state.model.apply(
             state.params, trajectory.observation, jnp.zeros((), bool), (), method="policy"
         )

@@ -30,7 +30,7 @@ class Trial:
         state, trajectory = cases.start_of(self.agent)
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(self.agent)
         self.names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in paths]
-        self.leaves = [leaf for _, leaf in paths]
+        self.leaves = [np.asarray(leaf) for _, leaf in paths]
         generator = np.random.default_rng(1)
         self.directions = [
             generator.normal(size=leaf.shape) if leaf.ndim else np.ones(()) for leaf in self.leaves
@@ -44,7 +44,7 @@ class Trial:
         self.life = life
         slopes = jax.jit(jax.vmap(lambda agent, way: jax.jvp(life, (agent,), (way,))))
         self.neighbours = self._lanes(np.ones(len(self.leaves)))
-        ways = jax.tree.map(jnp.subtract, self.neighbours, self._lanes(np.zeros(len(self.leaves))))
+        ways = jax.tree.map(np.subtract, self.neighbours, self._lanes(np.zeros(len(self.leaves))))
         ways = jax.tree.map(lambda way: way / STEP, ways)
         self.outcomes, _ = slopes(self.neighbours, ways)
         opposite, _ = slopes(self._lanes(-np.ones(len(self.leaves))), ways)

@@ -1,0 +1,116 @@
+"""What the test suite costs, by folder, beside what it cost before.
+
+    python benchmarks/suite.py after                    # the default tests, on an idle machine
+    python benchmarks/suite.py after --busy 2           # with two endless loops beside them
+    python benchmarks/suite.py after --part slow        # the others
+    python benchmarks/suite.py before --tree ../old     # those of another checkout
+
+Each run starts without compiled programs. It is measured by the plugin tests/compilations.py of
+this checkout, kept in results/suite.json, and told in results/suite.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PARTS = {"default": "not slow", "slow": "slow"}
+
+
+def measure(tree: pathlib.Path, part: str, num_busy: int) -> dict:
+    """One run of the suite of `tree`: seconds, memory of a worker, and sums by folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder) / "report.json"
+        paths = os.pathsep.join([str(HERE.parent / "tests"), str(tree)])
+        environment = dict(
+            os.environ, PYTHONPATH=paths, JAX_COMPILATION_CACHE_DIR=f"{folder}/programs"
+        )
+        options = ["-n", "2", "-p", "compilations", f"--compilations={report}", "-m", PARTS[part]]
+        loops = [subprocess.Popen([sys.executable, "-c", "while 1: 1"]) for _ in range(num_busy)]
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", *options], cwd=tree, env=environment
+            )
+            wall, after = time.time() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        finally:
+            for loop in loops:
+                loop.kill()
+                loop.wait()
+        found = json.loads(report.read_text())
+    folders: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for name, spent in found["tests"].items():
+        place = name.split("/")[1]
+        row = {x: spent[x] for x in ("programs", "hits", "cpu")}
+        folders["tests" if ".py" in place else place].update({"tests": 1, **row})
+    return {
+        "passed": done.returncode == 0,
+        "wall": wall,
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "megabytes": max(worker["megabytes"] for worker in found["workers"]),
+        "collection": max(worker["collection"] for worker in found["workers"]),
+        "folders": {name: dict(sums) for name, sums in sorted(folders.items())},
+    }
+
+
+def table(results: dict[str, dict]) -> str:
+    lines = [
+        "# What the test suite costs",
+        "",
+        "Measured by `python benchmarks/suite.py`: two workers, no compiled programs at first,",
+        f"Python {sys.version.split()[0]} on {os.cpu_count()} cores. CPU-minutes count all",
+        "processes and the collection. `hits` are programs that the cache had by then.",
+        "",
+        "| run | wall [min] | CPU [min] | tests | programs | hits | largest worker [MB] |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, run in results.items():
+        sums = collections.Counter()
+        for row in run["folders"].values():
+            sums.update(row)
+        minutes = f"{run['wall'] / 60:.1f} | {run['cpu'] / 60:.1f}"
+        counts = f"{sums['tests']} | {sums['programs']} | {sums['hits']}"
+        failed = "" if run["passed"] else " (some fail)"
+        lines.append(f"| {name}{failed} | {minutes} | {counts} | {run['megabytes']:.0f} |")
+    idle = [name for name in results if "busy" not in name]
+    lines += [
+        "",
+        "By folder, tests / programs / CPU-seconds of the tests:",
+        "",
+        f"| folder | {' | '.join(idle)} |",
+        "| --- " * (len(idle) + 1) + "|",
+    ]
+    for folder in sorted({folder for name in idle for folder in results[name]["folders"]}):
+        rows = [results[name]["folders"].get(folder) for name in idle]
+        cells = [f"{r['tests']} / {r['programs']} / {r['cpu']:.0f}" if r else "" for r in rows]
+        lines.append(f"| {folder} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", help="what the checkout is called in the table")
+    parser.add_argument("--tree", type=pathlib.Path, default=HERE.parent)
+    parser.add_argument("--part", choices=PARTS, default="default")
+    parser.add_argument("--busy", type=int, default=0, help="endless loops beside the tests")
+    asked = parser.parse_args()
+    file = RESULTS / "suite.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    name = f"{asked.name}, {asked.part}" + (f", {asked.busy} busy loops" if asked.busy else "")
+    results[name] = measure(asked.tree.resolve(), asked.part, asked.busy)
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / "suite.md").write_text(table(results))
+
+
+if __name__ == "__main__":
+    main()
