@@ -10,7 +10,9 @@ import numpy as np
 import probes
 import pytest
 import scipy.stats
+from tables import FROM_REPLAY, Line, rows, started
 
+from jaxrl.agents.experience import store
 from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
 from jaxrl.agents.learned_optimiser import learned_optimiser
 from jaxrl.agents.minibatches import shuffled
@@ -333,7 +335,22 @@ def test_a_learned_step_tells_a_dead_unit_from_a_live_one():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, expected)
 
 
-# --- priorities ----------------------------------------------------------------------------------
+# --- replay --------------------------------------------------------------------------------------
+
+
+def test_learning_may_begin_with_the_last_step_of_the_warm_up():
+    """A rollout of 2 steps in 2 environments: 4 steps are enough for a warm-up of 4, not of 5."""
+    agent = PRESETS["dqn"]().replace(**FROM_REPLAY)
+    state, rollout = started(agent, Line()), rows((0, 1.0, 1, ""), (1, 1.0, 2, ""))
+
+    @jax.jit
+    def stored(state, warmup):
+        return store(agent.replace(warmup=warmup), state, rollout)
+
+    for warmup in (3, 4, 5):
+        after, ready = stored(state, warmup)
+        assert int(after.progress.step) == 4
+        assert bool(ready) == (warmup <= 4)
 
 
 @pytest.mark.slow

@@ -176,15 +176,16 @@ def test_lengths_of_episodes_cause_no_bias():
         jax.jit(lambda *inputs: rule.targets((), *inputs, Progress.start())[0])(outputs, data)
     )
     begins = first == np.arange(length)[:, None]
+    # All that begin where five steps still fit, and no others.
+    begun = np.vstack([starts[None], ended[:-1]])
+    np.testing.assert_array_equal(begins, begun & (np.arange(length)[:, None] <= length - 5))
     share = np.mean(targets.returns[begins])
     assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(begins.sum())
     # All steps of an episode weigh as its first, and the whole ones alone: return less the mean.
     weight = np.where(targets.returns > 0.5, 1 - share, -share)
     weight = np.where(first >= 0, weight, 0.0) * first.size / begins.sum()
     np.testing.assert_allclose(targets.advantage, weight, atol=2e-4)
-    whole = begins | np.asarray(np.cumsum(ended[::-1], axis=0)[::-1] > 0) & np.vstack(
-        [starts[None], ended[:-1]]
-    )  # the naive choice
+    whole = begins | (np.cumsum(ended[::-1], axis=0)[::-1] > 0) & begun  # the naive choice
     naive = np.mean(np.asarray(targets.returns + reward * (first < 0))[whole])
     assert abs(naive - 0.5) > 8 * 0.5 / np.sqrt(whole.sum())
 
