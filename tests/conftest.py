@@ -27,7 +27,7 @@ import pytest  # noqa: E402
 pytest_plugins = ["compilations", "contracts"]
 
 _MOST_MAPS = 15_000  # of the 65,530 that Linux grants a process; each program holds several
-_MOST_MEGABYTES = 800
+_MOST_MEGABYTES = 1100
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,6 +2,8 @@
 
 import doctest
 import importlib
+import importlib.util
+import pathlib
 import pkgutil
 
 import pytest
@@ -24,43 +26,72 @@ PACKAGES = [
 ]
 
 
-# Examples that train, plan or compile for long (0.7 CPU-seconds and more): `-m slow` runs them.
+# Examples that train, plan or compile for long (a quarter of a CPU-second and more): `-m slow` runs
+# them. A kind of part keeps one in every run.
 SLOW = {
-    "agents": "action_critics ensemble learned_optimiser",
-    "core": "mdp",
+    "agents": (
+        "action_critics ensemble episodes exploration learned_optimiser minibatches nested "
+        "successors value_network"
+    ),
+    "core": "distances mdp",
     "envs": (
-        "chains collecting control.cartpole gymnax mazes operations semi_markov two_colours "
-        "wrappers.durations"
+        "bandits chains collecting control.acrobot control.cartpole control.mountain_car "
+        "gridworlds gymnax mazes operations semi_markov two_colours walled wrappers.actions "
+        "wrappers.durations wrappers.normalise wrappers.randomisation"
     ),
     "functionals": (
-        "ambiguity burg chi_square distortion divergence ellipsoid norms per_pair risk "
-        "shared_budget shared_divergence utility wasserstein"
+        "ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl norms "
+        "per_pair quantile risk scenarios shared_budget shared_divergence utility wasserstein"
     ),
-    "meta": "distil fit mirrored neumann probe shaping tasks",
+    "losses": "likelihood quantile",
+    "meta": "distil fit levels mirrored neumann probe rule_file shaping tasks",
     "networks": "initialisers models",
-    "operators": "bellman heads.expectile heads.gaussian heads.histogram tsallis",
+    "operators": (
+        "bellman heads.expectile heads.gaussian heads.histogram heads.implicit_quantile "
+        "improvement per_state regularised reward_channels tsallis value_mapping"
+    ),
     "planning": (
-        "average_reward constrained distributional exponential_risk iwocs long_run mirror_descent "
-        "optimistic policy_evaluation policy_iteration return_laws static_risk stock "
-        "stock_laws"
+        "average_reward constrained distributional exponential_risk gap_increasing iwocs long_run "
+        "mirror_descent nested_risk occupancy optimistic policy_evaluation policy_iteration "
+        "return_laws static_risk stock stock_laws worst_kernel"
     ),
     "replay": "ring",
-    "report": "rule_pictures",
-    "rules": "drift_network learned_policy_gradient learned_reward static_risk",
-    "training": "evaluate iwocs least_value loop robust_evaluation smoothing sweep",
+    "report": "plots rule_pictures statistics",
+    "rules": (
+        "drift_network learned_policy_gradient learned_reward random_weights reactive_entropy "
+        "static_risk"
+    ),
+    "training": (
+        "checkpoint confidence evaluate iwocs least_value loop robust_evaluation smoothing sweep"
+    ),
 }
 
 
+def has_examples(name):
+    spec = importlib.util.find_spec(name)
+    return ">>>" in pathlib.Path(spec.origin).read_text()
+
+
 def modules():
+    """Of each package the modules with examples: those of every run, then those of `-m slow`."""
+    cases = []
     for package in PACKAGES:
         root = importlib.import_module(f"jaxrl.{package}")
         names = [m.name for m in pkgutil.walk_packages(root.__path__, root.__name__ + ".")]
+        names = [name for name in (root.__name__, *names) if has_examples(name)]
         slow = {f"{root.__name__}.{name}" for name in SLOW.get(package, "").split()}
-        assert slow <= set(names), f"no such modules: {sorted(slow - set(names))}"
-        for name in (root.__name__, *names):
-            yield pytest.param(name, marks=pytest.mark.slow) if name in slow else name
+        assert slow <= set(names), f"no such examples: {sorted(slow - set(names))}"
+        for kind, marks in {package: [], f"{package}-slow": [pytest.mark.slow]}.items():
+            own = [name for name in names if (name in slow) == bool(marks)]
+            if own:
+                marks = [*marks, pytest.mark.held_for(*own)]
+                cases.append(pytest.param(own, id=kind, marks=marks))
+    return cases
 
 
-@pytest.mark.parametrize("name", list(modules()))
-def test_examples_run(name):
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
+@pytest.mark.parametrize("names", modules())
+def test_examples_run(names):
+    """What each failing example gave is printed."""
+    results = {name: doctest.testmod(importlib.import_module(name)) for name in names}
+    failed = [name for name, result in results.items() if result.failed or not result.attempted]
+    assert not failed, failed

@@ -144,7 +144,9 @@ class Dual:
     ) -> tuple[PyTree, Law]:
         """One step up the sampled dual; the duals at the parameters before it are the targets."""
         dual, learned, data = self.dual(operator.successor_functional), state.learned, backup.data
-        value = jax.lax.stop_gradient(backup.target.mean())
+        # Held as it is: XLA may compute it twice and round the copies differently, so that a bound
+        # at the one lies above the other.
+        value = jax.lax.optimization_barrier(jax.lax.stop_gradient(backup.target.mean()))
         start = jax.vmap(dual.initial, (0, None))(jax.lax.stop_gradient(backup.lagged), self.scale)
 
         def loss(params: PyTree) -> tuple[Array, Array]:
@@ -153,7 +155,7 @@ class Dual:
             held = jax.vmap(dual.project)(free, value)
             # The slope is taken where the parameters are feasible, and moves them from where they
             # are: at a clipped multiplier it would otherwise be lost.
-            taken = free + jax.lax.stop_gradient(held - free)
+            taken = jax.lax.stop_gradient(held) + (free - jax.lax.stop_gradient(free))
             off = jnp.sum((free - jax.lax.stop_gradient(held)) ** 2, axis=-1) / self.scale
             losses = 0.5 * self.penalty * off - jax.vmap(dual)(value, taken)
             count = jnp.maximum(jnp.sum(backup.weights > 0), 1)

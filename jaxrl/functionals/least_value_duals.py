@@ -45,13 +45,12 @@ class TotalVariationDual:
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (cut, bound) [return] -> `[]` [return]."""
-        cut, bound = parameters
-        dual = jnp.minimum(value, cut) - self.radius * (cut - bound)
-        return jnp.where(bound <= value, dual, -jnp.inf)
+        return jnp.where(parameters[1] <= value, self.estimate(value, parameters), -jnp.inf)
 
     def estimate(self, value: Array, parameters: Array) -> Array:
-        """The dual itself."""
-        return self(value, parameters)
+        """The dual itself, where the bound is taken to be feasible."""
+        cut, bound = parameters
+        return jnp.minimum(value, cut) - self.radius * (cut - bound)
 
     def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
         """Cut and bound at the value seen."""
@@ -90,14 +89,12 @@ class ContaminationDual:
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
-        bound = parameters[0]
-        share = jnp.minimum(self.radius, 1.0)
-        dual = (1.0 - share) * value + share * bound
-        return jnp.where(bound <= value, dual, -jnp.inf)
+        return jnp.where(parameters[0] <= value, self.estimate(value, parameters), -jnp.inf)
 
     def estimate(self, value: Array, parameters: Array) -> Array:
-        """The dual itself."""
-        return self(value, parameters)
+        """The dual itself, where the bound is taken to be feasible."""
+        share = jnp.minimum(self.radius, 1.0)
+        return (1.0 - share) * value + share * parameters[0]
 
     def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
         """The value seen."""

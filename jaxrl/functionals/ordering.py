@@ -36,9 +36,10 @@ def running_totals(
             all atoms below, `[N]` the sum over all atoms above.
     """
     if values.shape[0] <= _MOST_COMPARED:
-        # Held as it is: XLA may compute `values` twice and round the copies differently, so that
+        # Held as they are: XLA may compute `values` twice and round the copies differently, so that
         # an atom lies below itself (one in seven did, unoptimised on a CPU under jax 0.11.2).
-        keys = jax.lax.optimization_barrier(jax.lax.stop_gradient(values))
+        values = jax.lax.optimization_barrier(values)
+        keys = jax.lax.stop_gradient(values)
         return values, [(amount, *_compared_totals(amount, keys)) for amount in amounts]
     values, *amounts = jax.lax.sort((values, *amounts), num_keys=1)  # stable
     return values, [(amount, *_sorted_totals(amount)) for amount in amounts]

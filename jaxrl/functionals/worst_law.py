@@ -40,9 +40,13 @@ def _envelope_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def as_floats(*arrays: Any) -> tuple[Array, ...]:
-    """The arrays in one common floating dtype, that of the first two."""
+    """The arrays in one common floating dtype, that of the first two.
+
+    They are held as they are: XLA may compute values twice and round the copies differently, so
+    that no atom has the least value (found unoptimised on a CPU, where a KL ball was NaN).
+    """
     dtype = jnp.result_type(arrays[0], arrays[1], jnp.float32)
-    return tuple(jnp.asarray(array, dtype) for array in arrays)
+    return jax.lax.optimization_barrier(tuple(jnp.asarray(array, dtype) for array in arrays))
 
 
 def reachable_atoms(probs: Array, support: str) -> Array:

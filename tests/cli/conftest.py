@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_run import Run
+from small_run import Run, no_pictures
 
 from jaxrl.cli.main import main
 
@@ -15,6 +16,13 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative paths, and the cache where the environment names none, end in a temporary folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """No pictures, for those who look at none."""
+    with no_pictures():
+        yield
 
 
 @pytest.fixture

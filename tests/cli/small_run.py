@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
 
 # A linear network: few leaves, each of which costs a program where agents are taken apart.
 SMALL = ["--agent", "pqn", "--set", "num_envs=4", "rollout_length=8", "hidden_sizes="]
@@ -11,3 +14,12 @@ SMALL += ["--set", "num_minibatches=1", "--num-seeds", "2", "--num-steps", "1280
 SMALL += ["--num-records", "40"]
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+@contextlib.contextmanager
+def no_pictures() -> Iterator[None]:
+    """The command leaves out its pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxrl.report.plots.learning_curves", lambda *_, **__: None)
+        patch.setattr("jaxrl.report.plan_picture.draw_plan", lambda *_, **__: None)
+        yield

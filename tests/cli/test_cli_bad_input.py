@@ -53,7 +53,7 @@ CASES = {
     "agent and environment": (["train", "--agent", "dqn", "--env", "Pendulum-v1"], "continuous"),
     "batch and replay": (["train", "--agent", "dqn", "--set", "capacity=64"], "capacity"),
     "minibatches": (["train", "--set", "num_minibatches=3"], "num_minibatches"),
-    "memory": (["train", "--num-seeds", "1_000_000_000"], "At most --num-seeds"),
+    "memory": (["train", *SMALL[:-6], "--num-seeds", "1_000_000_000"], "At most --num-seeds"),
     "no such run": (["train", "--resume", "nowhere"], "nowhere"),
     "resume with more": (["train", "--resume", "nowhere", "--agent", "ppo"], "leave out --agent"),
     "evaluate nothing": (["evaluate", "nowhere"], "nowhere"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small_run import SMALL, Run
+from small_run import SMALL, Run, no_pictures
 
 from jaxrl import envs
 from jaxrl.agents.presets import PRESETS, preset
@@ -29,7 +30,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     words = [*SMALL, "--sweep", "learning_rate=1e-3,1e-2", "--run-dir", str(folder)]
-    assert main(["train", *words]) == 0
+    with no_pictures():
+        assert main(["train", *words]) == 0
     return folder
 
 
@@ -51,6 +53,7 @@ def test_evaluate_plays_every_agent_and_writes_what_it_found(trained: Path, jaxr
         assert pooled["cvar_0.1"] <= pooled["mean"]
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl: Run) -> None:
     def settings(*options: str) -> list[dict]:
         assert jaxrl("evaluate", trained, "--num-episodes", "20", *options)[0] == 0
@@ -59,6 +62,7 @@ def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl
     job = job_from_config(read_config(trained))
     _, states = agents_of_run(job, trained)
 
+    @functools.cache
     def played(seed: int, explore: bool) -> list[float]:
         """The mean of every agent, by the library."""
         means = []
@@ -86,27 +90,27 @@ def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl
     assert all(one["all_seeds"]["num_unfinished"] == 40 for one in cut)
 
 
-def test_evaluate_over_a_grid_of_environments(trained: Path, jaxrl: Run) -> None:
-    for how in ([], ["--explore"]):
-        words = ["evaluate", trained, "--num-episodes", "20", *how]
-        code, out, error = jaxrl(*words, "--over", "length=0.5,1.5", "gravity=9.8")
-        assert code == 0 and error == "" and "length=0.5, gravity=9.8" in out and "worst" in out
-        report = json.loads((trained / "evaluation_over.json").read_text())
-        assert report["over"] == [{"length": 0.5, "gravity": 9.8}, {"length": 1.5, "gravity": 9.8}]
-        for one in report["settings"]:
-            means = [row["mean"]["value"] for row in one["by_setting"]]
-            assert one["mean"]["value"] == pytest.approx(sum(means) / 2)
-            assert one["worst"]["value"] == pytest.approx(min(means))
-            assert one["worst_setting"] == one["by_setting"][means.index(min(means))]["over"]
-            assert one["mean"]["low"] <= one["mean"]["value"] <= one["mean"]["high"]
-        # At the length of training, the episodes are those of a plain evaluation.
-        assert jaxrl(*words)[0] == 0
-        plain = json.loads((trained / "evaluation.json").read_text())["settings"]
-        for one, same in zip(report["settings"], plain, strict=True):
-            found, whole = one["by_setting"][0], same["all_seeds"]
-            assert found["mean"]["value"] == pytest.approx(whole["mean"])
-            assert found["cvar_0.1"] == pytest.approx(whole["cvar_0.1"])
-            assert found["mean_length"] == pytest.approx(whole["mean_length"])
+@pytest.mark.parametrize("how", [pytest.param([], marks=pytest.mark.slow), ["--explore"]])
+def test_evaluate_over_a_grid_of_environments(trained: Path, jaxrl: Run, how: list[str]) -> None:
+    words = ["evaluate", trained, "--num-episodes", "20", *how]
+    code, out, error = jaxrl(*words, "--over", "length=0.5,1.5", "gravity=9.8")
+    assert code == 0 and error == "" and "length=0.5, gravity=9.8" in out and "worst" in out
+    report = json.loads((trained / "evaluation_over.json").read_text())
+    assert report["over"] == [{"length": 0.5, "gravity": 9.8}, {"length": 1.5, "gravity": 9.8}]
+    for one in report["settings"]:
+        means = [row["mean"]["value"] for row in one["by_setting"]]
+        assert one["mean"]["value"] == pytest.approx(sum(means) / 2)
+        assert one["worst"]["value"] == pytest.approx(min(means))
+        assert one["worst_setting"] == one["by_setting"][means.index(min(means))]["over"]
+        assert one["mean"]["low"] <= one["mean"]["value"] <= one["mean"]["high"]
+    # At the length of training, the episodes are those of a plain evaluation.
+    assert jaxrl(*words)[0] == 0
+    plain = json.loads((trained / "evaluation.json").read_text())["settings"]
+    for one, same in zip(report["settings"], plain, strict=True):
+        found, whole = one["by_setting"][0], same["all_seeds"]
+        assert found["mean"]["value"] == pytest.approx(whole["mean"])
+        assert found["cvar_0.1"] == pytest.approx(whole["cvar_0.1"])
+        assert found["mean_length"] == pytest.approx(whole["mean_length"])
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,11 @@ def outer_loops(experiment):
     return [make(0) for make in experiment.learned.values()]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+LONG = ("groove", "lpg")  # to lay out
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in EXPERIMENTS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_named_experiment_can_be_laid_out(name):
     experiment = EXPERIMENTS[name]()
     for outer in outer_loops(experiment):

@@ -80,6 +80,7 @@ def test_the_kernel_is_a_law_of_the_set_and_gives_the_values_back(planned: Path)
     np.testing.assert_allclose(found["values"], values, atol=1e-6)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_horizon_is_backward_induction(jaxrl: Run, tmp_path: Path) -> None:
     """Under CVaR; nature's kernel is the one that the first step has, with six more to go."""
     words = ["--env", "RiverSwim", "--horizon", "7", "--discount", "1", "--functional", "cvar:0.5"]
@@ -101,6 +102,7 @@ def test_a_horizon_is_backward_induction(jaxrl: Run, tmp_path: Path) -> None:
     assert summary["start_value"] == pytest.approx(found["initial"] @ values, abs=1e-12)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_gain_is_the_best_of_all_policies(jaxrl: Run, tmp_path: Path) -> None:
     words = ["--env-set", "num_states=4", "--average-reward", "--out", tmp_path / "run"]
     code, out, _ = jaxrl("plan", "--env", "RiverSwim", *words)
@@ -123,6 +125,7 @@ def test_the_gain_is_the_best_of_all_policies(jaxrl: Run, tmp_path: Path) -> Non
 CLIFF = ["--env", "WindyCliff", "--functional", "cvar:0.1"]  # compiled already
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_not_certified_is_said(jaxrl: Run, tmp_path: Path) -> None:
     """Discount 1, where some policies walk for ever."""
     code, out, _ = jaxrl("plan", *CLIFF, "--discount", "1", "--out", tmp_path / "run")
@@ -132,6 +135,7 @@ def test_what_is_not_certified_is_said(jaxrl: Run, tmp_path: Path) -> None:
     assert "note" in summary and summary["residual"] <= 1e-6
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_plan_that_does_not_converge_fails(jaxrl: Run, tmp_path: Path) -> None:
     words = [*CLIFF, "--max-iterations", "2", "--out", tmp_path / "run"]
     code, out, _ = jaxrl("plan", *words)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from small_run import SMALL, Run
+from small_run import SMALL, Run, no_pictures
 
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.evaluate import episodes_key
@@ -72,6 +72,7 @@ def test_a_run_leaves_everything_that_is_promised(whole: Path) -> None:
     assert {"device", "compile_seconds", "run_seconds", "steps_per_second"} <= set(summary)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_diverged_seeds_are_named_and_the_others_finish_untouched(
     whole: Path, jaxrl: Run, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_diverged_seeds_are_named_and_the_others_finish_untouched(
     assert RunFolder(tmp_path / "alone").status()["state"] == "done"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_when_every_run_diverges_the_exit_code_says_so(jaxrl: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code, out, _ = jaxrl("train", *SMALL, "--sweep", "learning_rate=1e30", "--run-dir", folder)
@@ -115,6 +117,7 @@ def test_the_settings_are_shown_best_first_with_their_scores(whole: Path, jaxrl:
     assert good["iqm_low"] <= good["iqm"] <= good["iqm_high"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_overwriting_trains_anew_with_the_same_numbers(
     whole: Path, jaxrl: Run, tmp_path: Path
 ) -> None:
@@ -143,7 +146,7 @@ def unswept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from jaxrl.cli.main import main
 
     base = tmp_path_factory.mktemp("unswept")
-    with contextlib.chdir(base):
+    with contextlib.chdir(base), no_pictures():
         assert main(["train", *SMALL, "--seed", "1", "--eval-episodes", "20"]) == 0
     (folder,) = (base / "runs").iterdir()
     return folder
@@ -194,7 +197,10 @@ def test_greedy_episodes_at_the_end_join_the_table(unswept: Path, jaxrl: Run) ->
     assert row["evaluation"]["num_episodes"] == 2 * 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_goes_on_bit_for_bit(
     number: signal.Signals, whole: Path, jaxrl: Run, tmp_path: Path
 ) -> None:
@@ -249,6 +255,7 @@ def records_of(folder: Path) -> list[dict]:
     return made
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     whole: Path, jaxrl: Run, tmp_path: Path
 ) -> None:

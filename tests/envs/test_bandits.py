@@ -59,9 +59,9 @@ def test_other_numbers_do_not_retrace():
         return env.step(key, env.reset(key)[0], 1)
 
     for env in (bandit(MEANS), bandit([0.5] * 4, num_pulls=9.0)):
-        step(env, jax.random.key(0))
+        jax.eval_shape(step, env, jax.random.key(0))
     for scale in (0.0, 2.0):
-        step(bandit(MEANS, NormalPayout(scale)), jax.random.key(0))
+        jax.eval_shape(step, bandit(MEANS, NormalPayout(scale)), jax.random.key(0))
     assert len(traces) == 2  # one for each kind of payout
 
 

@@ -21,12 +21,12 @@ def random_grids(seed, num_grids):
     source = np.random.default_rng(seed)
     shape = (num_grids, NUM_OBJECTS)
     return CollectingGrid(
-        positions=jnp.asarray(source.integers(0, HEIGHT * WIDTH, shape), jnp.int32),
-        rewards=jnp.asarray(source.integers(-4, 5, shape) / 4, jnp.float32),
-        end_probs=jnp.asarray(source.integers(0, 2, shape), jnp.float32),
-        respawn_probs=jnp.asarray(source.integers(0, 2, shape), jnp.float32),
-        start=jnp.asarray(source.integers(0, HEIGHT * WIDTH, num_grids), jnp.int32),
-        time_limit=jnp.asarray(source.integers(1, 50, num_grids), jnp.float32),
+        positions=source.integers(0, HEIGHT * WIDTH, shape).astype(np.int32),
+        rewards=(source.integers(-4, 5, shape) / 4).astype(np.float32),
+        end_probs=source.integers(0, 2, shape).astype(np.float32),
+        respawn_probs=source.integers(0, 2, shape).astype(np.float32),
+        start=source.integers(0, HEIGHT * WIDTH, num_grids).astype(np.int32),
+        time_limit=source.integers(1, 50, num_grids).astype(np.float32),
         height=HEIGHT,
         width=WIDTH,
         num_moves=9,
@@ -70,7 +70,7 @@ def test_grids_play_as_a_slow_reference():
     grids = random_grids(0, 16)
     actions = np.random.default_rng(1).integers(0, 9, (16, NUM_STEPS))
     keys = jax.random.split(jax.random.key(0), (16, NUM_STEPS))
-    first, steps = jax.device_get(jax.vmap(play)(grids, jnp.asarray(actions), keys))
+    first, steps = jax.device_get(jax.jit(jax.vmap(play))(grids, actions, keys))
     num_cells = HEIGHT * WIDTH
     np.testing.assert_array_equal(first, grids.start + num_cells * (2**NUM_OBJECTS - 1))
     for lane in range(16):
@@ -140,12 +140,16 @@ def test_events_of_one_step_are_independent():
         end_probs=[0.0] * 3,
         respawn_probs=[0.02, 0.1, 0.6],
     )
-    state = env.reset(jax.random.key(0))[0].replace(present=jnp.zeros(3, bool))
-    keys = jax.random.split(jax.random.key(2), 40_000)
-    after = jax.jit(jax.vmap(lambda key: env.step(key, state, jnp.array(0))[0].present))(keys)
+
+    @jax.jit
+    def after(key):
+        state = env.reset(jax.random.key(0))[0].replace(present=jnp.zeros(3, bool))
+        step = lambda key: env.step(key, state, jnp.array(0))[0].present  # noqa: E731
+        return jax.vmap(step)(jax.random.split(key, 40_000))
+
     bits = np.arange(8)[:, None] >> np.arange(3) & 1
     chance = np.where(bits, np.asarray(env.respawn_probs), 1 - np.asarray(env.respawn_probs))
-    counts = np.bincount(np.asarray(after) @ np.array([1, 2, 4]), minlength=8)
+    counts = np.bincount(np.asarray(after(jax.random.key(2))) @ np.array([1, 2, 4]), minlength=8)
     law = chance.astype(float).prod(1)
     assert chisquare(counts, 40_000 * law / law.sum()).pvalue > 1e-3
 
@@ -191,6 +195,7 @@ def test_planned_optimum_is_earned():
     assert abs(float(returns.mean()) - expected) < 4 * error + 1e-3
 
 
+@pytest.mark.slow
 def test_a_corridor_is_worth_what_it_should_be():
     # The first object is five moves away, pays 2 and ends; the other pays nothing: 2 * 0.9^4.
     env = collecting_grid(1, 9, [(0, 5), (0, 8)], [2.0, 0.0], [1.0, 0.0], [0.0, 0.0], (0, 0))
@@ -207,13 +212,11 @@ def test_other_numbers_do_not_retrace():
         traces.append(1)
         return env.step(key, env.reset(key)[0], 1)
 
-    step(collecting_grid(), jax.random.key(0))
-    step(
-        collecting_grid(
-            positions=[(1, 1), (2, 2)], rewards=(0.5, 3.0), start=(4, 4), time_limit=7.0
-        ),
-        jax.random.key(1),
+    other = collecting_grid(
+        positions=[(1, 1), (2, 2)], rewards=(0.5, 3.0), start=(4, 4), time_limit=7.0
     )
+    for env in (collecting_grid(), other):
+        jax.eval_shape(step, env, jax.random.key(0))
     assert len(traces) == 1
 
 

@@ -133,7 +133,7 @@ def test_power_balance(kind):
     constants, energy, power, action = BALANCE[kind]
     with jax.enable_x64(True):
         env = kind(time_step=1e-6, **constants)
-        states = jnp.asarray(some_states(kind, np.float64))
+        states = some_states(kind, np.float64)
 
         @jax.jit
         @jax.vmap
@@ -168,7 +168,7 @@ def test_acrobot_keeps_its_energy_to_fourth_order():
 
 def test_derived_masses_follow_the_masses():
     """Twice every mass and force: the same motion. Twice the pole's mass alone: another."""
-    numbers = jnp.asarray(some_states(CartPole))
+    numbers = some_states(CartPole)
     env = CartPole(cart_friction=0.3, pole_friction=0.01, disturbance=1.0)
     doubled = ("cart_mass", "pole_mass", "force", "cart_friction", "pole_friction", "disturbance")
     heavier = env.replace(**{name: 2.0 * getattr(env, name) for name in doubled})
@@ -189,10 +189,10 @@ def test_car_friction_takes_a_share_of_the_velocity(kind):
 
 @pytest.mark.parametrize(
     ("kind", "strength", "weak_action", "strong_action"),
-    [
-        (CartPole, "force", 0, 1),
-        (Pendulum, None, -0.25, 0.5),
-        (Acrobot, "torque", 0, 2),
+    [  # the power balance has the disturbances of the others in every run
+        pytest.param(CartPole, "force", 0, 1, marks=pytest.mark.slow),
+        pytest.param(Pendulum, None, -0.25, 0.5, marks=pytest.mark.slow),
+        pytest.param(Acrobot, "torque", 0, 2, marks=pytest.mark.slow),
         (MountainCar, "force", 0, 2),
         (MountainCarContinuous, None, -0.25, 0.5),
     ],
@@ -204,14 +204,14 @@ def test_disturbance_enters_beside_the_action(kind, strength, weak_action, stron
         missing = 2.0 * getattr(env, strength)  # from -strength to strength
     else:
         missing = 0.75 * getattr(env, "force", 1.0)  # the pendulum's action is the torque itself
-    states = jnp.asarray(some_states(kind))
+    states = some_states(kind)
 
     @jax.jit
     def move(disturbance, action):
         pushed = env.replace(disturbance=disturbance)
         return jax.vmap(lambda n: advance(pushed, n, action))(states)
 
-    as_action = jnp.asarray(strong_action), jnp.asarray(weak_action)
+    as_action = np.asarray(strong_action), np.asarray(weak_action)
     np.testing.assert_allclose(
         move(missing, as_action[1]), move(0.0, as_action[0]), rtol=1e-4, atol=1e-5 * missing
     )
@@ -223,7 +223,7 @@ def test_disturbance_enters_beside_the_action(kind, strength, weak_action, stron
 def test_noise_is_a_uniform_disturbance(kind):
     """The noisy step is the step under some |w| <= noise_scale; w has a uniform law; 0 is none."""
     scale = 1e-4 if kind in (MountainCar, MountainCarContinuous) else 0.5
-    state, _ = kind().reset(jax.random.key(0))
+    state, _ = jax.jit(kind().reset)(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 2000)
     action = an_action(kind())
 
@@ -234,7 +234,7 @@ def test_noise_is_a_uniform_disturbance(kind):
 
     noisy = next_speeds(kind(noise_scale=scale), keys)
     low, middle, high = (
-        float(next_speeds(kind(disturbance=w), keys)[0]) for w in (-scale, 0.0, scale)
+        float(np.asarray(next_speeds(kind(disturbance=w), keys))[0]) for w in (-scale, 0.0, scale)
     )
     share = (np.asarray(noisy) - middle) / (high - middle)  # w / noise_scale, nearly linear
     assert low != high
@@ -242,14 +242,15 @@ def test_noise_is_a_uniform_disturbance(kind):
     # Uniform on [-1, 1]: mean 0 and variance 1/3, each within five standard errors (and 1 %).
     assert abs(share.mean()) < 5 * (1 / 3 / 2000) ** 0.5 + 0.01
     assert abs(share.var() - 1 / 3) < 5 * (4 / 45 / 2000) ** 0.5 + 0.01
-    quiet = next_speeds(kind(), keys)
+    quiet = np.asarray(next_speeds(kind(), keys))
     assert np.all(quiet == quiet[0])
 
 
+@pytest.mark.slow
 def test_adversary_by_gradient():
     """A bounded adversary of the pendulum pushes the way it falls already."""
     env = Pendulum()
-    angles = jnp.array([-0.4, 0.4])
+    angles = np.float32([-0.4, 0.4])
 
     @jax.jit
     @jax.vmap
@@ -274,9 +275,9 @@ def test_adversary_by_gradient():
 @pytest.mark.parametrize("kind", SOME)
 def test_vmap_over_the_struct_is_an_uncertainty_set(kind):
     env, count = kind(), 5
-    factors = jnp.linspace(0.7, 1.3, count)
-    sets = jax.tree.map(lambda leaf: jnp.asarray(leaf) * factors, env)
-    numbers = jnp.asarray(some_states(kind)[0])
+    factors = np.linspace(0.7, 1.3, count, dtype=np.float32)
+    sets = jax.tree.map(lambda leaf: np.float32(leaf) * factors, env)
+    numbers = some_states(kind)[0]
     move = jax.jit(lambda e: advance(e, numbers, an_action(env)))
     batched = jax.jit(jax.vmap(lambda e: advance(e, numbers, an_action(env))))(sets)
     for index in range(count):
@@ -315,7 +316,7 @@ def test_derivatives_in_constants(kind):
         leaves |= dict.fromkeys(("disturbance", "noise_scale"), leaves.get("force", 1.0) / 50)
         leaves |= {name: 0.1 for name in leaves if "friction" in name}
         names = list(leaves)
-        states = jnp.asarray(some_states(kind, np.float64))
+        states = some_states(kind, np.float64)
         action = 1.0 if kind in (Pendulum, MountainCarContinuous) else 2
 
         @jax.jit
@@ -334,8 +335,14 @@ def test_derivatives_in_constants(kind):
     assert felt == set(names) - SILENT
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "x64"),
+    [
+        *((kind, False) for kind in KINDS),
+        (Pendulum, True),
+        *(pytest.param(k, True, marks=pytest.mark.slow) for k in KINDS if k is not Pendulum),
+    ],
+)
 def test_types_close_a_scan_and_a_python_loop(kind, x64):
     """One trace serves first and later steps and changed constants; arrays as constants fit in."""
     with jax.enable_x64(x64):
@@ -362,15 +369,23 @@ def test_types_close_a_scan_and_a_python_loop(kind, x64):
         jax.eval_shape(lambda: jax.lax.scan(body, start(), jax.random.split(key, 3)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        CartPole,
+        MountainCar,
+        *(pytest.param(k, marks=pytest.mark.slow) for k in (Pendulum, Acrobot)),
+        pytest.param(MountainCarContinuous, marks=pytest.mark.slow),
+    ],
+)
 def test_clock_yields_to_the_end_of_the_task(kind):
     """At the limit, `truncated` is the negation of `terminated`, whatever the latter is."""
     env = kind(time_limit=1.0)
-    states = jnp.asarray(some_states(kind))
+    states = some_states(kind)
     if kind is Acrobot:
-        states = states.at[:, 0].add(math.pi)  # half of them upside down
+        states[:, 0] += math.pi  # half of them upside down
     if kind in (MountainCar, MountainCarContinuous):
-        states = states.at[:, 0].add(env.goal_position)
+        states[:, 0] += env.goal_position
 
     @jax.jit
     @jax.vmap
@@ -378,7 +393,7 @@ def test_clock_yields_to_the_end_of_the_task(kind):
         outcome = env.step(jax.random.key(0), state_from(env, numbers), an_action(env))[1]
         return outcome.terminated, outcome.truncated
 
-    terminated, truncated = flags(states)
+    terminated, truncated = jax.device_get(flags(states))
     np.testing.assert_array_equal(truncated, ~terminated)
     assert kind is Pendulum or 0 < int(terminated.sum()) < NUM_STATES
 

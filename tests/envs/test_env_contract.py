@@ -12,12 +12,63 @@ from jaxrl.core.spaces import Box, Discrete
 from jaxrl.envs import make, names
 
 EVERY_NAME = names()
-# Rollouts of these are compiled in every run; of the others where time is no matter.
-QUICK = ("CartPole-v1", "RiverSwim", "WalledGrid")
-ROLLED = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY_NAME
-]
+# Further ones of gymnax that take long to build or to trace, and further tables.
+LONG = (
+    "AccessControlQueue",
+    "Acrobot-v1",
+    "AmericanOption",
+    "Asterix-MinAtar",
+    "BernoulliBandit-misc",
+    "Chain",
+    "CliffWalking",
+    "DeepSea-bsuite",
+    "FourRooms-misc",
+    "Freeway-MinAtar",
+    "FrozenLake-8x8",
+    "Gambler",
+    "Inventory",
+    "MachineReplacement",
+    "MetaMaze-misc",
+    "Reacher-misc",
+    "RegimeOption",
+    "RegimePortfolio",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+    "Swimmer-misc",
+    "WindyGridworld",
+    "WindyWalk",
+)
+TRACED = tuple(name for name in EVERY_NAME if name not in LONG)
+# Rollouts of this one are compiled in every run; of the others where time is no matter.
+ROLLED = ("CartPole-v1",)
 NUM_STEPS = 120
+
+
+def each(quick):
+    """Makes of a check of one environment a test of all of them that names those which fail.
+
+    Those not in `quick` are a second, slow test.
+    """
+
+    def decorate(check):
+        def test(names):
+            failed = {}
+            for name in names:
+                try:
+                    check(name)
+                except (Exception, pytest.fail.Exception) as error:
+                    failed[name] = error
+            assert not failed, "\n".join(f"{name}: {error!r}" for name, error in failed.items())
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        rest = [name for name in EVERY_NAME if name not in quick]
+        cases = [pytest.param(quick, id="default", marks=pytest.mark.held_for(*quick))]
+        if rest:
+            marks = [pytest.mark.slow, pytest.mark.held_for(*rest)]
+            cases.append(pytest.param(rest, id="slow", marks=marks))
+        return pytest.mark.parametrize("names", cases)(test)
+
+    return decorate
 
 
 def avals(tree):
@@ -78,7 +129,7 @@ def rolled(name):
     return env, jax.device_get(jax.jit(jax.vmap(rollout))(batch, keys))
 
 
-@pytest.mark.parametrize("name", EVERY_NAME)
+@each(TRACED)
 def test_reset_and_step_give_equal_types(name):
     env, (_, outputs) = made(name), traced(name)
     (state, observation, _), (next_state, outcome) = outputs
@@ -92,7 +143,7 @@ def test_reset_and_step_give_equal_types(name):
     assert outcome.cost.shape == (0,)
 
 
-@pytest.mark.parametrize("name", EVERY_NAME)
+@each(TRACED)
 def test_no_key_is_spent_twice(name):
     check_key_reuse_jaxpr(traced(name)[0].jaxpr)
 
@@ -106,7 +157,7 @@ def test_a_key_spent_twice_is_noticed():
         check_key_reuse_jaxpr(jax.make_jaxpr(twice)(jax.random.key(0)).jaxpr)
 
 
-@pytest.mark.parametrize("name", EVERY_NAME)
+@each(TRACED)
 def test_spaces_are_ours(name):
     env, ((_, _, action), _) = made(name), traced(name)[1]
     assert (action.shape, action.dtype) == (env.action_space.shape, env.action_space.dtype)
@@ -134,12 +185,12 @@ def test_spaces_are_ours_and_samples_finite(name):
         assert bool(inside)
 
 
-@pytest.mark.parametrize("name", EVERY_NAME)
+@each(TRACED)
 def test_equal_environments_share_a_compilation(name):
     assert jax.tree.structure(made(name)) == jax.tree.structure(make(name))
 
 
-@pytest.mark.parametrize("name", ROLLED)
+@each(ROLLED)
 def test_rollout_is_finite_and_never_ends_twice(name):
     _, (first, steps, alive, _) = rolled(name)
     for leaf in (first, steps.observation[alive], steps.reward[alive]):
@@ -147,7 +198,7 @@ def test_rollout_is_finite_and_never_ends_twice(name):
     assert not np.any(steps.terminated & steps.truncated)
 
 
-@pytest.mark.parametrize("name", ROLLED)
+@each(ROLLED)
 def test_observations_lie_in_their_space(name):
     env, (first, _, alive, inside) = rolled(name)
     space = env.observation_space
@@ -156,7 +207,7 @@ def test_observations_lie_in_their_space(name):
     assert np.all(inside[alive])
 
 
-@pytest.mark.parametrize("name", ROLLED)
+@each(ROLLED)
 def test_same_key_same_bits(name):
     _, (first, steps, _, _) = rolled(name)
     lanes = jax.tree.map(lambda leaf: np.array_equal(leaf[0], leaf[1]), (first, steps))
@@ -164,7 +215,13 @@ def test_same_key_same_bits(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["MountainCar-v0", "Pendulum-v1", "DiscountingChain-bsuite", "MetaMaze-misc"]
+    "name",
+    [
+        "MountainCar-v0",
+        "Pendulum-v1",
+        "DiscountingChain-bsuite",
+        pytest.param("MetaMaze-misc", marks=pytest.mark.slow),
+    ],
 )
 def test_python_loop_compiles_once(name):
     """These four compile twice when gymnax is stepped as it is."""

@@ -70,7 +70,7 @@ def test_make_inside_a_trace_leaks_nothing():
         return make("FourRooms-misc", goal_fixed=[8, 10]).reset(key)[1]
 
     inside = build(jax.random.key(0))
-    outside = make("FourRooms-misc", goal_fixed=[8, 10]).reset(jax.random.key(0))[1]
+    outside = jax.jit(make("FourRooms-misc", goal_fixed=[8, 10]).reset)(jax.random.key(0))[1]
     np.testing.assert_array_equal(inside, outside)
 
 

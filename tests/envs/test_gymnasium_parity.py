@@ -55,7 +55,7 @@ def test_one_step_agrees(name):
         actions = generator.uniform(low, high, (len(states), 1)).astype(np.float32)
     else:
         actions = generator.integers(space.num_values, size=len(states))
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
 
     @jax.jit
     @jax.vmap
@@ -63,7 +63,7 @@ def test_one_step_agrees(name):
         start = state.replace(**dict(zip(fields, values, strict=True)))
         return env.step(jax.random.key(0), start, action)[1]
 
-    result = step(jnp.asarray(states), jnp.asarray(actions))
+    result = step(states, actions)
     observation, reward, terminated = reference_steps(name, states, actions)
     np.testing.assert_array_equal(result.terminated, terminated)
     np.testing.assert_allclose(result.observation, observation, atol=2e-4)

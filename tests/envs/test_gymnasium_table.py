@@ -96,7 +96,8 @@ def test_frozen_lake_is_worth_what_value_iteration_on_gymnasium_s_table_says():
 
 def test_short_lists_are_filled_with_their_first_outcome_and_missing_actions_are_illegal():
     first = [(0.25, 1, 2.0, False), (0.25, 1, 3.0, False), (0.5, 0, 0.0, True)]
-    mdp = gymnasium_mdp({0: {0: first, 1: [(1.0, 1, 5.0, True)]}, 1: {1: [(1.0, 0, 0.0, False)]}})
+    table = {0: {0: first, 1: [(1.0, 1, 5.0, True)]}, 1: {1: [(1.0, 0, 0.0, False)]}}
+    mdp = jax.device_get(gymnasium_mdp(table))
     assert mdp.prob.shape == (2, 2, 3)  # equal successors stay apart
     assert mdp.reward[0, 0].tolist() == [2.0, 3.0, 0.0]
     assert mdp.prob[0, 1].tolist() == [1.0, 0.0, 0.0]

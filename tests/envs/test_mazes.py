@@ -46,7 +46,7 @@ def room_graph():
 
 def test_rooms_are_those_of_the_map():
     cells, beside = room_graph()
-    mdp = envs.four_rooms()
+    mdp = jax.device_get(envs.four_rooms())
     assert mdp.num_states == len(cells) == 104  # the number of the literature
     assert cells.index((7, 9)) == 62  # the east hallway is goal 62 of public implementations
     assert (graph(mdp.next_state) != beside).nnz == 0
@@ -63,7 +63,9 @@ def test_slips_go_to_the_other_three_directions():
     expected = np.full((4, 4), 1 / 9)
     np.fill_diagonal(expected, 2 / 3)
     going_on = np.arange(104) != 62
-    np.testing.assert_allclose(mdp.prob[going_on], np.broadcast_to(expected, (103, 4, 4)))
+    np.testing.assert_allclose(
+        np.asarray(mdp.prob)[going_on], np.broadcast_to(expected, (103, 4, 4))
+    )
     np.testing.assert_allclose(mdp.initial, going_on / 103)
 
 
@@ -80,12 +82,12 @@ def test_rooms_without_slips_are_as_far_as_the_graph_says():
 
 def test_rooms_with_slips_have_the_value_of_the_linear_program():
     mdp = envs.four_rooms()
-    table, reward = (np.asarray(part) for part in mdp.dense())
+    table, reward = jax.device_get(jax.jit(lambda mdp: mdp.dense())(mdp))
     rows = 0.9 * table - np.eye(104)[:, None, :]  # v >= r + 0.9 P v
     found = linprog(
         np.ones(104), A_ub=rows.reshape(-1, 104), b_ub=-reward.ravel(), bounds=(None, None)
     )
-    values = planning.value_iteration(mdp, tolerance=1e-8).values
+    values = planning.value_iteration(mdp, tolerance=1e-10).values
     np.testing.assert_allclose(values, found.x, atol=1e-6)
 
 
@@ -116,7 +118,7 @@ def mazes_of(keys, slip_prob, loop_prob, start, goal):
 
 def many(keys, slip_prob=0.0, loop_prob=0.0, start=0, goal=-1):
     """Mazes of 5 x 6 cells, one per key."""
-    return mazes_of(keys, slip_prob, loop_prob, start, goal)
+    return jax.device_get(mazes_of(keys, slip_prob, loop_prob, start, goal))
 
 
 @functools.cache
@@ -231,9 +233,13 @@ def test_trees_follow_the_law_of_the_digger():
     assert chisquare([counts[tree] for tree in trees], expected).pvalue > 1e-3
 
 
-def test_small_mazes_and_purity():
+@pytest.mark.slow
+def test_a_corridor_by_hand():
     corridor = envs.random_maze(jax.random.key(0), 1, 4)
     assert corridor.next_state[:3, 0].tolist() == [[0, 1, 0, 0], [1, 2, 1, 0], [2, 3, 2, 1]]
+
+
+def test_mazes_are_pure():
     build = lambda key: envs.random_maze(key, 3, 3)  # noqa: E731
     assert "callback" not in str(jax.make_jaxpr(build)(jax.random.key(0)))
     with jax.enable_x64(False):

@@ -47,6 +47,9 @@ def optimum(mdp, num_sweeps=2000):
     return value, q_values.argmax(axis=1)
 
 
+dense = jax.jit(lambda mdp: mdp.dense())
+
+
 def start_value(mdp):
     return float(np.asarray(mdp.initial) @ optimum(mdp)[0])
 
@@ -191,7 +194,7 @@ def test_windy_gridworld_takes_the_steps_the_book_gives():
 def test_stochastic_wind_is_that_of_exercise_6_10():
     # The exercise's own case: one cell right of the goal, moving left, lands with probability 1/3
     # each one above the goal, two above it, and on it. The goal is (3, 7), state 37.
-    mdp = envs.windy_gridworld(2 / 3, kings_moves=True)
+    mdp = jax.device_get(envs.windy_gridworld(2 / 3, kings_moves=True))
     np.testing.assert_allclose(mdp.prob[38, 3], 1 / 3)
     assert sorted(mdp.next_state[38, 3].tolist()) == [17, 27, 37]
     np.testing.assert_allclose(mdp.prob[0, 0], [1, 0, 0])  # no wind, no gust
@@ -199,7 +202,7 @@ def test_stochastic_wind_is_that_of_exercise_6_10():
 
 def test_windy_walk_by_hand():
     # From (2, 3) of 5 x 8 to the right: (2, 4), a gust to (3, 4), two cells to (4, 4), the hazard.
-    mdp = envs.windy_walk(wind=0.2, hazard_cost=7.0, goal_reward=3.0)
+    mdp = jax.device_get(envs.windy_walk(wind=0.2, hazard_cost=7.0, goal_reward=3.0))
     assert mdp.next_state[19, 1].tolist() == [20, 28, 36]
     np.testing.assert_allclose(mdp.prob[19, 1], [0.8, 0.16, 0.04])
     assert mdp.reward[19, 1].tolist() == [-1.0, -1.0, -8.0]
@@ -294,7 +297,7 @@ def test_inventory_is_puterman_s():
     mdp = envs.inventory(discount=1.0)
     # By hand, r(s, a) = 8 E min(D, s + a) - 4 [a > 0] - 2 a - (s + a) with E min(D, .) = 0, 3/4, 1.
     expected = [[0, -1, -2, -5], [5, 0, -3, 0], [6, -1, 0, 0], [5, 0, 0, 0]]
-    np.testing.assert_allclose(mdp.dense()[1], expected, atol=1e-14)
+    np.testing.assert_allclose(dense(mdp)[1], expected, atol=1e-14)
     assert mdp.legal.tolist() == [[s + a <= 3 for a in range(4)] for s in range(4)]
     # Section 4.6.1: three months and no salvage value.
     value, action = optimum(mdp, 3)
@@ -314,8 +317,9 @@ def test_machine_with_two_conditions_by_hand():
             [[0, 0, 0, 1], [0.6, 0.1, 0, 0.3]],
         ]
     )
-    np.testing.assert_allclose(mdp.dense()[0], table, atol=1e-15)
-    np.testing.assert_allclose(mdp.dense()[1], table @ [-2, -10, 0, -20], atol=1e-14)
+    prob, reward = dense(mdp)
+    np.testing.assert_allclose(prob, table, atol=1e-15)
+    np.testing.assert_allclose(reward, table @ [-2, -10, 0, -20], atol=1e-14)
     assert mdp.initial.tolist() == [0, 0, 1, 0]
     # A worn machine is repaired and a new one is not; a broken one left alone costs 20 for ever.
     value, action = optimum(envs.machine_replacement())
@@ -327,7 +331,7 @@ def test_queue_rows_by_hand():
     # Two servers, one free, class 1 of (1, 8). Accepting leaves two busy, each freed at 0.1;
     # rejecting leaves one. The next class is a fair coin.
     mdp = envs.access_control_queue(2, 0.1, priorities=(1.0, 8.0))
-    table, reward = (np.asarray(part) for part in mdp.dense())
+    table, reward = jax.device_get(dense(mdp))
     np.testing.assert_allclose(table[3, 1].reshape(3, 2).sum(axis=1), [0.81, 0.18, 0.01])
     np.testing.assert_allclose(table[3, 0].reshape(3, 2).sum(axis=1), [0.0, 0.9, 0.1])
     np.testing.assert_allclose(table[3, 0].reshape(3, 2)[:, 0] * 2, [0.0, 0.9, 0.1])
@@ -339,7 +343,7 @@ def test_queue_rows_by_hand():
 @pytest.mark.slow
 def test_queue_turns_away_the_cheap_when_servers_are_scarce():
     mdp = envs.access_control_queue()
-    table, reward = (np.asarray(part) for part in mdp.dense())
+    table, reward = jax.device_get(dense(mdp))
     # The average-reward linear program: frequencies x(s, a) that balance.
     flow = np.eye(44)[:, None, :] - table
     balance = np.vstack([flow.reshape(88, 44).T, np.ones(88)])

@@ -135,7 +135,7 @@ def test_call_without_dividends_tends_to_the_integral():
 
 def test_one_waits_longer_in_the_wild_regime():
     num_steps = 30
-    mdp = envs.regime_option(TERMS, num_steps=num_steps)
+    mdp = jax.device_get(envs.regime_option(TERMS, num_steps=num_steps))
     value, q_values = backward(mdp, num_steps + 1)
     pays = np.asarray(mdp.reward)[:, 1, 0].reshape(-1, 2) > 0
     stops = (q_values[:, 1] >= q_values[:, 0]).reshape(-1, 2) & pays
@@ -213,7 +213,7 @@ def test_values_without_cost_are_those_of_the_regime_chain():
 def test_rewards_are_the_growth_of_wealth():
     # Two steps by hand: from nothing held to half, the share gains; then to all, it loses and the
     # market falls into its second regime.
-    mdp = envs.regime_portfolio(num_shares=3, rate=0.01, cost=0.02)
+    mdp = jax.device_get(envs.regime_portfolio(num_shares=3, rate=0.01, cost=0.02))
     first = int(np.flatnonzero(np.asarray(mdp.next_state)[0, 1] == 1)[0])
     fall = 2 + 1  # outcomes: (gain, loss) x regime after
     assert mdp.next_state[1, 2].tolist() == [2, 5, 2, 5]

@@ -140,8 +140,8 @@ def test_other_numbers_do_not_retrace():
         traces.append(1)
         return env.step(key, env.reset(key)[0], 1)
 
-    step(two_colours(), jax.random.key(0))
-    step(two_colours(swap_period=5.0, step_reward=0.0), jax.random.key(0))
+    for env in (two_colours(), two_colours(swap_period=5.0, step_reward=0.0)):
+        jax.eval_shape(step, env, jax.random.key(0))
     assert len(traces) == 1
 
 

@@ -39,6 +39,9 @@ def levels():
     return jax.device_get(draw_all(SCATTERED, keys))
 
 
+solvable = jax.jit(jax.vmap(is_solvable))
+
+
 def take(batch, index):
     return jax.tree.map(lambda leaf: leaf[index], batch)
 
@@ -64,7 +67,7 @@ def test_distances_are_those_of_the_graph():
 
 def test_every_level_can_be_solved():
     """By a graph of ours, and by the library's own flood."""
-    assert np.all(jax.vmap(is_solvable)(levels()))
+    assert np.all(jax.device_get(solvable(levels())))
     for index in range(NUM_LOOKED_AT):
         level = take(levels(), index)
         groups = connected_components(graph(level.walls), directed=False)[1]
@@ -100,7 +103,7 @@ def test_walls_are_as_many_as_asked_for_and_anywhere():
 def test_a_start_walled_in_gets_a_goal_beside_it():
     full = ScatteredWalls(fewest=100.0, most=100.0, height=6, width=7)
     drawn = jax.device_get(draw_all(full, jax.random.split(jax.random.key(2), NUM_LEVELS)))
-    assert np.all(jax.vmap(is_solvable)(drawn))
+    assert np.all(jax.device_get(solvable(drawn)))
     assert np.all(drawn.walls.sum((1, 2)) >= 39)
 
 
@@ -152,11 +155,9 @@ def see(level, cell, view):
 def test_steps_are_those_on_the_map(view):
     batch = take(levels(), slice(0, 16))
     actions = np.random.default_rng(0).integers(0, 4, (16, 80))
-    walls = jax.tree.map(jnp.asarray, batch)
-    env = WalledGrid(walls, jnp.full(16, 30.0), view)
-    first, steps = jax.device_get(
-        jax.vmap(play, (0, 0, None))(env, jnp.asarray(actions), jax.random.key(0))
-    )
+    env = WalledGrid(batch, np.full(16, 30.0, np.float32), view)
+    play_each = jax.jit(jax.vmap(play, (0, 0, None)))
+    first, steps = jax.device_get(play_each(env, actions, jax.random.key(0)))
     for index in range(16):
         level = take(batch, index)
         cell = int(level.start)

@@ -34,7 +34,7 @@ def test_without_wind_it_is_gymnasium_s_table():
 def test_a_gust_by_hand():
     # 4 x 7 cells. From (1, 3), state 10: up to (0, 3), a gust down from there is (1, 3) again; from
     # the top row up is clipped after the gust, to the cell itself and the one below.
-    mdp = envs.windy_cliff(wind=0.25, cliff_cost=7.0)
+    mdp = jax.device_get(envs.windy_cliff(wind=0.25, cliff_cost=7.0))
     assert mdp.next_state[10].tolist() == [[3, 10], [11, 18], [17, 24 - 3], [9, 16]]
     assert mdp.next_state[3, 0].tolist() == [3, 3]
     np.testing.assert_allclose(mdp.prob[10, 2], [0.75, 0.25])

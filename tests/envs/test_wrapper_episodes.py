@@ -1,8 +1,8 @@
 """What wrappers keep belongs to one episode of one lane: exact examples through the rollout.
 
 Three lanes of six steps: the first terminates after its third step, the second is truncated there,
-the third runs on. All wrappers play in one program; what each should give is worked out in plain
-Python from its docstring.
+the third runs on. All wrappers play in one program, some of them one over the other; what each
+should give is worked out in plain Python from its docstring.
 """
 
 from __future__ import annotations
@@ -108,15 +108,22 @@ THRESHOLD[1] = -3.0
 ACTION = np.stack([PAY, ENDS], axis=-1)
 ENDLESS = np.stack([PAY, 0.0 * ENDS], axis=-1)
 WRAPPED = {  # an environment and the actions of all steps
-    "none": (Told(), ACTION),
+    "statistics": (EpisodeStatistics(Told()), ACTION),  # all else is as without a wrapper
     "clock and ends": (TimeLimit(Told(), 4), ACTION),
-    "statistics": (EpisodeStatistics(Told()), ACTION),
     "sticky": (TimeLimit(StickyActions(Told(), 1.0), 2), ENDLESS),
     "sticky to a horizon": (TimeLimit(StickyActions(Told(), 1.0), 2, True), ENDLESS),
-    "frames": (FrameStack(Told(), 2), ACTION),
-    "reward": (NormaliseReward(Told(), moments(9.0, 4.0), 0.5, 12.0, 5.0), ACTION),
-    "observation": (
-        NormaliseObservation(Told(), moments([1.0, 2.0], [4.0, 13.0]), 12.0, 3.0),
+    "frames, no noise, and scale": (
+        RewardScale(NoisyActions(FrameStack(Told(), 2), scale=0.0), -0.25),
+        ACTION,
+    ),
+    "normalised": (
+        NormaliseReward(
+            NormaliseObservation(Told(), moments([1.0, 2.0], [4.0, 13.0]), 12.0, 3.0),
+            moments(9.0, 4.0),
+            0.5,
+            12.0,
+            5.0,
+        ),
         ACTION,
     ),
     "stock": (Stock(Told(), 7.0, 7.0, 0.5, 60.0), ACTION),
@@ -131,13 +138,17 @@ WRAPPED = {  # an environment and the actions of all steps
         Stock(domain_randomisation(Told(), {"bonus": Uniform(0.0, 1.0)}), -2.0, 3.0, 0.5, 60.0),
         ACTION,
     ),
-    "no noise, and scale": (RewardScale(NoisyActions(Told(), scale=0.0), -0.25), ACTION),
 }
+SLOW = ("sticky to a horizon", "held and cut")  # a second program, of -m slow
+
+
+def played(name):
+    """`[T, B, ...]` of a wrapper: the trajectory, with the states acted in."""
+    return play_all(name in SLOW)[name]
 
 
 @functools.cache
-def played():
-    """`[T, B, ...]` of every wrapper: the trajectory, with the states acted in."""
+def play_all(slow):
     agent, key = Script(), jax.random.key(0)
 
     def play(env, actions):
@@ -157,7 +168,8 @@ def played():
     def run(wrapped):
         return {name: play(*wrapped[name]) for name in wrapped}
 
-    wrapped = {name: (env, actions.astype(np.float32)) for name, (env, actions) in WRAPPED.items()}
+    names = [name for name in WRAPPED if (name in SLOW) == slow]
+    wrapped = {name: (WRAPPED[name][0], WRAPPED[name][1].astype(np.float32)) for name in names}
     return jax.device_get(run(wrapped))
 
 
@@ -170,10 +182,10 @@ def backwards(pay, discount, first=FIRST):
 
 
 def test_the_example_is_as_described():
-    steps = played()["none"]
+    steps = played("statistics")
     np.testing.assert_array_equal(steps.terminated, ENDS == TERMINATES)
     np.testing.assert_array_equal(steps.truncated, ENDS == TRUNCATES)
-    np.testing.assert_array_equal(steps.env_state, TIME)
+    np.testing.assert_array_equal(steps.env_state.inner, TIME)
     np.testing.assert_array_equal(steps.observation[..., 0], TIME)
     np.testing.assert_array_equal(steps.next_observation[..., 0], TIME + 1)
     np.testing.assert_array_equal(steps.reward, PAY)
@@ -181,7 +193,7 @@ def test_the_example_is_as_described():
 
 
 def test_a_clock_starts_again_where_the_inner_episode_ends():
-    steps = played()["clock and ends"]
+    steps = played("clock and ends")
     np.testing.assert_array_equal(steps.terminated, ENDS == TERMINATES)
     cut = ENDS == TRUNCATES
     cut[3, 2] = True  # the third lane's fourth step
@@ -192,15 +204,17 @@ def test_a_clock_starts_again_where_the_inner_episode_ends():
 
 
 def test_totals_start_again_after_an_end_and_after_a_cut():
-    state = played()["statistics"].env_state
+    state = played("statistics").env_state
     np.testing.assert_array_equal(state.episode_return, backwards(PAY, 1.0))
     np.testing.assert_array_equal(state.episode_length, TIME)
 
 
-@pytest.mark.parametrize("name", ["sticky", "sticky to a horizon"])
+@pytest.mark.parametrize(
+    "name", ["sticky", pytest.param("sticky to a horizon", marks=pytest.mark.slow)]
+)
 def test_the_memory_of_an_action_ends_with_its_episode(name):
     """At probability one the first action of each episode of two steps is executed twice."""
-    steps = played()[name]
+    steps = played(name)
     first = PAY[[0, 0, 2, 2, 4, 4]]
     np.testing.assert_array_equal(steps.next_observation[..., 1], first)
     np.testing.assert_array_equal(steps.reward, first)
@@ -218,7 +232,7 @@ def test_the_memory_of_an_action_ends_with_its_episode(name):
 
 
 def test_stacked_frames_are_those_of_the_episode():
-    steps = played()["frames"]
+    steps = played("frames, no noise, and scale")
     seen = np.stack([TIME, np.where(FIRST, 0.0, np.roll(PAY, 1, axis=0))], axis=-1)
     before = np.roll(seen, 1, axis=0)
     before[FIRST] = seen[FIRST]  # the first observation stands in for those before it
@@ -228,7 +242,7 @@ def test_stacked_frames_are_those_of_the_episode():
 
 
 def test_the_discounted_return_starts_again_after_an_end_and_after_a_cut():
-    steps = played()["reward"]
+    steps = played("normalised")
     np.testing.assert_array_equal(steps.env_state.discounted_return, backwards(PAY, 0.5))
     # Variance 4 and epsilon 12: a quarter; cut at 5 in the third lane.
     np.testing.assert_array_equal(steps.reward, np.minimum(PAY / 4.0, 5.0))
@@ -236,16 +250,15 @@ def test_the_discounted_return_starts_again_after_an_end_and_after_a_cut():
 
 
 def test_observations_are_normalised_at_reset_in_steps_and_at_ends():
-    steps, plain = played()["observation"], played()["none"]
+    steps, plain = played("normalised"), played("statistics")
     for name in ("observation", "next_observation"):
         # Means 1 and 2, deviations 4 and 5 with the epsilon; cut at 3.
         expected = (getattr(plain, name) - [1.0, 2.0]) / [4.0, 5.0]
         np.testing.assert_allclose(getattr(steps, name), np.clip(expected, -3, 3), rtol=1e-6)
-    np.testing.assert_array_equal(steps.reward, PAY)
 
 
 def test_the_stock_starts_again_after_an_end_and_after_a_cut():
-    steps = played()["stock"]
+    steps = played("stock")
     stock, after = np.zeros_like(PAY), np.zeros_like(PAY)
     for time in range(NUM_STEPS):
         stock[time] = np.where(FIRST[time], 7.0, after[time - 1])
@@ -258,14 +271,14 @@ def test_the_stock_starts_again_after_an_end_and_after_a_cut():
 
 
 def test_initial_stocks_are_drawn_anew_for_every_episode_and_lane():
-    stock = played()["drawn"].env_state.stock[FIRST]
+    stock = played("drawn").env_state.stock[FIRST]
     assert len(stock) == len(set(stock.tolist())) == 5
     assert stock.min() >= -2.0 and stock.max() <= 3.0
 
 
 def test_what_was_announced_is_forgotten_after_an_end_and_after_a_cut():
     """By hand, with level 1/4, weight 1/2, discount 1/2 and thresholds cut to [-2, 20]."""
-    steps = played()["risk"]
+    steps = played("risk")
     announced = np.where(THRESHOLD == -3.0, -2.0, 4.0)
     before = np.where(FIRST, 0.0, np.roll(announced, 1, axis=0))
     np.testing.assert_array_equal(steps.env_state.threshold, before)
@@ -291,7 +304,7 @@ def test_a_shortfall_of_the_announced_threshold_is_paid_for():
 
 
 def test_a_hold_stops_at_an_end_and_at_a_cut():
-    steps = played()["held"]
+    steps = played("held")
     over = ENDS != 0.0
     # Two unit steps at discount 1/2, or the one that ends the episode.
     np.testing.assert_array_equal(steps.reward, np.where(over, PAY, 1.5 * PAY))
@@ -305,9 +318,10 @@ def test_a_hold_stops_at_an_end_and_at_a_cut():
     np.testing.assert_array_equal(steps.env_state, units)
 
 
+@pytest.mark.slow
 def test_a_hold_counts_unit_steps_where_the_inner_clock_cuts():
     """An inner clock of three: holds of two and one unit steps take turns."""
-    steps = played()["held and cut"]
+    steps = played("held and cut")
     cut = np.arange(NUM_STEPS)[:, None] % 2 == 1 + 0 * TIME
     np.testing.assert_array_equal(steps.truncated, cut)
     np.testing.assert_array_equal(steps.reward, np.where(cut, PAY, 1.5 * PAY))
@@ -337,7 +351,7 @@ def hold(env, state, action):
 
 
 def test_parameters_are_drawn_anew_for_every_episode_and_hold_through_it():
-    steps = played()["drawn"]
+    steps = played("drawn")
     (drawn,) = steps.env_state.inner.drawn.values()
     np.testing.assert_allclose(steps.reward, PAY + drawn, rtol=1e-6)
     for time in range(1, NUM_STEPS):
@@ -348,7 +362,7 @@ def test_parameters_are_drawn_anew_for_every_episode_and_hold_through_it():
 
 
 def test_noise_is_independent_over_steps_lanes_entries_and_purposes():
-    steps, plain = played()["noise"], played()["none"]
+    steps, plain = played("noise"), played("statistics")
     seen = (steps.next_observation - plain.next_observation) / 0.5
     paid = (steps.reward - plain.reward) / 2.0
     first = (steps.observation - plain.observation)[FIRST] / 0.5
@@ -363,10 +377,14 @@ def test_noise_is_independent_over_steps_lanes_entries_and_purposes():
 
 
 def test_what_keeps_nothing_leaves_ends_alone():
-    steps, plain = played()["no noise, and scale"], played()["none"]
+    steps, plain = played("frames, no noise, and scale"), played("statistics")
     np.testing.assert_array_equal(steps.reward, -0.25 * PAY)
-    for part in ("observation", "next_observation", "terminated", "truncated", "env_state"):
+    for part in ("observation", "next_observation"):  # the last frame
+        found = getattr(steps, part)[..., 2:]
+        np.testing.assert_array_equal(found, getattr(plain, part), err_msg=part)
+    for part in ("terminated", "truncated"):
         np.testing.assert_array_equal(getattr(steps, part), getattr(plain, part), err_msg=part)
+    np.testing.assert_array_equal(steps.env_state.inner, TIME)
 
 
 # Keys

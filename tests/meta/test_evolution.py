@@ -36,7 +36,7 @@ from jaxrl.training.checkpoint import Checkpoints
 
 SHAPINGS = [Plain(), ZScore(), PairSign(), CentredRanks()]
 KEY = jax.random.key(3)
-CENTRE = {"a": jnp.array([0.3, -0.5, 1.0]), "b": jnp.array(0.7)}
+CENTRE = {"a": np.float32([0.3, -0.5, 1.0]), "b": np.array(0.7, np.float32)}
 SIGMA = 0.5
 
 
@@ -122,7 +122,7 @@ NAN = float("nan")
 
 @pytest.mark.parametrize("shaping", SHAPINGS, ids=lambda s: type(s).__name__)
 def test_shaping(shaping):
-    fitness = jnp.array([[1.0, NAN], [0.0, 0.0], [NAN, NAN], [3.0, 2.0], [-5.0, 8.0], [NAN, -5.0]])
+    fitness = np.float32([[1.0, NAN], [0.0, 0.0], [NAN, NAN], [3.0, 2.0], [-5.0, 8.0], [NAN, -5.0]])
     weights_of = jax.jit(shaping.weights)
     weights = np.asarray(weights_of(fitness))
     np.testing.assert_array_equal(np.sign(weights), [1, 0, 0, 1, -1, -1])  # what is lost loses
@@ -130,13 +130,13 @@ def test_shaping(shaping):
     np.testing.assert_allclose(weights_of(fitness + 7.0), weights, atol=1e-5)
     if not isinstance(shaping, Plain):
         np.testing.assert_allclose(weights_of(100.0 * fitness), weights, atol=1e-5)
-    np.testing.assert_array_equal(weights_of(jnp.full((6, 2), NAN)), 0.0)
-    np.testing.assert_array_equal(weights_of(jnp.ones((6, 2))), 0.0)
+    np.testing.assert_array_equal(weights_of(np.full((6, 2), NAN, np.float32)), 0.0)
+    np.testing.assert_array_equal(weights_of(np.ones((6, 2), np.float32)), 0.0)
 
 
 # ---- persistence ---------------------------------------------------------------------------
 
-NUM_WINDOWS, SIGMAS = 5, jnp.array([0.3, 0.3, 0.2, 0.2, 0.1])
+NUM_WINDOWS, SIGMAS = 5, np.float32([0.3, 0.3, 0.2, 0.2, 0.1])
 
 
 def toy_window(params, state):
@@ -282,6 +282,7 @@ def test_generations_are_traced_and_resume(tmp_path):
     check_loop(outer, changed, tmp_path)
 
 
+@pytest.mark.slow
 def test_lives_without_an_end_of_an_episode_lose_and_move_nothing():
     """The returns of a walk of a thousand places in short lives; its rates are known."""
     outer = toy_loop(Evolution, fitness="final_return").replace(tasks=ToyWalks(36.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,14 +23,23 @@ KEY = jax.random.key(0)
 
 def arms(reward):
     """A bandit of three arms, each of which pays one of two rewards `[3, 2]` by even odds."""
-    mdp = outcome_mdp(
-        np.full((1, 3, 2), 0.5), np.zeros((1, 3, 2), int), np.asarray(reward)[None], 0.0
-    )
-    return TabularEnv(mdp, time_limit=4.0)
+    with jax.enable_x64(False), jax.ensure_compile_time_eval():
+        mdp = outcome_mdp(
+            np.full((1, 3, 2), 0.5), np.zeros((1, 3, 2), int), np.asarray(reward)[None], 0.0
+        )
+        return TabularEnv(mdp, time_limit=4.0)
 
 
-SETTLED = arms([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
-NOISE = arms([[1.0, -1.0], [1.0, -1.0], [1.0, -1.0]])
+@functools.cache
+def settled_arms():
+    return arms([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+
+
+@functools.cache
+def noise():
+    return arms([[1.0, -1.0], [1.0, -1.0], [1.0, -1.0]])
+
+
 PLAIN = pqn().replace(
     network=NetworkSettings(hidden_sizes=(), initialiser="lecun"),
     optimiser=GradientDescent(learning_rate=1.0, max_grad_norm=None),
@@ -39,8 +50,17 @@ PLAIN = pqn().replace(
     num_epochs=1,
     num_minibatches=1,
 )
-AGENT = PLAIN.replace(exploration=reactive_exploration(KEY, num_hidden=6, num_recent=3))
-TUNED = meta.tuned(AGENT)
+
+
+@functools.cache
+def explorer():
+    with jax.enable_x64(False), jax.ensure_compile_time_eval():
+        return PLAIN.replace(exploration=reactive_exploration(KEY, num_hidden=6, num_recent=3))
+
+
+@functools.cache
+def free():
+    return meta.tuned(explorer())
 
 
 # ---- the law -------------------------------------------------------------------------------------
@@ -56,7 +76,7 @@ def frequencies(scores, epsilon):
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("scores", [[0.0, 2.0, 1.0], [1.0, 1.0, 0.0]], ids=["one best", "tie"])
 def test_the_law_is_that_of_the_actions_drawn(scores, epsilon):
-    drawn, probs, entropy = frequencies(jnp.asarray(scores), epsilon)
+    drawn, probs, entropy = frequencies(np.float32(scores), epsilon)
     np.testing.assert_allclose(drawn, probs, atol=0.01)
     np.testing.assert_allclose(np.sum(probs), 1.0, rtol=1e-6)
     probs = np.asarray(probs, np.float64)
@@ -64,18 +84,23 @@ def test_the_law_is_that_of_the_actions_drawn(scores, epsilon):
 
 
 def test_laws_without_exploration_are_a_finite_divergence_apart():
-    one, other = (epsilon_greedy_law(jnp.array(q), 0.0) for q in ([1.0, 0.0], [0.0, 1.0]))
-    assert 1.0 < float(one.kl(other)) < np.inf and float(one.kl(one)) == 0.0
+    @jax.jit
+    def divergences(one, other):
+        one, other = (epsilon_greedy_law(scores, 0.0) for scores in (one, other))
+        return one.kl(other), one.kl(one)
+
+    apart, none = divergences(np.float32([1.0, 0.0]), np.float32([0.0, 1.0]))
+    assert 1.0 < apart < np.inf and none == 0.0
 
 
 # ---- exploration that answers to the rewards of late ---------------------------------------------
 
 
 def test_it_remembers_the_latest_rewards_first_and_answers_by_its_network():
-    exploration = AGENT.exploration
+    exploration = explorer().exploration
     memory = exploration.init()
     for reward in (1.0, 2.0, 3.0, 4.0):
-        memory = exploration.remember(memory, jnp.array([[reward - 1.0, reward + 1.0]]))
+        memory = exploration.remember(memory, np.float32([[reward - 1.0, reward + 1.0]]))
     assert memory.tolist() == [4.0, 3.0, 2.0]
     w = jax.tree.map(np.asarray, exploration.weights)
     units = np.maximum(np.array([4.0, 3.0, 2.0]) @ w["hidden"] + w["bias"], 0.0)
@@ -95,9 +120,9 @@ def test_what_does_not_fit_is_refused(settings, message):
 
 def test_it_is_saved_and_loaded(tmp_path):
     card = meta.Card("exploration that nothing was learned for")
-    found = meta.load(meta.save(AGENT.exploration, tmp_path / "a.rule", card=card))
-    memory = jnp.array([1.0, -2.0, 0.5])
-    assert float(found(memory)) == float(AGENT.exploration(memory))
+    found = meta.load(meta.save(explorer().exploration, tmp_path / "a.rule", card=card))
+    memory = np.float32([1.0, -2.0, 0.5])
+    assert float(found(memory)) == float(explorer().exploration(memory))
     assert found.num_recent == 3
 
 
@@ -110,20 +135,20 @@ CRITIC = meta.OuterCritic()
 def outcomes(rule_params):
     """After three updates: how far from the target; the return climbed with exploration held;
     the values. Again, to read them, with the exploration before, after, and of the target."""
-    agent = TUNED.agent_of(rule_params)
-    life = meta.start_life(KEY, AGENT, meta.Task(NOISE, jnp.float32(1e9)))
-    critic = CRITIC.init(KEY, NOISE)
+    agent = free().agent_of(rule_params)
+    life = meta.start_life(KEY, explorer(), meta.Task(noise(), jnp.float32(1e9)))
+    critic = CRITIC.init(KEY, noise())
 
     def update(train, _):
-        return differentiable_iteration(agent, NOISE, train)[0], train.agent.exploration
+        return differentiable_iteration(agent, noise(), train)[0], train.agent.exploration
 
     train, explored = jax.lax.scan(update, life.train, None, 3)
-    data = collect(agent, NOISE, train)[1]
-    target = OBJECTIVE.target(agent, NOISE, train)
+    data = collect(agent, noise(), train)[1]
+    target = OBJECTIVE.target(agent, noise(), train)
     match = OBJECTIVE.match(agent, train, target, data)
     still = train.agent.replace(exploration=jax.lax.stop_gradient(train.agent.exploration))
     held = train.replace(agent=still)
-    climbed = meta.PolicyReturn().loss(agent, NOISE, held, data, CRITIC, critic)
+    climbed = meta.PolicyReturn().loss(agent, noise(), held, data, CRITIC, critic)
     values = jnp.mean(agent.values_of(train.agent, data))
     found = jnp.stack([match, climbed, values])
     return found, (found, explored[1], train.agent.exploration, target.agent.exploration)
@@ -137,9 +162,9 @@ def test_the_match_has_a_slope_where_the_updates_have_none():
     """In float64, by differences in a random direction of each of the weights."""
     generator = np.random.default_rng(0)
     with jax.enable_x64(True):
-        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), TUNED.init())
+        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), free().init())
         slopes, (_, before, after, target) = slopes_of(start)
-        assert TUNED.names == ("exploration.weights",)
+        assert free().names == ("exploration.weights",)
         assert float(before) != float(after) and float(target) == pytest.approx(0.02)
         for name, slope in slopes["exploration.weights"].items():
             slope, leaf = np.asarray(slope), start["exploration.weights"][name]
@@ -158,15 +183,15 @@ def test_the_match_has_a_slope_where_the_updates_have_none():
 @pytest.mark.slow
 def test_a_network_that_is_constant_explores_as_the_number_does():
     """The same actions, parameters and law."""
-    flat = AGENT.exploration.weights | {"output": jnp.zeros(6)}
-    agent = AGENT.replace(exploration=AGENT.exploration.replace(weights=flat))
-    task = meta.Task(NOISE, jnp.float32(1e9))
+    flat = explorer().exploration.weights | {"output": jnp.zeros(6)}
+    agent = explorer().replace(exploration=explorer().exploration.replace(weights=flat))
+    task = meta.Task(noise(), jnp.float32(1e9))
     number = float(agent.exploration(agent.exploration.init()))
 
     @jax.jit
     def lived(agent):
         life = meta.start_life(KEY, agent, task)
-        train, data, _ = differentiable_iteration(agent, NOISE, life.train)
+        train, data, _ = differentiable_iteration(agent, noise(), life.train)
         return train.agent.params, data.action, agent.policy_of(train.agent, data).log_probs()
 
     ours, theirs = lived(agent), lived(PLAIN.replace(exploration=number))
@@ -180,7 +205,7 @@ def test_exploration_goes_where_greedy_actions_change():
     """Down to the plain agent's where values are settled. Where rewards are noise the greedy
     action is any of the three by even odds, and the best match of that is to be uniform."""
     learner = meta.SelfTuning(
-        TUNED,
+        free(),
         objective=meta.Bootstrap(PLAIN, num_further=1),
         optimiser=Optimiser(learning_rate=0.05, max_grad_norm=None),
         num_updates=1,
@@ -194,5 +219,7 @@ def test_exploration_goes_where_greedy_actions_change():
             KEY, learner, task, num_updates=400, watch=lambda agent, state: state.exploration
         ).watched
 
-    settled, noisy = explored(jax.tree.map(lambda *leaves: jnp.stack(leaves), SETTLED, NOISE))
+    settled, noisy = explored(
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), settled_arms(), noise())
+    )
     assert np.max(settled[-20:]) < 0.06 and np.min(noisy[-20:]) > 0.6

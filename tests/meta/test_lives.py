@@ -16,7 +16,6 @@ from jaxrl.networks import NetworkSettings
 KEY = jax.random.key(0)
 TOY, WALK = toy.Toy(rollout_length=5), toy.Walk(num_places=4, cuts=True)
 PER_UPDATE = 10
-MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
 
 
 def task(num_updates, env=WALK, per_update=PER_UPDATE):
@@ -82,10 +81,7 @@ def test_a_life_stands_still_at_its_end():
     np.testing.assert_allclose(short.final_rate, rewards[15:].mean(), rtol=1e-5)
     episodes = rewards[:24].reshape(6, 4).sum(1)
     np.testing.assert_allclose(short.final_return, episodes[[3, 4, 5]].mean(), rtol=1e-5)
-    # The same five updates as those of a program that computes no more.
-    exact = jax.device_get(live(KEY, TOY, 5, task(5)).replace(life=()))
-    for name in MEASURES:
-        np.testing.assert_allclose(getattr(short, name), getattr(exact, name), rtol=1e-5)
+    np.testing.assert_allclose(short.lifetime_return, episodes.mean(), rtol=1e-5)
     life = live(KEY, TOY, 8, task(5)).life
     assert int(life.train.iteration) == 5
     np.testing.assert_allclose(

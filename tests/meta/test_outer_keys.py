@@ -118,7 +118,7 @@ def some(*quick):
     return pytest.mark.parametrize("name", rows)
 
 
-@some("curated", "evolution", "persistent", "strategy", "self-tuning")
+@some("curated", "evolution", "persistent")
 def test_no_key_is_spent_twice(name, check):
     for function, argument in parts_of(name, AGENT):
         try:
@@ -130,7 +130,7 @@ def test_no_key_is_spent_twice(name, check):
             )
 
 
-@some("evolution", "strategy")
+@some("evolution")
 def test_a_learner_that_spends_its_key_twice_is_seen(name, check):
     """The check reaches the learner's own lines, through every loop round them."""
     function, argument = parts_of(name, AGENT.replace(careless=True))[-1]

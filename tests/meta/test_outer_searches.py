@@ -75,7 +75,9 @@ def lived(births, push):
     return sorted(one[1:] for one in births if abs(one[0] - push) < 1e-6)
 
 
-@pytest.mark.parametrize("name", EVOLUTIONS)
+@pytest.mark.parametrize(
+    "name", ["common tasks", pytest.param("own tasks", marks=pytest.mark.slow)]
+)
 def test_a_generation_climbs_what_its_mirrored_lives_show(name):
     """g = sum w e / (P sigma) for the directions and the tasks drawn, over three generations."""
     outer = EVOLUTIONS[name]

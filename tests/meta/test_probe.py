@@ -44,7 +44,14 @@ def test_points_of_a_life_are_kept_where_they_matter():
     np.testing.assert_allclose(found.drift[:, 2, 2], [0.0, 0.3, 0.9], atol=1e-5)
 
 
-@pytest.mark.parametrize("discount, lambda_", [(0.9, 0.8), (1.0, 0.5), (0.5, 0.0)])
+@pytest.mark.parametrize(
+    "discount, lambda_",
+    [
+        (0.9, 0.8),
+        pytest.param(1.0, 0.5, marks=pytest.mark.slow),
+        pytest.param(0.5, 0.0, marks=pytest.mark.slow),
+    ],
+)
 def test_generalised_advantages_answer_with_a_geometric_decay(discount, lambda_):
     rule = rules.ProximalPolicy(lambda_=lambda_)
     found = pulse_response(rule, num_lags=6, discount=discount, pulses=(2.0, -1.0))

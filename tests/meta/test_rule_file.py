@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -26,7 +27,6 @@ from jaxrl.meta.rule_parts import RuleFileError
 
 KEY = jax.random.key(0)
 CARD = Card("for a test", metrics={"final_return": [0.5, 1.0]}, date="2020-01-01T00:00:00+00:00")
-TUNED = tuned(ppo(), ["clip_epsilon", "discount"])
 
 
 @struct.dataclass
@@ -36,30 +36,42 @@ class Own:
     strength: float = 0.5
 
 
+ONE = np.ones(1, np.float32)
 SAVED = {
-    "a2c": rules.AdvantageActorCritic(lambda_=0.1 + 0.2),
-    "ppo agent": ppo(),
-    "dpo": rules.DriftPolicy(rules.DiscoveredDrift()),
-    "sparse": rules.DriftPolicy(SparseDrift(jnp.ones(1), jnp.ones(1), ("[A<0] (r-1)^2",))),
-    "lpo": rules.drift(KEY, num_hidden=3, timed=True),
-    "tsallis": rules.MirrorDescentPolicy(rules.TsallisDivergence(1.5), Exponential(1.0, 0.1, 5e3)),
-    "cvar": rules.StaticRiskGradient(CVaR(Linear(1.0, 0.1, end=0.5))),
-    "lpg": rules.lpg(KEY, num_hidden=2, num_predictions=3, num_embedded=2),
-    "reward": rules.with_reward(
+    "a2c": lambda: rules.AdvantageActorCritic(lambda_=0.1 + 0.2),
+    "ppo agent": lambda: ppo(),
+    "dpo": lambda: rules.DriftPolicy(rules.DiscoveredDrift()),
+    "sparse": lambda: rules.DriftPolicy(SparseDrift(ONE, ONE, ("[A<0] (r-1)^2",))),
+    "lpo": lambda: rules.drift(KEY, num_hidden=3, timed=True),
+    "tsallis": lambda: rules.MirrorDescentPolicy(
+        rules.TsallisDivergence(1.5), Exponential(1.0, 0.1, 5e3)
+    ),
+    "cvar": lambda: rules.StaticRiskGradient(CVaR(Linear(1.0, 0.1, end=0.5))),
+    "lpg": lambda: rules.lpg(KEY, num_hidden=2, num_predictions=3, num_embedded=2),
+    "reward": lambda: rules.with_reward(
         rules.AdvantageActorCritic(), KEY, Discrete(3), Discrete(2), num_hidden=2
     ),
-    "no clipping": GradientDescent(learning_rate=Cosine(1.0), max_grad_norm=None),
-    "optimiser": learned_optimiser(KEY, num_memory=2, num_hidden=2),
-    "timed": timed(a2c(), ["learning_rate"]).agent,
-    "q": pqn().replace(exploration=rules.reactive_exploration(KEY, num_hidden=2, num_recent=2)),
-    "tuned": {"tuned": TUNED, "rule_params": TUNED.init()},
-    "odd numbers": {
+    "no clipping": lambda: GradientDescent(learning_rate=Cosine(1.0), max_grad_norm=None),
+    "optimiser": lambda: learned_optimiser(KEY, num_memory=2, num_hidden=2),
+    "timed": lambda: timed(a2c(), ["learning_rate"]).agent,
+    "q": lambda: pqn().replace(
+        exploration=rules.reactive_exploration(KEY, num_hidden=2, num_recent=2)
+    ),
+    "tuned": lambda: (lambda free: {"tuned": free, "rule_params": free.init()})(
+        tuned(ppo(), ["clip_epsilon", "discount"])
+    ),
+    "odd numbers": lambda: {
         "floats": (float("inf"), -float("inf"), -0.0, 5e-324, 1 / 3, 1e300),
         "nothing": [None, True, 2**60, "text of é", (), [], {}],
         "arrays": (np.zeros((0, 2), np.int8), np.float32(0.1), np.float64(0.1), np.arange(3)[::-1]),
         "jax": (jnp.asarray([0.1, jnp.nan, -0.0]), jnp.asarray(0.1, jnp.bfloat16), jnp.array(True)),
     },
 }
+
+
+@functools.cache
+def saved(name):
+    return SAVED[name]()
 
 
 def same(one, other) -> None:
@@ -72,36 +84,42 @@ def same(one, other) -> None:
         assert mine.tobytes() == theirs.tobytes()
 
 
-@pytest.mark.parametrize("rule", SAVED.values(), ids=SAVED)
-def test_every_bit_comes_back(tmp_path, rule):
+LONG = ("reward", "optimiser", "q")  # to make
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in SAVED]
+)
+def test_every_bit_comes_back(tmp_path, name):
+    rule = saved(name)
     path = save(rule, tmp_path / "deep" / "a.rule", card=CARD)
     same(load(path), rule)
     assert [file.name for file in path.parent.iterdir()] == ["a.rule"]
 
 
 def test_the_card_says_what_it_is_and_of_which_versions(tmp_path):
-    card = read_card(save(SAVED["a2c"], tmp_path / "a.rule", card=CARD))
+    card = read_card(save(saved("a2c"), tmp_path / "a.rule", card=CARD))
     assert (card.summary, card.metrics) == (CARD.summary, CARD.metrics)
     assert card.versions["jax"] == jax.__version__ and card.date == CARD.date
     assert "final_return: [0.5, 1.0]" in str(card)
-    later = read_card(save(SAVED["a2c"], tmp_path / "b.rule", card=Card("undated")))
+    later = read_card(save(saved("a2c"), tmp_path / "b.rule", card=Card("undated")))
     assert later.date > CARD.date
     with pytest.raises(TypeError, match=r"card\.metrics\.x"):
-        save(SAVED["a2c"], tmp_path / "c.rule", card=Card("", metrics={"x": object()}))
+        save(saved("a2c"), tmp_path / "c.rule", card=Card("", metrics={"x": object()}))
 
 
 def test_equal_rules_give_equal_files_and_numpy_reads_them(tmp_path):
-    first, second = (save(SAVED["lpo"], tmp_path / name, card=CARD) for name in "ab")
+    first, second = (save(saved("lpo"), tmp_path / name, card=CARD) for name in "ab")
     assert first.read_bytes() == second.read_bytes()
     archive = np.load(first, allow_pickle=False)
-    weights = SAVED["lpo"].drift.weights.values()
+    weights = saved("lpo").drift.weights.values()
     found = [archive[name] for name in sorted(archive.files) if name.startswith("arrays/")]
     for ours, theirs in zip(weights, found, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_any_changed_byte_and_any_cut_is_noticed(tmp_path):
-    path = save(SAVED["dpo"], tmp_path / "a.rule", card=CARD)
+    path = save(saved("dpo"), tmp_path / "a.rule", card=CARD)
     content = path.read_bytes()
     for place in [*range(0, len(content), 7), *range(len(content) - 80, len(content))]:
         changed = bytearray(content)
@@ -170,7 +188,7 @@ WRONG = {
 
 @pytest.mark.parametrize("change, message", WRONG.values(), ids=WRONG)
 def test_what_a_whole_file_cannot_mean_is_refused_in_one_sentence(tmp_path, change, message):
-    path = save(SAVED["lpo"], tmp_path / "a.rule", card=CARD)
+    path = save(saved("lpo"), tmp_path / "a.rule", card=CARD)
     rewrite(path, change)
     with pytest.raises(RuleFileError, match=message) as raised:
         load(path)
@@ -178,7 +196,7 @@ def test_what_a_whole_file_cannot_mean_is_refused_in_one_sentence(tmp_path, chan
 
 
 def test_other_files_are_refused(tmp_path):
-    path = save(SAVED["dpo"], tmp_path / "a.rule", card=CARD)
+    path = save(saved("dpo"), tmp_path / "a.rule", card=CARD)
     rewrite(path, lambda members: None, zipfile.ZIP_DEFLATED)
     with pytest.raises(RuleFileError, match="not as `save` writes"):
         load(path)
@@ -190,13 +208,13 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_nothing_is_overwritten_unless_told(tmp_path):
-    path = save(SAVED["a2c"], tmp_path / "a.rule", card=CARD)
+    path = save(saved("a2c"), tmp_path / "a.rule", card=CARD)
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        save(SAVED["dpo"], path, card=CARD)
+        save(saved("dpo"), path, card=CARD)
     with pytest.raises(RuleFileError):
         save({"f": len}, path, card=CARD, overwrite=True)
-    same(load(path), SAVED["a2c"])
-    same(load(save(SAVED["dpo"], path, card=CARD, overwrite=True)), SAVED["dpo"])
+    same(load(path), saved("a2c"))
+    same(load(save(saved("dpo"), path, card=CARD, overwrite=True)), saved("dpo"))
     assert [file.name for file in tmp_path.iterdir()] == ["a.rule"]
 
 

@@ -37,6 +37,9 @@ LAWS = {
 }
 
 
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n == "dug mazes" else []) for n in LAWS]
+
+
 @jax.jit
 def sample_all(law, keys):
     return jax.vmap(law.sample)(keys)
@@ -49,7 +52,7 @@ def drawn(name):
     return jax.device_get(sample_all(LAWS[name], keys.at[-1].set(keys[-2])))
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", NAMES)
 def test_tasks_batch_and_one_key_gives_one_task(name):
     tasks = drawn(name)
     assert isinstance(tasks, Task)
@@ -62,7 +65,7 @@ def test_tasks_batch_and_one_key_gives_one_task(name):
         np.testing.assert_array_equal(many[-1], many[-2])
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", NAMES)
 def test_tasks_are_stepped_in_one_program(name):
     """As a batch and alone, and the environments' own shapes do not depend on the draw."""
     tasks = jax.tree.map(lambda leaf: leaf[:4], drawn(name))
@@ -79,30 +82,30 @@ def test_tasks_are_stepped_in_one_program(name):
 
 
 def test_other_numbers_of_a_law_do_not_retrace():
-    traces = []
-
-    @jax.jit
-    def sample(law, key):
-        traces.append(1)
-        return law.sample(key)
-
-    sample(GRIDS, jax.random.key(0))
+    drawn("grids")
+    before = sample_all._cache_size()
     other = GRIDS.replace(
         total_steps=Horizon(5.0, 6.0), rewards=Uniform(0.0, 2.0), end_probs=LogUniform(0.5, 0.6)
     )
-    task = sample(other, jax.random.key(1))
-    assert len(traces) == 1
-    assert 5.0 <= float(task.total_steps) <= 6.0
-    assert np.all((task.env.end_probs >= 0.5) & (task.env.end_probs <= 0.6))
+    tasks = jax.device_get(sample_all(other, jax.random.split(jax.random.key(1), NUM_TASKS)))
+    assert sample_all._cache_size() == before
+    assert np.all((tasks.total_steps >= 5.0) & (tasks.total_steps <= 6.0))
+    assert np.all((tasks.env.end_probs >= 0.5) & (tasks.env.end_probs <= 0.6))
+
+
+DRAWN = ["fixed life drawn", "grids", "bandits", pytest.param("dug mazes", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_lives_are_as_long_as_drawn(name):
+    steps = drawn(name).total_steps
+    assert np.all((steps >= 1e2) & (steps <= 1e4) & (steps == np.round(steps)))
+    share = np.log(steps / 1e2) / np.log(1e2)
+    assert kstest(share, "uniform").pvalue > 1e-3
 
 
 def test_lives_are_as_long_as_asked():
     assert np.all(drawn("fixed").total_steps == 50.0)
-    for name in ("fixed life drawn", "grids", "dug mazes", "bandits"):
-        steps = drawn(name).total_steps
-        assert np.all((steps >= 1e2) & (steps <= 1e4) & (steps == np.round(steps)))
-        share = np.log(steps / 1e2) / np.log(1e2)
-        assert kstest(share, "uniform").pvalue > 1e-3
     equal = Fixed(envs.bandit(), Horizon(777.0, 777.0))
     assert float(equal.sample(jax.random.key(5)).total_steps) == 777.0
 
@@ -149,12 +152,13 @@ def test_every_grid_has_an_optimum_to_compare_with():
     assert np.all(values <= np.maximum(env.rewards, 0).sum(1) / 0.05)
 
 
-def test_mazes_can_be_solved():
-    for name in ("mazes", "dug mazes"):
-        level = drawn(name).env.level
-        assert np.all(jax.jit(jax.vmap(envs.is_solvable))(level))
-    num_walls = drawn("mazes").env.level.walls.sum((1, 2))
-    assert num_walls.min() >= 3 and num_walls.max() == 12
+@pytest.mark.parametrize("name", [param for param in NAMES if "mazes" in param.values[0]])
+def test_mazes_can_be_solved(name):
+    level = drawn(name).env.level
+    assert np.all(jax.jit(jax.vmap(envs.is_solvable))(level))
+    if name == "mazes":
+        num_walls = level.walls.sum((1, 2))
+        assert num_walls.min() >= 3 and num_walls.max() == 12
 
 
 def test_bandits_have_means_from_their_range():

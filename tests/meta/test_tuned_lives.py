@@ -18,7 +18,6 @@ from jaxrl.meta.tuned_lives import SelfTuning, beside, live_tuned, tuned_lives
 from jaxrl.networks import NetworkSettings
 
 KEY = jax.random.key(0)
-ENV = TabularEnv(garnet(jax.random.key(3), 5, 2, 2), time_limit=6.0)
 AGENT = a2c().replace(
     network=NetworkSettings(hidden_sizes=(), initialiser="lecun"),
     num_envs=4,
@@ -27,10 +26,20 @@ AGENT = a2c().replace(
 )
 PER_UPDATE = 24.0
 NAMES = ("discount", "rule.entropy_weight", "optimiser.learning_rate")
-HELD_OUT = meta.HeldOut(meta.Fixed(ENV, PER_UPDATE * 10), PER_UPDATE * 10, 3, last_part=0.5)
 OPTIMISER = Optimiser(learning_rate=0.1, max_grad_norm=None)
 LEARNER = SelfTuning(meta.tuned(AGENT, NAMES), optimiser=OPTIMISER, num_updates=3)
 BOOTSTRAPPED = LEARNER.replace(objective=meta.Bootstrap(AGENT, num_further=2), num_updates=2)
+
+
+@functools.cache
+def env():
+    with jax.ensure_compile_time_eval():
+        return TabularEnv(garnet(jax.random.key(3), 5, 2, 2), time_limit=6.0)
+
+
+def held_out_lives():
+    return meta.HeldOut(meta.Fixed(env(), PER_UPDATE * 10), PER_UPDATE * 10, 3, last_part=0.5)
+
 
 # A learner that is a line of arithmetic, in episodes of four steps.
 SMALL = toy.Toy(num_envs=4, rollout_length=6)
@@ -43,14 +52,14 @@ SMALL_LEARNER = SelfTuning(
 SMALL_HELD_OUT = meta.HeldOut(
     toy.Walks(PER_UPDATE * 10, spread=0.5, cuts=True, num_places=4), PER_UPDATE * 10, 3, 0.5
 )
+SMALL_BOOTSTRAPPED = SMALL_LEARNER.replace(
+    objective=meta.Bootstrap(SMALL, num_further=1), num_updates=2
+)
 LEARNERS = {
-    "return": (SMALL_LEARNER, SMALL_HELD_OUT),
-    "bootstrap": (
-        SMALL_LEARNER.replace(objective=meta.Bootstrap(SMALL, num_further=1), num_updates=2),
-        SMALL_HELD_OUT,
-    ),
-    "actor-critic": (LEARNER, HELD_OUT),
-    "actor-critic, bootstrap": (BOOTSTRAPPED, HELD_OUT),
+    "return": lambda: (SMALL_LEARNER, SMALL_HELD_OUT),
+    "bootstrap": lambda: (SMALL_BOOTSTRAPPED, SMALL_HELD_OUT),
+    "actor-critic": lambda: (LEARNER, held_out_lives()),
+    "actor-critic, bootstrap": lambda: (BOOTSTRAPPED, held_out_lives()),
 }
 
 
@@ -67,7 +76,7 @@ def close(ours, theirs):
 @functools.cache
 def untuned(name):
     """Lives of the agent that tuning starts from, as a comparison has them."""
-    learner, held_out = LEARNERS[name]
+    learner, held_out = LEARNERS[name]()
     agent = learner.tuned.agent_of(learner.tuned.init())
     return toy.raw(meta.evaluate_rule(KEY, agent, held_out))
 
@@ -81,7 +90,7 @@ def test_a_life_that_tunes_nothing_is_the_life_of_the_agent(name):
 
     Ten updates are no whole number of outer steps: the last one stands still from the tenth on.
     """
-    learner, held_out = LEARNERS[name]
+    learner, held_out = LEARNERS[name]()
     found, plain = toy.raw(tuned_lives(KEY, still(learner), held_out)), untuned(name)
     for measure in ("final_return", "lifetime_return", "final_rate", "lifetime_rate"):
         close(getattr(found.lifetime, measure), getattr(plain, measure))
@@ -105,8 +114,8 @@ def test_a_life_that_tunes_nothing_is_the_life_of_the_agent(name):
 @pytest.mark.slow
 def test_the_gradient_is_the_slope_of_the_loss():
     """Small steps change no action that was drawn, so that the loss is smooth between them."""
-    life = meta.start_life(KEY, AGENT, meta.Task(ENV, jnp.float32(1e9)))
-    critic = LEARNER.critic.init(KEY, ENV)
+    life = meta.start_life(KEY, AGENT, meta.Task(env(), jnp.float32(1e9)))
+    critic = LEARNER.critic.init(KEY, env())
     loss = jax.jit(jax.value_and_grad(lambda params: LEARNER.window(params, life, critic)[0]))
     start = LEARNER.tuned.init()
     for name, slope in loss(start)[1].items():
@@ -116,9 +125,9 @@ def test_the_gradient_is_the_slope_of_the_loss():
 
 def test_learners_stand_beside_the_agents_of_a_comparison_in_the_same_lives():
     found = meta.compare(KEY, {"untuned": SMALL}, SMALL_HELD_OUT, measure="lifetime_rate")
-    lives = tuned_lives(jax.random.fold_in(KEY, 1), still(SMALL_LEARNER), SMALL_HELD_OUT)
+    lives = tuned_lives(jax.random.fold_in(KEY, 1), still(SMALL_BOOTSTRAPPED), SMALL_HELD_OUT)
     lives = toy.raw(lives)
-    both = beside(found, {"still": SMALL_LEARNER}, {"still": lives})
+    both = beside(found, {"still": SMALL_BOOTSTRAPPED}, {"still": lives})
     difference = both.difference("still", "untuned")
     assert abs(difference.value) < 1e-5 and difference.high - difference.low < 1e-5
     scores = both.contenders["untuned"].scores
@@ -129,12 +138,12 @@ def test_learners_stand_beside_the_agents_of_a_comparison_in_the_same_lives():
     assert "| still |" in both.table()
     fewer = jax.tree.map(lambda leaf: leaf[:2], lives)
     with pytest.raises(ValueError, match="still has lives"):
-        beside(found, {"still": SMALL_LEARNER}, {"still": fewer})
+        beside(found, {"still": SMALL_BOOTSTRAPPED}, {"still": fewer})
 
 
 def test_what_cannot_be_tuned_is_refused():
     with pytest.raises(ValueError, match="last_part=0"):
-        live_tuned(KEY, LEARNER, meta.Task(ENV, jnp.float32(1.0)), num_updates=1, last_part=0.0)
+        live_tuned(KEY, LEARNER, meta.Task(env(), jnp.float32(1.0)), num_updates=1, last_part=0.0)
     valued = LEARNER.replace(tuned=meta.tuned(dqn(), ["discount"]))
     with pytest.raises(ValueError, match="policy_of"):
-        live_tuned(KEY, valued, meta.Task(ENV, jnp.float32(1.0)), num_updates=1)
+        live_tuned(KEY, valued, meta.Task(env(), jnp.float32(1.0)), num_updates=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -138,10 +139,19 @@ def test_what_no_torso_takes_is_refused():
         SMALL.torso("space")
 
 
+# Of each activation one kind of layer in every run, and the other by -m slow.
+KINDS = [(activation, norm) for activation in ACTIVATIONS for norm in (False, True)]
+NORMED = ("relu", "gelu")
+
+
+def is_quick(activation, layer_norm):
+    return layer_norm == (activation in NORMED)
+
+
 @functools.cache
-def activated():
+def activated(quick):
     """Parameters of each kind of layer; its features and their slopes there, and at zero."""
-    kinds = [(activation, layer_norm) for activation in ACTIVATIONS for layer_norm in (False, True)]
+    kinds = [kind for kind in KINDS if is_quick(*kind) == quick]
     torsos = {
         (activation, layer_norm): SMALL.replace(activation=activation, layer_norm=layer_norm).torso(
             Box(-1.0, 1.0, (3,))
@@ -167,10 +177,12 @@ def activated():
     return given, observation, jax.device_get(slopes_and_features(both))
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "layer_norm"),
+    [pytest.param(*kind, marks=() if is_quick(*kind) else pytest.mark.slow) for kind in KINDS],
+)
 def test_every_activation_and_norm_gives_finite_features_and_gradients(activation, layer_norm):
-    given, observation, outputs = activated()
+    given, observation, outputs = activated(is_quick(activation, layer_norm))
     slope, features = outputs[activation, layer_norm]
     params = given[activation, layer_norm]["params"]["MLP_0"]
     np.testing.assert_allclose(
@@ -241,7 +253,7 @@ def test_q_network_shapes(head_shape, dueling):
     assert jax.eval_shape(network.apply, params, observation).shape == (2, 3, 4, *head_shape)
 
 
-@pytest.mark.parametrize("head_shape", [(), (7,)])
+@pytest.mark.parametrize("head_shape", [pytest.param((), marks=pytest.mark.slow), (7,)])
 def test_dueling_advantages_are_centred(head_shape):
     """Value plus advantage minus the mean advantage over actions, for each return parameter."""
     network = QNetwork(SMALL.torso(Discrete(5)), 4, head_shape, dueling=True)
@@ -301,9 +313,18 @@ def test_gru_starts_afresh_where_an_episode_does():
         np.testing.assert_allclose(states[time], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("recurrent", [0, 6])
-@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize(
+    ("discrete", "recurrent", "shared"),
+    [  # each setting in every run; the other pairs of them by -m slow
+        (False, 0, False),
+        (True, 6, True),
+        *(
+            pytest.param(*kind, marks=pytest.mark.slow)
+            for kind in itertools.product((False, True), (0, 6), (False, True))
+            if kind not in ((False, 0, False), (True, 6, True))
+        ),
+    ],
+)
 def test_actor_critic_shapes_and_first_policy(shared, recurrent, discrete):
     network = SMALL.replace(recurrent_size=recurrent)
     actions = Discrete(3) if discrete else Box(-np.ones(2), np.ones(2), (2,))
@@ -339,7 +360,7 @@ def test_first_layers_are_orthogonal_with_their_gains():
         np.testing.assert_array_equal(biases_and_kernels[1], 0.0)
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_part_of_an_actor_critic_reads_its_own_memory(shared):
     """Policy by the actor's torso, core and memory; value by the critic's; starts in both."""
     network = SMALL.replace(recurrent_size=6)
@@ -413,11 +434,15 @@ def test_actions_without_a_policy_are_refused():
         actor_critic(SMALL, Box(-1.0, 1.0, (4,)), Box(-1.0, 1.0, (2, 2)), False)
 
 
+SIMPLE = ("discrete", "image")  # kinds of critics of every run; of the others by -m slow
+
+
 @functools.cache
-def ensembles():
+def ensembles(simple):
     """Parameters of three critics of (observation, action), and their values, by kind."""
-    critics = {k: ActionCritic(SMALL.torso(space), 3) for k, (space, _) in OBSERVATIONS.items()}
-    batches = {kind: batch for kind, (_, batch) in OBSERVATIONS.items()}
+    kinds = [kind for kind in OBSERVATIONS if (kind in SIMPLE) == simple]
+    critics = {kind: ActionCritic(SMALL.torso(OBSERVATIONS[kind][0]), 3) for kind in kinds}
+    batches = {kind: OBSERVATIONS[kind][1] for kind in kinds}
     action = RNG.normal(size=(2, 3, 2)).astype(np.float32)
     params = {kind: weights(critic, batches[kind], action) for kind, critic in critics.items()}
 
@@ -428,10 +453,13 @@ def ensembles():
     return params, action, jax.device_get(run(params, batches))
 
 
-@pytest.mark.parametrize("kind", OBSERVATIONS)
+@pytest.mark.parametrize(
+    "kind",
+    [k if k in SIMPLE else pytest.param(k, marks=pytest.mark.slow) for k in OBSERVATIONS],
+)
 def test_critics_of_an_ensemble_are_different_networks(kind):
     """Each is a network of its own slice of the parameters, on observation and action joined."""
-    params, action, values = ensembles()
+    params, action, values = ensembles(kind in SIMPLE)
     batch = OBSERVATIONS[kind][1]
     flat = np.eye(5)[batch] if kind == "discrete" else batch.reshape(2, 3, -1)
     inputs = np.concatenate([flat, action], axis=-1)

@@ -24,10 +24,10 @@ def stream(first: int, num_steps: int) -> Transition:
 @pytest.mark.parametrize(
     ("within_episode", "store_next"),
     [
-        (False, False),
+        (True, False),
+        pytest.param(False, False, marks=pytest.mark.slow),
         pytest.param(False, True, marks=pytest.mark.slow),
-        pytest.param(True, False, marks=pytest.mark.slow),
-        (True, True),
+        pytest.param(True, True, marks=pytest.mark.slow),
     ],
 )
 def test_sequences_follow_the_stream(store_next, within_episode):

@@ -73,7 +73,7 @@ CURVES = {
 }
 
 
-SLOW = ("one", "one-record", "constant", "many-records", "many-seeds")
+SLOW = ("one", "one-seed", "one-record", "first-record", "constant", "many-records", "many-seeds")
 
 
 @pytest.mark.parametrize(

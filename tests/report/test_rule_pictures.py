@@ -24,7 +24,7 @@ PROBED = {
     ),
     "schedule": lambda: Linear(1.0, 0.1),
 }
-LONG = ("agent with all parts", "timed drift")  # many panels: seconds of drawing
+LONG = ("agent with all parts", "timed drift", "learned gradient")  # seconds of drawing
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ ADAM = Optimiser(learning_rate=0.1, max_grad_norm=0.01, epsilon=1e-2, eps_root=1
 
 @functools.cache
 def env() -> TabularEnv:
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), jax.ensure_compile_time_eval():
         return TabularEnv(garnet(KEY, 5, 3, 2), time_limit=3.0)
 
 
@@ -80,7 +80,7 @@ ROWS = {name: (name, "adam") for name in RULES} | {
 @functools.cache
 def made(name: str):
     """A rule or an optimiser, in float32 whoever asks first."""
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), jax.ensure_compile_time_eval():
         return (RULES | OPTIMISERS)[name]()
 
 
@@ -145,7 +145,7 @@ def start_of(agent: ActorCriticAgent):
         log_prob = policy.log_prob(trajectory.action)
         return state, trajectory.replace(extras={"log_prob": log_prob})
 
-    return start(jax.tree.map(jnp.asarray, trajectory))
+    return start(trajectory)
 
 
 def live(agent, state, trajectory, num_updates: int = 2):

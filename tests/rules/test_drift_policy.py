@@ -113,7 +113,7 @@ def test_the_discovered_drift_by_hand():
     log_ratios = np.float32([-0.6, np.log(3.0), 0.6, np.log(0.2)])
     advantages = np.float32([-1.0, 1.0, -1.0, 1.0])
     found = jax.jit(lambda r, a: DiscoveredDrift()(r, a, LIFE))(log_ratios, advantages)
-    np.testing.assert_allclose(found[:2], np.float32([0.6, 2.0]) * (1 - np.tanh(1.0)), rtol=1e-5)
+    np.testing.assert_allclose(found[:2], np.array([0.6, 2.0]) * (1 - np.tanh(1.0)), rtol=1e-5)
     # On the side that improvement goes to, a drift; on the other, where it would help, none.
     np.testing.assert_array_equal(found[2:], 0.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,10 +27,15 @@ from jaxrl.rules import (
     with_reward,
 )
 
-START = Progress.start()
+START = Progress(np.int32(0), np.float32(np.inf))
 NUM_STEPS, WIDTH, NUM_PREDICTIONS = 6, 5, 3
 TERMINATED, TRUNCATED = 2, 4  # steps that end an episode, one each way
-RULE = lpg(jax.random.key(0), WIDTH, NUM_PREDICTIONS, num_embedded=4)
+
+
+@functools.cache
+def made():
+    with jax.ensure_compile_time_eval():
+        return lpg(jax.random.key(0), WIDTH, NUM_PREDICTIONS, num_embedded=4)
 
 
 def experience(**changes):
@@ -42,25 +49,26 @@ def experience(**changes):
         "logits": generator.normal(size=(NUM_STEPS, NUM_PREDICTIONS)),
         "next_logits": generator.normal(size=(NUM_STEPS, NUM_PREDICTIONS)),
     }
-    numbers = {name: jnp.asarray(array, jnp.float32) for name, array in numbers.items()}
+    numbers = {name: np.asarray(array, np.float32) for name, array in numbers.items()}
     numbers |= changes
-    terminated = jnp.asarray(steps == TERMINATED)
+    nothing = np.zeros(NUM_STEPS, np.float32)
+    terminated = steps == TERMINATED
     trajectory = Transition(
-        observation=jnp.zeros(NUM_STEPS),
-        action=jnp.zeros(NUM_STEPS, jnp.int32),
+        observation=nothing,
+        action=np.zeros(NUM_STEPS, np.int32),
         reward=numbers["reward"],
-        discount=0.9 * (1.0 - terminated),
-        next_observation=jnp.zeros(NUM_STEPS),
+        discount=np.float32(0.9 * (1.0 - terminated)),
+        next_observation=nothing,
         terminated=terminated,
-        truncated=jnp.asarray(steps == TRUNCATED),
+        truncated=steps == TRUNCATED,
         extras={},
     )
     outputs = PolicyOutputs(
         log_prob=numbers["log_prob"],
-        entropy=jnp.zeros(NUM_STEPS),
+        entropy=nothing,
         value=numbers["value"],
         next_value=numbers["value"],
-        policy=numbers.get("policy", CategoricalPolicy(jnp.zeros((NUM_STEPS, 2)))),
+        policy=CategoricalPolicy(np.zeros((NUM_STEPS, 2), np.float32)),
         heads={"prediction": numbers["logits"]},
         next_heads={"prediction": numbers["next_logits"]},
     )
@@ -70,15 +78,20 @@ def experience(**changes):
 @jax.jit
 def said(outputs, trajectory):
     """pi_hat `[T]` and log y_hat `[T, m]`."""
-    targets, _ = RULE.targets((), outputs, trajectory, START)
+    targets, _ = made().targets((), outputs, trajectory, START)
     return targets.advantage, targets.heads["prediction"]
 
 
 def test_the_recurrence_is_an_lstm_run_backwards():
     """Against flax's cell, one step after the other, with the same weights."""
     outputs, trajectory = experience()
-    weights = RULE.weights
+    expected, log_y = jax.jit(by_flax)(made().weights, outputs, trajectory)
+    pi_hat, log_y_hat = said(outputs, trajectory)
+    np.testing.assert_allclose(pi_hat, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_y_hat, log_y, rtol=1e-5, atol=1e-6)
 
+
+def by_flax(weights, outputs, trajectory):
     def embed(logits):
         units = nn.relu(nn.softmax(logits) @ weights["embed"] + weights["embed_bias"])
         return units @ weights["embed_out"] + weights["embed_out_bias"]
@@ -108,9 +121,7 @@ def test_the_recurrence_is_an_lstm_run_backwards():
         memory, hidden = cell.apply({"params": params}, memory, jnp.stack(step))
         expected.append(hidden @ weights["outputs"] + weights["outputs_bias"])
     expected = jnp.stack(expected[::-1])
-    pi_hat, log_y_hat = said(outputs, trajectory)
-    np.testing.assert_allclose(pi_hat, expected[:, 0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(log_y_hat, nn.log_softmax(expected[:, 1:]), rtol=1e-5, atol=1e-6)
+    return expected[:, 0], nn.log_softmax(expected[:, 1:])
 
 
 @pytest.mark.parametrize("changed", range(NUM_STEPS))
@@ -118,7 +129,9 @@ def test_a_step_is_seen_by_itself_and_by_what_led_to_it_in_its_episode(changed):
     """Not by later steps, and not by the episode before: whether that terminated or was cut."""
     outputs, trajectory = experience()
     first_of_episode = {0: 0, 1: 0, 2: 0, 3: 3, 4: 3, 5: 5}[changed]
-    moved = trajectory.replace(reward=trajectory.reward.at[changed].add(1.0))
+    moved = trajectory.replace(
+        reward=trajectory.reward + np.eye(NUM_STEPS, dtype=np.float32)[changed]
+    )
     pi_hats = said(outputs, trajectory)[0], said(outputs, moved)[0]
     seen = np.not_equal(*map(np.asarray, pi_hats))
     assert np.flatnonzero(seen).tolist() == list(range(first_of_episode, changed + 1))
@@ -127,7 +140,8 @@ def test_a_step_is_seen_by_itself_and_by_what_led_to_it_in_its_episode(changed):
 def test_the_successor_is_read_at_a_cut_and_not_at_a_termination():
     outputs, trajectory = experience()
     for step, read in [(TERMINATED, False), (TRUNCATED, True)]:
-        logits = outputs.next_heads["prediction"].at[step].add(jnp.array([3.0, -2.0, 0.0]))
+        logits = outputs.next_heads["prediction"].copy()
+        logits[step] += [3.0, -2.0, 0.0]
         moved = outputs.replace(next_heads={"prediction": logits})
         pi_hats = said(outputs, trajectory)[0][step], said(moved, trajectory)[0][step]
         assert (pi_hats[0] != pi_hats[1]) == read
@@ -135,11 +149,11 @@ def test_the_successor_is_read_at_a_cut_and_not_at_a_termination():
 
 def test_the_value_network_is_not_used_and_a_batch_is_its_rows():
     outputs, trajectory = experience()
-    moved, _ = experience(value=jnp.full(NUM_STEPS, 7.0))
+    moved, _ = experience(value=np.full(NUM_STEPS, 7.0, np.float32))
     np.testing.assert_array_equal(said(outputs, trajectory)[0], said(moved, trajectory)[0])
     other = trajectory.replace(reward=-trajectory.reward)
     rows = [said(outputs, each) for each in (trajectory, other)]
-    stack = lambda *leaves: jnp.stack(leaves, axis=1)  # noqa: E731
+    stack = lambda *leaves: np.stack(leaves, axis=1)  # noqa: E731
     together = said(jax.tree.map(stack, outputs, outputs), jax.tree.map(stack, trajectory, other))
     for index, row in enumerate(rows):
         for one, batch in zip(row, together, strict=True):
@@ -148,8 +162,9 @@ def test_the_value_network_is_not_used_and_a_batch_is_its_rows():
 
 def test_of_continuous_actions_it_reads_the_log_density():
     outputs, trajectory = experience()
-    gaussian = outputs.replace(policy=GaussianPolicy(jnp.zeros((NUM_STEPS, 1)), jnp.zeros(1)))
-    as_if = outputs.replace(log_prob=jnp.log(gaussian.log_prob + 9.0))
+    law = GaussianPolicy(np.zeros((NUM_STEPS, 1), np.float32), np.zeros(1, np.float32))
+    gaussian = outputs.replace(policy=law)
+    as_if = outputs.replace(log_prob=np.log(gaussian.log_prob + 9.0))
     shifted = gaussian.replace(log_prob=gaussian.log_prob + 9.0)  # exp(log(x)) = x
     pi_hats = said(shifted, trajectory)[0], said(as_if, trajectory)[0]
     np.testing.assert_allclose(*pi_hats, rtol=1e-4, atol=1e-5)
@@ -158,18 +173,20 @@ def test_of_continuous_actions_it_reads_the_log_density():
 def test_its_loss_by_hand():
     """-log pi pi_hat + c KL(y || y_hat), with slopes -pi_hat and y (log y / y_hat - KL)."""
     y, y_hat = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
-    outputs = PolicyOutputs(
-        jnp.float32(-0.7), 0.0, 0.0, heads={"prediction": jnp.log(jnp.asarray(y)) + 4.0}
-    )
-    targets = PolicyTargets(2.0, 0.0, -0.7, 0.0, heads={"prediction": jnp.log(jnp.asarray(y_hat))})
-    rule = RULE.replace(prediction_weight=0.25)
+    logits = np.float32(np.log(y) + 4.0)
+    outputs = PolicyOutputs(np.float32(-0.7), 0.0, 0.0, heads={"prediction": logits})
+    heads = {"prediction": np.float32(np.log(y_hat))}
+    targets = PolicyTargets(2.0, 0.0, -0.7, 0.0, heads=heads)
+    rule = made().replace(prediction_weight=0.25)
     kl = scipy.special.rel_entr(y, y_hat).sum()
-    loss, slope = jax.value_and_grad(
-        lambda log_prob, logits: rule.loss(
-            outputs.replace(log_prob=log_prob, heads={"prediction": logits}), targets, START
-        ),
-        argnums=(0, 1),
-    )(outputs.log_prob, outputs.heads["prediction"])
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def loss_of(log_prob, logits):
+        changed = outputs.replace(log_prob=log_prob, heads={"prediction": logits})
+        return rule.loss(changed, targets, START)
+
+    loss, slope = loss_of(outputs.log_prob, logits)
     np.testing.assert_allclose(loss, 1.4 + 0.25 * kl, rtol=1e-5)
     np.testing.assert_allclose(slope[0], -2.0, rtol=1e-6)
     np.testing.assert_allclose(slope[1], 0.25 * y * (np.log(y / y_hat) - kl), rtol=1e-4, atol=1e-7)
@@ -181,10 +198,10 @@ def test_sizes_below_one_are_refused():
 
 
 def test_an_agent_that_would_standardise_pi_hat_is_refused():
-    for rule in (RULE, with_reward(RULE, abs)):
+    for rule in (made(), with_reward(made(), abs)):
         with pytest.raises(ValueError, match="normalise_advantages=False"):
-            ActorCriticAgent(rule=rule).check(cases.ENV)
-        ActorCriticAgent(rule=rule, normalise_advantages=False).check(cases.ENV)
+            ActorCriticAgent(rule=rule).check(cases.env())
+        ActorCriticAgent(rule=rule, normalise_advantages=False).check(cases.env())
 
 
 # --- rewards -------------------------------------------------------------------------------------
@@ -192,6 +209,7 @@ def test_an_agent_that_would_standardise_pi_hat_is_refused():
 A2C = AdvantageActorCritic()
 
 
+@jax.jit
 def returns_of(rule, trajectory):
     outputs, _ = experience()
     return rule.targets((), outputs, trajectory, START)[0].returns
@@ -210,18 +228,19 @@ def test_a_hint_is_added_with_a_factor_of_its_own(source):
     """The rest of the reward is as it is without a hint."""
     given = jax.random.key(0) if source == "network" else lambda o, a, r: 3.0 * r + a
     spaces = (Discrete(5), Discrete(2))
-    step = (jnp.array([4, 0, 3]), jnp.array([1, 0, 0]), jnp.array([2.0, -1.0, 0.5]))
-    without = with_reward(A2C, given, *spaces).reward
+    step = (np.array([4, 0, 3]), np.array([1, 0, 0]), np.float32([2.0, -1.0, 0.5]))
+    pay = jax.jit(lambda paid: paid(*step))
+    without = pay(with_reward(A2C, given, *spaces).reward)
     rule = with_reward(A2C, given, *spaces, hint=lambda seen, action: 10.0 * seen + action)
     for factor in (1.0, 0.25, 0.0):
         paid = rule.reward.replace(hint_factor=factor) if factor < 1.0 else rule.reward
-        expected = np.asarray(without(*step)) + factor * np.array([41.0, 0.0, 30.0])
-        np.testing.assert_allclose(paid(*step), expected, rtol=1e-6)
+        expected = np.asarray(without) + factor * np.array([41.0, 0.0, 30.0])
+        np.testing.assert_allclose(pay(paid), expected, rtol=1e-6)
     weights = ("reward.reward.weights",) if source == "network" else ()
     assert rule.learned == (*weights, "reward.hint_factor")
 
 
-BOX = Box(jnp.zeros(()), jnp.ones(()), (2, 3))
+BOX = Box(0.0, 1.0, (2, 3))
 SPACES = [(Discrete(5), Discrete(2)), (BOX, Discrete(2)), (BOX, Box(-1.0, 1.0, (2,)))]
 
 
@@ -257,9 +276,9 @@ def test_a_network_without_output_weights_pays_the_environment_s_reward(spaces):
 def test_everything_else_is_the_inner_rule_s():
     spaces = SPACES[0]
     key = jax.random.key(0)
-    assert with_reward(RULE, key, *spaces).learned == ("reward.weights", "rule.weights")
+    assert with_reward(made(), key, *spaces).learned == ("reward.weights", "rule.weights")
     assert with_reward(drift(key), abs).learned == ("rule.drift.weights",)
-    assert with_reward(RULE, abs).outputs == RULE.outputs
+    assert with_reward(made(), abs).outputs == made().outputs
     assert WithReward(StaticRiskGradient(), abs).needs_episodes
     assert not with_reward(A2C, abs).needs_episodes
     assert with_reward(A2C, abs).init({}) == ()

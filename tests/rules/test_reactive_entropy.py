@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,49 +12,61 @@ import pytest
 from jaxrl.core.types import Progress, Transition
 from jaxrl.rules import AdvantageActorCritic, PolicyOutputs, lpg, reactive_entropy
 
-START = Progress.start()
-RULE = reactive_entropy(
-    jax.random.key(0), AdvantageActorCritic(), num_recent=3, highest=0.5, lowest=0.1
-)
+START = Progress(np.int32(0), np.float32(np.inf))
+KEY = jax.random.key(0)
+
+
+@functools.cache
+def made():
+    return reactive_entropy(KEY, AdvantageActorCritic(), num_recent=3, highest=0.5, lowest=0.1)
 
 
 def rollout_of(reward):
-    nothing = jnp.zeros(4)
+    nothing = np.zeros(4, np.float32)
     return Transition(
         observation=nothing,
         action=nothing,
-        reward=jnp.full(4, reward),
-        discount=jnp.full(4, 0.9),
+        reward=np.full(4, reward, np.float32),
+        discount=np.full(4, 0.9, np.float32),
         next_observation=nothing,
-        terminated=jnp.zeros(4, bool),
-        truncated=jnp.zeros(4, bool),
+        terminated=np.zeros(4, bool),
+        truncated=np.zeros(4, bool),
         extras={},
     )
 
 
-OUTPUTS = PolicyOutputs(jnp.full(4, -0.7), jnp.full(4, 0.6), jnp.ones(4), jnp.ones(4))
+OUTPUTS = PolicyOutputs(*(np.full(4, number, np.float32) for number in (-0.7, 0.6, 1.0, 1.0)))
+
+
+@jax.jit
+def targets_of(rule, memory, trajectory):
+    return rule.targets(memory, OUTPUTS, trajectory, START)
+
+
+@jax.jit
+def loss_of(rule, targets):
+    return rule.loss(OUTPUTS, targets, START)
 
 
 def test_it_remembers_the_latest_rewards_first():
-    memory = RULE.init({})
+    memory = made().init({})
     for reward in (1.0, 2.0, 3.0, 4.0):
-        _, memory = RULE.targets(memory, OUTPUTS, rollout_of(reward), START)
+        _, memory = targets_of(made(), memory, rollout_of(reward))
     assert memory.tolist() == [4.0, 3.0, 2.0]
 
 
 def test_the_loss_is_the_inner_rule_s_under_the_weight_of_the_network():
-    targets, memory = RULE.targets(RULE.init({}), OUTPUTS, rollout_of(2.0), START)
-    weight = RULE.weight(memory)
+    rule = made()
+    targets, memory = targets_of(rule, rule.init({}), rollout_of(2.0))
+    weight = rule.weight(memory)
     # By hand: sigmoid of the network of (2, 0, 0).
-    w = RULE.weights
-    units = np.maximum(2.0 * np.asarray(w["hidden"])[0] + w["bias"], 0.0)
+    w = jax.device_get(rule.weights)
+    units = np.maximum(2.0 * w["hidden"][0] + w["bias"], 0.0)
     np.testing.assert_allclose(
         weight, 0.1 + 0.4 / (1.0 + np.exp(-(units @ w["output"] + w["shift"]))), rtol=1e-5
     )
-    inner = RULE.rule.replace(entropy_weight=weight)
-    np.testing.assert_allclose(
-        RULE.loss(OUTPUTS, targets, START), inner.loss(OUTPUTS, targets, START), rtol=1e-6
-    )
+    inner = rule.rule.replace(entropy_weight=weight)
+    np.testing.assert_allclose(loss_of(rule, targets), loss_of(inner, targets), rtol=1e-6)
 
 
 def test_its_weights_have_a_slope_through_the_loss():
@@ -62,14 +76,14 @@ def test_its_weights_have_a_slope_through_the_loss():
     @jax.jit
     def slopes_of(weights):
         def loss(weights):
-            rule = RULE.replace(weights=weights)
+            rule = made().replace(weights=weights)
             targets, _ = rule.targets(rule.init({}), OUTPUTS, trajectory, START)
             return jnp.mean(rule.loss(OUTPUTS, targets, START))
 
         return jax.grad(loss)(weights)
 
-    slopes = jax.device_get(slopes_of(RULE.weights))
-    w = {name: np.asarray(leaf, np.float64) for name, leaf in RULE.weights.items()}
+    slopes = jax.device_get(slopes_of(made().weights))
+    w = {name: np.asarray(leaf, np.float64) for name, leaf in made().weights.items()}
     before = 2.0 * w["hidden"][0] + w["bias"]
     units = np.maximum(before, 0.0)
     share = 1.0 / (1.0 + np.exp(-(units @ w["output"] + w["shift"])))
@@ -85,11 +99,11 @@ def test_its_weights_have_a_slope_through_the_loss():
 @pytest.mark.parametrize(
     "rule, sizes, message",
     [
-        (AdvantageActorCritic(), {"num_hidden": 0}, "at least 1"),
-        (AdvantageActorCritic(), {"lowest": 0.5}, "lowest=0.5 and highest=0.5 must rise"),
-        (lpg(jax.random.key(0), 2, 2, 2), {}, "no entropy_weight"),
+        (AdvantageActorCritic, {"num_hidden": 0}, "at least 1"),
+        (AdvantageActorCritic, {"lowest": 0.5}, "lowest=0.5 and highest=0.5 must rise"),
+        (lambda: lpg(KEY, 2, 2, 2), {}, "no entropy_weight"),
     ],
 )
 def test_what_does_not_fit_is_refused(rule, sizes, message):
     with pytest.raises(ValueError, match=message):
-        reactive_entropy(jax.random.key(0), rule, **sizes)
+        reactive_entropy(KEY, rule(), **sizes)

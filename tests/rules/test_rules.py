@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,18 +10,19 @@ from jaxrl.core.types import Progress, Transition
 from jaxrl.rules import AdvantageActorCritic, PolicyOutputs, PolicyTargets, ProximalPolicy
 
 INF = float("inf")
-START = Progress.start()
+START = Progress(np.int32(0), np.float32(INF))
 RULES = {"a2c": AdvantageActorCritic(), "ppo": ProximalPolicy()}
 
 
 def outputs_of(log_prob, value=0.0, entropy=0.0):
-    return PolicyOutputs(jnp.float32(log_prob), jnp.float32(entropy), jnp.float32(value))
+    return PolicyOutputs(np.float32(log_prob), np.float32(entropy), np.float32(value))
 
 
 def targets_of(advantage=0.0, returns=0.0, log_prob=0.0, value=0.0):
-    return PolicyTargets(*map(jnp.float32, (advantage, returns, log_prob, value)))
+    return PolicyTargets(*map(np.float32, (advantage, returns, log_prob, value)))
 
 
+@jax.jit
 def slopes(rule, outputs, targets):
     return jax.grad(lambda outputs: rule.loss(outputs, targets, START))(outputs)
 
@@ -87,17 +87,22 @@ def test_the_value_clip_holds_back_what_has_moved_enough(value, returns, moves):
 
 def trajectory_of(reward, discount, truncated):
     size = len(reward)
-    nothing = jnp.zeros(size)
+    nothing = np.zeros(size, np.float32)
     return Transition(
         observation=nothing,
         action=nothing,
-        reward=jnp.array(reward),
-        discount=jnp.array(discount),
+        reward=np.float32(reward),
+        discount=np.float32(discount),
         next_observation=nothing,
-        terminated=jnp.array(discount) == 0,
-        truncated=jnp.array(truncated),
+        terminated=np.array(discount) == 0,
+        truncated=np.array(truncated),
         extras={},
     )
+
+
+@jax.jit
+def targets_under(rule, outputs, trajectory):
+    return rule.targets((), outputs, trajectory, START)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -117,13 +122,13 @@ def trajectory_of(reward, discount, truncated):
 def test_termination_cuts_and_truncation_bootstraps(name, discount, truncated, first_return):
     rule = RULES[name].replace(lambda_=0.5)
     outputs = PolicyOutputs(
-        log_prob=jnp.array([-0.1, -0.2]),
-        entropy=jnp.zeros(2),
-        value=jnp.array([4.0, 0.0]),
-        next_value=jnp.array([10.0, 20.0]),
+        log_prob=np.float32([-0.1, -0.2]),
+        entropy=np.zeros(2, np.float32),
+        value=np.float32([4.0, 0.0]),
+        next_value=np.float32([10.0, 20.0]),
     )
     trajectory = trajectory_of([1.0, 100.0], [discount, 0.5], [truncated, False])
-    targets, state = rule.targets((), outputs, trajectory, START)
+    targets, state = targets_under(rule, outputs, trajectory)
     assert state == ()
     np.testing.assert_allclose(targets.returns, [first_return, 110.0])
     np.testing.assert_allclose(targets.advantage, [first_return - 4.0, 110.0])
