@@ -10,11 +10,12 @@ import pathlib
 from collections.abc import Iterator
 
 # Programs of tests are compiled far oftener than they are run for long. One of XLA's own steps
-# costs a third of the time of a small program and is not needed for a right answer. The flag must
-# stand before JAX starts, which dies of it from 0.11 on; processes that tests start inherit it.
-_FLAG = "--xla_cpu_use_fusion_emitters=false"
+# costs a third of the time of a small program and is not needed for a right answer, nor need it be
+# cut up for many cores. The flags must stand before JAX starts, which dies of the first from 0.11
+# on; processes that tests start inherit them.
+_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
 # Processes that tests start compile as the tests do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -30,13 +31,20 @@ _MOST_MAPS = 15_000  # of the 65,530 that Linux grants a process; each program h
 _MOST_MEGABYTES = 1100
 
 
-@pytest.fixture(autouse=True, scope="module")
 def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run unoptimised code, but in modules marked `optimised`: those that train for long."""
-    fast = request.node.get_closest_marker("optimised") is None
-    jax.config.update("jax_disable_most_optimizations", fast)
+    """Run unoptimised code, but in modules and tests marked `optimised`."""
+    _set_fast(request.node)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    _set_fast(request.node.getparent(pytest.Module))
+
+
+def _set_fast(node: pytest.Item | pytest.Module) -> None:
+    fast = node.get_closest_marker("optimised") is None
+    jax.config.update("jax_disable_most_optimizations", fast)
+
+
+_compile_modules_fast = pytest.fixture(autouse=True, scope="module")(_compile_fast)
+_compile_tests_fast = pytest.fixture(autouse=True)(_compile_fast)
 
 
 def pytest_configure(config: pytest.Config) -> None:

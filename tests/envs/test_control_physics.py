@@ -436,6 +436,7 @@ def test_bad_requests_name_the_remedy(name, parameters, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_versioned_names_stay_gymnax():
     from jaxrl.envs import GymnaxEnv
 

@@ -134,6 +134,7 @@ def coin(prob):
     )
 
 
+@pytest.mark.slow
 def test_environments_of_any_kind_share_their_episodes_unless_told_otherwise():
     """That they share none where told so is read off their keys in test_keys.py."""
     envs, one = [coin(0.5), coin(0.5), coin(0.25)], np.ones((1, 1), np.float32)
