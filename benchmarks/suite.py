@@ -84,7 +84,7 @@ def table(results: dict[str, dict]) -> str:
         "",
         "Measured by `python benchmarks/suite.py`: two workers (one where read from reports), no",
         f"compiled programs at first, Python {sys.version.split()[0]} on {os.cpu_count()} cores.",
-        "CPU-minutes count all processes and the collection; `hits` are programs that the cache had.",
+        "CPU-minutes count all processes and the collection; `hits` were in the cache by then.",
         "",
         "| run | wall [min] | CPU [min] | tests | programs | hits | largest worker [MB] |",
         "| --- | --- | --- | --- | --- | --- | --- |",

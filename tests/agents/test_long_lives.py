@@ -20,25 +20,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.optimised]
 KEY = jax.random.key(0)
 
 
-def pendulum_returns(agent, num_seeds, num_steps):
-    """The mean of 64 greedy episodes, of each seed."""
+def pendulum_return(agent, num_steps):
+    """The mean of 64 greedy episodes; benchmarks/learning.py trains more seeds."""
     env = envs.make("Pendulum-v1")
-
-    @jax.jit
-    def run(key):
-        return jaxrl.train(key, agent, env, num_steps=num_steps, num_records=5).state.agent
-
-    states = [run(jax.random.key(seed)) for seed in range(num_seeds)]
-    return [
-        float(jaxrl.evaluate(jax.random.key(100), agent, env, state, num_episodes=64).mean)
-        for state in states
-    ]
+    run = jax.jit(lambda key: jaxrl.train(key, agent, env, num_steps=num_steps, num_records=5))
+    state = run(KEY).state.agent
+    return float(jaxrl.evaluate(jax.random.key(100), agent, env, state, num_episodes=64).mean)
 
 
 @pytest.mark.parametrize("kind", [SoftActorCriticAgent, TwinDelayedAgent])
 def test_pendulum_is_swung_up(kind):
-    """The median of 3 seeds is at least -200 within 50,000 steps; hanging down has -1200."""
-    assert np.median(pendulum_returns(kind(), 3, 50_000)) >= -200.0
+    """At least -200 within 50,000 steps; hanging down has -1200."""
+    assert pendulum_return(kind(), 50_000) >= -200.0
 
 
 @pytest.mark.parametrize(
@@ -50,8 +43,8 @@ def test_pendulum_is_swung_up(kind):
     ids=["dsac_t", "td3_quantile"],
 )
 def test_pendulum_is_swung_up_by_critics_of_laws(agent):
-    """A return of at least -300 for both of 2 seeds within 30,000 steps."""
-    assert min(pendulum_returns(agent, 2, 30_000)) >= -300.0
+    """At least -300 within 30,000 steps."""
+    assert pendulum_return(agent, 30_000) >= -300.0
 
 
 def best_cart_pole_return(name, num_steps):
@@ -81,5 +74,5 @@ def test_a_longer_chain_of_bsuite_is_remembered():
     )
     env = envs.make("MemoryChain-bsuite")
     run = jax.jit(jax.vmap(lambda key: jaxrl.train(key, agent, env, num_steps=200_000).metrics))
-    returns = run(jax.random.split(KEY, 3))["episode_return"][:, -10:]
+    returns = run(jax.random.split(KEY, 2))["episode_return"][:, -10:]
     assert float(jnp.min(jnp.nanmean(returns, axis=1))) > 0.8

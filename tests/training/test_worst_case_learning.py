@@ -116,7 +116,6 @@ def test_cart_pole_at_worst_is_better_than_that_of_the_nominal_agent():
         tolerance=2.0,
     )
     worst = np.asarray(found.worst_returns)
-    print(found.found, worst, found.sets)
     assert np.all(np.nanmax(worst, axis=1) >= worst[:, 0])
     assert all(np.all(np.diff(row[~np.isnan(row)]) >= 0.0) for row in worst)
     held_out = {"pole_half_length": [0.3, 0.6, 1.2, 1.9], "pole_mass": [0.06, 0.3, 0.7]}
@@ -125,5 +124,4 @@ def test_cart_pole_at_worst_is_better_than_that_of_the_nominal_agent():
     )
     nominal = [float(play(found.candidate(0, seed)).worst) for seed in range(2)]
     robust = [float(play(found.state(seed)).worst) for seed in range(2)]
-    print(nominal, robust)
     assert np.mean(robust) > np.mean(nominal) + 50.0
