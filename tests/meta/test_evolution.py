@@ -323,7 +323,7 @@ def test_windows_are_traced_and_resume(tmp_path):
 
 @pytest.mark.slow
 def test_lives_that_blow_up_are_replaced():
-    """Pushes without bounds: of each pair one learner is NaN; both begin anew, the centre lives.
+    """Pushes without bounds: no pushed learner has a score; they begin anew, the centre lives.
 
     The walk is deaf, so that all are paid alike: the rule does not move.
     """
@@ -331,7 +331,7 @@ def test_lives_that_blow_up_are_replaced():
     outer = outer.replace(sigma=Linear(1e38, 1e38), tasks=ToyWalks(Horizon(1e3, 1e3), deaf=True))
     start = init(outer, KEY)
     state, metrics = step(outer, start.replace(ends=np.full(5, np.inf, np.float32)))
-    assert float(metrics["nonfinite_fraction"]) == 0.5
+    assert float(metrics["nonfinite_fraction"]) == 1.0
     np.testing.assert_allclose(metrics["replaced_fraction"], 3 / 5, rtol=1e-6)
     np.testing.assert_array_equal(state.births, [2, 2, 2, 1, 1])
     np.testing.assert_array_equal(state.particles.scores["push"], 0.0)
