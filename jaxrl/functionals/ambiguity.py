@@ -14,6 +14,7 @@ from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
     SUPPORTS,
     as_floats,
+    atoms_at,
     envelope,
     evenly,
     expectation,
@@ -74,7 +75,7 @@ class Contamination:
         moved = (1.0 - kept) * total
         value = kept * mean + jnp.where(moved > 0, moved * low, 0.0)
 
-        worst = reachable & (values == low)
+        worst = atoms_at(low, values, reachable)
         law = kept * probs + evenly(moved, worst)
         low = finite_part(low)
         by_probs = jnp.where(reachable, kept * finite_part(values) + (1.0 - kept) * low, 0.0)
@@ -138,7 +139,7 @@ class TotalVariation:
         kept = probs - removed
         value = expectation(kept, values, reachable) + jnp.where(moved > 0, moved * low, 0.0)
 
-        worst = reachable & (values == low)
+        worst = atoms_at(low, values, reachable)
         law = kept + evenly(moved, worst)
         # Once all mass has moved, the least value is at the margin.
         margin = jnp.where(radius >= jnp.sum(probs), low, marginal)

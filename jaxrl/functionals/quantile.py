@@ -18,6 +18,7 @@ from jaxrl.functionals.ordering import (
     unless_infinite,
     weighted_sum,
 )
+from jaxrl.functionals.worst_law import atoms_at
 
 
 @struct.dataclass
@@ -66,7 +67,7 @@ class VaR:
         from_below = below + probs >= level * total * (1.0 - slack)
         from_above = above <= (1.0 - level) * total * (1.0 + slack)
         is_reached = (probs > 0) & jnp.where(level > 0.5, from_above, from_below)
-        is_quantile = is_reached & (values <= jnp.min(jnp.where(is_reached, values, jnp.inf)))
+        is_quantile = atoms_at(jnp.min(jnp.where(is_reached, values, jnp.inf)), values, is_reached)
         positions = jnp.arange(probs.size)
         first = jnp.min(jnp.where(is_quantile, positions, probs.size))
         return weighted_sum((positions == first).astype(probs.dtype), values)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.types import Array
-from jaxrl.functionals.worst_law import as_floats, envelope
+from jaxrl.functionals.worst_law import as_floats, atoms_at, envelope
 
 
 @struct.dataclass
@@ -66,7 +66,7 @@ def scale_law(probs: Array, values: Array) -> ScaledLaw:
     return ScaledLaw(
         probs=masses / total,
         gaps=gaps,
-        lowest=counted & (gaps == 0),
+        lowest=atoms_at(jnp.zeros(()), gaps, counted),
         low=low,
         spread=spread,
         total=total,

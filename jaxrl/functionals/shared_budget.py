@@ -19,6 +19,7 @@ from jaxrl.functionals.worst_law import (
     PAIRWISE,
     SUPPORTS,
     as_floats,
+    atoms_at,
     envelope,
     evenly,
     expectation,
@@ -213,8 +214,8 @@ class SharedCells:
     @property
     def worst(self) -> Array:
         """`[A, N]`: the least reachable atoms of each action."""
-        least = jnp.min(jnp.where(self.reachable, self.values, jnp.inf), 1, keepdims=True)
-        return self.reachable & (self.values == least)
+        least = jnp.min(jnp.where(self.reachable, self.values, jnp.inf), 1)
+        return jax.vmap(atoms_at)(least, self.values, self.reachable)
 
     def value_at(self, level: Array) -> Array:
         """The value `[]` [return] at a `level` in gaps; -inf where no action can be played."""

@@ -42,8 +42,8 @@ def _envelope_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 def as_floats(*arrays: Any) -> tuple[Array, ...]:
     """The arrays in one common floating dtype, that of the first two.
 
-    They are held as they are: XLA may compute values twice and round the copies differently, so
-    that no atom has the least value (found unoptimised on a CPU, where a KL ball was NaN).
+    They are held as they are, so that XLA rounds all that is computed from them alike; see
+    `atoms_at` for where that does not help.
     """
     dtype = jnp.result_type(arrays[0], arrays[1], jnp.float32)
     return jax.lax.optimization_barrier(tuple(jnp.asarray(array, dtype) for array in arrays))
@@ -64,6 +64,18 @@ def value_range(values: Array, reachable: Array) -> tuple[Array, Array]:
     """Least and greatest reachable value; inf and -inf when there is none."""
     low = jnp.min(jnp.where(reachable, values, jnp.inf))
     return low, jnp.max(jnp.where(reachable, values, -jnp.inf))
+
+
+def atoms_at(value: Array, values: Array, allowed: Array) -> Array:
+    """`[N]` bool: the allowed atoms at a `value[]` that was taken from one of `values[N]`.
+
+    By position too: XLA may compute `values` twice and round the copies differently, so that none
+    equals what was taken from them. (Unoptimised on a CPU a KL ball was NaN for want of a least
+    atom, and a total variation moved too little mass.)
+    """
+    distance = jnp.where(allowed, jnp.abs(values - value), jnp.inf)
+    nearest = jnp.arange(values.shape[0]) == jnp.argmin(distance)
+    return allowed & ((values == value) | (nearest & jnp.isfinite(value)))
 
 
 def unit_gaps(values: Array, reachable: Array) -> tuple[Array, Array]:
@@ -105,8 +117,9 @@ def fill_lowest(amount: Array, capacity: Array, values: Array, marginal: Array) 
 
     Atoms at the marginal value share what is left in proportion to their capacity.
     """
-    whole = jnp.where(values < marginal, capacity, 0.0)
-    last = jnp.where(values == marginal, capacity, 0.0)
+    at_margin = atoms_at(marginal, values, capacity > 0)
+    whole = jnp.where((values < marginal) & ~at_margin, capacity, 0.0)
+    last = jnp.where(at_margin, capacity, 0.0)
     room = jnp.sum(last)
     share = jnp.clip((amount - jnp.sum(whole)) / jnp.where(room > 0, room, 1.0), 0.0, 1.0)
     return whole + last * share

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrl.functionals import Contamination, KLBall, TotalVariation, VaR
 from jaxrl.functionals.ordering import running_totals
 
 RNG = np.random.default_rng(0)
@@ -37,3 +38,24 @@ def test_every_atom_is_below_or_above_every_other_and_neither_of_itself(optimise
     ranks = np.argsort(order, axis=1)
     expected = [[p[r < rank].sum() for rank in r] for p, r in zip(PROBS, ranks, strict=True)]
     np.testing.assert_allclose(below, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "functional",
+    [KLBall(0.2), TotalVariation(0.2), VaR(0.4), Contamination(0.2)],
+    ids=lambda functional: type(functional).__name__,
+)
+def test_a_worst_case_finds_its_atoms_among_values_of_the_same_program(functional):
+    """Of all laws of four draws from two outcomes, at values that are computed beside them."""
+    laws = np.arange(5, dtype=np.float32)[:, None] / 4
+    laws = np.concatenate([laws, 1 - laws], axis=1)
+
+    @jax.jit
+    def both(reward, value, given):
+        every = jax.vmap(jax.vmap(functional, (0, None)), (None, 0))
+        return every(laws, reward + np.float32(0.8) * value), every(laws, given)
+
+    reward, value = REWARDS[:, :2], VALUES[:, :2]
+    given = (reward.astype(float) + 0.8 * value).astype(np.float32)
+    found, expected = both(reward, value, given)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
