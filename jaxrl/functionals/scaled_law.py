@@ -53,6 +53,8 @@ def scale_law(probs: Array, values: Array) -> ScaledLaw:
     """
     possible = probs > 0
     low = jnp.min(jnp.where(possible, values, jnp.inf))
+    # Not left to the minimum, which passes over a NaN in some programs of jaxlib 0.11.2.
+    low = jnp.where(jnp.any(possible & jnp.isnan(values)), jnp.nan, low)
     is_finite = jnp.isfinite(low)
     counted = possible & (jnp.isfinite(values) | ~is_finite)
     high = jnp.max(jnp.where(counted & is_finite, values, low))
