@@ -15,6 +15,16 @@ from jaxrl.agents.optimiser import GradientDescent
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Discrete
 from jaxrl.core.types import TimeStep, Transition
+from jaxrl.functionals import (
+    ChiSquareBall,
+    Contamination,
+    CVaR,
+    Entropic,
+    Expectile,
+    KLBall,
+    KLPenalty,
+    TotalVariation,
+)
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import UniformReplay
 
@@ -40,6 +50,17 @@ FROM_REPLAY = {
     "num_updates": 1,
     "batch_size": 2,
     "warmup": 0,
+}
+# Functionals that have a dual of one sample.
+DUALS = {
+    "cvar": CVaR(0.5),
+    "entropic": Entropic(0.7),
+    "kl_penalty": KLPenalty(1.5),
+    "kl_ball": KLBall(0.1),
+    "chi_square_ball": ChiSquareBall(0.2),
+    "total_variation": TotalVariation(0.15),
+    "contamination": Contamination(0.15),
+    "expectile": Expectile(0.3),
 }
 
 

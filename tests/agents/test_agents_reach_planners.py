@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import DUALS
 
 import jaxrl
 from jaxrl import envs, planning
@@ -444,17 +445,6 @@ def test_settings_of_the_environment_are_mixed_or_the_worst_of_them(over_models,
 
 
 # --- a dual from one sample ----------------------------------------------------------------------
-
-DUALS = {
-    "cvar": CVaR(0.5),
-    "entropic": Entropic(0.7),
-    "kl_penalty": KLPenalty(1.5),
-    "kl_ball": KLBall(0.1),
-    "chi_square_ball": ChiSquareBall(0.2),
-    "total_variation": TotalVariation(0.15),
-    "contamination": Contamination(0.15),
-    "expectile": Expectile(0.3),
-}
 
 
 @functools.cache
