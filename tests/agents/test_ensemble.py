@@ -423,6 +423,15 @@ def test_the_models_of_a_continuous_agent_learn_with_it():
     assert np.all(np.isfinite(learned.loss)) and np.all(learned.loss != 0.0)
 
 
+@struct.dataclass
+class Pictures(LinearGaussian):
+    """Of ten by ten points in three colours."""
+
+    @property
+    def observation_space(self):
+        return Box(0.0, 1.0, (10, 10, 3))
+
+
 REFUSED = {
     "one sampled successor": (agent("dqn", Sampled()), LinearGaussian(True), "Generative"),
     "one sampled successor, SAC": (agent("sac", Sampled()), ENV, "Generative"),
@@ -431,7 +440,7 @@ REFUSED = {
         envs.TabularEnv(envs.riverswim()),
         "one of 6 states.*Generative.*TabularMDP",
     ),
-    "images": (agent("dqn"), envs.make("Breakout-MinAtar"), "images.*Generative"),
+    "images": (agent("dqn"), Pictures(True), "images.*Generative"),
     "n-step windows": (
         agent("dqn", replay=UniformReplay(num_step=3)),
         LinearGaussian(True),

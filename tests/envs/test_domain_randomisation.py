@@ -66,6 +66,22 @@ def test_draws_follow_their_laws():
     assert np.all(np.abs(np.corrcoef(drawn) - np.eye(3)) < 5 / 4000**0.5)
 
 
+@struct.dataclass
+class Places(CartPole):
+    """Starts at places drawn with the keys that `split` gives: what `fold_in` gives too."""
+
+    def reset(self, key):
+        state, _ = super().reset(key)
+        return state, jax.vmap(jax.random.uniform)(jax.random.split(key, 3))
+
+
+def test_draws_and_the_start_of_the_episode_are_independent():
+    env = domain_randomisation(Places(), {"gravity": Uniform(8.0, 12.0)})
+    states, places = jax.jit(jax.vmap(env.reset))(jax.random.split(KEY, 2000))
+    for place in np.asarray(places).T:
+        assert abs(np.corrcoef(place, states.drawn["gravity"])[0, 1]) < 5 / 2000**0.5
+
+
 @pytest.mark.slow
 def test_a_draw_holds_for_an_episode_and_is_made_anew_at_reset(played):
     ended = np.asarray((played.terminated >= 1) | played.truncated)[:-1]
