@@ -69,6 +69,7 @@ def test_slips_go_to_the_other_three_directions():
     np.testing.assert_allclose(mdp.initial, going_on / 103)
 
 
+@pytest.mark.slow
 def test_rooms_without_slips_are_as_far_as_the_graph_says():
     cells, beside = room_graph()
     goals = [(7, 9), (1, 1)]

@@ -2,7 +2,6 @@
 
 import functools
 
-import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -365,6 +364,8 @@ def test_conic_programs_agree_with_the_policies():
     """<p, q> - penalty, maximised by CVXPY."""
     q = np.random.default_rng(0).normal(size=(3, A))
     reference = np.array([0.1, 0.2, 0.25, 0.15, 0.3])
+    import cvxpy as cp  # here, for the second that it takes
+
     p = cp.Variable(A)
     rows = [
         (Tsallis(0.5, 2.0), -0.5 * (cp.sum_squares(p) - 1)),

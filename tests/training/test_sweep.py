@@ -236,6 +236,7 @@ def test_new_seeds_and_numbers_compile_nothing(five, two_rates, width, compiles)
     np.testing.assert_array_equal(first.metrics["episode_length"], np.full((1, 5, 3), 4.0))
 
 
+@pytest.mark.slow
 def test_whole_numbers_may_stand_where_floats_are_declared():
     """`length=5` is the 5.0 of the others; an integer is another type, so another program."""
     whole, real = (

@@ -136,6 +136,7 @@ def test_schedules_see_the_whole_life():
     assert moved == [True] * 4 + [False] * 5
 
 
+@pytest.mark.slow
 def test_it_maps_over_keys_agents_and_environments():
     keys = jax.random.split(KEY, 2)
     lives = [(0.5, 5.0), (0.25, 4.0)]

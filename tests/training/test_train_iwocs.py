@@ -265,7 +265,8 @@ def test_attacks_know_how_it_responds():
 # --- the policy ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sac", pytest.param("qr_dqn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sac", "qr_dqn"])
 def test_the_action_is_the_one_whose_least_value_is_greatest(name):
     """Of three agents' actions, or of all, by hand; the third has no say."""
     env = CartPole() if name == "qr_dqn" else Pendulum()
