@@ -56,6 +56,13 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_collection_finish() -> None:
+    """Spare what was collected from the search for garbage, which tracing sets off very often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _few_programs() -> Iterator[None]:
     """Forget compiled programs before they exhaust the memory, or the memory maps, of a process.

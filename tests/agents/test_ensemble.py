@@ -552,7 +552,7 @@ def test_a_q_network_learns_the_nested_values(functional):
     sure = np.abs(np.diff(known[inside], axis=1)[:, 0]) > 0.2
     agrees = np.asarray(found).argmax(axis=2)[:, sure] == chosen[sure]
     assert np.mean(agrees) > 0.95
-    assert len(set(chosen)) == (2 if isinstance(functional, CVaR) else 1)
+    assert set(chosen[sure]) == ({0, 1} if isinstance(functional, CVaR) else {1})
 
 
 def continuous_shares(name, functional):
@@ -572,7 +572,7 @@ def continuous_shares(name, functional):
         Gamble(discrete=False),
     )
     run = jax.jit(
-        jax.vmap(lambda key: jaxrl.train(key, learner, env, num_steps=10_000, num_records=4))
+        jax.vmap(lambda key: jaxrl.train(key, learner, env, num_steps=16_000, num_records=4))
     )
     state = run(jax.random.split(KEY, 2)).state.agent
     act = jax.vmap(lambda s: learner.act(KEY, s, jnp.zeros((1, 1)), explore=False)[0])
