@@ -302,9 +302,6 @@ IMPROVEMENTS |= sharing(
 )
 FUNCTIONALS = sharing(FUNCTIONALS, "functional", list(FUNCTIONALS)) | {
     "softmax-kl_ball": Row(improvement=Softmax(0.5), functional=KLBall(0.2)),
-    "expectiles-entropic-tsallis": Row(
-        Expectiles(5), improvement=Tsallis(0.5, 2.0), functional=Entropic(1.0)
-    ),
 }
 
 
