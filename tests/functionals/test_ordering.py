@@ -61,7 +61,6 @@ def test_a_worst_case_finds_its_atoms_among_values_of_the_same_program(functiona
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-MANY = np.random.default_rng(1)
 LEVELS = np.array([0.01, 0.3, 0.5, 0.9, 1.0], np.float32)
 
 
@@ -69,12 +68,13 @@ LEVELS = np.array([0.01, 0.3, 0.5, 0.9, 1.0], np.float32)
 @pytest.mark.parametrize("weights", ["equal", "spread", "heavy"])
 def test_tails_of_many_atoms_are_those_of_numpy(size, weights):
     """Rounding of a sum of N terms is no share of the tail, however small the atoms are."""
+    rng = np.random.default_rng(size)
     probs = {
         "equal": np.ones(size),
-        "spread": MANY.exponential(size=size),
-        "heavy": MANY.pareto(0.5, size),
+        "spread": rng.exponential(size=size),
+        "heavy": rng.pareto(0.5, size),
     }[weights]
-    probs, values = (probs / probs.sum()).astype(np.float32), MANY.normal(size=size)
+    probs, values = (probs / probs.sum()).astype(np.float32), rng.normal(size=size)
     values = values.astype(np.float32)
 
     @jax.jit
