@@ -31,7 +31,7 @@ def earned(mdp, policy, num_steps):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("slippery", [False, True])
 def test_frozen_lakes_are_crossed(solver, slippery):
-    """Without discounting the value is the chance to cross: 14/17 on ice, from the linear equations."""
+    """Without discounting the value is the chance to cross, 14/17 on ice by the equations."""
     mdp = gymnasium_mdp(gymnasium.make("FrozenLake-v1", is_slippery=slippery), discount=1.0)
     solution = solver(mdp)
     worth = earned(mdp, solution.policy, 4000)
