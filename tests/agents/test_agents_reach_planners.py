@@ -315,11 +315,13 @@ def test_pairs_of_parts_reach_the_planner(name):
     PAIRS[name].check()
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_reaches_the_planner(name):
     HEADS[name].check()
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", IMPROVEMENTS)
 def test_every_improvement_reaches_the_planner(name):
     IMPROVEMENTS[name].check()
@@ -370,6 +372,7 @@ def test_a_greedy_munchausen_is_advantage_learning():
 # --- laws of returns -----------------------------------------------------------------------------
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     "head, functional",
     [
@@ -468,17 +471,13 @@ def test_every_dual_reaches_its_functional(name):
 # --- how biased K draws are ----------------------------------------------------------------------
 
 
-DRAWN = {"CVaR": CVaR(0.3), "KLBall": KLBall(0.2)}
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_the_bias_of_k_draws_falls_as_k_grows(name):
-    """Both are concave in the law: K draws give too high a value, by less the more there are.
+def test_the_bias_of_k_draws_falls_as_k_grows():
+    """CVaR is concave in the law: K draws give too high a value, by less the more there are.
 
     Targets from two draws are noisy: after twice the steps of the table above the values are within
     its tolerance too.
     """
-    functional = OneOf(np.int32(list(DRAWN).index(name)), tuple(DRAWN.values()))
+    functional = CVaR(0.3)
     exact = planned(garnets(), BellmanOperator(successor_functional=functional))
     operator = BellmanOperator(squared(), successor_functional=functional)
     biases = []
@@ -542,6 +541,6 @@ def test_the_windy_cliff():
     operator = BellmanOperator(squared(), successor_functional=functional)
     agent = tabular_agent(operator, Generative(6), discount=0.9, batch_size=512)
     agent = agent.replace(optimiser=Optimiser(Linear(0.02, 0.0), max_grad_norm=1000.0))
-    _, found = learned(agent, mdps, num_steps=800_000)
+    _, found = learned(agent, mdps, num_steps=400_000)
     exact = planned(mdps, BellmanOperator(successor_functional=OfDraws(functional, 6)))
     assert_reaches(found, exact, 0.1)
