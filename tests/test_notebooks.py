@@ -24,7 +24,11 @@ SHORTER = {
         "num_tuning_lives=32": "num_tuning_lives=4",
         "total_steps=48_000.0": "total_steps=9_600.0",
     },
-    "return_distributions": {"num_steps=40_000": "num_steps=4_000"},
+    "return_distributions": {
+        'jax.config.update("jax_disable_most_optimizations", False)': "pass",
+        "num_steps=40_000": "num_steps=4_000",
+        "Quantile(32)": "Quantile(16)",
+    },
     "risk_and_robustness": {
         "num_steps=36_000": "num_steps=4_000",
         "num_steps=60_000": "num_steps=4_000",

@@ -300,9 +300,7 @@ def sharing(rows, field, names):
 IMPROVEMENTS |= sharing(
     IMPROVEMENTS, "improvement", [n for n in IMPROVEMENTS if n not in ("sampled", "mirror_descent")]
 )
-FUNCTIONALS = sharing(FUNCTIONALS, "functional", list(FUNCTIONALS)) | {
-    "softmax-kl_ball": Row(improvement=Softmax(0.5), functional=KLBall(0.2)),
-}
+FUNCTIONALS = sharing(FUNCTIONALS, "functional", list(FUNCTIONALS))
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -378,7 +376,6 @@ def test_a_greedy_munchausen_is_advantage_learning():
     [
         (Quantile(9, huber_threshold=0.0), Mean()),
         (Categorical(**COARSE), CVaR(0.5)),
-        (Quantile(9, huber_threshold=0.0), CVaR(0.5)),
     ],
     ids=lambda part: type(part).__name__,
 )
@@ -387,8 +384,7 @@ def test_laws_are_the_planner_s(head, functional):
     operator = BellmanOperator(head, return_functional=functional)
     mdps = garnets()
     params, _ = learned(tabular_agent(operator, Generative(4)), mdps)
-    # A law imputed from expectiles moves further than they do.
-    tolerance, num_settled = 0.3 if isinstance(head, Expectiles) else 0.12, 0
+    num_settled = 0
     for index in range(NUM_MDPS):
         mdp = jax.tree.map(lambda leaf, index=index: leaf[index], mdps)
         known = planning.distributional_value_iteration(mdp, operator, tolerance=1e-3)
@@ -396,7 +392,7 @@ def test_laws_are_the_planner_s(head, functional):
             continue
         num_settled += 1
         found, exact = (jax.vmap(jax.vmap(head.law))(p) for p in (params[index], known.params))
-        assert float(jnp.max(jaxrl.wasserstein_distance(found, exact))) < tolerance
+        assert float(jnp.max(jaxrl.wasserstein_distance(found, exact))) < 0.12
     assert num_settled == NUM_MDPS
 
 
@@ -463,8 +459,9 @@ def test_a_dual_reaches_the_exact_functional_from_one_sample():
     assert np.max(np.abs(dual_gap("cvar"))) < 0.15
 
 
-@pytest.mark.parametrize("name", DUALS)
-def test_every_dual_reaches_its_functional(name):
+@pytest.mark.parametrize("name", ["kl_ball", "expectile"])
+def test_duals_of_other_shapes_reach_their_functional(name):
+    """Each one's climb is held by test_dual_step, and where it ends by tests/functionals."""
     assert np.max(np.abs(dual_gap(name))) < 0.25
 
 
@@ -541,6 +538,6 @@ def test_the_windy_cliff():
     operator = BellmanOperator(squared(), successor_functional=functional)
     agent = tabular_agent(operator, Generative(6), discount=0.9, batch_size=512)
     agent = agent.replace(optimiser=Optimiser(Linear(0.02, 0.0), max_grad_norm=1000.0))
-    _, found = learned(agent, mdps, num_steps=400_000)
+    _, found = learned(agent, mdps, num_steps=600_000)
     exact = planned(mdps, BellmanOperator(successor_functional=OfDraws(functional, 6)))
     assert_reaches(found, exact, 0.1)
