@@ -176,11 +176,6 @@ def _make(
     agent = agent_with(agent, agent_name, parts)
     normalise = tuple(sorted(set(numbers.normalise)))
     if normalise:
-        if "replay" in {field.name for field in dataclasses.fields(agent)}:
-            raise BadInput(
-                f"--normalise is for agents that learn from fresh rollouts; {agent_name} replays "
-                "old ones."
-            )
         agent = NormalisedAgent(agent, "observations" in normalise, "rewards" in normalise)
     changed: dict[str, Any] = {}
     for name, text in settings.items():

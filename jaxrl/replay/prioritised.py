@@ -22,8 +22,10 @@ class PrioritisedState:
     """Rows, and a weight for each of them that may start a window."""
 
     rows: ReplayState
-    tree: SumTree  # priority^alpha of each row and environment; 0 where no window may start
-    max_priority: Array  # [] float32, the largest priority seen, given to new windows
+    # (priority / scale)^alpha of each row and environment; 0 where no window may start
+    tree: SumTree
+    scale: Array  # [] float32, the largest of the first priorities; 0 before
+    max_priority: Array  # [] float32, the largest of late, over `scale`: given to new windows
 
 
 @struct.dataclass
@@ -34,19 +36,23 @@ class PrioritisedReplay:
     `alpha = 0` is the uniform replay. The draw is stratified: the i-th of `batch_size` comes from
     the i-th share of the total, so every window keeps its P on average, with less noise.
 
-    A window enters with the largest priority seen so far, at the moment it is complete; a row that
-    cannot start a window (see `UniformReplay`) has weight exactly 0 in the tree and is never
-    drawn, also across the seam of the ring.
+    A window enters with the largest priority of late, at the moment it is complete: the largest
+    one is halved over as many draws as windows fit in, so that it follows the task as errors
+    shrink. Priorities are kept relative to the first ones, so that their unit does not matter. One
+    that is not finite is left out: its window keeps what it had. A row that cannot start a window
+    (see `UniformReplay`) has weight exactly 0 in the tree and is never drawn, also across the seam
+    of the ring.
 
     Sources:
-        Schaul et al. (2016), equation 1 and section 3.4, proportional variant, algorithm 1.
+        Schaul et al. (2016), equation 1 and section 3.4, proportional variant, algorithm 1. There
+        the largest priority starts at 1 and never falls; halving and scale are ours.
     """
 
     capacity: int = setting(100_000, "transitions kept", unit="transitions", low=1)
     # Environments written side by side; agents set it, so that it is no setting of theirs.
     num_envs: int = struct.field(pytree_node=False, default=1)
     num_step: int = setting(1, "steps of each return before the bootstrap", unit="steps", low=1)
-    store_next: bool = setting(False, "keep next observations too: twice the memory")
+    store_next: bool = setting(True, "keep next observations too: twice the memory")
     alpha: float = setting(0.6, "power of the priority, 0 is uniform", low=0.0)
     # Importance correction in [0, 1], 1 is full; agents schedule their own and pass it to `sample`.
     beta: float = 0.4
@@ -66,7 +72,7 @@ class PrioritisedReplay:
         """Bytes that one state takes, for transitions like `example[num_envs, ...]`."""
         tree = jax.eval_shape(lambda: sum_tree(self.capacity))
         sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
-        return self.uniform.nbytes(example) + sum(sizes) + jnp.dtype(jnp.float32).itemsize
+        return self.uniform.nbytes(example) + sum(sizes) + 2 * jnp.dtype(jnp.float32).itemsize
 
     def init(self, example: Transition) -> PrioritisedState:
         """An empty state; `example` is one step, arrays or shapes, `[num_envs, ...]`.
@@ -75,7 +81,8 @@ class PrioritisedReplay:
             ValueError: sizes that do not fit together, or an example of another batch size.
         """
         rows = self.uniform.init(example)
-        return PrioritisedState(rows, sum_tree(self.capacity), jnp.ones((), jnp.float32))
+        zero, one = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
+        return PrioritisedState(rows, sum_tree(self.capacity), zero, one)
 
     def add(self, state: PrioritisedState, trajectory: Transition) -> PrioritisedState:
         """Append `trajectory[T, num_envs, ...]`; O(T log capacity).
@@ -156,18 +163,24 @@ class PrioritisedReplay:
         Args:
             state: of this replay.
             indices: from a `Batch`.
-            priorities: magnitudes, such as |td_error| [return]; the sign is ignored.
+            priorities: magnitudes, such as |td_error| [return]; the sign is ignored, and so is one
+                that is not finite.
             when: `[]` bool; false leaves the state as it is.
         """
         priorities = jnp.abs(priorities) + self.epsilon
+        told = jnp.isfinite(priorities) & when
         # Whether a window may start is asked of the rows, and an update that is not wanted goes to
         # a spare leaf: a tree that is read here and then written would be copied whole.
-        counts = self._may_start(state.rows, indices) & when
-        weights = jnp.where(counts, self._weigh(priorities), 0.0)
+        counts = self._may_start(state.rows, indices) & told
         largest = jnp.max(jnp.where(counts, priorities, 0.0))
+        scale = jnp.where(state.scale > 0, state.scale, largest)
+        unit = jnp.where(scale > 0, scale, 1.0)
+        weights = jnp.where(counts, self._weigh(jnp.where(counts, priorities, 1.0) / unit), 0.0)
+        kept = 0.5 ** (jnp.sum(counts) / self.capacity) * state.max_priority
         return state.replace(
-            tree=state.tree.update(jnp.where(when, indices, state.tree.num_leaves), weights),
-            max_priority=jnp.maximum(state.max_priority, largest),
+            tree=state.tree.update(jnp.where(told, indices, state.tree.num_leaves), weights),
+            scale=scale,
+            max_priority=jnp.maximum(kept, largest / unit),
         )
 
     def _may_start(self, rows: ReplayState, indices: Array) -> Array:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.types import Array, Transition
 from jaxrl.networks import Policy
 from jaxrl.returns import generalised_advantages
+
+_MOST_LOG_RATIO = 20.0
 
 
 @struct.dataclass
@@ -33,6 +36,19 @@ class PolicyTargets:
     value: Array  # [] before any update of this rollout [return]
     policy: Policy | None = None  # that took the action
     heads: dict[str, Array] = struct.field(default_factory=dict)  # targets of the rule's heads
+
+
+def log_ratio(outputs: PolicyOutputs, targets: PolicyTargets) -> Array:
+    """Log of the new probability of the action over the old one `[...]`, held in [-20, 20] [nats].
+
+    Within, where every clip and drift does its work, nothing is changed; beyond, no power of the
+    ratio overflows, and slopes are those at the end: a bad action that has become likely is still
+    made less so.
+    """
+    gap = outputs.log_prob - targets.log_prob
+    fixed = jax.lax.stop_gradient(gap)
+    held = jnp.clip(fixed, -_MOST_LOG_RATIO, _MOST_LOG_RATIO) + (gap - fixed)
+    return jnp.where(jnp.abs(gap) <= _MOST_LOG_RATIO, gap, held)
 
 
 def advantage_targets(

@@ -16,9 +16,8 @@ from jaxrl.rules.contract import (
     PolicyTargets,
     advantage_targets,
     clipped_value_loss,
+    log_ratio,
 )
-
-_MOST_LOG_RATIO = 20.0  # beyond, the log-ratio is held, so that no power of the ratio overflows
 
 
 class Drift(Protocol):
@@ -118,7 +117,7 @@ class DriftPolicy:
     standardised by the agent: drifts are not homogeneous in them.
 
     Numerics: log-ratios are held in [-20, 20], where every drift here is finite and has finite
-    slopes; beyond, an action has no gradient.
+    slopes; beyond, slopes are those at the end.
 
     The outer gradient of a threshold (`value_clip`, `epsilon` of a clip) is zero: an outcome jumps
     where it is passed and stays between. Learn those by evolution.
@@ -168,8 +167,8 @@ class DriftPolicy:
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
-        log_ratio = jnp.clip(outputs.log_prob - targets.log_prob, -_MOST_LOG_RATIO, _MOST_LOG_RATIO)
-        surrogate = jnp.exp(log_ratio) * targets.advantage
-        policy_loss = self.drift(log_ratio, targets.advantage, progress) - surrogate
+        moved = log_ratio(outputs, targets)
+        surrogate = jnp.exp(moved) * targets.advantage
+        policy_loss = self.drift(moved, targets.advantage, progress) - surrogate
         value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy

@@ -18,6 +18,7 @@ from jaxrl.rules.contract import (
     PolicyTargets,
     advantage_targets,
     clipped_value_loss,
+    log_ratio,
 )
 
 _MOST_LOG_RATIO = 20.0
@@ -145,8 +146,7 @@ class MirrorDescentPolicy:
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
-        log_ratio = jnp.clip(outputs.log_prob - targets.log_prob, -_MOST_LOG_RATIO, _MOST_LOG_RATIO)
-        policy_loss = -jnp.exp(log_ratio) * targets.advantage
+        policy_loss = -jnp.exp(log_ratio(outputs, targets)) * targets.advantage
         divergence = self.divergence(outputs.policy, targets.policy)
         value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
         policy_loss = policy_loss + divergence / value_at(self.step_size, progress)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import check_value, list_settings, replace_setting, resolve_setting
-from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.training.loop import (
     Tally,
     TrainState,
@@ -114,9 +114,21 @@ def make_groups(
             name: jnp.asarray([settings[s][name] for s, _ in padded], jnp.float32) for name in swept
         }
         lane_agent = with_settings(strong_floats(agent), values)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray([s for _, s in padded]))
+        keys = keys_of_seeds(key, [seed for _, seed in padded])
         groups.append(Group(tuple(padded), len(chosen), lane_agent, keys))
     return groups
+
+
+def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
+    """`fold_in(key, seed)` `[N]`; from seed 2^32 on, the upper half is folded in as well."""
+    words = np.asarray(seeds, np.uint64)
+    low, high = (jnp.asarray(x.astype(np.uint32)) for x in (words & 0xFFFFFFFF, words >> 32))
+
+    def one(low: Array, high: Array) -> Key:
+        first = jax.random.fold_in(key, low)
+        return select(high > 0, jax.random.fold_in(first, high), first)
+
+    return jax.vmap(one)(low, high)
 
 
 def lane_axes(agent: Agent, swept: Sequence[str]) -> Agent:

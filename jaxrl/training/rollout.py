@@ -82,7 +82,7 @@ def rollout(
             extras["memory_after"] = memory
         env_state, timestep = jax.vmap(env.step)(step_keys, state.env_state, action)
         ended = (timestep.terminated >= 1) | timestep.truncated
-        episode_return = state.episode_return + timestep.reward
+        episode_return = state.episode_return + jnp.asarray(timestep.reward, jnp.float32)
         episode_length = state.episode_length + 1
         sums = EpisodeSums(
             num_episodes=sums.num_episodes + jnp.sum(ended),
