@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxrl.core.types import Array
 from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.operators.improvement import Greedy
 from jaxrl.planning.acceleration import Acceleration, FrozenSweeps
+from jaxrl.planning.ends import with_ends
 from jaxrl.planning.fixed_point import solve
 from jaxrl.planning.solution import Solution
 from jaxrl.planning.sweeps import has_fixed_policy, is_shared
@@ -37,7 +39,9 @@ def value_iteration(
     (float32 cannot reach 1e-6 at values of 100: `converged` is then false and `error_bound` says
     what was reached), when a number is not finite, or after `max_iterations`. An operator without
     a certificate (see `certificates.py`) stops at a *residual* within the tolerance. The same goes
-    for discount 1 where some policy, good or bad, never ends.
+    for discount 1 where some policy, good or bad, never ends. A greedy policy then takes, among
+    actions of equal value, one that comes to an end; one that does not earn its values is not
+    called converged.
 
     It may be called inside `jit`, `vmap` (over models of equal shape, operators and tolerances)
     and `grad`. For thousands of small models at once, `jax.lax.map(solver, mdps, batch_size=32)`
@@ -75,10 +79,32 @@ def value_iteration(
     operator = BellmanOperator() if operator is None else operator
     acceleration = FrozenSweeps() if acceleration is None else acceleration
     check_problem(mdp, operator, tolerance, max_iterations, initial_values)
-    return _solve(mdp, operator, tolerance, max_iterations, initial_values, acceleration)
+    solved = _solve(mdp, operator, tolerance, max_iterations, initial_values, acceleration)
+    solved = with_ends(mdp, operator, solved, tolerance, max_iterations)
+    _tell_of_rounding(mdp, solved, tolerance, max_iterations)
+    return solved
 
 
 _solve = jax.jit(solve)
+
+
+def _tell_of_rounding(
+    mdp: TabularMDP, solution: Solution, tolerance: Any, max_iterations: Any
+) -> None:
+    """Warn where float32 is what stopped an iteration before the tolerance."""
+    numbers = (solution, tolerance, max_iterations)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(numbers))
+    if traced or mdp.prob.dtype != np.float32:
+        return
+    stalled = ~np.asarray(solution.converged) & np.isfinite(solution.residual)
+    if np.any(stalled & (np.asarray(solution.num_iterations) < max_iterations)):
+        reached = np.minimum(solution.error_bound, solution.residual)
+        warnings.warn(
+            f"float32 numbers bring these values within {float(np.max(reached)):.2g}, not within "
+            f"tolerance={np.max(tolerance):.2g}: ask for less, or make the model and plan inside "
+            "`with jax.enable_x64(True):`.",
+            stacklevel=3,
+        )
 
 
 def check_problem(
