@@ -182,7 +182,7 @@ class QNetworkAgent:
             progress=Progress.start(total_steps),
             num_updates=jnp.zeros((), jnp.int32),
             source=self.successors.init(source_key, env, self.operator, self.network),
-            gain=(AverageReward if self.average_reward is None else self.average_reward).init(),
+            gain=(self.average_reward or AverageReward()).init(),
             restart=() if self.average_reward is None else make_env_models(env, 1, (), None).env,
             model=model,
         )

@@ -98,10 +98,10 @@ def _tell_of_rounding(
         return
     stalled = ~np.asarray(solution.converged) & np.isfinite(solution.residual)
     if np.any(stalled & (np.asarray(solution.num_iterations) < max_iterations)):
-        reached = np.minimum(solution.error_bound, solution.residual)
+        # The same words for the same tolerance, which Python repeats once for each place.
         warnings.warn(
-            f"float32 numbers bring these values within {float(np.max(reached)):.2g}, not within "
-            f"tolerance={np.max(tolerance):.2g}: ask for less, or make the model and plan inside "
+            f"Rounding of float32 stops value iteration before tolerance={np.max(tolerance):.2g}; "
+            "error_bound says how near it came. Ask for less, or make the model and plan inside "
             "`with jax.enable_x64(True):`.",
             stacklevel=3,
         )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core.arguments import check_numbers
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import check_value, list_settings, replace_setting, resolve_setting
@@ -49,6 +50,8 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
         ValueError: no values, a value out of range, or a setting that is not a float (those change
             the program; call `sweep` once for each).
     """
+    if not isinstance(over, Mapping):
+        raise ValueError(f"over={over!r} must map names of settings to the values to combine.")
     combinations: list[dict[str, float]] = [{}]
     known = {info.name: info for info in list_settings(agent)}
     for name, values in over.items():
@@ -59,10 +62,13 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
                 f"{name} cannot be swept in one program: it is {type(info.value).__name__}, not a "
                 "float, and changes shapes or code. Run one sweep for each value."
             )
+        values = check_numbers(name, values)
         if len(values) == 0:
             raise ValueError(f"{name} is swept over no values: give at least one.")
+        if len({np.float32(value) for value in values}) < len(values):
+            raise ValueError(f"{name} is swept over {values}, of which two are equal in float32.")
         for value in values:
-            check_value(info, float(value))
+            check_value(info, value)
         combinations = [{**one, name: float(value)} for one in combinations for value in values]
     return combinations
 

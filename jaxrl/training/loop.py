@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.arguments import check_key, check_parts, check_whole
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import check_settings
 from jaxrl.core.totals import add_exactly
@@ -72,18 +73,24 @@ def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
     Raises:
         ValueError: a budget or a number of records below one.
     """
-    if num_steps < 1 or num_records < 1:
-        raise ValueError(
-            f"num_steps={num_steps} and num_records={num_records} must both be at least 1."
-        )
+    num_steps = check_whole("num_steps", num_steps)
+    num_records = check_whole("num_records", num_records)
     steps = agent.num_envs * agent.rollout_length
     num_iterations = math.ceil(num_steps / steps)
     iterations = math.ceil(num_iterations / min(num_records, num_iterations))
+    if iterations >= _MOST_ITERATIONS:
+        raise ValueError(
+            f"num_steps={num_steps} in {num_records} records are {iterations} updates in each, "
+            "more than 2^31: give more records, or more steps between updates."
+        )
     return Plan(math.ceil(num_iterations / iterations), iterations, steps)
 
 
 def check_training(agent: Agent, env: Environment) -> None:
     """Raise `ValueError` when a setting is out of range or the agent does not fit `env`."""
+    check_parts("agent", agent, ("check", "init", "act", "update"), "jaxrl.ppo()")
+    check_parts("env", env, ("reset", "step"), 'jaxrl.make("CartPole")')
+    check_settings(env)
     check_settings(agent)
     agent.check(env)
 
@@ -182,6 +189,7 @@ def train(
         >>> run(jax.random.key(0)).steps.tolist()
         [2048, 4096]
     """
+    check_key(key)
     check_training(agent, env)
     plan = make_plan(agent, num_steps, num_records)
     state = start_training(key, agent, env, plan.total_steps)
