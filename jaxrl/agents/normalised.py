@@ -47,7 +47,12 @@ class NormalisedAgent:
     observations: bool = setting(True, "normalise observations")
     rewards: bool = setting(True, "scale rewards")
     clip: float = setting(
-        10.0, "largest magnitude after scaling", unit="standard deviations", low=0.0, low_open=True
+        10.0,
+        "largest magnitude after scaling",
+        unit="standard deviations",
+        low=0.0,
+        low_open=True,
+        infinite=True,
     )
     epsilon: float = setting(1e-8, "added to the variances", low=0.0)
 

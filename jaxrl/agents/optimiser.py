@@ -40,6 +40,7 @@ class Optimiser:
         "global norm above which gradients are scaled down; None for no clipping",
         low=0.0,
         low_open=True,
+        infinite=True,
     )
     epsilon: float = setting(1e-5, "added to Adam's denominator", low=0.0, low_open=True)
     eps_root: float = setting(
@@ -87,6 +88,7 @@ class GradientDescent:
         "global norm above which gradients are scaled down; None for no clipping",
         low=0.0,
         low_open=True,
+        infinite=True,
     )
 
     def init(self, params: PyTree) -> PyTree:
@@ -128,6 +130,7 @@ class RMSProp:
         "global norm above which gradients are scaled down; None for no clipping",
         low=0.0,
         low_open=True,
+        infinite=True,
     )
     epsilon: float = setting(1e-5, "added to the denominator", low=0.0, low_open=True)
     eps_root: float = setting(

@@ -55,7 +55,8 @@ def setting(
         "low_open": low_open,
         "choices": choices,
         "infinite": infinite or (isinstance(default, float) and math.isinf(default)),
-        "whole": isinstance(default, int) and not isinstance(default, bool),
+        "whole": _is_whole(default)
+        or (isinstance(default, tuple) and all(map(_is_whole, default))),
     }
     static = isinstance(default, (bool, int, str, tuple, type(None))) or (
         callable(default) and not dataclasses.is_dataclass(default)
@@ -93,7 +94,7 @@ def list_settings(owner: Any, prefix: str = "") -> list[SettingInfo]:
         value = getattr(owner, field.name)
         name = prefix + field.name
         if "help" in field.metadata:
-            keys = tuple(field.metadata)
+            keys = ("help", "unit", "low", "high", "low_open", "choices", "infinite", "whole")
             if not dataclasses.is_dataclass(value) or isinstance(value, Schedule):
                 info = {key: field.metadata[key] for key in keys}
                 found.append(SettingInfo(name=name, value=value, **info))
@@ -119,7 +120,8 @@ def check_value(info: SettingInfo, value: Any) -> None:
     if isinstance(value, Schedule):
         for field in dataclasses.fields(value):
             if field.name in ("initial", "final"):
-                named = dataclasses.replace(info, name=f"{info.name}.{field.name}")
+                # A schedule may end where a constant may not stand, such as at a step size of 0.
+                named = dataclasses.replace(info, name=f"{info.name}.{field.name}", low_open=False)
                 check_value(named, getattr(value, field.name))
             elif not isinstance(getattr(value, field.name), jax.core.Tracer):
                 _check_known(f"{info.name}.{field.name}", getattr(value, field.name))
@@ -149,6 +151,10 @@ def check_value(info: SettingInfo, value: Any) -> None:
 def _check_known(name: str, value: Any) -> None:
     if _is_number(value) and np.any(np.isnan(np.asarray(value))):
         raise ValueError(f"{name}={value} is not a number.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

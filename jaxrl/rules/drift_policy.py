@@ -40,7 +40,9 @@ class ClipDrift:
         ['0.0', '0.8']
     """
 
-    epsilon: float = setting(0.2, "half-width of the ratio's clip", low=0.0, low_open=True)
+    epsilon: float = setting(
+        0.2, "half-width of the ratio's clip", low=0.0, low_open=True, infinite=True
+    )
 
     def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
         """-> `[...]` [return]."""
@@ -136,7 +138,7 @@ class DriftPolicy:
     drift: Drift = struct.field(default_factory=ClipDrift)
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
     value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True
+        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
     )
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)

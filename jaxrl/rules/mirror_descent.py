@@ -115,11 +115,11 @@ class MirrorDescentPolicy:
 
     divergence: Divergence = struct.field(default_factory=KullbackLeibler)
     step_size: float | Schedule = setting(
-        Linear(1.0, 0.01), "divergence is divided by it", low=0.0, low_open=True
+        Linear(1.0, 0.01), "divergence is divided by it", low=0.0, low_open=True, infinite=True
     )
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
     value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True
+        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
     )
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)

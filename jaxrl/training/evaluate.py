@@ -108,7 +108,7 @@ def evaluate(
     """
     check_key(key)
     check_parts("agent", agent, ("act",), "jaxrl.ppo()")
-    check_parts("env", env, ("reset", "step"), 'jaxrl.make("CartPole")')
+    check_parts("env", env, ("reset", "step"), 'jaxrl.envs.make("CartPole")')
     if agent_state is None:
         raise ValueError(
             "agent_state is None: give a trained one, such as result.agent_state(0, 0)."

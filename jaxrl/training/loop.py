@@ -14,6 +14,7 @@ from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import check_settings
 from jaxrl.core.totals import add_exactly
 from jaxrl.core.types import Array, Key, PyTree, select
+from jaxrl.envs.checker import explained
 from jaxrl.training.rollout import EpisodeSums, RolloutState, rollout, start_rollout
 
 _MOST_ITERATIONS = 2**31 - 1  # under one key
@@ -89,7 +90,7 @@ def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
 def check_training(agent: Agent, env: Environment) -> None:
     """Raise `ValueError` when a setting is out of range or the agent does not fit `env`."""
     check_parts("agent", agent, ("check", "init", "act", "update"), "jaxrl.ppo()")
-    check_parts("env", env, ("reset", "step"), 'jaxrl.make("CartPole")')
+    check_parts("env", env, ("reset", "step"), 'jaxrl.envs.make("CartPole")')
     check_settings(env)
     check_settings(agent)
     agent.check(env)
@@ -192,8 +193,9 @@ def train(
     check_key(key)
     check_training(agent, env)
     plan = make_plan(agent, num_steps, num_records)
-    state = start_training(key, agent, env, plan.total_steps)
-    zeros = empty_tally(agent, env, state)
+    with explained(env):
+        state = start_training(key, agent, env, plan.total_steps)
+        zeros = empty_tally(agent, env, state)
 
     def iteration(carry: tuple, _: None) -> tuple[tuple, None]:
         state, tally = carry

@@ -12,6 +12,7 @@ import jax
 from jaxrl.core.arguments import check_key, check_number, check_whole
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Key, PyTree
+from jaxrl.envs.checker import explained
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.identity import identity
 from jaxrl.training.lanes import default_lanes, expand_settings, make_groups, strong_floats
@@ -131,7 +132,8 @@ def plan_sweep(
     first = make_groups(jax.random.key(0), agent, settings[:1], few, width)[0]
     num_groups = math.ceil(len(settings) * num_seeds / width)
     programs = Programs(strong_floats(env), plan, tuple(settings[0]), num_groups)
-    memory = programs.memory_before_compiling(first)
+    with explained(env):
+        memory = programs.memory_before_compiling(first)
     memory.check(width, len(settings))
     seeds = range(first_seed, first_seed + num_seeds)
     return SweepPlan(plan, settings, seeds, lanes, num_groups, memory, 0.0)
