@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -57,8 +58,8 @@ def train(arguments: Train, words: Sequence[str]) -> int:
     with refusing(ValueError, OSError, about=""):
         run = open_run(path, job.config(), arguments.overwrite, ["jaxrl", *words])
     with run:
-        summary = run.summary()
-        if run.status().get("state") in ("done", "diverged") and summary:
+        if run.is_finished():
+            summary = run.summary()
             say(console, f"{path} is finished already; --overwrite trains it anew")
         else:
             summary = _train_in(run, job, arguments, console)
@@ -121,8 +122,10 @@ def _train_in(
             run.set_status("interrupted", {"signal": interrupt.number, "share": watch.share})
             return interrupt
         return _finish(run, job, arguments, result, watch)
-    except MemoryError as error:
-        run.set_status("failed", {"reason": str(error)})
+    except (MemoryError, ValueError, OSError) as error:
+        # Too large, checkpoints that cannot be gone on from, a full disk.
+        with contextlib.suppress(OSError):
+            run.set_status("failed", {"reason": str(error)[:2000]})
         raise BadInput(str(error)) from error
     except BaseException as error:
         run.set_status("failed", {"reason": f"{type(error).__name__}: {error}"[:2000]})

@@ -49,22 +49,15 @@ def append(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
         os.fsync(stream.fileno())
 
 
-def truncate(path: str | Path, num_records: int) -> None:
-    """Keep the first `num_records` lines, and drop a table made from more of them.
-
-    Raises:
-        ValueError: there are fewer lines: the folder lost metrics that its checkpoint counts on.
-    """
+def rewrite(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Replace all lines by those of `records`, in one move, and drop a table made from others."""
     file = Path(path) / _LINES
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    num_whole = sum(line.endswith(b"\n") for line in lines)
-    if num_whole < num_records:
-        raise ValueError(
-            f"{file} has {num_whole} records, but the checkpoint was saved after {num_records}: "
-            "metrics were lost. Use --overwrite to start again."
-        )
-    if file.exists():
-        os.truncate(file, sum(map(len, lines[:num_records])))
+    draft = file.with_name(f".{_LINES}.draft")
+    with open(draft, "w", encoding="utf-8") as stream:
+        stream.writelines(_to_line(record) + "\n" for record in records)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, file)
     (Path(path) / _TABLE).unlink(missing_ok=True)
 
 
@@ -76,7 +69,8 @@ def write_parquet(path: str | Path) -> None:
     if file.exists() and not (Path(path) / _LINES).exists():
         return
     draft = file.with_name(f".{_TABLE}.draft")
-    pyarrow.parquet.write_table(_table_of_lines(Path(path) / _LINES), draft, compression="zstd")
+    table = _table_of_lines(Path(path) / _LINES)
+    pyarrow.parquet.write_table(table, draft, compression="zstd", write_page_checksum=True)
     os.replace(draft, file)
 
 
@@ -99,13 +93,19 @@ def load_metrics(path: str | Path) -> pyarrow.Table:
 
     Raises:
         FileNotFoundError: the folder has no metrics.
-        ValueError: a line is not a record.
+        ValueError: a line is not a record, or the table is not as it was written.
     """
+    import pyarrow
     import pyarrow.parquet
 
     lines, table = Path(path) / _LINES, Path(path) / _TABLE
     if table.exists():
-        return pyarrow.parquet.read_table(table)
+        try:
+            return pyarrow.parquet.read_table(table, page_checksum_verification=True)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(
+                f"{table} is damaged: `jaxrl train --resume {path}` mends it."
+            ) from error
     if not lines.exists():
         raise FileNotFoundError(f"{path} has no metrics: is it a run's folder?")
     return _table_of_lines(lines)

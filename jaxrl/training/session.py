@@ -107,7 +107,7 @@ class Session:
                 name: np.full(records.shape, np.nan, np.float32)
                 for name, records in self._template()["metrics"].items()
             }
-        self.observer.on_start(self.plan, self.record)
+        self.observer.on_start(self.plan, self.record, self.metrics)
 
     def restore(self, checkpoints: Checkpoints) -> bool:
         """Take the state of the newest good checkpoint; False when there is none.
