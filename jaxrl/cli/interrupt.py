@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: the first asks to stop at the next chunk, the second ends the process."""
+"""Ctrl-C, SIGTERM and what schedulers send: the first asks to stop at the next chunk, the second
+ends the process."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has the first two
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class Interrupt:
@@ -32,7 +34,7 @@ class Interrupt:
 
 @contextlib.contextmanager
 def catch_signals(say: Callable[[str], None]) -> Iterator[Interrupt]:
-    """Watch for SIGINT and SIGTERM while the body runs; the handlers before come back after it.
+    """Watch for signals to stop while the body runs; the handlers before come back after it.
 
     Python runs handlers between two of its instructions, which may be many seconds apart while a
     program compiles. So a thread of its own reads the signals as the system delivers them.

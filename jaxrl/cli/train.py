@@ -64,8 +64,9 @@ def train(arguments: Train, words: Sequence[str]) -> int:
         else:
             summary = _train_in(run, job, arguments, console)
         if isinstance(summary, Interrupt):
-            again = f"jaxrl train --resume {path}"
-            say(console, f"stopped; everything is saved. To continue: {again}")
+            saved = Checkpoints(run.checkpoints).steps()
+            what = "everything is saved" if saved else "before anything was trained or saved"
+            say(console, f"stopped; {what}. To continue: jaxrl train --resume {path}")
             return summary.exit_code
         show_summary(console, summary)
         say(console, f"learning curve: {path / 'plots' / 'curve.png'}")

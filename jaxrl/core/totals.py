@@ -32,5 +32,5 @@ def add_exactly(total: Array, rest: Array, amount: Array) -> tuple[Array, Array]
     rough = total + amount
     seen = rough - total
     small = rest + ((total - (rough - seen)) + (amount - seen))
-    result = rough + small
+    result = jnp.where(jnp.isfinite(rough), rough + small, rough)
     return result, jnp.where(jnp.isfinite(result), small - (result - rough), 0.0)

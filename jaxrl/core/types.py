@@ -70,7 +70,9 @@ class Progress:
     def advance(self, num_steps: int | Array) -> Progress:
         """Progress after `num_steps` more environment steps."""
         step, rest = (jnp.asarray(part, jnp.float32) for part in (self.step, self.rest))
-        step, rest = add_exactly(step, rest, num_steps)
+        low = jnp.asarray(num_steps) & 0xFFFF  # each part of an int32 is a float32
+        for part in (num_steps - low, low):
+            step, rest = add_exactly(step, rest, part)
         return self.replace(step=step, rest=rest)
 
     @property

@@ -80,9 +80,8 @@ def value_iteration(
     acceleration = FrozenSweeps() if acceleration is None else acceleration
     check_problem(mdp, operator, tolerance, max_iterations, initial_values)
     solved = _solve(mdp, operator, tolerance, max_iterations, initial_values, acceleration)
-    solved = with_ends(mdp, operator, solved, tolerance, max_iterations)
     _tell_of_rounding(mdp, solved, tolerance, max_iterations)
-    return solved
+    return with_ends(mdp, operator, solved, tolerance, max_iterations)
 
 
 _solve = jax.jit(solve)

@@ -176,7 +176,8 @@ class PrioritisedReplay:
         scale = jnp.where(state.scale > 0, state.scale, largest)
         unit = jnp.where(scale > 0, scale, 1.0)
         weights = jnp.where(counts, self._weigh(jnp.where(counts, priorities, 1.0) / unit), 0.0)
-        kept = 0.5 ** (jnp.sum(counts) / self.capacity) * state.max_priority
+        share = jnp.sum(counts).astype(jnp.float32) / self.capacity
+        kept = jnp.exp2(-share) * state.max_priority
         return state.replace(
             tree=state.tree.update(jnp.where(told, indices, state.tree.num_leaves), weights),
             scale=scale,

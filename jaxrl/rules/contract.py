@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.holding import held
 from jaxrl.core.types import Array, Transition
 from jaxrl.networks import Policy
 from jaxrl.returns import generalised_advantages
@@ -45,10 +45,7 @@ def log_ratio(outputs: PolicyOutputs, targets: PolicyTargets) -> Array:
     ratio overflows, and slopes are those at the end: a bad action that has become likely is still
     made less so.
     """
-    gap = outputs.log_prob - targets.log_prob
-    fixed = jax.lax.stop_gradient(gap)
-    held = jnp.clip(fixed, -_MOST_LOG_RATIO, _MOST_LOG_RATIO) + (gap - fixed)
-    return jnp.where(jnp.abs(gap) <= _MOST_LOG_RATIO, gap, held)
+    return held(outputs.log_prob - targets.log_prob, _MOST_LOG_RATIO)
 
 
 def advantage_targets(

@@ -8,6 +8,7 @@ A value that is not known yet (no episode has ended) is NaN and stays in the tab
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,10 @@ def load_metrics(path: str | Path) -> pyarrow.Table:
 
     lines, table = Path(path) / _LINES, Path(path) / _TABLE
     if table.exists():
+        # Bits flipped in the description of a table may give another table.
+        wanted = stated_digests(path).get(_TABLE)
+        if wanted is not None and hashlib.sha256(table.read_bytes()).hexdigest() != wanted:
+            raise ValueError(f"{table} is damaged: `jaxrl train --resume {path}` mends it.")
         try:
             return pyarrow.parquet.read_table(table, page_checksum_verification=True)
         except (OSError, pyarrow.ArrowException) as error:
@@ -109,6 +114,14 @@ def load_metrics(path: str | Path) -> pyarrow.Table:
     if not lines.exists():
         raise FileNotFoundError(f"{path} has no metrics: is it a run's folder?")
     return _table_of_lines(lines)
+
+
+def stated_digests(path: str | Path) -> dict[str, str]:
+    """The sha256 of every small file of a finished run, by its status; `{}` where it says none."""
+    try:
+        return dict(json.loads((Path(path) / "status.json").read_text()).get("files") or {})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def curves_of(table: pyarrow.Table, metric: str) -> dict[str, Curve]:

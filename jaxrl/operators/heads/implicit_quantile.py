@@ -51,7 +51,7 @@ class ImplicitQuantile:
     num_atoms: int = setting(32, "levels at which returns are read and fitted", low=1)
     num_cosines: int = setting(64, "cosines of the level that the network embeds", low=1)
     huber_threshold: float = setting(
-        1.0, "error at which the loss turns linear", unit="return", low=0.0, infinite=True
+        1.0, "error at which the loss turns linear", unit="return", low=0.0
     )
 
     stores_law: ClassVar[bool] = True

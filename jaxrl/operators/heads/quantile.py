@@ -39,7 +39,7 @@ class Quantile:
 
     num_atoms: int = setting(200, "equally likely atoms", low=1)
     huber_threshold: float = setting(
-        1.0, "error at which the loss turns linear", unit="return", low=0.0, infinite=True
+        1.0, "error at which the loss turns linear", unit="return", low=0.0
     )
 
     stores_law: ClassVar[bool] = True
