@@ -96,9 +96,15 @@ def lower_tail(probs: Array, below: Array, level: Array) -> Array:
     # Of the actual total; the floor keeps one atom in the tail when the level underflows.
     tail = jnp.maximum(level * jnp.sum(probs), limits.tiny)
     rest = jnp.where((below < tail) & (probs > 0), tail - below, 0.0)
-    # An atom that ends the tail, but for rounding, is the part that moves with the level.
-    is_whole = below + probs < tail * (1.0 - probs.size * limits.eps)
-    taken = jnp.where(is_whole, probs, rest)
+    # The first atom that ends the tail, but for rounding, is the part that moves with the level. Of
+    # many small atoms the rounding may hold several: no more than half of one is forgiven.
+    rounding = jnp.minimum(probs.size * limits.eps * tail, 0.5 * probs)
+    is_whole = below + probs < tail - rounding
+    within = jax.lax.stop_gradient(jnp.minimum(rest, probs))
+    ends = jnp.argmin(jnp.where(is_whole | (rest == 0), jnp.inf, below))
+    moves = within + (rest - jax.lax.stop_gradient(rest))
+    taken = jnp.where(jnp.arange(probs.size) == ends, moves, within)
+    taken = jnp.where(is_whole, probs, taken)
     return taken / jnp.sum(taken)
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from tables import DUALS
 
 import jaxrl
@@ -349,7 +350,7 @@ def test_mirror_descent_reaches_its_regularised_optimum():
     known = planning.mirror_descent_value_iteration(
         jax.tree.map(lambda leaf: leaf[0], garnets()), kl_weight=0.25, entropy_weight=0.25
     )
-    np.testing.assert_allclose(jax.nn.softmax(held[0] / 0.5), known.policy, atol=0.1)
+    np.testing.assert_allclose(jax.nn.softmax(held[0] / 0.5), known.policy, atol=0.02)
 
 
 def test_munchausen_is_mirror_descent():
@@ -376,8 +377,6 @@ def test_a_greedy_munchausen_is_advantage_learning():
     "head, functional",
     [
         (Quantile(9, huber_threshold=0.0), Mean()),
-        (Categorical(**COARSE), Mean()),
-        (Expectiles(5), Mean()),
         (Categorical(**COARSE), CVaR(0.5)),
         (Quantile(9, huber_threshold=0.0), CVaR(0.5)),
     ],
@@ -508,7 +507,10 @@ def test_one_draw_is_the_mean_and_many_are_the_law():
     # None, one or both of two draws are 0 with probability 9/16, 6/16, 1/16; the worse half of
     # them is then 4, 0, 0.
     assert two == pytest.approx(4 * 9 / 16)
-    assert many == pytest.approx(2.0, abs=0.15)
+    # Of 30 draws the worse 15 are zeros as far as there are, and 4 from there on.
+    zeros = np.arange(31)
+    share = scipy.stats.binom.pmf(zeros, 30, 0.25) @ (15 - np.minimum(zeros, 15)) / 15
+    assert many == pytest.approx(4 * share, abs=1e-3)
 
 
 # --- one sampled successor -----------------------------------------------------------------------
@@ -528,6 +530,7 @@ def test_the_accepted_bias_is_the_whole_risk():
 # --- the windy cliff -----------------------------------------------------------------------------
 
 
+@pytest.mark.optimised
 def test_the_windy_cliff():
     """The agent's values are the planner's at every cell, to a hundredth of what a fall costs.
 

@@ -1,4 +1,4 @@
-"""Longer lives, compiled as users compile: control tasks that take thousands of gradient steps."""
+"""Longer lives: control tasks that take thousands of gradient steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from jaxrl import envs
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import preset
 from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
-from jaxrl.agents.twin_delayed import TwinDelayedAgent
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator, Quantile
 
-pytestmark = [pytest.mark.slow, pytest.mark.optimised]
+pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
 
 
@@ -28,23 +26,10 @@ def pendulum_return(agent, num_steps):
     return float(jaxrl.evaluate(jax.random.key(100), agent, env, state, num_episodes=64).mean)
 
 
-@pytest.mark.parametrize("kind", [SoftActorCriticAgent, TwinDelayedAgent])
-def test_pendulum_is_swung_up(kind):
+@pytest.mark.optimised
+def test_pendulum_is_swung_up():
     """At least -200 within 50,000 steps; hanging down has -1200."""
-    assert pendulum_return(kind(), 50_000) >= -200.0
-
-
-@pytest.mark.parametrize(
-    "agent",
-    [
-        preset("dsac_t"),
-        TwinDelayedAgent(operator=BellmanOperator(Quantile(num_atoms=25))),
-    ],
-    ids=["dsac_t", "td3_quantile"],
-)
-def test_pendulum_is_swung_up_by_critics_of_laws(agent):
-    """At least -300 within 30,000 steps."""
-    assert pendulum_return(agent, 30_000) >= -300.0
+    assert pendulum_return(SoftActorCriticAgent(), 50_000) >= -200.0
 
 
 def best_cart_pole_return(name, num_steps):
@@ -54,11 +39,7 @@ def best_cart_pole_return(name, num_steps):
     return np.nanmax(run(KEY).metrics["episode_return"])
 
 
-def test_it_learns_cart_pole():
-    """Implicit quantiles."""
-    assert best_cart_pole_return("iqn", 100_000) > 150.0
-
-
+@pytest.mark.optimised
 def test_logarithmic_channels_learn_cart_pole():
     assert best_cart_pole_return("log_dqn", 150_000) > 200.0
 

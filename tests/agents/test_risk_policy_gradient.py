@@ -262,6 +262,7 @@ def test_marks_follow_the_rollouts():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_a_falling_level_stops_an_option_best_where_a_fixed_one_is_blind():
     """A put worth 5 at once. At level 1/2 of a fresh policy all waiting ends badly, and the fixed
     level sells at once; the falling one first learns that waiting can pay. Against the optimum of

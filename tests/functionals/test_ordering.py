@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl.functionals import Contamination, KLBall, TotalVariation, VaR
+from jaxrl.functionals import Contamination, CVaR, KLBall, TotalVariation, VaR
 from jaxrl.functionals.ordering import running_totals
 
 RNG = np.random.default_rng(0)
@@ -59,3 +59,39 @@ def test_a_worst_case_finds_its_atoms_among_values_of_the_same_program(functiona
     given = (reward.astype(float) + 0.8 * value).astype(np.float32)
     found, expected = both(reward, value, given)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+MANY = np.random.default_rng(1)
+LEVELS = np.array([0.01, 0.3, 0.5, 0.9, 1.0], np.float32)
+
+
+@pytest.mark.parametrize("size", [3_000, 100_000])
+@pytest.mark.parametrize("weights", ["equal", "spread", "heavy"])
+def test_tails_of_many_atoms_are_those_of_numpy(size, weights):
+    """Rounding of a sum of N terms is no share of the tail, however small the atoms are."""
+    probs = {
+        "equal": np.ones(size),
+        "spread": MANY.exponential(size=size),
+        "heavy": MANY.pareto(0.5, size),
+    }[weights]
+    probs, values = (probs / probs.sum()).astype(np.float32), MANY.normal(size=size)
+    values = values.astype(np.float32)
+
+    @jax.jit
+    def found(probs, values):
+        tail = lambda level: CVaR(level)(probs, values)  # noqa: E731
+        return jax.vmap(lambda x: (tail(x), VaR(x)(probs, values), jax.grad(tail)(x)))(LEVELS)
+
+    tails, quantiles, slopes = map(np.asarray, found(probs, values))
+    order = np.argsort(values)
+    p, v = probs[order].astype(float), values[order].astype(float)
+    p /= p.sum()
+    up_to = np.cumsum(p)
+    taken = np.clip(LEVELS[:, None] - (up_to - p), 0.0, p)
+    np.testing.assert_allclose(tails, (taken @ v) / LEVELS, atol=2e-5)
+    # The rank of a quantile is right to the rounding of the cumulative sum.
+    share = up_to[np.searchsorted(v, quantiles)]
+    before = share - p[np.searchsorted(v, quantiles)]
+    assert np.all(share > LEVELS - 3e-5) and np.all(before < LEVELS + 3e-5)
+    # d(level CVaR) / d level is the quantile, to the next atoms where rounding chooses.
+    np.testing.assert_allclose((tails + LEVELS * slopes)[:-1], quantiles[:-1], atol=2e-2)

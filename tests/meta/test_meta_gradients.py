@@ -138,7 +138,7 @@ def test_the_outer_critic_learns_the_values_of_a_fixed_policy():
                 move[s, int(mdp.next_state[s, a, k])] += probs[s, a] * prob[s, a, k]
     gain = np.einsum("sa,sak,sak->s", probs, prob, reward)
     exact = np.linalg.solve(np.eye(5) - 0.5 * move, gain)
-    np.testing.assert_allclose(np.mean(held[-80:], axis=0), exact, atol=0.15)
+    np.testing.assert_allclose(np.mean(held[-80:], axis=0), exact, atol=0.05)
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_learned_weights_have_the_slopes_of_the_outer_loss():
     rule = lpg(jax.random.key(1), num_hidden=4, num_predictions=3)
     agent = AGENT.replace(rule=rule, normalise_advantages=False)
     outer = meta.MetaGradient(meta.tuned(agent), outer_loop().tasks, num_lives=2, num_updates=3)
-    check_slopes(outer, jax.jit(outer.init)(KEY), step=3e-2, rtol=0.1)
+    check_slopes(outer, jax.jit(outer.init)(KEY), step=3e-2, rtol=0.02)
 
 
 @struct.dataclass
@@ -220,9 +220,9 @@ def learned_numbers(num_devices=1):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_devices", [2, 4])
-def test_the_number_of_devices_changes_nothing_but_rounding(num_devices, tmp_path):
-    """Pretended devices, in a process of its own: their number is fixed when JAX starts."""
+def test_the_number_of_devices_changes_nothing_but_rounding(tmp_path):
+    """Four pretended devices, in a process of its own: their number is fixed when JAX starts."""
+    num_devices = 4
     file = tmp_path / "numbers.npz"
     code = (
         "import sys, jax, numpy; sys.path.insert(0, sys.argv[1]); import test_meta_gradients as t; "
