@@ -65,8 +65,8 @@ class NormalisedAgent:
         observations that are no floats."""
         if hasattr(self.agent, "replay"):
             raise ValueError(
-                "An agent that learns from replay would see old observations scaled by statistics "
-                "long past: normalise those of ppo, a2c or pqn, or leave the normalisation out."
+                "Normalisation is for agents that learn from fresh rollouts, such as ppo, a2c and "
+                "pqn: a replay would keep observations scaled by statistics long past."
             )
         space = env.observation_space
         is_float = isinstance(space, Box) and jnp.issubdtype(space.dtype, jnp.floating)

@@ -9,7 +9,7 @@ from jaxrl import envs
 from jaxrl.agents.presets import PRESETS, preset
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import TimeStep
+from jaxrl.core.types import Progress, TimeStep
 from jaxrl.envs import wrappers
 from jaxrl.functionals import CVaR, Mean
 from jaxrl.operators import BellmanOperator, Categorical, Expectiles, Gaussian, Quantile, Scalar
@@ -63,21 +63,29 @@ def of_actions(agent, *discrete_or_not):
     raise AssertionError("no environment for it")
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
-@pytest.mark.parametrize("wide", [False, True])
-def test_every_preset_trains(name, wide):
-    with jax.enable_x64(wide):
+OFTEN = ("c51", "ppo", "sac")  # one of each family in every run
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in OFTEN else pytest.mark.slow) for n in sorted(PRESETS)],
+)
+def test_every_preset_trains(name):
+    with jax.enable_x64(True):
         agent = small(preset(name))
         own = of_actions(agent, envs.make("CartPole"), envs.make("Pendulum"))
-        for env in (own, Walk(isinstance(own.action_space, Discrete))):
+        walk = Walk(isinstance(own.action_space, Discrete))
+        for env in (own, wrappers.TimeLimit(walk, 8)):
             found = types(agent, env)
-            numbers = jax.tree.leaves(found.state.agent.progress)
-            assert all(leaf.dtype == jnp.float32 for leaf in numbers)
+            progress = jax.tree.leaves(found.state, is_leaf=lambda x: isinstance(x, Progress))
+            counts = [x for x in progress if isinstance(x, Progress)]
+            assert counts and all(count.step.dtype == jnp.float32 for count in counts)
 
 
 HEADS = [Scalar(), Quantile(4), Expectiles(5), Gaussian(), Categorical(-1.0, 1.0, num_atoms=4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
 @pytest.mark.parametrize("replay", [UniformReplay(64), PrioritisedReplay(64, num_step=2)])
 def test_every_head_and_replay_does(head, replay):
@@ -99,8 +107,11 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPERS)
 @pytest.mark.parametrize("agent", ["dqn", "ppo"])
-def test_every_wrapper_does(name, agent):
+def test_every_wrapper_does(agent):
+    """All of them, one round the other."""
     with jax.enable_x64(True):
-        types(small(preset(agent)), WRAPPERS[name](envs.make("CartPole")))
+        env = envs.make("CartPole")
+        for wrap in WRAPPERS.values():
+            env = wrap(env)
+        types(small(preset(agent)), env)

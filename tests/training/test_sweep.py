@@ -261,7 +261,7 @@ class StopAt(Silent):
     def __init__(self, chunks: int):
         self.left, self.shares, self.records, self.first = chunks, [], [], None
 
-    def on_start(self, plan, first_record):
+    def on_start(self, plan, first_record, metrics):
         self.first = first_record
 
     def on_chunk(self, share):
@@ -399,3 +399,28 @@ def test_a_plan_rounds_up_to_whole_records(num_steps, num_records):
     assert plan.total_steps >= num_steps
     # No record could be left out.
     assert plan.total_steps - plan.steps_per_record < num_steps
+
+
+@pytest.mark.parametrize("widths", [(2, 3), (3, 1)])
+def test_a_sweep_goes_on_with_another_number_of_lanes(tmp_path, widths):
+    """As on another number of devices; the numbers are those of one that never stopped, to the
+    rounding of another program."""
+    checkpoints = Checkpoints(tmp_path)
+    first, then = widths
+    part = run(5, lanes=first, observer=StopAt(2), checkpoints=checkpoints)
+    assert part.interrupted
+    whole = run(5, lanes=then, checkpoints=checkpoints)
+    alone = run(5, lanes=then)
+    assert not whole.interrupted
+    for name, rows in alone.metrics.items():
+        np.testing.assert_allclose(whole.metrics[name], rows, rtol=1e-3, atol=1e-3)
+
+
+def test_checkpoints_of_another_sweep_are_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    run(5, lanes=1, observer=StopAt(1), checkpoints=checkpoints)
+    saved = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for changes in ({"first_seed": 1}, {"num_records": 1}):
+        with pytest.raises(ValueError, match="saved by another run"):
+            run(5, lanes=1, checkpoints=checkpoints, **changes)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == saved
