@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -105,6 +106,51 @@ def test_a_finished_run_is_shown_again_and_not_trained(whole: Path, jaxrl: Run) 
         code, out, _ = jaxrl("train", *command)
         assert code == 0 and "finished already" in out and "interquartile mean" in out
     assert {path: path.stat().st_mtime_ns for path in whole.glob("checkpoints/*")} == before
+
+
+SMALL_FILES = ("metrics.parquet", "summary.json", "status.json")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_small_files_are_rebuilt_from_the_checkpoint(
+    unswept: Path, jaxrl: Run, tmp_path: Path
+) -> None:
+    """Lost, cut or changed: a finished run never asks to be trained again for them."""
+    folder = shutil.copytree(unswept, tmp_path / "run")
+    table, known = (folder / "metrics.parquet").read_bytes(), values_of(folder)
+    damages = [lambda old: None, lambda old: old[:-3], lambda old: old[:40] + b"!" + old[41:]]
+    for name in SMALL_FILES:
+        for damage in damages:
+            changed = damage((folder / name).read_bytes())
+            (folder / name).unlink()
+            if changed is not None:
+                (folder / name).write_bytes(changed)
+            code, out, _ = jaxrl("train", "--resume", folder)
+            assert code == 0 and "finished already" not in out, name
+            assert (folder / "metrics.parquet").read_bytes() == table
+            assert RunFolder(folder).is_finished() and values_of(folder) == known
+    assert "finished already" in jaxrl("train", "--resume", folder)[1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_cannot_be_gone_on_from_is_one_line(unswept: Path, jaxrl: Run, tmp_path: Path) -> None:
+    """All checkpoints damaged, or an edited configuration: nothing else is touched."""
+    folder = shutil.copytree(unswept, tmp_path / "run")
+    (folder / "metrics.parquet").unlink()  # so that it is gone on with
+    config = (folder / "config.yaml").read_text()
+    edited = re.sub(r"(?m)^seed: 1$", "seed: 5", config)
+    assert edited != config
+    (folder / "config.yaml").write_text(edited)
+    saved = {path: path.read_bytes() for path in folder.glob("checkpoints/**/*") if path.is_file()}
+    code, _, complaint = jaxrl("train", "--resume", folder)
+    assert code == 2 and "saved by another run" in complaint and "key" in complaint
+    (folder / "config.yaml").write_text(config)
+    for file in folder.glob("checkpoints/*/DIGESTS.json"):
+        file.unlink()
+    code, _, complaint = jaxrl("train", "--resume", folder)
+    assert code == 2 and "every checkpoint" in complaint and "--overwrite" in complaint
+    for path, content in saved.items():
+        assert path.name == "DIGESTS.json" or path.read_bytes() == content
 
 
 def test_the_settings_are_shown_best_first_with_their_scores(whole: Path, jaxrl: Run) -> None:
