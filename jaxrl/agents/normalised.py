@@ -75,12 +75,6 @@ class NormalisedAgent:
                 f"Only float observations can be normalised, these are {space}: "
                 "set observations=false."
             )
-        if getattr(self.agent, "keep_env_state", False):
-            raise ValueError(
-                "An environment stepped again gives raw observations and rewards, which the inner "
-                "agent would take for normalised ones: use successors=Sampled(), or normalise in "
-                "the environment with frozen statistics."
-            )
         self.agent.check(env)
 
     def init(

@@ -24,8 +24,8 @@ def check_whole(name: str, value: Any, low: int = 1, high: int = 2**63 - 1) -> i
     is_number = isinstance(value, (int, float, np.integer, np.floating))
     whole = is_number and not isinstance(value, bool) and math.isfinite(value)
     if not whole or value != int(value) or not low <= value <= high:
-        upto = f" to {high}" if high < 2**63 - 1 else ""
-        raise ValueError(f"{name}={value!r} must be a whole number, {low}{upto or ' or more'}.")
+        upto = f" and at most {high}" if high < 2**63 - 1 else ""
+        raise ValueError(f"{name}={value!r} must be a whole number, at least {low}{upto}.")
     return int(value)
 
 
@@ -33,7 +33,7 @@ def check_number(name: str, value: Any, low: float = 0.0) -> float:
     """`value` as a Python float; `ValueError` unless it is a finite number, `low` or more."""
     is_number = isinstance(value, (int, float, np.integer, np.floating))
     if not is_number or isinstance(value, bool) or not low <= value < math.inf:
-        raise ValueError(f"{name}={value!r} must be a finite number, {low:g} or more.")
+        raise ValueError(f"{name}={value!r} must be a finite number, at least {low:g}.")
     return float(value)
 
 

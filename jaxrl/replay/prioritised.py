@@ -22,10 +22,8 @@ class PrioritisedState:
     """Rows, and a weight for each of them that may start a window."""
 
     rows: ReplayState
-    # (priority / scale)^alpha of each row and environment; 0 where no window may start
-    tree: SumTree
-    scale: Array  # [] float32, the largest of the first priorities; 0 before
-    max_priority: Array  # [] float32, the largest of late, over `scale`: given to new windows
+    tree: SumTree  # priority^alpha of each row and environment; 0 where no window may start
+    max_priority: Array  # [] float32, the largest priority seen, given to new windows
 
 
 @struct.dataclass
@@ -36,16 +34,12 @@ class PrioritisedReplay:
     `alpha = 0` is the uniform replay. The draw is stratified: the i-th of `batch_size` comes from
     the i-th share of the total, so every window keeps its P on average, with less noise.
 
-    A window enters with the largest priority of late, at the moment it is complete: the largest
-    one is halved over as many draws as windows fit in, so that it follows the task as errors
-    shrink. Priorities are kept relative to the first ones, so that their unit does not matter. One
-    that is not finite is left out: its window keeps what it had. A row that cannot start a window
-    (see `UniformReplay`) has weight exactly 0 in the tree and is never drawn, also across the seam
-    of the ring.
+    A window enters with the largest priority seen so far, at the moment it is complete; a row that
+    cannot start a window (see `UniformReplay`) has weight exactly 0 in the tree and is never
+    drawn, also across the seam of the ring.
 
     Sources:
-        Schaul et al. (2016), equation 1 and section 3.4, proportional variant, algorithm 1. There
-        the largest priority starts at 1 and never falls; halving and scale are ours.
+        Schaul et al. (2016), equation 1 and section 3.4, proportional variant, algorithm 1.
     """
 
     capacity: int = setting(100_000, "transitions kept", unit="transitions", low=1)
@@ -72,7 +66,7 @@ class PrioritisedReplay:
         """Bytes that one state takes, for transitions like `example[num_envs, ...]`."""
         tree = jax.eval_shape(lambda: sum_tree(self.capacity))
         sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
-        return self.uniform.nbytes(example) + sum(sizes) + 2 * jnp.dtype(jnp.float32).itemsize
+        return self.uniform.nbytes(example) + sum(sizes) + jnp.dtype(jnp.float32).itemsize
 
     def init(self, example: Transition) -> PrioritisedState:
         """An empty state; `example` is one step, arrays or shapes, `[num_envs, ...]`.
@@ -81,8 +75,7 @@ class PrioritisedReplay:
             ValueError: sizes that do not fit together, or an example of another batch size.
         """
         rows = self.uniform.init(example)
-        zero, one = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
-        return PrioritisedState(rows, sum_tree(self.capacity), zero, one)
+        return PrioritisedState(rows, sum_tree(self.capacity), jnp.ones((), jnp.float32))
 
     def add(self, state: PrioritisedState, trajectory: Transition) -> PrioritisedState:
         """Append `trajectory[T, num_envs, ...]`; O(T log capacity).
@@ -164,7 +157,7 @@ class PrioritisedReplay:
             state: of this replay.
             indices: from a `Batch`.
             priorities: magnitudes, such as |td_error| [return]; the sign is ignored, and so is one
-                that is not finite.
+                that is not finite: its window keeps what it had.
             when: `[]` bool; false leaves the state as it is.
         """
         priorities = jnp.abs(priorities) + self.epsilon
@@ -172,16 +165,11 @@ class PrioritisedReplay:
         # Whether a window may start is asked of the rows, and an update that is not wanted goes to
         # a spare leaf: a tree that is read here and then written would be copied whole.
         counts = self._may_start(state.rows, indices) & told
+        weights = jnp.where(counts, self._weigh(jnp.where(counts, priorities, 1.0)), 0.0)
         largest = jnp.max(jnp.where(counts, priorities, 0.0))
-        scale = jnp.where(state.scale > 0, state.scale, largest)
-        unit = jnp.where(scale > 0, scale, 1.0)
-        weights = jnp.where(counts, self._weigh(jnp.where(counts, priorities, 1.0) / unit), 0.0)
-        share = jnp.sum(counts).astype(jnp.float32) / self.capacity
-        kept = jnp.exp2(-share) * state.max_priority
         return state.replace(
             tree=state.tree.update(jnp.where(told, indices, state.tree.num_leaves), weights),
-            scale=scale,
-            max_priority=jnp.maximum(kept, largest / unit),
+            max_priority=jnp.maximum(state.max_priority, largest),
         )
 
     def _may_start(self, rows: ReplayState, indices: Array) -> Array:

@@ -411,7 +411,7 @@ REFUSED = {
         "num_models=3",
     ),
     "models of another kind": (small(successors=Generative(4, 2, models=(1.0,))), "built like"),
-    "normalised": (NormalisedAgent(small(RISKY, successors=Generative(4))), "raw observations"),
+    "normalised": (NormalisedAgent(small(RISKY, successors=Generative(4))), "fresh rollouts"),
     "a budget shared over actions": (
         small(BellmanOperator(successor_functional=SharedKL(0.1)), successors=Generative(4)),
         "one action",

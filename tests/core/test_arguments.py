@@ -122,5 +122,5 @@ def test_whole_numbers_and_lists_of_numbers():
     assert check_whole("n", 1e6) == 10**6 and isinstance(check_whole("n", np.int8(3)), int)
     assert check_number("x", np.float32(0.5)) == 0.5
     assert check_numbers("x", np.array([1, 2])) == [1.0, 2.0] and check_numbers("x", ()) == []
-    with pytest.raises(ValueError, match="2 or more"):
+    with pytest.raises(ValueError, match="at least 2"):
         check_whole("n", 1, low=2)
