@@ -16,5 +16,5 @@ def held(number: Array, most: float) -> Array:
         (Array(20., dtype=float32, weak_type=True), Array(1., dtype=float32, weak_type=True))
     """
     fixed = jax.lax.stop_gradient(number)
-    beyond = jnp.clip(fixed, -most, most) + (number - fixed)
+    beyond = jnp.clip(fixed, -most, most) + jnp.where(jnp.isfinite(fixed), number - fixed, 0.0)
     return jnp.where(jnp.abs(number) <= most, number, beyond)

@@ -69,7 +69,9 @@ class Progress:
 
     def advance(self, num_steps: int | Array) -> Progress:
         """Progress after `num_steps` more environment steps."""
-        step, rest = (jnp.asarray(part, jnp.float32) for part in (self.step, self.rest))
+        step = jnp.asarray(self.step)
+        step = step if jnp.issubdtype(step.dtype, jnp.floating) else step.astype(jnp.float32)
+        rest = jnp.asarray(self.rest, step.dtype)
         low = jnp.asarray(num_steps) & 0xFFFF  # each part of an int32 is a float32
         for part in (num_steps - low, low):
             step, rest = add_exactly(step, rest, part)

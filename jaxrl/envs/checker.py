@@ -67,9 +67,11 @@ def structure(env: Environment) -> list[str]:
     key = jax.random.key(0)
     try:
         reset = jax.eval_shape(env.reset, key)
-        state, observation = reset
     except (TypeError, ValueError) as error:
-        return [f"reset(key) must return (state, observation): {_first_line(error)}"]
+        return [f"reset(key) cannot be traced: {_first_line(error)}"]
+    if not (isinstance(reset, tuple) and len(reset) == 2):
+        return [f"reset(key) must return (state, observation), not a {type(reset).__name__}."]
+    state, observation = reset
     action = jax.eval_shape(env.action_space.sample, key)
     try:
         stepped = jax.eval_shape(env.step, key, state, action)
@@ -163,7 +165,7 @@ def _play(env: Environment, key: Key, num_steps: int) -> list[str]:
         return select(ended, start, (after, seen.observation)), found
 
     keys = jax.random.split(key, num_steps + 1)
-    first = env.reset(keys[0])
+    first = jax.jit(env.reset)(keys[0])
     found = jax.device_get(jax.jit(lambda: jax.lax.scan(one, first, keys[1:])[1])())
     inside = np.all(found["inside"]) and bool(env.observation_space.contains(first[1]))
     pairs = zip(found["after"], found["again"], strict=True)

@@ -39,7 +39,7 @@ class Counter:
         return state, place[None]
 
     def step(self, key, state, action):
-        time = state["time"] + 1
+        time = state["time"] + jnp.ones((), jnp.int32)
         place = jax.random.uniform(key)
         over = time >= 3
         if self.broken == "resets":

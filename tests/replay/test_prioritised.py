@@ -221,9 +221,7 @@ def test_probabilities_agree_with_flashbax():
     add = jax.jit(theirs.add)
     for number in range(size):
         buffer = add(buffer, {"row": np.float32(number)})
-    replay = PrioritisedReplay(
-        capacity=size, num_envs=1, store_next=False, alpha=alpha, epsilon=0.0
-    )
+    replay = PrioritisedReplay(size, num_envs=1, store_next=False, alpha=alpha, epsilon=0.0)
     row = jnp.arange(float(size))[:, None]
     flags = jnp.zeros((size, 1), bool)
     trajectory = Transition(row, row, row, row * 0 + 0.9, row, flags, flags, {})
