@@ -98,6 +98,8 @@ class Compilations:
             self.workers.append(node.workeroutput["compilations"])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if hasattr(self.config, "workerinput"):
+            return  # the process that gathers all workers writes
         write = terminalreporter.write_line
         for title, part in [("folder", 2), ("file", None), ("test", 0)]:
             write("")

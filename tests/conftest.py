@@ -9,13 +9,15 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-# Programs of tests are compiled far oftener than they are run for long. One of XLA's own steps
-# costs a third of the time of a small program and is not needed for a right answer, nor need it be
-# cut up for many cores. The flags must stand before JAX starts, which dies of the first from 0.11
-# on; processes that tests start inherit them.
-_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# Programs of tests are compiled far oftener than they are run for long: even those that are run
+# optimised gain from a lower level than XLA's. One of its own steps costs a third of the time of a
+# small program and is not needed for a right answer, nor need it be cut up for many cores. The
+# flags must stand before JAX starts, which dies of the second from 0.11 on; processes that tests
+# start inherit them.
+_FLAGS = "--xla_backend_optimization_level=1"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+    _FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
 # Processes that tests start compile as the tests do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

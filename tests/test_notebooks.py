@@ -17,15 +17,24 @@ NOTEBOOKS = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("*.
 # What is put in the place of what, once or more, before a notebook runs here.
 SHORTER = {
     "discover_an_update_rule": {
-        "num_steps=120,": "num_steps=20,",
+        "num_steps=120,": "num_steps=8,",
+        "evaluate_every=20": "evaluate_every=4",
+        "num_lives=16": "num_lives=4",
         "num_lives=64": "num_lives=8",
         "num_tuning_lives=32": "num_tuning_lives=4",
+        "total_steps=48_000.0": "total_steps=9_600.0",
     },
-    "return_distributions": {"num_steps=40_000": "num_steps=4_000"},
+    "return_distributions": {
+        'jax.config.update("jax_disable_most_optimizations", False)': "pass",
+        "num_steps=40_000": "num_steps=4_000",
+        "Quantile(32)": "Quantile(16)",
+    },
     "risk_and_robustness": {
         "num_steps=36_000": "num_steps=4_000",
         "num_steps=60_000": "num_steps=4_000",
-        "num_episodes=1000": "num_episodes=100",
+        "num_episodes=1000": "num_episodes=50",
+        "num_episodes=100,": "num_episodes=20,",
+        "jax.random.split(jax.random.key(0), 4)": "jax.random.split(jax.random.key(0), 2)",
     },
 }
 

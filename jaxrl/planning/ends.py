@@ -14,7 +14,7 @@ from jaxrl.operators.bellman import BellmanOperator
 from jaxrl.operators.improvement import FixedPolicy, Greedy
 from jaxrl.operators.per_state import PerState
 from jaxrl.planning.solution import Solution
-from jaxrl.planning.sweeps import look_up, sweep
+from jaxrl.planning.sweeps import is_shared, look_up, sweep
 
 
 def with_ends(
@@ -35,13 +35,15 @@ def with_ends(
 
     Args:
         mdp: the model; below discount 1 every policy earns its values, and nothing is done.
-        operator: nothing is done either unless its improvement is `Greedy`.
+        operator: nothing is done either unless its improvement is `Greedy`, or where nature's
+            budget is shared over actions, against which the best policy may be a mixture.
         solution: of a solver.
         tolerance: of the values [return].
         max_iterations: sweeps of the evaluation at most.
     """
     known = not isinstance(mdp.discount, jax.core.Tracer)
-    if not isinstance(operator.improvement, Greedy) or (known and np.all(mdp.discount < 1)):
+    mixes = not isinstance(operator.improvement, Greedy) or is_shared(operator)
+    if mixes or (known and np.all(mdp.discount < 1)):
         return solution
     fixed = jax.lax.stop_gradient((mdp, operator, solution, tolerance))
     policy, earned = _settle(*fixed, max_iterations)

@@ -300,12 +300,7 @@ def sharing(rows, field, names):
 IMPROVEMENTS |= sharing(
     IMPROVEMENTS, "improvement", [n for n in IMPROVEMENTS if n not in ("sampled", "mirror_descent")]
 )
-FUNCTIONALS = sharing(FUNCTIONALS, "functional", list(FUNCTIONALS)) | {
-    "softmax-kl_ball": Row(improvement=Softmax(0.5), functional=KLBall(0.2)),
-    "expectiles-entropic-tsallis": Row(
-        Expectiles(5), improvement=Tsallis(0.5, 2.0), functional=Entropic(1.0)
-    ),
-}
+FUNCTIONALS = sharing(FUNCTIONALS, "functional", list(FUNCTIONALS))
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -318,11 +313,13 @@ def test_pairs_of_parts_reach_the_planner(name):
     PAIRS[name].check()
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_reaches_the_planner(name):
     HEADS[name].check()
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", IMPROVEMENTS)
 def test_every_improvement_reaches_the_planner(name):
     IMPROVEMENTS[name].check()
@@ -373,12 +370,12 @@ def test_a_greedy_munchausen_is_advantage_learning():
 # --- laws of returns -----------------------------------------------------------------------------
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     "head, functional",
     [
         (Quantile(9, huber_threshold=0.0), Mean()),
         (Categorical(**COARSE), CVaR(0.5)),
-        (Quantile(9, huber_threshold=0.0), CVaR(0.5)),
     ],
     ids=lambda part: type(part).__name__,
 )
@@ -387,8 +384,7 @@ def test_laws_are_the_planner_s(head, functional):
     operator = BellmanOperator(head, return_functional=functional)
     mdps = garnets()
     params, _ = learned(tabular_agent(operator, Generative(4)), mdps)
-    # A law imputed from expectiles moves further than they do.
-    tolerance, num_settled = 0.3 if isinstance(head, Expectiles) else 0.12, 0
+    num_settled = 0
     for index in range(NUM_MDPS):
         mdp = jax.tree.map(lambda leaf, index=index: leaf[index], mdps)
         known = planning.distributional_value_iteration(mdp, operator, tolerance=1e-3)
@@ -396,7 +392,7 @@ def test_laws_are_the_planner_s(head, functional):
             continue
         num_settled += 1
         found, exact = (jax.vmap(jax.vmap(head.law))(p) for p in (params[index], known.params))
-        assert float(jnp.max(jaxrl.wasserstein_distance(found, exact))) < tolerance
+        assert float(jnp.max(jaxrl.wasserstein_distance(found, exact))) < 0.12
     assert num_settled == NUM_MDPS
 
 
@@ -463,25 +459,22 @@ def test_a_dual_reaches_the_exact_functional_from_one_sample():
     assert np.max(np.abs(dual_gap("cvar"))) < 0.15
 
 
-@pytest.mark.parametrize("name", DUALS)
-def test_every_dual_reaches_its_functional(name):
+@pytest.mark.parametrize("name", ["kl_ball", "expectile"])
+def test_duals_of_other_shapes_reach_their_functional(name):
+    """Each one's climb is held by test_dual_step, and where it ends by tests/functionals."""
     assert np.max(np.abs(dual_gap(name))) < 0.25
 
 
 # --- how biased K draws are ----------------------------------------------------------------------
 
 
-DRAWN = {"CVaR": CVaR(0.3), "KLBall": KLBall(0.2)}
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_the_bias_of_k_draws_falls_as_k_grows(name):
-    """Both are concave in the law: K draws give too high a value, by less the more there are.
+def test_the_bias_of_k_draws_falls_as_k_grows():
+    """CVaR is concave in the law: K draws give too high a value, by less the more there are.
 
     Targets from two draws are noisy: after twice the steps of the table above the values are within
     its tolerance too.
     """
-    functional = OneOf(np.int32(list(DRAWN).index(name)), tuple(DRAWN.values()))
+    functional = CVaR(0.3)
     exact = planned(garnets(), BellmanOperator(successor_functional=functional))
     operator = BellmanOperator(squared(), successor_functional=functional)
     biases = []
@@ -545,6 +538,6 @@ def test_the_windy_cliff():
     operator = BellmanOperator(squared(), successor_functional=functional)
     agent = tabular_agent(operator, Generative(6), discount=0.9, batch_size=512)
     agent = agent.replace(optimiser=Optimiser(Linear(0.02, 0.0), max_grad_norm=1000.0))
-    _, found = learned(agent, mdps, num_steps=800_000)
+    _, found = learned(agent, mdps, num_steps=600_000)
     exact = planned(mdps, BellmanOperator(successor_functional=OfDraws(functional, 6)))
     assert_reaches(found, exact, 0.1)

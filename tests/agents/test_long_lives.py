@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import preset
 from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
-from jaxrl.networks import NetworkSettings
 
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
@@ -42,18 +39,3 @@ def best_cart_pole_return(name, num_steps):
 @pytest.mark.optimised
 def test_logarithmic_channels_learn_cart_pole():
     assert best_cart_pole_return("log_dqn", 150_000) > 200.0
-
-
-def test_a_longer_chain_of_bsuite_is_remembered():
-    agent = preset("ppo").replace(
-        network=NetworkSettings(hidden_sizes=(16,), recurrent_size=16, initialiser="lecun"),
-        optimiser=Optimiser(learning_rate=1e-2),
-        num_envs=16,
-        rollout_length=64,
-        num_epochs=4,
-        num_minibatches=2,
-    )
-    env = envs.make("MemoryChain-bsuite")
-    run = jax.jit(jax.vmap(lambda key: jaxrl.train(key, agent, env, num_steps=200_000).metrics))
-    returns = run(jax.random.split(KEY, 2))["episode_return"][:, -10:]
-    assert float(jnp.min(jnp.nanmean(returns, axis=1))) > 0.8

@@ -350,7 +350,7 @@ def learned_numbers(num_devices=1, chunks=(0,)):
     rows = {}
     for kind in (Evolution, PersistentEvolution):
         for chunk in chunks:
-            outer = small(kind, num_devices=num_devices, chunk=chunk, shaping=Plain())
+            outer = toy_loop(kind, num_devices=num_devices, chunk=chunk, shaping=Plain())
             state, metrics = run(outer, init(outer, KEY), 3)
             rows[f"{kind.__name__}-{chunk}"] = np.array(
                 [*bits(state.rule_params), metrics["population_fitness"]]

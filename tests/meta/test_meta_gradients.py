@@ -144,12 +144,12 @@ def test_the_outer_critic_learns_the_values_of_a_fixed_policy():
 @pytest.mark.slow
 def test_chunks_and_kept_states_change_nothing_but_rounding(begun):
     whole, _ = jax.jit(outer_loop().step)(begun)
-    for changes in ({"chunk": 1}, {"chunk": 3}, {"keep_every": outer_loop().num_updates}):
-        cut, _ = jax.jit(outer_loop().replace(**changes).step)(begun)
-        for ours, theirs in zip(
-            jax.tree.leaves(cut.rule_params), jax.tree.leaves(whole.rule_params), strict=True
-        ):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    cut = outer_loop().replace(chunk=3, keep_every=outer_loop().num_updates)  # of 4: one is padded
+    parts, _ = jax.jit(cut.step)(begun)
+    for ours, theirs in zip(
+        jax.tree.leaves(parts.rule_params), jax.tree.leaves(whole.rule_params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

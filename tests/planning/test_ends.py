@@ -8,6 +8,7 @@ import pytest
 import jaxrl
 from jaxrl import planning
 from jaxrl.envs.gymnasium_table import gymnasium_mdp
+from jaxrl.functionals import SharedKL
 
 SOLVERS = [
     planning.value_iteration,
@@ -30,7 +31,7 @@ def earned(mdp, policy, num_steps):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("slippery", [False, True])
 def test_frozen_lakes_are_crossed(solver, slippery):
-    """14/17 is the published 0.8235 of the slippery lake without discounting."""
+    """Without discounting the value is the chance to cross, 14/17 on ice by the equations."""
     mdp = gymnasium_mdp(gymnasium.make("FrozenLake-v1", is_slippery=slippery), discount=1.0)
     solution = solver(mdp)
     worth = earned(mdp, solution.policy, 4000)
@@ -96,3 +97,14 @@ def test_a_better_action_is_never_given_up_for_an_end():
     solution = planning.value_iteration(mdp)
     assert np.argmax(solution.policy[:4], axis=1).tolist() == [0] * 4
     assert float(solution.values[0]) == 2.0
+
+
+def test_a_mixture_against_a_shared_budget_stays_one():
+    """Two actions that end for a coin each, opposite sides: half of each cannot be made worse."""
+    mdp = jaxrl.outcome_mdp(
+        np.full((1, 2, 2), 0.5), np.zeros((1, 2, 2), int), [[[1.0, 0.0], [0.0, 1.0]]], 1.0,
+        terminal=np.ones((1, 2, 2), bool),
+    )  # fmt: skip
+    operator = jaxrl.BellmanOperator(successor_functional=SharedKL(0.2))
+    policy = planning.value_iteration(mdp, operator, tolerance=1e-4).policy[0]
+    np.testing.assert_allclose(policy, 0.5, atol=1e-3)

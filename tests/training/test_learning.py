@@ -48,7 +48,6 @@ ROWS = [
     Row("dqn", "Catch-bsuite", 40_000, 4, 0.8, SMALL_REPLAY),
     # Smaller versions of benchmarks/learning.py, with its settings.
     Row("ppo", "CartPole-v1", 60_000, 8, 300.0),
-    Row("pqn", "CartPole-v1", 200_000, 2, 450.0),
     Row("dqn", "CartPole-v1", 200_000, 2, 350.0),
 ]
 
