@@ -22,7 +22,7 @@ _LINE_SHARE = 0.1
 
 
 class Stopped(Exception):
-    """A signal came before the first chunk: nothing has run since the last checkpoint."""
+    """A signal came, or the time was up, before the first chunk: nothing has run since the last checkpoint."""
 
 
 class Watch:
@@ -101,7 +101,7 @@ class Watch:
         }
 
     def on_chunk(self, share: float) -> bool:
-        """Show the share that is done; True once a signal has come."""
+        """Show the share that is done; True once the run is to stop."""
         self.share = share
         if self.bar is not None:
             self.bar.update(self.task, completed=share, description=self._line())

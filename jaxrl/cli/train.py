@@ -30,7 +30,7 @@ from jaxrl.training.session import SweepResult
 from jaxrl.training.sweep import sweep
 
 # What may stand beside --resume: it changes no number of the run.
-_BESIDE_RESUME = {"resume", "dry_run", "eval_episodes", "checkpoint_seconds"}
+_BESIDE_RESUME = {"resume", "dry_run", "eval_episodes", "checkpoint_seconds", "time_limit"}
 
 
 def train(arguments: Train, words: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def train(arguments: Train, words: Sequence[str]) -> int:
         words: the command line that said so, noted in the run's folder.
 
     Returns:
-        0; 1 when every run diverged; 128 + signal when it was stopped.
+        0; 1 when every run diverged; 128 + signal when it was stopped, 124 when its time was up.
 
     Raises:
         BadInput: anything that cannot be, before a program is compiled.
@@ -49,6 +49,8 @@ def train(arguments: Train, words: Sequence[str]) -> int:
     console = make_console()
     if arguments.eval_episodes < 0 or not arguments.checkpoint_seconds >= 0:
         raise BadInput("--eval-episodes and --checkpoint-seconds must not be negative.")
+    if not arguments.time_limit > 0:
+        raise BadInput("--time-limit must be more than 0 seconds.")
     job, path = _job_and_folder(arguments, words)
     plan = forecast(job)
     say(console, f"{job.title}: {plan_line(plan, job.num_steps)}")
@@ -110,14 +112,14 @@ def _warn(job: Job) -> None:
 def _train_in(
     run: RunFolder, job: Job, arguments: Train, console: Console
 ) -> dict[str, Any] | Interrupt:
-    """Train in an open folder: the summary, or the signal that stopped it."""
+    """Train in an open folder: the summary, or what stopped it."""
     _warn(job)
     if not run.resumed:
         (run.path / "evaluation.json").unlink(missing_ok=True)  # of the run that was overwritten
     say(console, f"folder: {run.path}")
     run.set_status("running")
     try:
-        with catch_signals(lambda text: say(console, text)) as interrupt:
+        with catch_signals(lambda text: say(console, text), arguments.time_limit) as interrupt:
             result, watch = _sweep(run, job, arguments, console, interrupt)
         if result is None or result.interrupted:
             run.set_status("interrupted", {"signal": interrupt.number, "share": watch.share})

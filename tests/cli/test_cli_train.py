@@ -244,6 +244,19 @@ def test_greedy_episodes_at_the_end_join_the_table(unswept: Path, jaxrl: Run) ->
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_whose_time_is_up_goes_on_bit_for_bit(
+    whole: Path, jaxrl: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    for words in ([*SMALL, *SWEEP, "--run-dir", folder], ["--resume", folder]):
+        code, out, _ = jaxrl("train", *words, "--time-limit", "1e-3")
+        assert code == 124 and f"jaxrl train --resume {folder}" in out
+        status = RunFolder(folder).status()
+        assert status["state"] == "interrupted" and status["signal"] is None
+    assert jaxrl("train", "--resume", folder)[0] == 0
+    assert (folder / "metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
