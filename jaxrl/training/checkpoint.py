@@ -150,6 +150,8 @@ class Checkpoints:
             try:
                 manifest = checkpoint_format.verify(path, step)
                 about = manifest["extra"]
+                if "run" not in about:  # saved before checkpoints said whose they are
+                    about = {"extra": about, "run": None}
                 check_identity(f"checkpoint {path}", about["run"], run or {})
                 made = isinstance(template, types.FunctionType)
                 wanted = template(about["extra"]) if made else template
