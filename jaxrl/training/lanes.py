@@ -34,6 +34,7 @@ from jaxrl.training.loop import (
 # CPU-seconds), compiles faster and keeps conditionals real; accelerators want wide programs.
 DEFAULT_LANES = {"cpu": 1}
 ACCELERATOR_LANES = 64
+MOST_SETTINGS = 100_000  # of one sweep
 MAX_RECORDS = 16  # that one call can go over; a call costs about a millisecond
 
 
@@ -47,8 +48,8 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
 
     Raises:
         KeyError: a setting that the agent does not have.
-        ValueError: no values, a value out of range, or a setting that is not a float (those change
-            the program; call `sweep` once for each).
+        ValueError: no values, a value out of range, more than 100,000 combinations, or a setting
+            that is not a float (those change the program; call `sweep` once for each).
     """
     if not isinstance(over, Mapping):
         raise ValueError(f"over={over!r} must map names of settings to the values to combine.")
@@ -69,6 +70,12 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
             raise ValueError(f"{name} is swept over {values}, of which two are equal in float32.")
         for value in values:
             check_value(info, value)
+        if len(combinations) * len(values) > MOST_SETTINGS:
+            sizes = " x ".join(str(len(some)) for some in over.values())
+            raise ValueError(
+                f"{sizes} values combine to more than {MOST_SETTINGS:,} settings: sweep fewer, or "
+                "some of them in a run of their own."
+            )
         combinations = [{**one, name: float(value)} for one in combinations for value in values]
     return combinations
 

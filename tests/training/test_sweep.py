@@ -212,6 +212,12 @@ def test_several_settings_are_combined_in_order():
     ]
 
 
+def test_too_many_settings_are_refused_before_they_are_built():
+    over = {"learning_rate": np.linspace(0.1, 0.2, 1000), "discount": np.linspace(0.1, 0.9, 1000)}
+    with pytest.raises(ValueError, match="1000 x 1000 values combine to more than 100,000"):
+        expand_settings(AGENT, over)
+
+
 def test_a_scheduled_setting_may_be_swept_over_constants():
     """PPO's learning rate decays by default; constants in its place are settings like others."""
     agent = PRESETS["ppo"]()
