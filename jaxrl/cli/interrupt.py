@@ -43,9 +43,7 @@ class Interrupt:
 
 
 @contextlib.contextmanager
-def catch_signals(
-    say: Callable[[str], None], time_limit: float = math.inf
-) -> Iterator[Interrupt]:
+def catch_signals(say: Callable[[str], None], time_limit: float = math.inf) -> Iterator[Interrupt]:
     """Watch for signals to stop while the body runs; the handlers before come back after it.
 
     Python runs handlers between two of its instructions, which may be many seconds apart while a

@@ -22,7 +22,7 @@ _LINE_SHARE = 0.1
 
 
 class Stopped(Exception):
-    """A signal came, or the time was up, before the first chunk: nothing has run since the last checkpoint."""
+    """A signal came, or the time was up, before anything ran since the last checkpoint."""
 
 
 class Watch:

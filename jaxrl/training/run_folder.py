@@ -78,6 +78,7 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with."""
+        refuse_links(Path(self.path))
         return run_config.parse((Path(self.path) / "config.yaml").read_text())
 
     def status(self) -> dict[str, Any]:
@@ -209,10 +210,25 @@ def versions() -> dict[str, str]:
     return found
 
 
+def refuse_links(path: Path) -> None:
+    """Raise `ValueError` when anything in a folder is a link, which might lead out of it.
+
+    The folder itself may be one.
+    """
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(folder, name)):
+                raise ValueError(
+                    f"{os.path.join(folder, name)} is a link: a run's folder holds files of its "
+                    "own. Take it out, or give another --run-dir."
+                )
+
+
 def _check_is_run(path: Path, overwrite: bool) -> None:
     """Raise `ValueError` when the folder holds anything that no run would have left."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: give another --run-dir.")
+    refuse_links(path)
     if not path.exists() or (path / "config.yaml").exists():
         return
     entries = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}

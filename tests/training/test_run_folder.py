@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -98,6 +99,48 @@ DIFFERENCES = {
     "number-or-text": ({"num_seeds": "4"}, ["num_seeds: 4 (folder) != '4' (asked)"]),
     "none": ({"num_seeds": 4.0}, []),
 }
+
+
+TRICKS = {
+    "alias": ("a: &big [1, 2]\nb: [*big, *big]\n", "an alias"),
+    "name twice": ("agent: ppo\nagent: dqn\n", "gives 'agent' twice"),
+    "name twice inside": ("settings: {discount: 1, discount: 2}\n", "gives 'discount' twice"),
+    "too large": ("a: " + "x" * 1_000_001, "more than 1,000,000 characters"),
+    "too deep": ("[" * 20_000, "not YAML"),
+    "code": ("a: !!python/object/apply:os.getcwd []\n", "not YAML"),
+    "no mapping": ("- 1\n", "not a mapping"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), TRICKS.values(), ids=TRICKS)
+def test_configurations_that_no_run_writes_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        parse(text)
+    assert "\n" not in str(error.value)
+
+
+PLANTED = ["config.yaml", "metrics.jsonl", "checkpoints", "plots/curve.png", ".config.yaml.draft"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", PLANTED)
+def test_no_link_in_a_folder_is_followed(tmp_path: Path, name: str, overwrite: bool) -> None:
+    """What it points to stays as it is; the folder itself may be a link."""
+    folder, linked = tmp_path / "real", tmp_path / "run"
+    linked.symlink_to(folder)
+    folder.mkdir()
+    open_run(linked, {"agent": "ppo"}).close()
+    target = tmp_path / "target"
+    target.write_text("of another")
+    place = folder / name
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(target)
+    with pytest.raises(ValueError, match=f"{re.escape(name)} is a link"):
+        open_run(linked, {"agent": "ppo"}, overwrite=overwrite)
+    with pytest.raises(ValueError, match="is a link"):
+        RunFolder(linked).config()
+    assert target.read_text() == "of another" and place.is_symlink()
 
 
 @pytest.mark.parametrize(("change", "lines"), DIFFERENCES.values(), ids=DIFFERENCES)
