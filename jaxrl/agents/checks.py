@@ -26,9 +26,9 @@ def check_environment(env: Environment, discount: float | Array, has_stock: bool
     while part is not None:
         mdp = getattr(part, "mdp", None)
         known = isinstance(mdp, TabularMDP) and not isinstance(mdp.legal, jax.core.Tracer)
-        if known and not np.all(mdp.legal):
+        if known and (num_illegal := int(np.sum(~np.asarray(mdp.legal)))):
             raise ValueError(
-                f"{int(np.sum(~np.asarray(mdp.legal)))} of the {np.size(mdp.legal)} actions of "
+                f"{num_illegal} of the {np.size(mdp.legal)} actions of "
                 "this MDP are illegal, but agents choose among all: give the illegal ones the "
                 "outcomes of a legal one and call them legal, or use a planner."
             )

@@ -158,17 +158,17 @@ _MOST_SLOPE = 1e15
 
 
 def clipped_by_norm(grads: PyTree, max_norm: float | Array | None) -> PyTree:
-    """Gradients scaled down to a global norm of at most `max_norm`, if it is not None.
+    """Gradients scaled down to a global norm of at most `max_norm`; as they are for None.
 
     Its own derivatives are finite where the gradients are all zero. Numbers beyond 1e15, which
     would overflow when squared, and infinite ones count as 1e15. A gradient with a NaN in it is
     left out whole: zeros.
     """
+    if max_norm is None:
+        return grads
     grads = jax.tree.map(lambda leaf: jnp.clip(leaf, -_MOST_SLOPE, _MOST_SLOPE), grads)
     known = ~jnp.isnan(_squared_norm(grads))
     grads = jax.tree.map(lambda leaf: jnp.where(known, leaf, 0.0), grads)
-    if max_norm is None:
-        return grads
     squared = _squared_norm(grads)
     norm = jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
     binds = (squared > 0) & (norm > max_norm)

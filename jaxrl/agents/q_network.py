@@ -222,7 +222,6 @@ class QNetworkAgent:
         self, key: Key, state: QNetworkState, trajectory: Transition
     ) -> tuple[QNetworkState, dict[str, Array]]:
         """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
-        replay = self.memory
         state, ready = store(self, state, trajectory)
         beta = value_at(self.importance, state.progress)
         names = ("loss", "q_value") + ("clipped_fraction",) * has_bounds(self.head)
@@ -231,7 +230,7 @@ class QNetworkAgent:
         def learn(state: QNetworkState, key: Key) -> tuple[QNetworkState, dict[str, Array]]:
             is_random = self.successors.is_random
             draw_key, step_key = jax.random.split(key) if is_random else (key, key)
-            batch = replay.sample(draw_key, state.replay, self.batch_size, beta)
+            batch = self.memory.sample(draw_key, state.replay, self.batch_size, beta)
             if self.stock is not None:
                 stock_key = jax.random.fold_in(draw_key, 1)
                 data = self.stock.relabelled(stock_key, batch.transition, self.discount)
@@ -248,14 +247,14 @@ class QNetworkAgent:
                 return learner, jnp.zeros(self.batch_size, jnp.float32), nothing
 
             learner, priorities, logs = jax.lax.cond(ready, step, skip, learner)
-            memory = replay.update_priorities(state.replay, batch.indices, priorities, when=ready)
+            update = self.memory.update_priorities
             state = state.replace(
                 params=learner.params,
                 target_params=learner.target_params,
                 optimiser=learner.optimiser,
                 source=state.source.replace(learned=learner.learned),
                 gain=learner.gain,
-                replay=memory,
+                replay=update(state.replay, batch.indices, priorities, when=ready),
                 num_updates=state.num_updates + ready,
             )
             return state, logs

@@ -12,6 +12,7 @@ from toys import KEY, Clock, Diary, num_different, spent
 
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import PRESETS
+from jaxrl.core import struct
 from jaxrl.core.spaces import Box
 from jaxrl.envs.chains import riverswim
 from jaxrl.envs.tabular import TabularEnv
@@ -359,11 +360,13 @@ def test_an_agent_out_of_range_or_out_of_place_is_refused():
         bad = AGENT.replace(rule=AGENT.rule.replace(lambda_=2.0))
         sweep(KEY, bad, river(), num_seeds=1, **RUN)
 
+    @struct.dataclass
     class Odd:
         observation_space = Box(0.0, 1.0, (2,))
-        action_space = Box(0.0, 1.0, (2, 2))
+        action_space = Box(0, 3, (2,), jnp.int32)
+        reset = step = print
 
-    with pytest.raises(ValueError, match="Discrete or a Box"):
+    with pytest.raises(ValueError, match="actions must be real numbers"):
         sweep(KEY, AGENT, Odd(), num_seeds=1, **RUN)
 
 
