@@ -111,6 +111,7 @@ def test_a_finished_run_is_shown_again_and_not_trained(whole: Path, jaxrl: Run) 
 SMALL_FILES = ("metrics.parquet", "summary.json", "status.json")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_small_files_are_rebuilt_from_the_checkpoint(
     unswept: Path, jaxrl: Run, tmp_path: Path

@@ -207,7 +207,7 @@ def test_static_cvar_is_the_best_of_all_history_dependent_policies(seed):
         np.testing.assert_allclose(plan.utilities[:8], short, atol=1e-12)
 
 
-@pytest.mark.parametrize("discount", [0.5, 0.9])
+@pytest.mark.parametrize("discount", [0.5, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_discounted_rewards_on_a_lattice_are_exact_too(discount):
     """Whole rewards and three steps: returns are multiples of 1/4, or of 1/100."""
     for seed in range(2):

@@ -7,6 +7,7 @@ import numpy as np
 import jaxrl
 from jaxrl import envs, planning
 from jaxrl.envs.wrappers import EpisodeStatistics
+from jaxrl.networks import NetworkSettings
 from jaxrl.training.rollout import rollout, start_rollout
 
 CHANCES = np.array([0.25, 0.5, 0.0, 1.0])  # of an end after each of the four steps
@@ -27,9 +28,11 @@ def chain():
 
 
 def test_they_agree():
-    env, agent = envs.TabularEnv(chain()), jaxrl.pqn().replace(num_envs=2, rollout_length=9)
+    small = {"network": NetworkSettings(hidden_sizes=(4,), initialiser="lecun")}
+    agent = jaxrl.pqn().replace(num_envs=2, rollout_length=9, **small)
+    env = envs.TabularEnv(chain())
     planned = planning.value_iteration(env.mdp).values[0]
-    key, state = jax.random.key(0), agent.init(jax.random.key(0), env)
+    key, state = jax.random.key(0), jax.jit(lambda key: agent.init(key, env))(jax.random.key(0))
     played = jaxrl.evaluate(key, agent, env, state, num_episodes=3)
     np.testing.assert_allclose([planned, *played.returns], WORTH, rtol=1e-6)
     assert played.lengths.tolist() == [4] * 3
@@ -41,8 +44,8 @@ def test_they_agree():
 
     watched = EpisodeStatistics(env)
     inner, _ = watched.reset(key)
-    totals = []
+    totals, forward = [], jax.jit(watched.step)
     for _ in range(4):
-        inner, step = watched.step(key, inner, jnp.int32(0))
+        inner, step = forward(key, inner, jnp.int32(0))
         totals.append(float(step.info["episode_return"]))
     np.testing.assert_allclose(totals, [1.0, 2.5, 4.0, WORTH], rtol=1e-6)
