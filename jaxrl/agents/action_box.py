@@ -21,7 +21,8 @@ class ActionBox:
     """The affine map between unit actions `[D]` in [-1, 1] and an environment's `Box`.
 
     Policies and critics work on unit actions, so that noise, entropies and network inputs mean the
-    same whatever the bounds are, and whatever shape the environment gives its actions.
+    same whatever the bounds are, and whatever shape the environment gives its actions. A coordinate
+    that is not bounded on both sides is its own unit.
 
     Example:
         >>> box = ActionBox.of(Box(jnp.array(0.0), jnp.array(10.0), (1,)))
@@ -48,29 +49,36 @@ class ActionBox:
         """D, the numbers in one action."""
         return math.prod(self.shape)
 
+    @property
+    def _low_and_width(self) -> tuple[Array, Array, Array]:
+        """Lower bounds and widths `[D]`, -1 and 2 where `bounded[D]` is false."""
+        bounded = (jnp.abs(self.low) < UNBOUNDED) & (jnp.abs(self.high) < UNBOUNDED)
+        low, high = jnp.where(bounded, self.low, -1.0), jnp.where(bounded, self.high, 1.0)
+        return low, high - low, bounded
+
     def from_unit(self, unit: Array) -> Array:
-        """`unit[..., D]` in [-1, 1] -> actions `[..., *shape]` within the bounds."""
-        action = self.low + 0.5 * (self.high - self.low) * (unit + 1.0)
-        # Rounding may carry a full unit past its bound.
+        """`unit[..., D]` -> actions `[..., *shape]`; beyond [-1, 1] they stay at the bounds."""
+        low, width, bounded = self._low_and_width
+        action = jnp.where(bounded, low + 0.5 * width * (unit + 1.0), unit)
         action = jnp.clip(action, self.low, self.high)
         return action.reshape(*unit.shape[:-1], *self.shape).astype(self.dtype)
 
     def to_unit(self, action: Array) -> Array:
         """Actions `[..., *shape]` -> `[..., D]`; a coordinate without width becomes 0."""
         lead = action.shape[: action.ndim - len(self.shape)]
-        width = self.high - self.low
+        low, width, bounded = self._low_and_width
         has_width = width > 0
-        offset = action.reshape(*lead, self.size).astype(jnp.float32) - self.low
-        unit = 2.0 * offset / jnp.where(has_width, width, 1.0) - 1.0
-        return jnp.where(has_width, unit, 0.0)
+        flat = action.reshape(*lead, self.size).astype(jnp.float32)
+        unit = 2.0 * (flat - low) / jnp.where(has_width, width, 1.0) - 1.0
+        return jnp.where(bounded, jnp.where(has_width, unit, 0.0), flat)
 
     def uniform(self, key: Key, num_actions: int) -> Array:
         """Uniform unit actions `[num_actions, D]`."""
         return jax.random.uniform(key, (num_actions, self.size), minval=-1.0, maxval=1.0)
 
 
-def check_action_box(env: Environment) -> None:
-    """Raise `ValueError` unless actions are real numbers between finite bounds.
+def check_action_box(env: Environment, bounded: bool = True) -> None:
+    """Raise `ValueError` unless actions are real numbers, between finite bounds if `bounded`.
 
     Bounds that are traced, as under `vmap` over environments, are taken on trust.
     """
@@ -84,12 +92,13 @@ def check_action_box(env: Environment) -> None:
     if not jnp.issubdtype(space.dtype, jnp.floating) or math.prod(space.shape) == 0:
         raise ValueError(
             "actions must be real numbers; this environment's are "
-            f"{space.dtype}{list(space.shape)}."
+            f"{space.dtype}{list(space.shape)}: give it a Box of float32, and round inside it."
         )
     if isinstance(space.low, jax.core.Tracer) or isinstance(space.high, jax.core.Tracer):
         return
     low, high = np.asarray(space.low), np.asarray(space.high)
-    if not (np.all(np.abs(low) < UNBOUNDED) and np.all(np.abs(high) < UNBOUNDED)):
+    finite = np.all(np.abs(low) < UNBOUNDED) and np.all(np.abs(high) < UNBOUNDED)
+    if bounded and not finite:
         raise ValueError(
             f"actions need finite bounds to explore within; this environment's are {low} to "
             f"{high}: clip its actions in a wrapper, or use ppo."

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.checks import check_explicit, check_without_table
-from jaxrl.agents.durations import check_durations
+from jaxrl.agents.checks import check_environment, check_explicit, check_without_table
 from jaxrl.agents.successors import Outcomes, Successors
 from jaxrl.agents.variance_adjustment import VarianceAdjustment
 from jaxrl.core import struct
@@ -210,7 +209,7 @@ def check_critics(agent: CriticAgent, env: Environment) -> None:
             "variance_adjustment is a loss of means and standard deviations, but the head is "
             f"{describe(operator.head)}: use Gaussian(), or variance_adjustment=None."
         )
-    check_durations(env, agent.discount)
+    check_environment(env, agent.discount)
     agent.successors.check(operator, env, agent.replay.num_step)
 
 

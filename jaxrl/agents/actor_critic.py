@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.checks import check_minibatches
-from jaxrl.agents.durations import check_durations
+from jaxrl.agents.action_box import ActionBox, check_action_box
+from jaxrl.agents.checks import check_environment, check_minibatches
 from jaxrl.agents.episodes import check_episodes, first_steps, initial_marks
 from jaxrl.agents.minibatches import shuffled
 from jaxrl.agents.optimiser import GradientStep, Optimiser
@@ -16,6 +16,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
+from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import ActorCritic, GaussianPolicy, NetworkSettings, Policy, actor_critic
 from jaxrl.rules import PolicyOutputs, ProximalPolicy
@@ -29,8 +30,7 @@ class ActorCriticState:
     rule_state: PyTree  # what the rule remembers
     optimiser: PyTree
     progress: Progress
-    action_low: Array  # [D], or [] unused for discrete actions
-    action_high: Array  # [D], or [] unused for discrete actions
+    box: ActionBox | tuple  # of the actions; () for discrete ones
     marks: PyTree  # `EpisodeMarks` of the next rollout, () unless the rule needs whole episodes
     model: ActorCritic = struct.field(pytree_node=False)
 
@@ -50,8 +50,9 @@ class ActorCriticAgent:
     """Rolls out `num_envs` x `rollout_length` steps, then makes `num_epochs` passes over them.
 
     The value of the true successor of every step is used: truncation bootstraps, termination does
-    not. Gaussian actions are clipped to the action box as they leave the agent; their
-    log-probability is the unclipped draw's.
+    not. Gaussian policies act in units of the action box, -1 and 1 for its ends, and are clipped to
+    it as actions leave the agent; log-probabilities and entropies are those of the unclipped draw
+    in these units. A coordinate that is not bounded on both sides is its own unit.
 
     The numbers of `rule` may be schedules. A rule with a true attribute `needs_episodes`, such as
     `StaticRiskGradient`, is told which episodes lie whole in a rollout.
@@ -80,12 +81,21 @@ class ActorCriticAgent:
                 under another discount, rollouts that may hold no whole episode, where the rule
                 needs them, or standardised advantages, where the rule gives them a scale.
         """
+        if not isinstance(env.action_space, Discrete):
+            check_action_box(env, bounded=False)
         self._model(env)
         recurrent = self.network.recurrent_size > 0
         size = self.num_envs if recurrent else self.num_envs * self.rollout_length
         what = "num_envs" if recurrent else "num_envs x rollout_length"
         check_minibatches(what, size, self.num_minibatches)
-        check_durations(env, self.discount)
+        steps = size // self.num_minibatches * (self.rollout_length if recurrent else 1)
+        if self.normalise_advantages and steps == 1:
+            raise ValueError(
+                f"With num_minibatches={self.num_minibatches} a minibatch is one step, whose "
+                "advantage less its own mean is 0: nothing is learned. Use fewer minibatches, or "
+                "normalise_advantages=False."
+            )
+        check_environment(env, self.discount)
         if self._needs_episodes:
             check_episodes(env, self.rollout_length, self.normalise_advantages)
         if self.normalise_advantages and getattr(self.rule, "raw_advantages", False):
@@ -104,14 +114,12 @@ class ActorCriticAgent:
         _, observation = env.reset(reset_key)
         batch = jax.tree.map(lambda leaf: leaf[None], observation)
         params = model.init(params_key, batch, jnp.zeros(1, bool), model.initial_memory(1))
-        low, high = (0.0, 0.0) if model.discrete else (space.low, space.high)
         return ActorCriticState(
             params=params,
             rule_state=self.rule.init(params),
             optimiser=self.optimiser.init(params),
             progress=Progress.start(total_steps),
-            action_low=jnp.asarray(low, jnp.float32),
-            action_high=jnp.asarray(high, jnp.float32),
+            box=() if model.discrete else ActionBox.of(space),
             marks=initial_marks(env, self.num_envs) if self._needs_episodes else (),
             model=model,
         )
@@ -150,7 +158,7 @@ class ActorCriticAgent:
         extras["log_prob"] = policy.log_prob(raw)
         if isinstance(policy, GaussianPolicy):
             extras["raw_action"] = raw
-            return jnp.clip(raw, state.action_low, state.action_high), extras
+            return state.box.from_unit(raw), extras
         return raw, extras
 
     def _zero(self, observation: PyTree) -> PyTree:

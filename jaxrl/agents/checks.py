@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl.agents.durations import check_durations
+from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Environment
 from jaxrl.core.spaces import Discrete
+from jaxrl.core.types import Array
 from jaxrl.functionals import Ellipsoid, Interval, PerPair, Scenarios, Wasserstein, WeightedL1
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, ImplicitQuantile, PerState
 from jaxrl.operators.bellman import describe
+
+
+def check_environment(env: Environment, discount: float | Array, has_stock: bool = False) -> None:
+    """Raise `ValueError` for what no agent can learn in: see `check_durations`, and MDPs of which
+    some actions are illegal, which agents cannot see."""
+    check_durations(env, discount, has_stock)
+    part: Any = env
+    while part is not None:
+        mdp = getattr(part, "mdp", None)
+        known = isinstance(mdp, TabularMDP) and not isinstance(mdp.legal, jax.core.Tracer)
+        if known and (num_illegal := int(np.sum(~np.asarray(mdp.legal)))):
+            raise ValueError(
+                f"{num_illegal} of the {np.size(mdp.legal)} actions of "
+                "this MDP are illegal, but agents choose among all: give the illegal ones the "
+                "outcomes of a legal one and call them legal, or use a planner."
+            )
+        part = getattr(part, "env", None)
 
 
 def check_discrete_actions(env: Environment) -> None:

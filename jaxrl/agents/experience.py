@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import values_at
-from jaxrl.core.spaces import Space
-from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.replay import Batch, Replay
 
 
@@ -20,6 +20,16 @@ class ReplayAgent(Protocol):
     @property
     def memory(self) -> Replay:
         """The replay at this agent's number of environments."""
+        ...
+
+    @property
+    def discount(self) -> float:
+        """Gamma [per step]."""
+        ...
+
+    @property
+    def keep_env_state(self) -> bool:
+        """Whether rollouts record the environment's states."""
         ...
 
     @property
@@ -38,29 +48,35 @@ class ReplayAgent(Protocol):
         ...
 
 
-def example_transition(
-    observation: PyTree, action_space: Space, env_state: PyTree = ()
-) -> Transition:
-    """One step `[B, ...]` of the shapes and types of a rollout, for a replay to size itself by.
+def empty_replay(
+    agent: ReplayAgent, env: Environment, env_state: PyTree, observation: PyTree, action: Array
+) -> PyTree:
+    """A replay for what `agent` will see in `env`, by the shapes and types of one traced step.
 
     Args:
-        observation: `[B, ...]`, of freshly reset environments.
-        action_space: of one environment.
-        env_state: `[B, ...]`, their states, where the replay is to keep them.
+        agent: its replay, discount, and whether it keeps the environment's states.
+        env: one environment.
+        env_state: `[B, ...]`, of freshly reset environments.
+        observation: `[B, ...]`.
+        action: `[B, ...]`, of the type that the agent's actions have.
     """
-    num_envs = jax.tree.leaves(observation)[0].shape[0]
-    number, flag = jnp.zeros(num_envs), jnp.zeros(num_envs, bool)
-    return Transition(
-        observation=observation,
-        action=jnp.zeros((num_envs, *action_space.shape), action_space.dtype),
-        reward=number,
-        discount=number,
-        next_observation=observation,
-        terminated=flag,
-        truncated=flag,
-        extras={},
-        env_state=env_state,
-    )
+
+    def step(env_state: PyTree, observation: PyTree, action: Array) -> Transition:
+        keys = jax.random.split(jax.random.key(0), action.shape[0])
+        _, seen = jax.vmap(env.step)(keys, env_state, action)
+        return Transition(
+            observation=observation,
+            action=action,
+            reward=seen.reward,
+            discount=agent.discount * (1.0 - seen.terminated),
+            next_observation=seen.observation,
+            terminated=seen.terminated,
+            truncated=seen.truncated,
+            extras={},
+            env_state=env_state if agent.keep_env_state else (),
+        )
+
+    return agent.memory.init(jax.eval_shape(step, env_state, observation, action))
 
 
 def store(agent: ReplayAgent, state: Any, trajectory: Transition) -> tuple[Any, Array]:
@@ -126,14 +142,16 @@ def learn_from_replay(
     def with_learned(learner: PyTree, learned: PyTree) -> Any:
         return state.replace(learner=learner, source=state.source.replace(learned=learned))
 
+    zero = dict.fromkeys(metrics, jnp.zeros((), jnp.float32))
+
     def one(carry: tuple, inputs: tuple) -> tuple[tuple, dict[str, Array]]:
         learner, learned, logs = step(with_learned(*carry), *inputs)
-        return (learner, learned), logs
+        return typed_like((carry, zero), ((learner, learned), logs))
 
     def learn(carry: tuple) -> tuple[tuple, dict[str, Array]]:
         return jax.lax.scan(one, carry, (keys, batches, *turns(carry[0])))
 
-    zeros = dict.fromkeys(metrics, jnp.zeros(agent.num_updates))
+    zeros = dict.fromkeys(metrics, jnp.zeros(agent.num_updates, jnp.float32))
     carry = (state.learner, state.source.learned)
     carry, logs = jax.lax.cond(ready, learn, lambda same: (same, zeros), carry)
     return with_learned(*carry), jax.tree.map(jnp.mean, logs)

@@ -41,7 +41,7 @@ class Munchausen:
     """
 
     weight: float = setting(0.9, "share of the advantage added to the reward", low=0.0, high=1.0)
-    clip: float = setting(-1.0, "least advantage", unit="return", high=0.0)
+    clip: float = setting(-1.0, "least advantage", unit="return", high=0.0, infinite=True)
 
     def bonus(self, operator: BellmanOperator, scores: Array, action: Array) -> Array:
         """`scores[A]` [return] of the lagged copy at the state, `action[]` -> `[]` [return]."""

@@ -37,7 +37,8 @@ class NormalisedAgent:
     The statistics live in the agent's state: shared by all environments, grown once per update,
     saved with the parameters and left alone by evaluation. A rollout is handed on as it was seen
     when acting. For agents that learn from fresh rollouts; a replay would keep observations scaled
-    by statistics long past.
+    by statistics long past. An observation or a reward that is not finite is left out of them; the
+    metric `finite_fraction` tells how many of the steps were not.
 
     Source: Engstrom et al. 2020, Implementation matters in deep policy gradients, section 3.
     """
@@ -46,7 +47,12 @@ class NormalisedAgent:
     observations: bool = setting(True, "normalise observations")
     rewards: bool = setting(True, "scale rewards")
     clip: float = setting(
-        10.0, "largest magnitude after scaling", unit="standard deviations", low=0.0, low_open=True
+        10.0,
+        "largest magnitude after scaling",
+        unit="standard deviations",
+        low=0.0,
+        low_open=True,
+        infinite=True,
     )
     epsilon: float = setting(1e-8, "added to the variances", low=0.0)
 
@@ -55,19 +61,19 @@ class NormalisedAgent:
     discount = of_inner("discount", "per step")
 
     def check(self, env: Environment) -> None:
-        """Raise `ValueError` where the inner agent does, or for observations that are no floats."""
+        """Raise `ValueError` where the inner agent does, if it replays old observations, or for
+        observations that are no floats."""
+        if hasattr(self.agent, "replay"):
+            raise ValueError(
+                "Normalisation is for agents that learn from fresh rollouts, such as ppo, a2c and "
+                "pqn: a replay would keep observations scaled by statistics long past."
+            )
         space = env.observation_space
         is_float = isinstance(space, Box) and jnp.issubdtype(space.dtype, jnp.floating)
         if self.observations and not is_float:
             raise ValueError(
                 f"Only float observations can be normalised, these are {space}: "
                 "set observations=false."
-            )
-        if getattr(self.agent, "keep_env_state", False):
-            raise ValueError(
-                "An environment stepped again gives raw observations and rewards, which the inner "
-                "agent would take for normalised ones: use successors=Sampled(), or normalise in "
-                "the environment with frozen statistics."
             )
         self.agent.check(env)
 
@@ -80,7 +86,7 @@ class NormalisedAgent:
             inner=self.agent.init(key, env, total_steps),
             observation=RunningMoments.start(shape),
             returns=RunningMoments.start(),
-            accumulated=jnp.zeros(self.num_envs),
+            accumulated=jnp.zeros(self.num_envs, jnp.float32),
         )
 
     def initial_memory(self, num_envs: int) -> PyTree:
@@ -116,6 +122,11 @@ class NormalisedAgent:
             scaled = trajectory.reward / jnp.sqrt(returns.variance + self.epsilon)
             seen = seen.replace(reward=jnp.clip(scaled, -self.clip, self.clip))
         inner, metrics = self.agent.update(key, state.inner, seen)
+        fit = jnp.isfinite(trajectory.reward)
+        if self.observations:
+            rows = trajectory.observation.reshape(*fit.shape, -1)
+            fit = fit & jnp.all(jnp.isfinite(rows), axis=-1)
+        metrics = {**metrics, "finite_fraction": jnp.mean(fit, dtype=jnp.float32)}
         return NormalisedState(inner, observation, returns, accumulated), metrics
 
     def _normalise(self, state: NormalisedState, observation: PyTree) -> PyTree:
@@ -131,7 +142,7 @@ class NormalisedAgent:
 
         def step(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             reward, ended = inputs
-            total = reward + self.discount * total
+            total = jnp.where(jnp.isfinite(reward), reward, 0.0) + self.discount * total
             return jnp.where(ended, 0.0, total), total
 
         return jax.lax.scan(step, accumulated, (trajectory.reward, ended))

@@ -40,6 +40,7 @@ class Optimiser:
         "global norm above which gradients are scaled down; None for no clipping",
         low=0.0,
         low_open=True,
+        infinite=True,
     )
     epsilon: float = setting(1e-5, "added to Adam's denominator", low=0.0, low_open=True)
     eps_root: float = setting(
@@ -87,6 +88,7 @@ class GradientDescent:
         "global norm above which gradients are scaled down; None for no clipping",
         low=0.0,
         low_open=True,
+        infinite=True,
     )
 
     def init(self, params: PyTree) -> PyTree:
@@ -128,6 +130,7 @@ class RMSProp:
         "global norm above which gradients are scaled down; None for no clipping",
         low=0.0,
         low_open=True,
+        infinite=True,
     )
     epsilon: float = setting(1e-5, "added to the denominator", low=0.0, low_open=True)
     eps_root: float = setting(
@@ -151,18 +154,30 @@ class RMSProp:
         return _descend(params, updates, self.learning_rate, progress), state
 
 
+_MOST_SLOPE = 1e15
+
+
 def clipped_by_norm(grads: PyTree, max_norm: float | Array | None) -> PyTree:
     """Gradients scaled down to a global norm of at most `max_norm`; as they are for None.
 
-    Its own derivatives are finite where the gradients are all zero.
+    Its own derivatives are finite where the gradients are all zero. Numbers beyond 1e15, which
+    would overflow when squared, and infinite ones count as 1e15. A gradient with a NaN in it is
+    left out whole: zeros.
     """
     if max_norm is None:
         return grads
-    squared = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads))
+    grads = jax.tree.map(lambda leaf: jnp.clip(leaf, -_MOST_SLOPE, _MOST_SLOPE), grads)
+    known = ~jnp.isnan(_squared_norm(grads))
+    grads = jax.tree.map(lambda leaf: jnp.where(known, leaf, 0.0), grads)
+    squared = _squared_norm(grads)
     norm = jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
     binds = (squared > 0) & (norm > max_norm)
     scale = jnp.where(binds, max_norm / norm, 1.0)
     return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), grads)
+
+
+def _squared_norm(tree: PyTree) -> Array:
+    return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def _descend(

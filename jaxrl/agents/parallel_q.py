@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from jaxrl.agents.checks import (
     check_discrete_actions,
+    check_environment,
     check_feed_forward,
     check_minibatches,
 )
-from jaxrl.agents.durations import check_durations
 from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
 from jaxrl.agents.minibatches import shuffled
 from jaxrl.agents.optimiser import GradientStep, Optimiser
@@ -85,7 +85,7 @@ class ParallelQAgent:
         """
         check_discrete_actions(env)
         check_feed_forward(self.network, env)
-        check_durations(env, self.discount)
+        check_environment(env, self.discount)
         size = self.num_envs * self.rollout_length
         check_minibatches("num_envs x rollout_length", size, self.num_minibatches)
 

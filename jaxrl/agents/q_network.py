@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxrl.agents.average_reward import AverageReward
 from jaxrl.agents.channels import ValueChannels
 from jaxrl.agents.env_models import make_env_models
-from jaxrl.agents.experience import at_present, example_transition, store
+from jaxrl.agents.experience import at_present, empty_replay, store
 from jaxrl.agents.exploration import epsilon_greedy
 from jaxrl.agents.munchausen import Munchausen, implicit_policy
 from jaxrl.agents.optimiser import Optimiser
@@ -32,7 +32,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Lookahead, Scalar
 from jaxrl.replay import Batch, PrioritisedReplay, UniformReplay
@@ -173,16 +173,16 @@ class QNetworkAgent:
         model = value_network(self.network, env, self.head, self.dueling)
         env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
         params = model.init(params_key, observation)
-        kept = env_state if self.keep_env_state else ()
+        action = jnp.zeros(self.num_envs, jnp.int32)
         return QNetworkState(
             params=params,
             target_params=jax.tree.map(jnp.copy, params),
             optimiser=self.optimiser.init(params),
-            replay=self.memory.init(example_transition(observation, env.action_space, kept)),
+            replay=empty_replay(self, env, env_state, observation, action),
             progress=Progress.start(total_steps),
             num_updates=jnp.zeros((), jnp.int32),
             source=self.successors.init(source_key, env, self.operator, self.network),
-            gain=jnp.zeros(()) if self.average_reward is None else self.average_reward.init(),
+            gain=(self.average_reward or AverageReward()).init(),
             restart=() if self.average_reward is None else make_env_models(env, 1, (), None).env,
             model=model,
         )
@@ -222,16 +222,15 @@ class QNetworkAgent:
         self, key: Key, state: QNetworkState, trajectory: Transition
     ) -> tuple[QNetworkState, dict[str, Array]]:
         """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
-        replay = self.memory
         state, ready = store(self, state, trajectory)
         beta = value_at(self.importance, state.progress)
         names = ("loss", "q_value") + ("clipped_fraction",) * has_bounds(self.head)
-        nothing = dict.fromkeys(names, jnp.zeros(()))
+        nothing = dict.fromkeys(names, jnp.zeros((), jnp.float32))
 
         def learn(state: QNetworkState, key: Key) -> tuple[QNetworkState, dict[str, Array]]:
             is_random = self.successors.is_random
             draw_key, step_key = jax.random.split(key) if is_random else (key, key)
-            batch = replay.sample(draw_key, state.replay, self.batch_size, beta)
+            batch = self.memory.sample(draw_key, state.replay, self.batch_size, beta)
             if self.stock is not None:
                 stock_key = jax.random.fold_in(draw_key, 1)
                 data = self.stock.relabelled(stock_key, batch.transition, self.discount)
@@ -241,20 +240,21 @@ class QNetworkAgent:
 
             # The replay stays outside the conditional, which would copy it.
             def step(learner: Learner) -> tuple:
-                return at_present(self, state.progress)._step(step_key, learner, batch, state)
+                after = at_present(self, state.progress)._step(step_key, learner, batch, state)
+                return typed_like(skip(learner), after)
 
             def skip(learner: Learner) -> tuple:
-                return learner, jnp.zeros(self.batch_size), nothing
+                return learner, jnp.zeros(self.batch_size, jnp.float32), nothing
 
             learner, priorities, logs = jax.lax.cond(ready, step, skip, learner)
-            memory = replay.update_priorities(state.replay, batch.indices, priorities, when=ready)
+            update = self.memory.update_priorities
             state = state.replace(
                 params=learner.params,
                 target_params=learner.target_params,
                 optimiser=learner.optimiser,
                 source=state.source.replace(learned=learner.learned),
                 gain=learner.gain,
-                replay=memory,
+                replay=update(state.replay, batch.indices, priorities, when=ready),
                 num_updates=state.num_updates + ready,
             )
             return state, logs

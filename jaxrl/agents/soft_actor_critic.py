@@ -22,7 +22,7 @@ from jaxrl.agents.critic_step import (
     look_ahead,
     normalised_weights,
 )
-from jaxrl.agents.experience import at_present, example_transition, learn_from_replay
+from jaxrl.agents.experience import at_present, empty_replay, learn_from_replay
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.agents.targets import TargetUpdate
@@ -190,10 +190,9 @@ class SoftActorCriticAgent:
             mean_scale=initial_scale(self, self.num_critics),
             num_updates=jnp.zeros((), jnp.int32),
         )
-        kept = env_state if self.keep_env_state else ()
         return SoftActorCriticState(
             learner=learner,
-            replay=self.memory.init(example_transition(observation, env.action_space, kept)),
+            replay=empty_replay(self, env, env_state, observation, box.from_unit(unit)),
             progress=Progress.start(total_steps),
             box=box,
             source=self.successors.init(source_key, env, self.operator, self.network),

@@ -10,10 +10,11 @@ import numpy as np
 
 from jaxrl.agents.checks import (
     check_discrete_actions,
+    check_environment,
     check_feed_forward,
     check_without_table,
 )
-from jaxrl.agents.durations import check_durations, differs, held_actions
+from jaxrl.agents.durations import differs, held_actions
 from jaxrl.agents.munchausen import check_mirror_descent, implicit_policy
 from jaxrl.agents.stock import check_stock
 from jaxrl.core.protocols import Environment
@@ -38,7 +39,7 @@ def check_value_agent(agent: QNetworkAgent, env: Environment) -> None:
             f"A Munchausen bonus is of one step, but the replay has num_step="
             f"{agent.replay.num_step}: set replay.num_step=1."
         )
-    check_durations(env, agent.discount, agent.stock is not None)
+    check_environment(env, agent.discount, agent.stock is not None)
     if agent.stock is not None:
         steps = agent.successors.keeps_env_state
         check_stock(agent.stock, env, agent.discount, agent.replay.num_step, steps)

@@ -57,7 +57,12 @@ class VarianceAdjustment:
     bound: float = setting(3.0, "greatest error of the spread, in mean spreads", low=0.0)
     floor: float = setting(0.1, "added to denominators", unit="return^2", low=0.0, low_open=True)
     huber_threshold: float = setting(
-        50.0, "error that counts linearly beyond", unit="return", low=0.0, low_open=True
+        50.0,
+        "error that counts linearly beyond",
+        unit="return",
+        low=0.0,
+        low_open=True,
+        infinite=True,
     )
 
     def init(self, num_critics: int) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from typing import Annotated, Literal
 
 import tyro
@@ -142,6 +143,14 @@ class Train:
     checkpoint_seconds: Annotated[
         float, arg(metavar="SECONDS", help="least time between checkpoints [s]")
     ] = 60.0
+    time_limit: Annotated[
+        float,
+        arg(
+            metavar="SECONDS",
+            help="save and stop after this long, compiling included, with exit code 124 [s]",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = math.inf
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,39 +125,68 @@ def read_config(path: Path) -> dict[str, Any]:
         return RunFolder(path).config()
 
 
+# What entries of config.yaml are, and what stands in those that are lists or mappings.
+_WHOLE = {"num_seeds": int, "num_steps": int, "seed": int, "num_records": int, "lanes": int}
+_NEEDED = {"agent": str, "env": str, **_WHOLE}
+_LISTS = {"normalise": str, "env_wrap": str}
+_MAPPINGS = {"parts": str, "settings": object, "env_settings": object, "sweep": list}
+_WORDS = {str: "text", int: "a whole number", list: "a list", dict: "a mapping"}
+
+
 def job_from_config(config: Mapping[str, Any]) -> Job:
     """The run that `Job.config` wrote.
 
     Raises:
-        BadInput: an entry is missing, or cannot be.
+        BadInput: an entry is missing, of a wrong type, or cannot be.
     """
-    missing = [
-        name
-        for name in ("agent", "env", "num_seeds", "num_steps", "seed", "num_records", "lanes")
-        if name not in config
-    ]
-    if missing:
-        raise BadInput(f"config.yaml of this run has no {missing[0]!r}.")
-    names = ("num_seeds", "num_steps", "seed", "num_records", "lanes")
-    for name in names:
-        if type(config[name]) is not int:
-            raise BadInput(f"config.yaml: {name}={config[name]!r} is not a whole number.")
+    for name, kind in _NEEDED.items():
+        if name not in config:
+            raise BadInput(f"config.yaml of this run has no {name!r}.")
+        _check_type(name, config[name], kind)
+    lists = {name: _entries(config, name, list, kind) for name, kind in _LISTS.items()}
+    maps = {name: _entries(config, name, dict, kind) for name, kind in _MAPPINGS.items()}
+    named = {"parts": OPTIONS, "normalise": ("observations", "rewards")}
+    for name, names in named.items():
+        wrong = [one for one in {**maps, **lists}[name] if one not in names]
+        if wrong:
+            raise BadInput(f"config.yaml: {name} has {wrong[0]!r}, not of {', '.join(names)}.")
+    with refusing(TypeError, about="config.yaml: "):
+        texts = {
+            name: {key: values.to_text(value) for key, value in maps[name].items()}
+            for name in ("settings", "env_settings")
+        }
+        over = {
+            name: [values.to_text(value) for value in swept]
+            for name, swept in maps["sweep"].items()
+        }
     return _make(
         agent_name=config["agent"],
-        parts=_parts_in(config),
-        settings=_texts(config, "settings"),
+        parts=maps["parts"],
+        settings=texts["settings"],
         env_name=config["env"],
-        env_settings=_texts(config, "env_settings"),
-        over={
-            name: [values.to_text(value) for value in swept]
-            for name, swept in (config.get("sweep") or {}).items()
-        },
+        env_settings=texts["env_settings"],
+        over=over,
         numbers=Train(
-            normalise=tuple(config.get("normalise") or ()),
-            env_wrap=_wrappers_in(config),
-            **{name: config[name] for name in names},
+            **{name: tuple(entries) for name, entries in lists.items()},  # pyright: ignore
+            **{name: config[name] for name in _WHOLE},
         ),
     )
+
+
+def _entries(config: Mapping[str, Any], name: str, kind: type, inner: type) -> Any:
+    """An entry of the configuration that may be left out, checked with what stands in it."""
+    found = config.get(name)
+    if found is None:
+        return kind()
+    _check_type(name, found, kind)
+    for key, value in found.items() if kind is dict else enumerate(found):
+        _check_type(f"{name}.{key}", value, inner)
+    return found
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise BadInput(f"config.yaml: {name}={value!r} is not {_WORDS[kind]}.")
 
 
 def _make(
@@ -176,11 +205,6 @@ def _make(
     agent = agent_with(agent, agent_name, parts)
     normalise = tuple(sorted(set(numbers.normalise)))
     if normalise:
-        if "replay" in {field.name for field in dataclasses.fields(agent)}:
-            raise BadInput(
-                f"--normalise is for agents that learn from fresh rollouts; {agent_name} replays "
-                "old ones."
-            )
         agent = NormalisedAgent(agent, "observations" in normalise, "rewards" in normalise)
     changed: dict[str, Any] = {}
     for name, text in settings.items():
@@ -237,21 +261,6 @@ def given_parts(arguments: Any) -> dict[str, str]:
     """The parts that a command line gives, as written: `{"functional": "cvar:0.1"}`."""
     texts = {option: getattr(arguments, option, None) for option in OPTIONS}
     return {option: text for option, text in texts.items() if isinstance(text, str)}
-
-
-def _parts_in(config: Mapping[str, Any]) -> dict[str, str]:
-    parts = config.get("parts") or {}
-    wrong = [name for name in parts if name not in OPTIONS] if isinstance(parts, Mapping) else [""]
-    if wrong:
-        raise BadInput(f"config.yaml: parts={parts!r} is not a mapping of {', '.join(OPTIONS)}.")
-    return {name: str(text) for name, text in parts.items()}
-
-
-def _wrappers_in(config: Mapping[str, Any]) -> tuple[str, ...]:
-    texts = config.get("env_wrap") or []
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise BadInput(f"config.yaml: env_wrap={texts!r} is not a list of wrappers.")
-    return tuple(texts)
 
 
 def _check_numbers(numbers: Train) -> None:
@@ -314,7 +323,3 @@ def assignments(groups: Sequence[Sequence[str]], option: str) -> dict[str, str]:
             raise BadInput(f"{option} gives {name} twice.")
         found[name] = value
     return found
-
-
-def _texts(config: Mapping[str, Any], name: str) -> dict[str, str]:
-    return {key: values.to_text(value) for key, value in (config.get(name) or {}).items()}

@@ -1,8 +1,8 @@
 """The `jaxrl` command.
 
 Exit codes: 0 done; 1 the run failed, every seed diverged, or a plan did not converge; 2 input that
-cannot be used (one line on standard error says why); 128 + signal when stopped by Ctrl-C or
-SIGTERM.
+cannot be used (one line on standard error says why); 128 + signal when stopped by Ctrl-C,
+SIGTERM, SIGHUP or SIGUSR1; 124 when the time limit was reached.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -21,7 +22,7 @@ _LINE_SHARE = 0.1
 
 
 class Stopped(Exception):
-    """A signal came before the first chunk: nothing has run since the last checkpoint."""
+    """A signal came, or the time was up, before anything ran since the last checkpoint."""
 
 
 class Watch:
@@ -57,10 +58,14 @@ class Watch:
         if self.bar is not None:
             self.bar.stop()
 
-    def on_start(self, plan: SweepPlan, first_record: int) -> None:
-        """Cut the records back to the checkpoint, and start the clock."""
+    def on_start(
+        self, plan: SweepPlan, first_record: int, metrics: Mapping[str, np.ndarray]
+    ) -> None:
+        """Write the records that the checkpoint holds, whatever the folder has, and start the
+        clock."""
         self.plan = plan
-        self.run.truncate_metrics(first_record)
+        known = ({name: m[..., i] for name, m in metrics.items()} for i in range(first_record))
+        self.run.rewrite_metrics([self._record(i, row) for i, row in enumerate(known)])
         if self.interrupt.requested:
             raise Stopped
         verb = f"continuing after record {first_record} of" if first_record else "training"
@@ -79,21 +84,24 @@ class Watch:
 
     def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Write the record; every lane of it, `[S, N]`."""
-        num_settings, num_seeds = next(iter(metrics.values())).shape
-        lanes = {
-            "step": (record + 1) * self.plan.plan.steps_per_record,
-            "seeds": list(self.plan.seeds) * num_settings,
-            "settings": [label for label in self.labels for _ in range(num_seeds)],
-            "metrics": {name: values.reshape(-1) for name, values in metrics.items()},
-        }
-        self.run.append_metrics([lanes])
+        self.run.append_metrics([self._record(record, metrics)])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # no seed has finished an episode yet
             latest = float(np.nanmean(metrics["episode_return"]))
         self.mean_return = latest if np.isfinite(latest) else self.mean_return
 
+    def _record(self, record: int, metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Every lane of a record, `[S, N]`, as the folder keeps it."""
+        num_settings, num_seeds = next(iter(metrics.values())).shape
+        return {
+            "step": (record + 1) * self.plan.plan.steps_per_record,
+            "seeds": list(self.plan.seeds) * num_settings,
+            "settings": [label for label in self.labels for _ in range(num_seeds)],
+            "metrics": {name: values.reshape(-1) for name, values in metrics.items()},
+        }
+
     def on_chunk(self, share: float) -> bool:
-        """Show the share that is done; True once a signal has come."""
+        """Show the share that is done; True once the run is to stop."""
         self.share = share
         if self.bar is not None:
             self.bar.update(self.task, completed=share, description=self._line())

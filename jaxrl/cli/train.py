@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from jaxrl.training.session import SweepResult
 from jaxrl.training.sweep import sweep
 
 # What may stand beside --resume: it changes no number of the run.
-_BESIDE_RESUME = {"resume", "dry_run", "eval_episodes", "checkpoint_seconds"}
+_BESIDE_RESUME = {"resume", "dry_run", "eval_episodes", "checkpoint_seconds", "time_limit"}
 
 
 def train(arguments: Train, words: Sequence[str]) -> int:
@@ -40,7 +41,7 @@ def train(arguments: Train, words: Sequence[str]) -> int:
         words: the command line that said so, noted in the run's folder.
 
     Returns:
-        0; 1 when every run diverged; 128 + signal when it was stopped.
+        0; 1 when every run diverged; 128 + signal when it was stopped, 124 when its time was up.
 
     Raises:
         BadInput: anything that cannot be, before a program is compiled.
@@ -48,6 +49,8 @@ def train(arguments: Train, words: Sequence[str]) -> int:
     console = make_console()
     if arguments.eval_episodes < 0 or not arguments.checkpoint_seconds >= 0:
         raise BadInput("--eval-episodes and --checkpoint-seconds must not be negative.")
+    if not arguments.time_limit > 0:
+        raise BadInput("--time-limit must be more than 0 seconds.")
     job, path = _job_and_folder(arguments, words)
     plan = forecast(job)
     say(console, f"{job.title}: {plan_line(plan, job.num_steps)}")
@@ -57,14 +60,15 @@ def train(arguments: Train, words: Sequence[str]) -> int:
     with refusing(ValueError, OSError, about=""):
         run = open_run(path, job.config(), arguments.overwrite, ["jaxrl", *words])
     with run:
-        summary = run.summary()
-        if run.status().get("state") in ("done", "diverged") and summary:
+        if run.is_finished():
+            summary = run.summary()
             say(console, f"{path} is finished already; --overwrite trains it anew")
         else:
             summary = _train_in(run, job, arguments, console)
         if isinstance(summary, Interrupt):
-            again = f"jaxrl train --resume {path}"
-            say(console, f"stopped; everything is saved. To continue: {again}")
+            saved = Checkpoints(run.checkpoints).steps()
+            what = "everything is saved" if saved else "before anything was trained or saved"
+            say(console, f"stopped; {what}. To continue: jaxrl train --resume {path}")
             return summary.exit_code
         show_summary(console, summary)
         say(console, f"learning curve: {path / 'plots' / 'curve.png'}")
@@ -108,21 +112,23 @@ def _warn(job: Job) -> None:
 def _train_in(
     run: RunFolder, job: Job, arguments: Train, console: Console
 ) -> dict[str, Any] | Interrupt:
-    """Train in an open folder: the summary, or the signal that stopped it."""
+    """Train in an open folder: the summary, or what stopped it."""
     _warn(job)
     if not run.resumed:
         (run.path / "evaluation.json").unlink(missing_ok=True)  # of the run that was overwritten
     say(console, f"folder: {run.path}")
     run.set_status("running")
     try:
-        with catch_signals(lambda text: say(console, text)) as interrupt:
+        with catch_signals(lambda text: say(console, text), arguments.time_limit) as interrupt:
             result, watch = _sweep(run, job, arguments, console, interrupt)
         if result is None or result.interrupted:
             run.set_status("interrupted", {"signal": interrupt.number, "share": watch.share})
             return interrupt
         return _finish(run, job, arguments, result, watch)
-    except MemoryError as error:
-        run.set_status("failed", {"reason": str(error)})
+    except (MemoryError, ValueError, OSError) as error:
+        # Too large, checkpoints that cannot be gone on from, a full disk.
+        with contextlib.suppress(OSError):
+            run.set_status("failed", {"reason": str(error)[:2000]})
         raise BadInput(str(error)) from error
     except BaseException as error:
         run.set_status("failed", {"reason": f"{type(error).__name__}: {error}"[:2000]})

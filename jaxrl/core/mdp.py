@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxrl.core import struct
+from jaxrl.core.sparse_tables import is_sparse, sparse_outcomes
 from jaxrl.core.types import Array
 
 
@@ -91,9 +93,11 @@ def tabular_mdp(
 
     Args:
         transition: `[S, A, S]` probabilities of the next state; rows of legal pairs sum to one
-            within 1e-4 and are then normalised.
+            within 1e-4 and are then normalised. Or SciPy sparse: a list of A matrices `[S, S]`, or
+            one `[S A, S]` whose row s A + a is that of state s and action a; the MDP then has as
+            many outcomes as the fullest row. Where S = A a warning says how the axes were read.
         reward: `[S, A]` (or `[S, A, 1]`), or `[S, A, S]` when it depends on the next state
-            [return]. -inf makes the action illegal.
+            [return], or sparse in the form of `transition`. -inf makes the action illegal.
         discount: gamma in [0, 1] [per step].
         initial: `[S]` law of the first state; default state 0.
         terminal: `[S]` bool, states at which the episode is over: entering one ends it, and their
@@ -110,7 +114,18 @@ def tabular_mdp(
         >>> mdp.dense()[0][0, 0].tolist()
         [0.5, 0.5]
     """
+    if is_sparse(transition):
+        transition, next_state, reward, terminal = sparse_outcomes(transition, reward, terminal)
+        return _checked(
+            "transition", transition, next_state, reward, discount, initial, terminal, mask
+        )
     transition = np.asarray(transition, np.float64)
+    if len(set(transition.shape)) == 1 and transition.ndim == 3 and transition.size > 1:
+        warnings.warn(
+            f"transition {list(transition.shape)} is read as [state, action, next state]; for "
+            "[action, state, next state] give np.moveaxis(transition, 0, 1).",
+            stacklevel=2,
+        )
     if transition.ndim != 3 or 0 in transition.shape or transition.shape[0] != transition.shape[2]:
         raise ValueError(
             f"transition must have shape [S, A, S]; got {list(transition.shape)}. For outcome "

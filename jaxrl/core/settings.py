@@ -23,6 +23,7 @@ def setting(
     high: float = math.inf,
     low_open: bool = False,
     choices: tuple = (),
+    infinite: bool = False,
 ) -> Any:
     """A field of a settings struct: floats become leaves, everything else is static.
 
@@ -36,6 +37,7 @@ def setting(
         high: greatest value allowed.
         low_open: whether `low` itself is refused.
         choices: the values allowed, when they are few.
+        infinite: whether an infinite value means something; implied by an infinite default.
 
     Example:
         >>> @struct.dataclass
@@ -52,6 +54,9 @@ def setting(
         "high": high,
         "low_open": low_open,
         "choices": choices,
+        "infinite": infinite or (isinstance(default, float) and math.isinf(default)),
+        "whole": _is_whole(default)
+        or (isinstance(default, tuple) and all(map(_is_whole, default))),
     }
     static = isinstance(default, (bool, int, str, tuple, type(None))) or (
         callable(default) and not dataclasses.is_dataclass(default)
@@ -73,6 +78,8 @@ class SettingInfo:
     high: float
     low_open: bool
     choices: tuple
+    infinite: bool = False
+    whole: bool = False  # a whole number, or several
 
     @property
     def is_leaf(self) -> bool:
@@ -87,7 +94,7 @@ def list_settings(owner: Any, prefix: str = "") -> list[SettingInfo]:
         value = getattr(owner, field.name)
         name = prefix + field.name
         if "help" in field.metadata:
-            keys = ("help", "unit", "low", "high", "low_open", "choices")
+            keys = ("help", "unit", "low", "high", "low_open", "choices", "infinite", "whole")
             if not dataclasses.is_dataclass(value) or isinstance(value, Schedule):
                 info = {key: field.metadata[key] for key in keys}
                 found.append(SettingInfo(name=name, value=value, **info))
@@ -103,19 +110,51 @@ def check_settings(owner: Any) -> None:
 
 
 def check_value(info: SettingInfo, value: Any) -> None:
-    """Raise `ValueError` when `value` is not allowed for the setting `info` describes."""
+    """Raise `ValueError` when `value` is not allowed for the setting `info` describes.
+
+    Numbers are looked at as float32 sees them. Of a schedule and of several numbers, each is.
+    """
     if info.choices and value not in info.choices:
         allowed = ", ".join(map(str, info.choices))
         raise ValueError(f"{info.name}={value!r} is not one of: {allowed}.")
+    if isinstance(value, Schedule):
+        for field in dataclasses.fields(value):
+            if field.name in ("initial", "final"):
+                # A schedule may end where a constant may not stand, such as at a step size of 0.
+                named = dataclasses.replace(info, name=f"{info.name}.{field.name}", low_open=False)
+                check_value(named, getattr(value, field.name))
+            elif not isinstance(getattr(value, field.name), jax.core.Tracer):
+                _check_known(f"{info.name}.{field.name}", getattr(value, field.name))
+    if isinstance(value, (tuple, list)):
+        for entry in value:
+            check_value(info, entry)
     if isinstance(value, jax.core.Tracer) or not _is_number(value):
         return
     numbers = np.asarray(value)
+    if info.whole and numbers.dtype.kind == "f":
+        raise ValueError(f"{info.name}={value} is not a whole number.")
+    if numbers.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            seen = numbers.astype(np.float32)
+        lost = ((seen == 0) & (numbers != 0)) | (np.isinf(seen) & np.isfinite(numbers))
+        if np.any(lost):
+            raise ValueError(f"{info.name}={value} is {seen} in float32: give a nearer number.")
     inside = numbers > info.low if info.low_open else numbers >= info.low
-    if not np.all(inside & (numbers <= info.high)):  # NaN is not inside
+    inside = inside & (numbers <= info.high) & (np.isfinite(numbers) | info.infinite)
+    if not np.all(inside):  # NaN is not inside
         left = "(" if info.low_open or math.isinf(info.low) else "["
-        right = ")" if math.isinf(info.high) else "]"
+        right = "]" if info.infinite or not math.isinf(info.high) else ")"
         bounds = f"{left}{info.low:g}, {info.high:g}{right}"
         raise ValueError(f"{info.name}={value} is out of range: give a value in {bounds}.")
+
+
+def _check_known(name: str, value: Any) -> None:
+    if _is_number(value) and np.any(np.isnan(np.asarray(value))):
+        raise ValueError(f"{name}={value} is not a number.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

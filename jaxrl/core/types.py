@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.totals import add_exactly
 
 Array = jax.Array
 Key = jax.Array
@@ -53,20 +54,28 @@ class Transition:
 class Progress:
     """How far a life has come: what schedules read.
 
-    Traced, so that a longer life never recompiles.
+    Traced, so that a longer life never recompiles. Steps are counted exactly up to 2^47 (10^14).
     """
 
-    step: Array  # [] int32, environment steps taken so far
+    step: Array  # [] float32, environment steps taken so far, rounded beyond 2^24
     total_steps: Array  # [] float32, environment steps of the whole life; inf when unlimited
+    rest: Array | float = 0.0  # [] float32, what `step` rounds away
 
     @classmethod
     def start(cls, total_steps: float | Array = float("inf")) -> Progress:
         """Progress at step 0 of a life of `total_steps` environment steps."""
-        return cls(jnp.zeros((), jnp.int32), jnp.asarray(total_steps, jnp.float32))
+        zero = jnp.zeros((), jnp.float32)
+        return cls(zero, jnp.asarray(total_steps, jnp.float32), zero)
 
     def advance(self, num_steps: int | Array) -> Progress:
         """Progress after `num_steps` more environment steps."""
-        return self.replace(step=self.step + num_steps)
+        step = jnp.asarray(self.step)
+        step = step if jnp.issubdtype(step.dtype, jnp.floating) else step.astype(jnp.float32)
+        rest = jnp.asarray(self.rest, step.dtype)
+        low = jnp.asarray(num_steps) & 0xFFFF  # each part of an int32 is a float32
+        for part in (num_steps - low, low):
+            step, rest = add_exactly(step, rest, part)
+        return self.replace(step=step, rest=rest)
 
     @property
     def fraction(self) -> Array:
@@ -94,3 +103,9 @@ def select(predicate: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
         return jnp.where(lanes, a, b)
 
     return jax.tree.map(choose, on_true, on_false)
+
+
+def typed_like(example: PyTree, tree: PyTree) -> PyTree:
+    """`tree` with every leaf in the type that it has in `example`: a carry that keeps its types,
+    whatever the types of the settings that it is computed with."""
+    return jax.tree.map(lambda old, new: jnp.asarray(new, jnp.result_type(old)), example, tree)

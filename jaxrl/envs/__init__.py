@@ -2,6 +2,7 @@
 
 from jaxrl.envs.bandits import Bandit, BanditState, CoinPayout, NormalPayout, Payout, bandit
 from jaxrl.envs.chains import chain, cycle, deep_sea, riverswim
+from jaxrl.envs.checker import check
 from jaxrl.envs.collecting import CollectingGrid, CollectingState, collecting_grid
 from jaxrl.envs.control import (
     Acrobot,
@@ -87,6 +88,7 @@ __all__ = [
     "american_option",
     "bandit",
     "chain",
+    "check",
     "cliff_walking",
     "collecting_grid",
     "cycle",

@@ -70,7 +70,7 @@ class Bandit:
 
     means: Array  # [A] [return]
     payout: Any = struct.field(default_factory=CoinPayout)  # a `Payout`
-    num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0)
+    num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0, infinite=True)
 
     @property
     def observation_space(self) -> Space:

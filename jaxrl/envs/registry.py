@@ -49,8 +49,8 @@ def make(name: str, **parameters: Any) -> Environment:
         >>> make("RiverSwim", num_states=5).observation_space.shape
         (5,)
     """
-    if name not in _builders:
-        raise ValueError(f"unknown environment {name!r}; {near_names(name, names())}")
+    if not isinstance(name, str) or name not in _builders:
+        raise ValueError(f"unknown environment {name!r}; {near_names(str(name), names())}")
     builder = _builders[name]
     accepted = inspect.signature(builder).parameters.values()
     if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in accepted):

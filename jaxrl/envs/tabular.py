@@ -25,7 +25,8 @@ class TabularEnv:
 
     The whole MDP is a leaf of the environment, so `vmap` over a batch of MDPs is an uncertainty set
     or a set of tasks. The MDP's own `discount` is for planners; the environment does not use it. An
-    action that is not `legal` does what its row of the MDP says.
+    action that is not `legal` does what its row of the MDP says; `info["legal"]`, `[A]` bool, tells
+    which actions are in the state that was reached.
 
     Example:
         >>> from jaxrl.envs.chains import riverswim
@@ -72,7 +73,7 @@ class TabularEnv:
             terminated=terminated,
             truncated=(time >= self.time_limit) & (terminated < 1),
             cost=jnp.zeros((0,), jnp.float32),
-            info={},
+            info={"legal": self.mdp.legal[index]},
         )
         return TabularState(index, time), step
 

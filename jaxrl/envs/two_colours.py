@@ -50,7 +50,9 @@ class TwoColours:
         ((30,), 6)
     """
 
-    swap_period: float = setting(100_000.0, "steps between two swaps", unit="steps", low=1.0)
+    swap_period: float = setting(
+        100_000.0, "steps between two swaps", unit="steps", low=1.0, infinite=True
+    )
     good_reward: float = setting(1.0, "pay of the good object", unit="return")
     bad_reward: float = setting(-1.0, "pay of the bad object", unit="return")
     step_reward: float = setting(-0.04, "pay of every other step", unit="return")

@@ -53,7 +53,9 @@ class WalledGrid:
     """
 
     level: GridLevel
-    time_limit: float = setting(100.0, "truncates after so many steps", unit="steps", low=1.0)
+    time_limit: float = setting(
+        100.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
+    )
     view: int = setting(0, "cells seen in each direction; 0 observes the index of the cell")
 
     @property

@@ -16,6 +16,7 @@ from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.meta.lifetimes import Lifetime, live, num_updates_of
 from jaxrl.meta.tasks import TaskDistribution
 from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training.identity import identity
 from jaxrl.training.lanes import strong_floats
 from jaxrl.training.memory import available_bytes, gigabytes, tree_bytes, working_bytes
 
@@ -95,7 +96,7 @@ def fit(
         what there is by then, marked `interrupted`.
 
     Raises:
-        ValueError: fewer than one step or chunk.
+        ValueError: fewer than one step or chunk, or checkpoints of another run.
     """
     if num_steps < 1 or chunk_steps < 1 or (evaluate_every is not None and evaluate_every < 1):
         raise ValueError(
@@ -105,7 +106,8 @@ def fit(
     outer = strong_floats(outer)  # a number changed later finds the same programs
     jax.eval_shape(outer.init, key)  # refuses settings out of range while they are known
     state, done = _begin(outer, key), 0
-    if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
+    run = identity(outer=outer, key=key)
+    if checkpoints is not None and (found := checkpoints.restore(state, run)) is not None:
         done, state, _ = found
     held_out_key = jax.random.fold_in(key, 0x7E57)
     evaluate = None if held_out is None else partial(lives_of, held_out_key, outer.agent, held_out)
@@ -125,12 +127,12 @@ def fit(
             if evaluate is not None and (done % every == 0 or done == num_steps):
                 looks[done] = evaluate(state)
             if checkpoints is not None and (time.monotonic() - saved > 60 or done >= num_steps):
-                checkpoints.save(done, state)
+                checkpoints.save(done, state, run=run)
                 saved = time.monotonic()
     except KeyboardInterrupt:
         interrupted = True
         if checkpoints is not None:
-            checkpoints.save(done, state)
+            checkpoints.save(done, state, run=run)
     return FitResult(
         agent=outer.agent(state),
         state=state,

@@ -22,6 +22,7 @@ from jaxrl.training.run_config import plain
 _FORMAT = 1
 _MARK = b"sha256:"
 _TAIL = len(_MARK) + 64
+_MOST_BYTES = 2**31  # of a file that is read
 _FETCH = "it was damaged or cut short; fetch it again, or save the rule anew."
 
 
@@ -134,7 +135,7 @@ def load(path: str | Path, *, parts: Iterable[type] = ()) -> Any:
         rather than rounded. Weakly typed arrays come back strongly typed.
     """
     known = known_parts(parts)
-    manifest, _, arrays = _unpack(Path(path))
+    manifest, _, arrays = _unpack(path)
     try:
         return from_plain(manifest["rule"], arrays, known)
     except RuleFileError as error:
@@ -150,7 +151,7 @@ def read_card(path: str | Path) -> Card:
         FileNotFoundError: no such file.
         RuleFileError: the file is damaged, no rule file, or of a later format.
     """
-    _, card, _ = _unpack(Path(path))
+    _, card, _ = _unpack(path)
     known = {f.name for f in dataclasses.fields(Card)}
     return Card(**{name: value for name, value in card.items() if name in known})
 
@@ -174,10 +175,14 @@ def _pack(manifest: dict, card: dict, arrays: list[np.ndarray]) -> bytes:
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
-def _unpack(path: Path) -> tuple[dict, dict, list[np.ndarray]]:
+def _unpack(path: str | Path) -> tuple[dict, dict, list[np.ndarray]]:
     """Manifest, card and arrays of a file whose every byte is as it was written."""
+    if not isinstance(path, (str, os.PathLike)) or Path(path).is_dir():
+        raise RuleFileError(f"{path} is no rule file: give one that `meta.save` wrote.")
     try:
-        content = path.read_bytes()
+        if os.path.getsize(path) > _MOST_BYTES:
+            raise RuleFileError(f"{path} is larger than any rule file, {_MOST_BYTES} bytes.")
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no rule file {path}.") from None
     if not content.startswith(b"PK"):

@@ -179,7 +179,9 @@ class RandomMazes:
 
     total_steps: float | Horizon = 1e5  # [environment steps]
     levels: Any = struct.field(default_factory=ScatteredWalls)  # a `LevelGenerator`
-    time_limit: float = setting(100.0, "truncates after so many steps", unit="steps", low=1.0)
+    time_limit: float = setting(
+        100.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
+    )
     view: int = setting(0, "cells seen in each direction; 0 observes the index of the cell")
 
     def sample(self, key: Key) -> Task:
@@ -202,7 +204,7 @@ class RandomBandits:
     total_steps: float | Horizon = 1e3  # [environment steps]
     means: Any = struct.field(default_factory=lambda: Uniform(0.0, 1.0))  # [return]
     payout: Any = struct.field(default_factory=CoinPayout)  # an `envs.Payout`
-    num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0)
+    num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0, infinite=True)
     num_arms: int = setting(10, "arms")
 
     def sample(self, key: Key) -> Task:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.holding import held
 from jaxrl.core.types import Array, Key
 
 _LOG_TWO_PI = 1.8378770664093453
@@ -60,15 +61,22 @@ class CategoricalPolicy:
 
 @struct.dataclass
 class GaussianPolicy:
-    """Independent normals, one for each action coordinate."""
+    """Independent normals, one for each action coordinate.
+
+    Numerics: log-scales are held in [-20, 20], so that no power of a scale overflows.
+    """
 
     loc: Array  # [..., D]
     log_scale: Array  # broadcasts to [..., D]
 
+    @property
+    def _log_scale(self) -> Array:
+        return held(jnp.asarray(self.log_scale), 20.0)
+
     def sample(self, key: Key) -> Array:
         """A reparameterised draw, `[..., D]`."""
         noise = jax.random.normal(key, self.loc.shape, self.loc.dtype)
-        return self.loc + jnp.exp(self.log_scale) * noise
+        return self.loc + jnp.exp(self._log_scale) * noise
 
     def mode(self) -> Array:
         """The mean, `[..., D]`."""
@@ -76,18 +84,18 @@ class GaussianPolicy:
 
     def log_prob(self, action: Array) -> Array:
         """Log-density of `action[..., D]`, `[...]`."""
-        scaled = (action - self.loc) * jnp.exp(-self.log_scale)
-        return jnp.sum(-0.5 * scaled**2 - self.log_scale - 0.5 * _LOG_TWO_PI, axis=-1)
+        scaled = (action - self.loc) * jnp.exp(-self._log_scale)
+        return jnp.sum(-0.5 * scaled**2 - self._log_scale - 0.5 * _LOG_TWO_PI, axis=-1)
 
     def entropy(self) -> Array:
         """Differential entropy `[...]`."""
-        log_scale = jnp.broadcast_to(self.log_scale, self.loc.shape)
+        log_scale = jnp.broadcast_to(self._log_scale, self.loc.shape)
         return jnp.sum(log_scale + 0.5 * (1.0 + _LOG_TWO_PI), axis=-1)
 
     def kl(self, other: GaussianPolicy) -> Array:
         """KL(self || other), `[...]`."""
-        log_ratio = self.log_scale - other.log_scale
-        scaled = (self.loc - other.loc) * jnp.exp(-other.log_scale)
+        log_ratio = self._log_scale - other._log_scale
+        scaled = (self.loc - other.loc) * jnp.exp(-other._log_scale)
         terms = 0.5 * (jnp.exp(2.0 * log_ratio) + scaled**2 - 1.0) - log_ratio
         return jnp.sum(jnp.broadcast_to(terms, self.loc.shape), axis=-1)
 

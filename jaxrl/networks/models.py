@@ -227,16 +227,16 @@ def actor_critic(
     """The actor-critic network for these spaces, with extra `heads` by name and shape.
 
     Raises:
-        ValueError: a space without a torso, or actions that are neither discrete nor a vector.
+        ValueError: a space without a torso, or actions that are neither discrete nor a box.
     """
     torso = network.torso(observation_space)
     discrete = isinstance(action_space, Discrete)
     if discrete:
         size = action_space.num_values
-    elif isinstance(action_space, Box) and len(action_space.shape) == 1:
-        size = action_space.shape[0]
+    elif isinstance(action_space, Box):
+        size = math.prod(action_space.shape)
     else:
-        raise ValueError(f"Actions must be Discrete or a Box of shape [D], not {action_space}.")
+        raise ValueError(f"Actions must be Discrete or a Box, not {action_space}.")
     shapes = tuple(sorted((heads or {}).items()))
     return ActorCritic(network, (torso.num_axes, torso.num_values), size, discrete, shared, shapes)
 

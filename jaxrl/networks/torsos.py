@@ -125,7 +125,9 @@ class Torso(nn.Module):
 class NetworkSettings:
     """What a torso is made of; the observation space decides between image and flat."""
 
-    hidden_sizes: tuple[int, ...] = setting((64, 64), "widths of the dense layers", unit="units")
+    hidden_sizes: tuple[int, ...] = setting(
+        (64, 64), "widths of the dense layers", unit="units", low=1
+    )
     activation: str = setting("tanh", "non-linearity", choices=tuple(ACTIVATIONS))
     initialiser: str = setting("orthogonal", "weight initialisation", choices=tuple(INITIALISERS))
     layer_norm: bool = setting(False, "normalise every layer before its non-linearity")

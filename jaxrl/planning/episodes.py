@@ -205,35 +205,41 @@ def choose_grid(
 
 
 def lattice_step(mdp: TabularMDP, horizon: int, also: Array | None = None) -> float | None:
-    """The step of a lattice that holds every undiscounted return; None when none is evident.
+    """The step of a lattice that holds every return; None when none is evident.
 
     It can only be found from concrete numbers: under `jit` and `vmap` there is none.
 
     Args:
         mdp: the model.
-        horizon: H; a discount below 1 leaves no lattice unless H = 1.
+        horizon: H; with a discount below 1 the lattice is finer the longer it is.
         also: further numbers whose differences lie on the lattice, such as initial stocks.
     """
     leaves = [mdp.prob, mdp.reward, mdp.terminal, mdp.legal, mdp.discount, also]
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return None
-    if horizon > 1 and float(mdp.discount) != 1.0:
-        return None
     possible = (np.asarray(mdp.prob) > 0) & np.asarray(mdp.legal)[:, :, None]
     rewards = np.unique(np.asarray(mdp.outcome_rewards, np.float64)[possible])
     ends = np.any(np.asarray(mdp.terminal, np.float64)[possible] > 0)
-    gaps = np.abs(rewards if ends else rewards - rewards[0])
+    gaps = np.unique(np.abs(rewards if ends else rewards - rewards[0]))
+    if (discount := float(mdp.discount)) != 1.0:
+        # The step divides the last reward's worth.
+        if discount ** (horizon - 1) < 1.0 / MOST_STOCKS or horizon * gaps.size > 16 * MOST_STOCKS:
+            return None
+        gaps = np.outer(gaps, discount ** np.arange(horizon)).reshape(-1)
     if also is not None:
         others = np.asarray(also, np.float64).reshape(-1)
         gaps = np.concatenate([gaps, np.abs(others - others[0])])
     scale = float(gaps.max(initial=0.0))
     if scale == 0.0:
         return 1.0
+    gaps = gaps[gaps > 4 * float(jnp.finfo(mdp.prob.dtype).eps) * scale]  # the others are rounding
     step, tolerance = 0.0, 1e-5 * scale
     for gap in gaps:
         step, gap = max(step, float(gap)), min(step, float(gap))
         while gap > tolerance:  # Euclid's algorithm
             step, gap = gap, math.fmod(step, gap)
             gap = 0.0 if step - gap <= tolerance else gap
+    step = scale / round(scale / step)  # without the remainders' rounding
     counts = gaps / step
-    return step if np.all(np.abs(counts - np.round(counts)) <= 1e-4) else None
+    whole = np.maximum(np.round(counts), 1.0)
+    return step if np.all(np.abs(counts - whole) <= 1e-4) else None

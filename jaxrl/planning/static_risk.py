@@ -53,8 +53,9 @@ def static_cvar(
         initial_state: where episodes start; default the law `mdp.initial`, whose draw is then part
             of the return's law.
         num_stocks: M, grid points of the stock. Default: the points of the reachable lattice when
-            discount = 1, rewards lie on a lattice, the numbers are concrete and at most 4096
-            points are enough, rounded up; otherwise 1025.
+            discounted rewards lie on one (as whole rewards do at discount 1, and over a few steps
+            at 1/2), the numbers are concrete and at most 4096 points are enough, rounded up;
+            otherwise 1025.
 
     Returns:
         `StockPlan` with c_0 = -b: its `utilities` are E min(c_0 + G, 0) for every target. Following

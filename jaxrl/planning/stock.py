@@ -215,8 +215,9 @@ def stock_augmented(
             default the utility.
         initial_state: where episodes start; default the law `mdp.initial`.
         num_stocks: M, grid points of the stock. Default: the points of the reachable lattice when
-            discount = 1, rewards lie on a lattice, the numbers are concrete and at most 4096
-            points are enough, rounded up; otherwise 1025.
+            discounted rewards lie on one (as whole rewards do at discount 1, and over a few steps
+            at 1/2), the numbers are concrete and at most 4096 points are enough, rounded up;
+            otherwise 1025.
         lipschitz: a Lipschitz constant of f where c_0 + G may fall [utility / return], for the
             error bound off the lattice.
 

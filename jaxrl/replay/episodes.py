@@ -54,7 +54,7 @@ class EpisodeReplay:
     # Environments written side by side; agents set it, so that it is no setting of theirs.
     num_envs: int = struct.field(pytree_node=False, default=1)
     length: int = setting(16, "steps of each sequence", unit="steps", low=1)
-    store_next: bool = setting(False, "keep next observations too: twice the memory")
+    store_next: bool = setting(True, "keep next observations too: twice the memory")
     within_episode: bool = setting(False, "mask what follows the first end in a sequence")
 
     @property

@@ -46,7 +46,7 @@ class PrioritisedReplay:
     # Environments written side by side; agents set it, so that it is no setting of theirs.
     num_envs: int = struct.field(pytree_node=False, default=1)
     num_step: int = setting(1, "steps of each return before the bootstrap", unit="steps", low=1)
-    store_next: bool = setting(False, "keep next observations too: twice the memory")
+    store_next: bool = setting(True, "keep next observations too: twice the memory")
     alpha: float = setting(0.6, "power of the priority, 0 is uniform", low=0.0)
     # Importance correction in [0, 1], 1 is full; agents schedule their own and pass it to `sample`.
     beta: float = 0.4
@@ -156,17 +156,19 @@ class PrioritisedReplay:
         Args:
             state: of this replay.
             indices: from a `Batch`.
-            priorities: magnitudes, such as |td_error| [return]; the sign is ignored.
+            priorities: magnitudes, such as |td_error| [return]; the sign is ignored, and so is one
+                that is not finite: its window keeps what it had.
             when: `[]` bool; false leaves the state as it is.
         """
         priorities = jnp.abs(priorities) + self.epsilon
+        told = jnp.isfinite(priorities) & when
         # Whether a window may start is asked of the rows, and an update that is not wanted goes to
         # a spare leaf: a tree that is read here and then written would be copied whole.
-        counts = self._may_start(state.rows, indices) & when
-        weights = jnp.where(counts, self._weigh(priorities), 0.0)
+        counts = self._may_start(state.rows, indices) & told
+        weights = jnp.where(counts, self._weigh(jnp.where(counts, priorities, 1.0)), 0.0)
         largest = jnp.max(jnp.where(counts, priorities, 0.0))
         return state.replace(
-            tree=state.tree.update(jnp.where(when, indices, state.tree.num_leaves), weights),
+            tree=state.tree.update(jnp.where(told, indices, state.tree.num_leaves), weights),
             max_priority=jnp.maximum(state.max_priority, largest),
         )
 

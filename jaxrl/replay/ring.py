@@ -24,13 +24,13 @@ from jaxrl.replay.windows import reach, read_windows
 class UniformReplay:
     """A ring of the newest `capacity` transitions, drawn uniformly with replacement.
 
-    Successors are not stored: the successor of a row is the next row of the same environment. A
-    terminated row needs none (its discount is 0). A truncated row has lost its true successor, so a
-    window that meets one later bootstraps from that row's observation with the return up to it,
-    which is exact, and a window that *starts* at one gets weight 0 (one draw in the episode length;
-    a redraw would cost more than it saves). Average losses as `sum(w l) / sum(w)`, or accept the
-    slightly smaller step. `store_next=True` keeps both observations, at twice the memory, and every
-    weight is 1.
+    The true successor of every row is stored beside it, so that every window counts, those that
+    meet a truncation too. `store_next=False` halves the memory: the successor of a row is then the
+    next row of the same environment, which a truncated row does not have. A window that meets one
+    later bootstraps from that row's observation with the return up to it, which is exact; a window
+    that *starts* at one gets weight 0 (one draw in the episode length; a redraw would cost more
+    than it saves). Where every episode is one truncated step, nothing at all is left to learn from.
+    Average losses as `sum(w l) / sum(w)`, or accept the slightly smaller step.
 
     Windows are drawn only once complete, so none reaches past the newest row into the oldest ones.
     All costs are per row written or drawn, none grows with `capacity`. Under `vmap` over seeds
@@ -56,7 +56,7 @@ class UniformReplay:
     # Environments written side by side; agents set it, so that it is no setting of theirs.
     num_envs: int = struct.field(pytree_node=False, default=1)
     num_step: int = setting(1, "steps of each return before the bootstrap", unit="steps", low=1)
-    store_next: bool = setting(False, "keep next observations too: twice the memory")
+    store_next: bool = setting(True, "keep next observations too: twice the memory")
 
     @property
     def num_rows(self) -> int:

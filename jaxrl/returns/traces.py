@@ -53,7 +53,8 @@ def lambda_returns(
         current = fixed_t + decay * later
         return current, current
 
-    _, returns = jax.lax.scan(back, next_values[-1], (fixed, decays), reverse=True, unroll=4)
+    last = next_values[-1].astype(jnp.result_type(fixed, decays))
+    _, returns = jax.lax.scan(back, last, (fixed, decays), reverse=True, unroll=4)
     return returns
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.holding import held
 from jaxrl.core.types import Array, Transition
 from jaxrl.networks import Policy
 from jaxrl.returns import generalised_advantages
+
+_MOST_LOG_RATIO = 20.0
 
 
 @struct.dataclass
@@ -33,6 +36,16 @@ class PolicyTargets:
     value: Array  # [] before any update of this rollout [return]
     policy: Policy | None = None  # that took the action
     heads: dict[str, Array] = struct.field(default_factory=dict)  # targets of the rule's heads
+
+
+def log_ratio(outputs: PolicyOutputs, targets: PolicyTargets) -> Array:
+    """Log of the new probability of the action over the old one `[...]`, held in [-20, 20] [nats].
+
+    Within, where every clip and drift does its work, nothing is changed; beyond, no power of the
+    ratio overflows, and slopes are those at the end: a bad action that has become likely is still
+    made less so.
+    """
+    return held(outputs.log_prob - targets.log_prob, _MOST_LOG_RATIO)
 
 
 def advantage_targets(

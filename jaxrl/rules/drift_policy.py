@@ -16,9 +16,8 @@ from jaxrl.rules.contract import (
     PolicyTargets,
     advantage_targets,
     clipped_value_loss,
+    log_ratio,
 )
-
-_MOST_LOG_RATIO = 20.0  # beyond, the log-ratio is held, so that no power of the ratio overflows
 
 
 class Drift(Protocol):
@@ -41,7 +40,9 @@ class ClipDrift:
         ['0.0', '0.8']
     """
 
-    epsilon: float = setting(0.2, "half-width of the ratio's clip", low=0.0, low_open=True)
+    epsilon: float = setting(
+        0.2, "half-width of the ratio's clip", low=0.0, low_open=True, infinite=True
+    )
 
     def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
         """-> `[...]` [return]."""
@@ -118,7 +119,7 @@ class DriftPolicy:
     standardised by the agent: drifts are not homogeneous in them.
 
     Numerics: log-ratios are held in [-20, 20], where every drift here is finite and has finite
-    slopes; beyond, an action has no gradient.
+    slopes; beyond, slopes are those at the end.
 
     The outer gradient of a threshold (`value_clip`, `epsilon` of a clip) is zero: an outcome jumps
     where it is passed and stays between. Learn those by evolution.
@@ -137,7 +138,7 @@ class DriftPolicy:
     drift: Drift = struct.field(default_factory=ClipDrift)
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
     value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True
+        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
     )
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
@@ -168,8 +169,8 @@ class DriftPolicy:
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
-        log_ratio = jnp.clip(outputs.log_prob - targets.log_prob, -_MOST_LOG_RATIO, _MOST_LOG_RATIO)
-        surrogate = jnp.exp(log_ratio) * targets.advantage
-        policy_loss = self.drift(log_ratio, targets.advantage, progress) - surrogate
+        moved = log_ratio(outputs, targets)
+        surrogate = jnp.exp(moved) * targets.advantage
+        policy_loss = self.drift(moved, targets.advantage, progress) - surrogate
         value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy

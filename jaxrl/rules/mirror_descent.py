@@ -18,6 +18,7 @@ from jaxrl.rules.contract import (
     PolicyTargets,
     advantage_targets,
     clipped_value_loss,
+    log_ratio,
 )
 
 _MOST_LOG_RATIO = 20.0
@@ -114,11 +115,11 @@ class MirrorDescentPolicy:
 
     divergence: Divergence = struct.field(default_factory=KullbackLeibler)
     step_size: float | Schedule = setting(
-        Linear(1.0, 0.01), "divergence is divided by it", low=0.0, low_open=True
+        Linear(1.0, 0.01), "divergence is divided by it", low=0.0, low_open=True, infinite=True
     )
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
     value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True
+        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
     )
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
@@ -145,8 +146,7 @@ class MirrorDescentPolicy:
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
-        log_ratio = jnp.clip(outputs.log_prob - targets.log_prob, -_MOST_LOG_RATIO, _MOST_LOG_RATIO)
-        policy_loss = -jnp.exp(log_ratio) * targets.advantage
+        policy_loss = -jnp.exp(log_ratio(outputs, targets)) * targets.advantage
         divergence = self.divergence(outputs.policy, targets.policy)
         value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
         policy_loss = policy_loss + divergence / value_at(self.step_size, progress)

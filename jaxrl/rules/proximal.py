@@ -14,6 +14,7 @@ from jaxrl.rules.contract import (
     PolicyTargets,
     advantage_targets,
     clipped_value_loss,
+    log_ratio,
 )
 
 
@@ -27,7 +28,7 @@ class ProximalPolicy:
            - entropy_weight entropy
 
     With `clip_epsilon` and `value_clip` infinite and one epoch it is the advantage actor-critic's
-    gradient.
+    gradient. Log-ratios are held in [-20, 20].
 
     Source: Schulman et al. 2017, equations 7 and 9; the value clip is from their released code.
 
@@ -41,9 +42,11 @@ class ProximalPolicy:
     """
 
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
-    clip_epsilon: float = setting(0.2, "half-width of the ratio's clip", low=0.0, low_open=True)
+    clip_epsilon: float = setting(
+        0.2, "half-width of the ratio's clip", low=0.0, low_open=True, infinite=True
+    )
     value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True
+        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
     )
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
@@ -69,7 +72,7 @@ class ProximalPolicy:
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
-        ratio = jnp.exp(outputs.log_prob - targets.log_prob)
+        ratio = jnp.exp(log_ratio(outputs, targets))
         clipped = jnp.clip(ratio, 1.0 - self.clip_epsilon, 1.0 + self.clip_epsilon)
         policy_loss = -jnp.minimum(ratio * targets.advantage, clipped * targets.advantage)
         value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)

@@ -7,17 +7,23 @@ made under a temporary name and renamed when it is whole, so `STEP/` is never ha
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import socket
+import types
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxrl.core.types import PyTree
 from jaxrl.training import checkpoint_format
 from jaxrl.training.checkpoint_format import DamagedError
+from jaxrl.training.identity import check_identity
 
 _TEMPORARY = ".tmp-"
 
@@ -57,24 +63,34 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in folder.iterdir() if _is_step(path))
 
-    def save(self, step: int, tree: PyTree, extra: dict[str, Any] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        tree: PyTree,
+        extra: dict[str, Any] | None = None,
+        run: Mapping[str, str] | None = None,
+    ) -> None:
         """Write `tree` and `extra` as the checkpoint of `step`, then drop the oldest.
 
         A kill at any moment leaves either this checkpoint whole or the earlier ones untouched.
 
         Args:
             step: counter of the run, at least 0, not below the newest good step on disk. The same
-                step again replaces it; damaged checkpoints of later steps are removed.
+                step again replaces it; damaged checkpoints of later steps go to `damaged/`.
             tree: pytree of jax or numpy arrays, typed PRNG keys and Python numbers.
             extra: JSON data, small: counters, positions in files. Tuples come back as lists.
+            run: the `identity` of the run, which `restore` compares.
 
         Raises:
             TypeError: a leaf or `extra` is of a kind that cannot be stored.
             ValueError: a later good checkpoint lies in the folder, or `step` is negative.
             OSError: the disk is full or refuses. The earlier checkpoints are untouched.
         """
-        if step < 0 or self.keep < 1:
-            raise ValueError(f"step={step}, keep={self.keep}: give a step >= 0 and keep >= 1.")
+        whole = isinstance(step, (int, np.integer)) and not isinstance(step, bool)
+        if not whole or step < 0 or self.keep < 1:
+            raise ValueError(
+                f"step={step!r}, keep={self.keep}: give a whole step >= 0 and keep >= 1."
+            )
         try:
             extra = json.loads(json.dumps(extra or {}))
         except TypeError as error:
@@ -87,9 +103,10 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
             self._sweep(everything=True)
             temporary.mkdir()
-            checkpoint_format.write(temporary, step, leaves, arrays, extra)
+            about = {"extra": extra, "run": None if run is None else dict(run)}
+            checkpoint_format.write(temporary, int(step), leaves, arrays, about)
             for old in outdated:
-                self._put_aside(old)
+                self._put_aside(old, damaged=old > step)
             os.rename(temporary, folder / str(step))
             checkpoint_format.flush(folder)
             for old in self.steps()[: -self.keep]:
@@ -103,30 +120,49 @@ class Checkpoints:
                 "the earlier checkpoints are untouched."
             ) from error
 
-    def restore(self, template: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """The newest checkpoint whose digests hold, or None when there is none.
+    def restore(
+        self,
+        template: PyTree | Callable[[dict[str, Any]], PyTree],
+        run: Mapping[str, str] | None = None,
+    ) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The newest checkpoint whose digests hold, or None when the folder has none at all.
 
         A damaged checkpoint is passed over with a `CheckpointWarning` that names its step.
 
         Args:
             template: pytree with the structure, shapes and dtypes to expect; its values are not
                 read, so `jax.eval_shape` makes one. A jax leaf comes back with the template's
-                sharding, a numpy leaf as numpy, a Python number as a Python number.
+                sharding, a numpy leaf as numpy, a Python number as a Python number. Or a function
+                that makes one from the checkpoint's `extra`.
+            run: the `identity` of the run that asks.
 
         Returns:
             `(step, tree, extra)`, bit for bit as saved; or None.
 
         Raises:
-            ValueError: the newest good checkpoint holds another tree than `template`; the message
-                names the leaves that differ.
+            ValueError: the newest good checkpoint is of another run, or holds another tree than
+                `template`; the message names what differs. Or every checkpoint is damaged.
+            OSError: a file cannot be read, which says nothing of what it holds. Nothing is changed.
         """
         self._sweep(everything=False)
         for step in reversed(self.steps()):
             path = Path(self.folder).absolute() / str(step)
             try:
                 manifest = checkpoint_format.verify(path, step)
-                checkpoint_format.check_template(path, manifest, template)
-                return step, checkpoint_format.read(path, manifest, template), manifest["extra"]
+                about = manifest["extra"]
+                if "run" not in about:  # saved before checkpoints said whose they are
+                    about = {"extra": about, "run": None}
+                check_identity(f"checkpoint {path}", about["run"], run or {})
+                made = isinstance(template, types.FunctionType)
+                wanted = template(about["extra"]) if made else template
+                checkpoint_format.check_template(path, manifest, wanted)
+                return step, checkpoint_format.read(path, manifest, wanted), about["extra"]
+            except OSError as error:
+                raise OSError(
+                    f"checkpoint {step} in {self.folder} cannot be read "
+                    f"({checkpoint_format.one_line(error)}): nothing was changed. Try again when "
+                    "it can be."
+                ) from error
             except DamagedError as damage:
                 warnings.warn(
                     f"checkpoint {step} in {self.folder} is damaged ({damage}): skipped, trying "
@@ -134,6 +170,11 @@ class Checkpoints:
                     CheckpointWarning,
                     stacklevel=2,
                 )
+        if self.steps():
+            raise ValueError(
+                f"every checkpoint in {self.folder} is damaged: nothing was changed. To begin "
+                "anew, use another folder, or overwrite this one (--overwrite)."
+            )
         return None
 
     def _outdated(self, step: int) -> list[int]:
@@ -155,10 +196,17 @@ class Checkpoints:
                 )
         return outdated
 
-    def _put_aside(self, step: int) -> None:
-        """Turn a checkpoint into rubbish in one move, so that a kill never leaves half of it."""
+    def _put_aside(self, step: int, damaged: bool = False) -> None:
+        """Take a checkpoint away in one move, so that a kill never leaves half of it: as rubbish,
+        or into `damaged/`, where it stays."""
         folder = Path(self.folder).absolute()
-        os.rename(folder / str(step), folder / (_temporary_name(step) + "-old"))
+        if not damaged:
+            os.rename(folder / str(step), folder / (_temporary_name(step) + "-old"))
+            return
+        (folder / "damaged").mkdir(exist_ok=True)
+        names = (f"{step}{'' if count == 0 else f'-{count}'}" for count in itertools.count())
+        free = next(name for name in names if not (folder / "damaged" / name).exists())
+        os.rename(folder / str(step), folder / "damaged" / free)
 
     def _sweep(self, everything: bool) -> None:
         """Remove temporary folders: all when we are the writer, else those of dead processes."""

@@ -28,7 +28,7 @@ _FORMAT = 1
 
 
 class DamagedError(Exception):
-    """Why a checkpoint cannot be trusted."""
+    """Why a checkpoint cannot be trusted: it is not what was written."""
 
 
 def encode(tree: PyTree) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
@@ -106,6 +106,7 @@ def verify(path: Path, step: int) -> dict[str, Any]:
 
     Raises:
         DamagedError: a file is missing, cut, changed or too many.
+        OSError: a file is there and cannot be read, which says nothing of what it holds.
     """
     try:
         manifest = json.loads((path / _DIGESTS).read_text())
@@ -126,8 +127,8 @@ def verify(path: Path, step: int) -> dict[str, Any]:
                 raise DamagedError(f"{name} does not match its digest")
     except FileNotFoundError as error:
         raise DamagedError(f"{Path(error.filename).name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"unreadable: {one_line(error)}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{_DIGESTS} is garbled: {one_line(error)}") from error
     return manifest
 
 
@@ -160,7 +161,8 @@ def read(path: Path, manifest: dict[str, Any], template: PyTree) -> PyTree:
     """The tree of a verified checkpoint, in the forms of a `template` that fits.
 
     Raises:
-        DamagedError: the arrays cannot be read or do not match the leaves' digests.
+        DamagedError: the arrays do not match the leaves' digests.
+        OSError: they cannot be read, though every file is as it was written.
     """
     expected, structure = jax.tree.flatten(template)
     leaves = manifest["leaves"]
@@ -175,8 +177,8 @@ def read(path: Path, manifest: dict[str, Any], template: PyTree) -> PyTree:
                 arrays = checkpointer.restore(
                     path / _STATE, args=ocp.args.PyTreeRestore(item=names, restore_args=as_numpy)
                 )
-        except Exception as error:
-            raise DamagedError(f"unreadable: {one_line(error)}") from error
+        except Exception as error:  # orbax raises of all kinds
+            raise OSError(f"its arrays cannot be read ({one_line(error)})") from error
     decoded = []
     for index, (leaf, like) in enumerate(zip(leaves, expected, strict=True)):
         if _array_name(index) in arrays:

@@ -82,33 +82,38 @@ def play_episodes(
     max_steps: int,
     explore: bool,
 ) -> Evaluation:
-    """`num_episodes` episodes at once, until the last has ended or `max_steps` steps are made."""
+    """`num_episodes` episodes at once, until the last has ended or `max_steps` steps are made.
+
+    Where ends are probabilities, a reward counts with the chance that its step is reached.
+    """
     reset_key, play_key = jax.random.split(key)
     env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
 
     def running(carry: tuple) -> Array:
-        step, _, evaluation = carry
+        step, _, evaluation, _ = carry
         return (step < max_steps) & ~jnp.all(evaluation.finished)
 
     def play(carry: tuple) -> tuple:
-        step, (env_state, observation, memory), evaluation = carry
+        step, (env_state, observation, memory), evaluation, survival = carry
         act_key, env_key = jax.random.split(jax.random.fold_in(play_key, step))
         action, extras = policy.act(act_key, policy_state, observation, explore, memory)
         keys = jax.random.split(env_key, num_episodes)
         env_state, timestep = jax.vmap(env.step)(keys, env_state, action)
         alive = ~evaluation.finished
         evaluation = Evaluation(
-            returns=evaluation.returns + jnp.where(alive, timestep.reward, 0.0),
+            returns=evaluation.returns + jnp.where(alive, survival * timestep.reward, 0.0),
             lengths=evaluation.lengths + alive,
             finished=evaluation.finished | (timestep.terminated >= 1) | timestep.truncated,
         )
         memory = select(evaluation.finished, memory, extras.get("memory", ()))
-        return step + 1, (env_state, timestep.observation, memory), evaluation
+        survival = survival * (1.0 - jnp.asarray(timestep.terminated, jnp.float32))
+        return step + 1, (env_state, timestep.observation, memory), evaluation, survival
 
     nothing = Evaluation(
-        returns=jnp.zeros(num_episodes),
+        returns=jnp.zeros(num_episodes, jnp.float32),
         lengths=jnp.zeros(num_episodes, jnp.int32),
         finished=jnp.zeros(num_episodes, bool),
     )
     start = (env_state, observation, policy.initial_memory(num_episodes))
-    return jax.lax.while_loop(running, play, (jnp.zeros((), jnp.int32), start, nothing))[2]
+    begin = jnp.zeros((), jnp.int32), start, nothing, jnp.ones(num_episodes, jnp.float32)
+    return jax.lax.while_loop(running, play, begin)[2]

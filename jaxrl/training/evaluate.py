@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack, overload
 
+from jaxrl.core.arguments import check_key, check_parts, check_whole
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import Key, PyTree
 from jaxrl.training.attacks import Attack, AttackedPolicy
@@ -105,10 +106,15 @@ def evaluate(
         >>> played.lengths.tolist()
         [[5, 5], [7, 7]]
     """
-    if num_episodes < 1 or max_steps < 1:
+    check_key(key)
+    check_parts("agent", agent, ("act",), "jaxrl.ppo()")
+    check_parts("env", env, ("reset", "step"), 'jaxrl.envs.make("CartPole")')
+    if agent_state is None:
         raise ValueError(
-            f"num_episodes={num_episodes} and max_steps={max_steps} must both be at least 1."
+            "agent_state is None: give a trained one, such as result.agent_state(0, 0)."
         )
+    num_episodes = check_whole("num_episodes", num_episodes)
+    max_steps = check_whole("max_steps", max_steps)
     if attack is not None:
         agent = AttackedPolicy(agent, attack)
     if over is None:

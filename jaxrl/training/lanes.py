@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core.arguments import check_numbers
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import check_value, list_settings, replace_setting, resolve_setting
-from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.training.loop import (
     Tally,
     TrainState,
@@ -33,6 +34,7 @@ from jaxrl.training.loop import (
 # CPU-seconds), compiles faster and keeps conditionals real; accelerators want wide programs.
 DEFAULT_LANES = {"cpu": 1}
 ACCELERATOR_LANES = 64
+MOST_SETTINGS = 100_000  # of one sweep
 MAX_RECORDS = 16  # that one call can go over; a call costs about a millisecond
 
 
@@ -46,9 +48,11 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
 
     Raises:
         KeyError: a setting that the agent does not have.
-        ValueError: no values, a value out of range, or a setting that is not a float (those change
-            the program; call `sweep` once for each).
+        ValueError: no values, a value out of range, more than 100,000 combinations, or a setting
+            that is not a float (those change the program; call `sweep` once for each).
     """
+    if not isinstance(over, Mapping):
+        raise ValueError(f"over={over!r} must map names of settings to the values to combine.")
     combinations: list[dict[str, float]] = [{}]
     known = {info.name: info for info in list_settings(agent)}
     for name, values in over.items():
@@ -59,10 +63,19 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
                 f"{name} cannot be swept in one program: it is {type(info.value).__name__}, not a "
                 "float, and changes shapes or code. Run one sweep for each value."
             )
+        values = check_numbers(name, values)
         if len(values) == 0:
             raise ValueError(f"{name} is swept over no values: give at least one.")
+        if len({np.float32(value) for value in values}) < len(values):
+            raise ValueError(f"{name} is swept over {values}, of which two are equal in float32.")
         for value in values:
-            check_value(info, float(value))
+            check_value(info, value)
+        if len(combinations) * len(values) > MOST_SETTINGS:
+            sizes = " x ".join(str(len(some)) for some in over.values())
+            raise ValueError(
+                f"{sizes} values combine to more than {MOST_SETTINGS:,} settings: sweep fewer, or "
+                "some of them in a run of their own."
+            )
         combinations = [{**one, name: float(value)} for one in combinations for value in values]
     return combinations
 
@@ -114,9 +127,21 @@ def make_groups(
             name: jnp.asarray([settings[s][name] for s, _ in padded], jnp.float32) for name in swept
         }
         lane_agent = with_settings(strong_floats(agent), values)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray([s for _, s in padded]))
+        keys = keys_of_seeds(key, [seed for _, seed in padded])
         groups.append(Group(tuple(padded), len(chosen), lane_agent, keys))
     return groups
+
+
+def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
+    """`fold_in(key, seed)` `[N]`; from seed 2^32 on, the upper half is folded in as well."""
+    words = np.asarray(seeds, np.uint64)
+    low, high = (jnp.asarray(x.astype(np.uint32)) for x in (words & 0xFFFFFFFF, words >> 32))
+
+    def one(low: Array, high: Array) -> Key:
+        first = jax.random.fold_in(key, low)
+        return select(high > 0, jax.random.fold_in(first, high), first)
+
+    return jax.vmap(one)(low, high)
 
 
 def lane_axes(agent: Agent, swept: Sequence[str]) -> Agent:

@@ -6,12 +6,18 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.arguments import check_key, check_parts, check_whole
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import check_settings
-from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.core.totals import add_exactly
+from jaxrl.core.types import Array, Key, PyTree, select
+from jaxrl.envs.checker import explained
 from jaxrl.training.rollout import EpisodeSums, RolloutState, rollout, start_rollout
+
+_MOST_ITERATIONS = 2**31 - 1  # under one key
 
 
 @struct.dataclass
@@ -21,7 +27,7 @@ class TrainState:
     agent: PyTree  # the agent's state
     rollout: RolloutState
     key: Key  # of the life; iteration i spends fold_in(key, i)
-    iteration: Array  # [] int32
+    iteration: Array  # [] int32, from 0 again, under a new key, after 2^31 - 1
 
 
 @struct.dataclass
@@ -31,6 +37,7 @@ class Tally:
     episodes: EpisodeSums
     metrics: dict[str, Array]  # [] each, summed over iterations
     num_iterations: Array  # [] float32
+    rest: PyTree = ()  # what the sums of many iterations round away, a number for each of them
 
 
 @struct.dataclass
@@ -57,7 +64,7 @@ class TrainResult:
     """What a run leaves."""
 
     state: TrainState
-    steps: Array  # [R] environment steps at the end of each record
+    steps: Array  # [R] environment steps at the end of each record; float32 where beyond 2^31
     metrics: dict[str, Array]  # [R] each; episode_return is NaN where no episode ended
 
 
@@ -67,18 +74,24 @@ def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
     Raises:
         ValueError: a budget or a number of records below one.
     """
-    if num_steps < 1 or num_records < 1:
-        raise ValueError(
-            f"num_steps={num_steps} and num_records={num_records} must both be at least 1."
-        )
+    num_steps = check_whole("num_steps", num_steps)
+    num_records = check_whole("num_records", num_records)
     steps = agent.num_envs * agent.rollout_length
     num_iterations = math.ceil(num_steps / steps)
     iterations = math.ceil(num_iterations / min(num_records, num_iterations))
+    if iterations >= _MOST_ITERATIONS:
+        raise ValueError(
+            f"num_steps={num_steps} in {num_records} records are {iterations} updates in each, "
+            "more than 2^31: give more records, or more steps between updates."
+        )
     return Plan(math.ceil(num_iterations / iterations), iterations, steps)
 
 
 def check_training(agent: Agent, env: Environment) -> None:
     """Raise `ValueError` when a setting is out of range or the agent does not fit `env`."""
+    check_parts("agent", agent, ("check", "init", "act", "update"), "jaxrl.ppo()")
+    check_parts("env", env, ("reset", "step"), 'jaxrl.envs.make("CartPole")')
+    check_settings(env)
     check_settings(agent)
     agent.check(env)
 
@@ -101,6 +114,9 @@ def train_iteration(
 ) -> tuple[TrainState, Tally]:
     """Roll out `[T, B]` steps, then let the agent learn from them."""
     rollout_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+    # The numbers of iterations begin again, under another key, before they overflow.
+    wraps = state.iteration == _MOST_ITERATIONS
+    key = select(wraps, jax.random.fold_in(state.key, 2**32 - 1), state.key)
     rollout_state, trajectory, episodes = rollout(
         rollout_key,
         agent,
@@ -111,19 +127,23 @@ def train_iteration(
         keep_env_state=getattr(agent, "keep_env_state", False),  # only learners that step it again
     )
     agent_state, metrics = agent.update(update_key, state.agent, trajectory)
-    state = TrainState(agent_state, rollout_state, state.key, state.iteration + 1)
+    state = TrainState(agent_state, rollout_state, key, jnp.where(wraps, 0, state.iteration + 1))
     return state, Tally(episodes, metrics, jnp.ones((), jnp.float32))
 
 
 def empty_tally(agent: Agent, env: Environment, state: TrainState) -> Tally:
     """A tally of zeros with the structure that `train_iteration` gives."""
     shapes = jax.eval_shape(train_iteration, agent, env, state)[1]
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return zeros.replace(rest=jax.tree.leaves(zeros))
 
 
 def add_tally(tally: Tally, more: Tally) -> Tally:
-    """The sums of both."""
-    return jax.tree.map(jnp.add, tally, more)
+    """The sums of both; `more` is of one iteration."""
+    sums, treedef = jax.tree.flatten(tally.replace(rest=()))
+    pairs = map(add_exactly, sums, tally.rest, jax.tree.leaves(more))
+    sums, rest = zip(*pairs, strict=True)
+    return jax.tree.unflatten(treedef, sums).replace(rest=list(rest))
 
 
 def summarise(tally: Tally) -> dict[str, Array]:
@@ -170,10 +190,12 @@ def train(
         >>> run(jax.random.key(0)).steps.tolist()
         [2048, 4096]
     """
+    check_key(key)
     check_training(agent, env)
     plan = make_plan(agent, num_steps, num_records)
-    state = start_training(key, agent, env, plan.total_steps)
-    zeros = empty_tally(agent, env, state)
+    with explained(env):
+        state = start_training(key, agent, env, plan.total_steps)
+        zeros = empty_tally(agent, env, state)
 
     def iteration(carry: tuple, _: None) -> tuple[tuple, None]:
         state, tally = carry
@@ -185,5 +207,6 @@ def train(
         return state, summarise(tally)
 
     state, metrics = jax.lax.scan(record, state, None, plan.num_records)
-    steps = (jnp.arange(plan.num_records) + 1) * plan.steps_per_record
+    steps = (np.arange(plan.num_records) + 1) * plan.steps_per_record
+    steps = jnp.asarray(steps, jnp.int32 if plan.total_steps < 2**31 else jnp.float32)
     return TrainResult(state, steps, metrics)

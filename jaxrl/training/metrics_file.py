@@ -8,6 +8,7 @@ A value that is not known yet (no episode has ended) is NaN and stays in the tab
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -49,22 +50,15 @@ def append(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
         os.fsync(stream.fileno())
 
 
-def truncate(path: str | Path, num_records: int) -> None:
-    """Keep the first `num_records` lines, and drop a table made from more of them.
-
-    Raises:
-        ValueError: there are fewer lines: the folder lost metrics that its checkpoint counts on.
-    """
+def rewrite(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Replace all lines by those of `records`, in one move, and drop a table made from others."""
     file = Path(path) / _LINES
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    num_whole = sum(line.endswith(b"\n") for line in lines)
-    if num_whole < num_records:
-        raise ValueError(
-            f"{file} has {num_whole} records, but the checkpoint was saved after {num_records}: "
-            "metrics were lost. Use --overwrite to start again."
-        )
-    if file.exists():
-        os.truncate(file, sum(map(len, lines[:num_records])))
+    draft = file.with_name(f".{_LINES}.draft")
+    with open(draft, "w", encoding="utf-8") as stream:
+        stream.writelines(_to_line(record) + "\n" for record in records)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, file)
     (Path(path) / _TABLE).unlink(missing_ok=True)
 
 
@@ -76,7 +70,8 @@ def write_parquet(path: str | Path) -> None:
     if file.exists() and not (Path(path) / _LINES).exists():
         return
     draft = file.with_name(f".{_TABLE}.draft")
-    pyarrow.parquet.write_table(_table_of_lines(Path(path) / _LINES), draft, compression="zstd")
+    table = _table_of_lines(Path(path) / _LINES)
+    pyarrow.parquet.write_table(table, draft, compression="zstd", write_page_checksum=True)
     os.replace(draft, file)
 
 
@@ -99,16 +94,34 @@ def load_metrics(path: str | Path) -> pyarrow.Table:
 
     Raises:
         FileNotFoundError: the folder has no metrics.
-        ValueError: a line is not a record.
+        ValueError: a line is not a record, or the table is not as it was written.
     """
+    import pyarrow
     import pyarrow.parquet
 
     lines, table = Path(path) / _LINES, Path(path) / _TABLE
     if table.exists():
-        return pyarrow.parquet.read_table(table)
+        # Bits flipped in the description of a table may give another table.
+        wanted = stated_digests(path).get(_TABLE)
+        if wanted is not None and hashlib.sha256(table.read_bytes()).hexdigest() != wanted:
+            raise ValueError(f"{table} is damaged: `jaxrl train --resume {path}` mends it.")
+        try:
+            return pyarrow.parquet.read_table(table, page_checksum_verification=True)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(
+                f"{table} is damaged: `jaxrl train --resume {path}` mends it."
+            ) from error
     if not lines.exists():
         raise FileNotFoundError(f"{path} has no metrics: is it a run's folder?")
     return _table_of_lines(lines)
+
+
+def stated_digests(path: str | Path) -> dict[str, str]:
+    """The sha256 of every small file of a finished run, by its status; `{}` where it says none."""
+    try:
+        return dict(json.loads((Path(path) / "status.json").read_text()).get("files") or {})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def curves_of(table: pyarrow.Table, metric: str) -> dict[str, Curve]:

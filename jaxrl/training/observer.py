@@ -33,8 +33,11 @@ class SweepPlan:
 class Observer(Protocol):
     """Who watches a sweep from the host."""
 
-    def on_start(self, plan: SweepPlan, first_record: int) -> None:
-        """Compiled; records before `first_record` came from a checkpoint."""
+    def on_start(
+        self, plan: SweepPlan, first_record: int, metrics: Mapping[str, np.ndarray]
+    ) -> None:
+        """Compiled; the records before `first_record` came from a checkpoint, and stand in
+        `metrics[num_settings, num_seeds, num_records]`."""
         ...
 
     def on_chunk(self, share: float) -> bool:
@@ -49,7 +52,9 @@ class Observer(Protocol):
 class Silent:
     """Watches without a word."""
 
-    def on_start(self, plan: SweepPlan, first_record: int) -> None:
+    def on_start(
+        self, plan: SweepPlan, first_record: int, metrics: Mapping[str, np.ndarray]
+    ) -> None:
         """Nothing."""
 
     def on_chunk(self, share: float) -> bool:

@@ -19,11 +19,16 @@ class RolloutState:
     memory: PyTree  # [B, ...] of a recurrent policy, else ()
     episode_return: Array  # [B] float32, undiscounted, of the current episode [return]
     episode_length: Array  # [B] int32 [steps]
+    survival: Array  # [B] float32, chance not to have ended, of ends that are probabilities
 
 
 @struct.dataclass
 class EpisodeSums:
-    """Sums over the episodes that ended, so that means over any span are exact."""
+    """Sums over the episodes that ended, so that means over any span are exact.
+
+    Where ends are probabilities, a reward counts with the chance that its step is reached, as it
+    does in values; lengths are the steps made.
+    """
 
     num_episodes: Array  # [] float32
     episode_return: Array  # [] float32 [return]
@@ -39,6 +44,7 @@ def start_rollout(key: Key, agent: Agent, env: Environment) -> RolloutState:
         memory=agent.initial_memory(agent.num_envs),
         episode_return=jnp.zeros(agent.num_envs, jnp.float32),
         episode_length=jnp.zeros(agent.num_envs, jnp.int32),
+        survival=jnp.ones(agent.num_envs, jnp.float32),
     )
 
 
@@ -82,7 +88,9 @@ def rollout(
             extras["memory_after"] = memory
         env_state, timestep = jax.vmap(env.step)(step_keys, state.env_state, action)
         ended = (timestep.terminated >= 1) | timestep.truncated
-        episode_return = state.episode_return + timestep.reward
+        reward = jnp.asarray(timestep.reward, jnp.float32)
+        episode_return = state.episode_return + state.survival * reward
+        survival = state.survival * (1.0 - jnp.asarray(timestep.terminated, jnp.float32))
         episode_length = state.episode_length + 1
         sums = EpisodeSums(
             num_episodes=sums.num_episodes + jnp.sum(ended),
@@ -110,6 +118,7 @@ def rollout(
             memory=select(ended, fresh_memory, memory),
             episode_return=jnp.where(ended, 0.0, episode_return),
             episode_length=jnp.where(ended, 0, episode_length),
+            survival=jnp.where(ended, 1.0, survival),
         )
         return (state, sums), transition
 

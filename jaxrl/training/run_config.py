@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+_MOST_CHARACTERS = 1_000_000
+
 
 def plain(value: Any, name: str = "config") -> Any:
     """`value` in the types that YAML and JSON share: tuples and arrays become lists.
@@ -39,17 +41,37 @@ def parse(text: str) -> dict[str, Any]:
     """The configuration in YAML text; loading it runs no code.
 
     Raises:
-        ValueError: the text is not a YAML mapping.
+        ValueError: the text is not a YAML mapping, or larger, deeper or trickier than any that
+            `to_text` writes.
     """
     import yaml
 
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"config.yaml has more than {_MOST_CHARACTERS:,} characters.")
     try:
+        _check_nodes(yaml.compose(text, Loader=yaml.SafeLoader))
         config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"config.yaml is not YAML: {' '.join(str(error).split())}") from error
     if config is not None and not isinstance(config, dict):
         raise ValueError("config.yaml is not a mapping of settings to values.")
     return config or {}
+
+
+def _check_nodes(root: Any) -> None:
+    """Raise `ValueError` at an alias, which may stand for billions, and at a name given twice."""
+    seen, left = set(), [root]
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            raise ValueError("config.yaml has an alias (*name): write the value out.")
+        seen.add(id(node))
+        entries = node.value if node is not None and not isinstance(node.value, str) else []
+        names = [key.value for key, _ in entries] if node and node.id == "mapping" else []
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"config.yaml gives {twice[0]!r} twice: leave one of them out.")
+        left += [part for entry in entries for part in (entry if names else [entry])]
 
 
 def describe_difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ process writes at a time: a lock, which the system frees when the process dies, 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -77,11 +78,18 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with."""
+        refuse_links(Path(self.path))
         return run_config.parse((Path(self.path) / "config.yaml").read_text())
 
     def status(self) -> dict[str, Any]:
-        """The last status: `state`, `updated`, `pid`, `host` and what the run added; or `{}`."""
-        return _read_json(Path(self.path) / "status.json")
+        """The last status: `state`, `updated`, `pid`, `host` and what the run added; or `{}`, also
+        where the file is not as it was written."""
+        try:
+            status = _read_json(Path(self.path) / "status.json")
+        except ValueError:
+            return {}
+        stated = status.pop("sha256", None)
+        return status if stated in (None, _digest(status)) else {}
 
     def summary(self) -> dict[str, Any]:
         """What `finish` was given; `{}` before."""
@@ -105,15 +113,24 @@ class RunFolder:
             raise ValueError(f"state {state!r} is not one of: {', '.join(STATES)}.")
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         about = {"state": state, "updated": now, "pid": os.getpid(), "host": socket.gethostname()}
-        _replace(Path(self.path) / "status.json", _to_json({**about, **(details or {})}))
+        status = run_config.plain({**about, **(details or {})})
+        _replace(Path(self.path) / "status.json", _to_json({**status, "sha256": _digest(status)}))
 
     def append_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.append`."""
         metrics_file.append(self.path, records)
 
-    def truncate_metrics(self, num_records: int) -> None:
-        """Keep the first `num_records` records: what a resumed run does first."""
-        metrics_file.truncate(self.path, num_records)
+    def rewrite_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Replace every record: what a run does first, by those that its checkpoint holds."""
+        metrics_file.rewrite(self.path, records)
+
+    def is_finished(self) -> bool:
+        """Whether the run was ended, and every small file is as it was written then."""
+        status = self.status()
+        files = status.get("files") or {}
+        return status.get("state") in ("done", "diverged") and all(
+            _file_digest(Path(self.path) / name) == digest for name, digest in files.items()
+        )
 
     def finish(
         self,
@@ -123,11 +140,14 @@ class RunFolder:
     ) -> None:
         """Write `metrics.parquet`, `summary.json` and the last status; drop `metrics.jsonl`.
 
-        In this order, so that a kill in between leaves a run that resumes and finishes again.
+        In this order, so that a kill in between leaves a run that resumes and finishes again. The
+        status holds the digests of the other two.
         """
         metrics_file.write_parquet(self.path)
         _replace(Path(self.path) / "summary.json", _to_json(summary))
-        self.set_status(state, details)
+        names = ("metrics.parquet", "summary.json")
+        files = {name: _file_digest(Path(self.path) / name) for name in names}
+        self.set_status(state, {**(details or {}), "files": files})
         metrics_file.drop_lines(self.path)
 
 
@@ -190,10 +210,25 @@ def versions() -> dict[str, str]:
     return found
 
 
+def refuse_links(path: Path) -> None:
+    """Raise `ValueError` when anything in a folder is a link, which might lead out of it.
+
+    The folder itself may be one.
+    """
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(folder, name)):
+                raise ValueError(
+                    f"{os.path.join(folder, name)} is a link: a run's folder holds files of its "
+                    "own. Take it out, or give another --run-dir."
+                )
+
+
 def _check_is_run(path: Path, overwrite: bool) -> None:
     """Raise `ValueError` when the folder holds anything that no run would have left."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: give another --run-dir.")
+    refuse_links(path)
     if not path.exists() or (path / "config.yaml").exists():
         return
     entries = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
@@ -282,6 +317,14 @@ def _replace(file: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(draft, file)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(file: Path) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _to_json(content: Mapping[str, Any]) -> str:

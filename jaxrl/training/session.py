@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -65,8 +66,10 @@ class SweepResult:
 class Session:
     """The host's side of a sweep: where every group stands and what was recorded."""
 
-    def __init__(self, programs: Programs, groups: list[Group], plan: SweepPlan):
-        self.programs, self.groups, self.plan = programs, groups, plan
+    def __init__(
+        self, programs: Programs, groups: list[Group], plan: SweepPlan, run: dict[str, str]
+    ):
+        self.programs, self.groups, self.plan, self.run = programs, groups, plan, run
         self.shape = (len(plan.settings), len(plan.seeds))
         self.observer: Observer = Silent()
         self.record, self.iteration = 0, 0  # complete records, iterations into the next
@@ -78,11 +81,22 @@ class Session:
         """Environment steps of each run so far."""
         return (self.record * self.plan.plan.iterations + self.iteration) * self.plan.plan.steps
 
-    def _template(self) -> PyTree:
+    @property
+    def width(self) -> int:
+        """Lanes of a group."""
+        return self.groups[0].keys.shape[0]
+
+    def _template(self, width: int | None = None) -> PyTree:
+        """What a checkpoint holds whose groups have `width` lanes, by default as many as here."""
         life = self.programs.life_shapes(self.groups[0])
+        width = width or self.width
+        life = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape[1:]), leaf.dtype), life
+        )
         records = jax.ShapeDtypeStruct((*self.shape, self.plan.plan.num_records), np.float32)
         names = jax.eval_shape(jax.vmap(summarise), life[1])
-        return {"lives": [life] * len(self.groups), "metrics": dict.fromkeys(names, records)}
+        num_groups = math.ceil(math.prod(self.shape) / width)
+        return {"lives": [life] * num_groups, "metrics": dict.fromkeys(names, records)}
 
     def restore_or_start(self, checkpoints: Checkpoints | None, observer: Observer) -> None:
         """Go on from the newest good checkpoint, or start."""
@@ -93,15 +107,21 @@ class Session:
                 name: np.full(records.shape, np.nan, np.float32)
                 for name, records in self._template()["metrics"].items()
             }
-        self.observer.on_start(self.plan, self.record)
+        self.observer.on_start(self.plan, self.record, self.metrics)
 
     def restore(self, checkpoints: Checkpoints) -> bool:
-        """Take the state of the newest good checkpoint; False when there is none."""
-        found = checkpoints.restore(self._template())
+        """Take the state of the newest good checkpoint; False when there is none.
+
+        It may have been saved with another number of lanes, as on another number of devices.
+        """
+        found = checkpoints.restore(lambda extra: self._template(extra.get("width")), self.run)
         if found is None:
             return False
         _, tree, extra = found
-        self.lives = [self.programs.placed(life) for life in tree["lives"]]
+        lives = tree["lives"]
+        if extra.get("width", self.width) != self.width:
+            lives = recut(lives, math.prod(self.shape), self.width)
+        self.lives = [self.programs.placed(life) for life in lives]
         self.metrics = {name: np.array(value) for name, value in tree["metrics"].items()}
         self.record, self.iteration = extra["record"], extra["iteration"]
         return True
@@ -109,8 +129,8 @@ class Session:
     def save(self, checkpoints: Checkpoints) -> None:
         """Save where every group stands."""
         tree = {"lives": self.lives, "metrics": self.metrics}
-        extra = {"record": self.record, "iteration": self.iteration}
-        checkpoints.save(self.steps, tree, extra)
+        extra = {"record": self.record, "iteration": self.iteration, "width": self.width}
+        checkpoints.save(self.steps, tree, extra, self.run)
 
     def go(self, checkpoints: Checkpoints | None, checkpoint_seconds: float) -> bool:
         """Run to the end; True when the observer stopped it before."""
@@ -195,6 +215,19 @@ class Session:
             run_seconds=run_seconds,
             interrupted=interrupted,
         )
+
+
+def recut(groups: list[PyTree], num_runs: int, width: int) -> list[PyTree]:
+    """The first `num_runs` lanes of groups in groups of another `width`, the last lane repeated."""
+    lanes = np.minimum(np.arange(math.ceil(num_runs / width) * width), num_runs - 1)
+
+    def cut(*leaves: jax.Array) -> list[jax.Array]:
+        whole = jnp.concatenate(leaves)
+        return [whole[lanes[start : start + width]] for start in range(0, lanes.size, width)]
+
+    columns = [cut(*leaves) for leaves in zip(*map(jax.tree.leaves, groups), strict=True)]
+    structure = jax.tree.structure(groups[0])
+    return [jax.tree.unflatten(structure, row) for row in zip(*columns, strict=True)]
 
 
 def _stack(groups: list[PyTree], shape: tuple[int, int]) -> PyTree:

@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
+from jaxrl.core.arguments import check_key, check_number, check_whole
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Key, PyTree
+from jaxrl.envs.checker import explained
 from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training.identity import identity
 from jaxrl.training.lanes import default_lanes, expand_settings, make_groups, strong_floats
 from jaxrl.training.loop import check_training, make_plan
 from jaxrl.training.observer import Observer, Silent, SweepPlan
@@ -48,7 +51,8 @@ def sweep(
             elsewhere. Numbers depend on it in the last bits, on nothing else.
         first_seed: the first seed's number, to split seeds over processes.
         observer: told about progress; may stop the sweep.
-        checkpoints: where to save, and from where to go on when something is there.
+        checkpoints: where to save, and from where to go on when something is there, with any number
+            of lanes and devices.
         checkpoint_seconds: least time between two saves [s].
 
     Returns:
@@ -56,7 +60,8 @@ def sweep(
 
     Raises:
         KeyError: an unknown setting in `over`.
-        ValueError: a setting out of range, or an agent that does not fit the environment.
+        ValueError: a setting out of range, an agent that does not fit the environment, or
+            checkpoints of another run.
         MemoryError: more than fits; the message says how many seeds would.
 
     Example:
@@ -69,6 +74,8 @@ def sweep(
         >>> swept.metrics["episode_return"].shape  # settings, seeds, records
         (2, 3, 1)
     """
+    check_key(key)
+    check_number("checkpoint_seconds", checkpoint_seconds)
     plan = plan_sweep(
         agent,
         env,
@@ -79,7 +86,7 @@ def sweep(
         lanes=lanes,
         first_seed=first_seed,
     )
-    session = _session(key, agent, env, plan)
+    session = _session(key, agent, env, plan, key=key)
     started = time.perf_counter()
     session.programs.compile(session.groups[0])
     memory = session.programs.memory(session.groups[0])
@@ -113,12 +120,11 @@ def plan_sweep(
         KeyError, ValueError, MemoryError: as `sweep` would.
     """
     check_training(agent, env)
-    if num_seeds < 1:
-        raise ValueError(f"num_seeds={num_seeds} must be at least 1.")
-    if lanes is not None and lanes < 1:
-        raise ValueError(f"lanes={lanes} must be at least 1.")
+    num_seeds = check_whole("num_seeds", num_seeds)
+    first_seed = check_whole("first_seed", first_seed, low=0)
+    lanes = None if lanes is None else check_whole("lanes", lanes)
     plan = make_plan(agent, num_steps, num_records)
-    settings = expand_settings(agent, over or {})
+    settings = expand_settings(agent, {} if over is None else over)
     lanes = lanes or default_lanes()
     width = lanes * jax.device_count()
     # Only the first group is laid out here, so that even an absurd number of seeds is answered.
@@ -126,7 +132,8 @@ def plan_sweep(
     first = make_groups(jax.random.key(0), agent, settings[:1], few, width)[0]
     num_groups = math.ceil(len(settings) * num_seeds / width)
     programs = Programs(strong_floats(env), plan, tuple(settings[0]), num_groups)
-    memory = programs.memory_before_compiling(first)
+    with explained(env):
+        memory = programs.memory_before_compiling(first)
     memory.check(width, len(settings))
     seeds = range(first_seed, first_seed + num_seeds)
     return SweepPlan(plan, settings, seeds, lanes, num_groups, memory, 0.0)
@@ -170,8 +177,13 @@ def restore_agents(
     return session.steps, session.agent_states()
 
 
-def _session(key: Key, agent: Agent, env: Environment, plan: SweepPlan) -> Session:
+def _session(
+    group_key: Key, agent: Agent, env: Environment, plan: SweepPlan, **known: Key
+) -> Session:
     width = plan.lanes * jax.device_count()
-    groups = make_groups(key, agent, plan.settings, plan.seeds, width)
+    groups = make_groups(group_key, agent, plan.settings, plan.seeds, width)
     programs = Programs(strong_floats(env), plan.plan, tuple(plan.settings[0]), len(groups))
-    return Session(programs, groups, plan)
+    run = identity(
+        agent=agent, env=env, over=plan.settings, seeds=plan.seeds, plan=plan.plan, **known
+    )
+    return Session(programs, groups, plan, run)

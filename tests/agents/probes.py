@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core.types import Array, Key, TimeStep, Transition
 
 LOW, HIGH, BEST = -1.0, 3.0, 2.0  # the continuous action box, and its best action
 
@@ -138,3 +138,22 @@ def stack_probes(discrete: bool = True, names: tuple[str, ...] = tuple(BUILDERS)
     """The probes called `names` as one struct with leaves `[len(names)]`, to `vmap` over."""
     probes = [BUILDERS[name](discrete) for name in names]
     return jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *probes)
+
+
+def example_transition(
+    observation: object, action_space: Space, env_state: object = ()
+) -> Transition:
+    """One step `[B, ...]` of zeros, but for the observation and the states."""
+    num_envs = jax.tree.leaves(observation)[0].shape[0]
+    number, flag = jnp.zeros(num_envs), jnp.zeros(num_envs, bool)
+    return Transition(
+        observation=observation,
+        action=jnp.zeros((num_envs, *action_space.shape), action_space.dtype),
+        reward=number,
+        discount=number,
+        next_observation=observation,
+        terminated=flag,
+        truncated=flag,
+        extras={},
+        env_state=env_state,
+    )

@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probes
 import pytest
 import scipy.integrate
 import scipy.optimize
@@ -15,7 +16,6 @@ import scipy.stats
 import jaxrl
 from jaxrl import envs
 from jaxrl.agents.ensemble import Ensemble
-from jaxrl.agents.experience import example_transition
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import preset
 from jaxrl.agents.successors import Backup, Sampled, SourceState
@@ -74,7 +74,7 @@ def transitions(key, env, size):
     state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, size))
     action = jax.vmap(env.action_space.sample)(jax.random.split(action_key, size))
     _, step = jax.vmap(env.step)(jax.random.split(step_key, size), state, action)
-    return example_transition(observation, env.action_space).replace(
+    return probes.example_transition(observation, env.action_space).replace(
         action=action,
         reward=step.reward,
         next_observation=step.observation,
@@ -137,7 +137,7 @@ POINTS = np.array([[-1.0, 0.5], [0.0, -0.8], [0.6, 0.9], [1.2, 0.0]])  # x, u
 
 
 def at_points():
-    data = example_transition(jnp.asarray(POINTS[:, :1], jnp.float32), ENV.action_space)
+    data = probes.example_transition(jnp.asarray(POINTS[:, :1], jnp.float32), ENV.action_space)
     return data.replace(action=jnp.asarray(POINTS[:, 1:], jnp.float32))
 
 

@@ -14,7 +14,6 @@ import scipy.stats
 import jaxrl
 from jaxrl import envs
 from jaxrl.agents.dual import Dual
-from jaxrl.agents.experience import example_transition
 from jaxrl.agents.munchausen import Munchausen
 from jaxrl.agents.nested import Nested
 from jaxrl.agents.normalised import NormalisedAgent
@@ -85,7 +84,7 @@ def stored(env, num_envs=4, key=KEY):
     state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
     action = jax.vmap(env.action_space.sample)(jax.random.split(action_key, num_envs))
     _, step = jax.vmap(env.step)(jax.random.split(step_key, num_envs), state, action)
-    example = example_transition(observation, env.action_space, state)
+    example = probes.example_transition(observation, env.action_space, state)
     row = example.replace(
         action=action.astype(example.action.dtype),
         reward=step.reward,
@@ -412,7 +411,7 @@ REFUSED = {
         "num_models=3",
     ),
     "models of another kind": (small(successors=Generative(4, 2, models=(1.0,))), "built like"),
-    "normalised": (NormalisedAgent(small(RISKY, successors=Generative(4))), "raw observations"),
+    "normalised": (NormalisedAgent(small(RISKY, successors=Generative(4))), "fresh rollouts"),
     "a budget shared over actions": (
         small(BellmanOperator(successor_functional=SharedKL(0.1)), successors=Generative(4)),
         "one action",

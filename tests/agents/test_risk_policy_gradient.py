@@ -241,7 +241,7 @@ def test_plain_learning_takes_the_gambles():
 def test_the_level_moves_with_the_life():
     """A quarter of the way from 1/8 to 5/8 the update is that of the level 1/4."""
     state = start(TAIL)
-    progress = state.agent.progress.replace(step=np.int32(7200))
+    progress = state.agent.progress.replace(step=np.float32(7200))
     state = state.replace(agent=state.agent.replace(progress=progress))
     moving, fixed, other = (
         run(agent, state, 1).agent.params for agent in (for_tail(0.125, 0.625), TAIL, for_tail(0.5))

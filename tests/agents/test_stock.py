@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probes
 import pytest
 import scipy.stats
 
 from jaxrl import BellmanOperator, evaluate, outcome_mdp, planning, train
-from jaxrl.agents.experience import example_transition
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import PRESETS
 from jaxrl.agents.stock import ExpectedUtility, StockConditioned, static_cvar_stocks
@@ -119,7 +119,7 @@ def test_relabelled_stocks_follow_from_their_rewards():
             SPREAD.replace(relabel=False).relabelled(key, data, DISCOUNT),
         )
     )
-    data = example_transition(observation, env.action_space).replace(
+    data = probes.example_transition(observation, env.action_space).replace(
         reward=rewards[0], next_observation=following[0]
     )
     new, kept = jax.device_get(relabel(jax.random.key(2), data))

@@ -281,7 +281,7 @@ def rainbow():
         **FROM_REPLAY
         | {
             "operator": BellmanOperator(head),
-            "replay": PrioritisedReplay(capacity=8, num_step=3),
+            "replay": PrioritisedReplay(capacity=8, num_step=3, store_next=False),
             "target": EVERY_SECOND,
             "rollout_length": 4,
         }

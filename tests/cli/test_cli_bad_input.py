@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from small_run import SMALL, Run
 
+from jaxrl.cli.arguments import Train
+from jaxrl.cli.errors import BadInput
+from jaxrl.cli.job import job_from_arguments, job_from_config
+from jaxrl.training.run_config import parse, to_text
 from jaxrl.training.run_folder import open_run
 
 # What is asked -> what the line must say.
@@ -107,3 +111,27 @@ def test_a_configuration_that_was_broken_by_hand_is_refused(jaxrl: Run, tmp_path
         for command in (["train", "--resume", tmp_path], ["evaluate", tmp_path]):
             code, _, error = jaxrl(*command)
             assert code == 2 and "config.yaml" in error and error.count("\n") == 1
+
+
+WRONG = [None, "x", [1], ["x"], {"a": 1}, 1.5, True, -1, [[1]], {"discount": {}}, {"b": None}]
+
+
+def test_no_edit_of_a_configuration_is_a_traceback() -> None:
+    """Every entry of a run's configuration with values of every kind: taken, or one line."""
+    asked = Train(
+        agent="dqn",
+        env="Catch-bsuite",
+        sweep=(("learning_rate=1e-3,1e-4",),),
+        settings=(("target.period=50",),),
+    )
+    good = job_from_arguments(asked).config()
+    num_refused = 0
+    for name in good:
+        for value in WRONG:
+            try:
+                job_from_config(parse(to_text({**good, name: value})))
+            except BadInput as error:
+                num_refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 500
+    assert num_refused > 100
+    assert job_from_config(good).config() == good

@@ -36,16 +36,18 @@ def test_the_second_signal_ends_the_process(number: signal.Signals) -> None:
         assert process.wait(timeout=30) == 128 + number
 
 
-def test_one_signal_is_noted_and_the_handlers_come_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_one_signal_is_noted_and_the_handlers_come_back(name: str) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
     said: list[str] = []
     with catch_signals(said.append) as interrupt:
         assert not interrupt.requested
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         while not said:  # another thread notes it
             time.sleep(0.001)
-    assert interrupt.requested and interrupt.exit_code == 128 + signal.SIGTERM
-    assert len(said) == 1 and signal.getsignal(signal.SIGTERM) is before
+    assert interrupt.requested and interrupt.exit_code == 128 + number
+    assert len(said) == 1 and signal.getsignal(number) is before
 
 
 def test_without_a_signal_nothing_is_noted() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -107,6 +108,52 @@ def test_a_finished_run_is_shown_again_and_not_trained(whole: Path, jaxrl: Run) 
     assert {path: path.stat().st_mtime_ns for path in whole.glob("checkpoints/*")} == before
 
 
+SMALL_FILES = ("metrics.parquet", "summary.json", "status.json")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_small_files_are_rebuilt_from_the_checkpoint(
+    unswept: Path, jaxrl: Run, tmp_path: Path
+) -> None:
+    """Lost, cut or changed: a finished run never asks to be trained again for them."""
+    folder = shutil.copytree(unswept, tmp_path / "run")
+    table, known = (folder / "metrics.parquet").read_bytes(), values_of(folder)
+    damages = [lambda old: None, lambda old: old[:-3], lambda old: old[:40] + b"!" + old[41:]]
+    for name in SMALL_FILES:
+        for damage in damages:
+            changed = damage((folder / name).read_bytes())
+            (folder / name).unlink()
+            if changed is not None:
+                (folder / name).write_bytes(changed)
+            code, out, _ = jaxrl("train", "--resume", folder)
+            assert code == 0 and "finished already" not in out, name
+            assert (folder / "metrics.parquet").read_bytes() == table
+            assert RunFolder(folder).is_finished() and values_of(folder) == known
+    assert "finished already" in jaxrl("train", "--resume", folder)[1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_cannot_be_gone_on_from_is_one_line(unswept: Path, jaxrl: Run, tmp_path: Path) -> None:
+    """All checkpoints damaged, or an edited configuration: nothing else is touched."""
+    folder = shutil.copytree(unswept, tmp_path / "run")
+    (folder / "metrics.parquet").unlink()  # so that it is gone on with
+    config = (folder / "config.yaml").read_text()
+    edited = re.sub(r"(?m)^seed: 1$", "seed: 5", config)
+    assert edited != config
+    (folder / "config.yaml").write_text(edited)
+    saved = {path: path.read_bytes() for path in folder.glob("checkpoints/**/*") if path.is_file()}
+    code, _, complaint = jaxrl("train", "--resume", folder)
+    assert code == 2 and "saved by another run" in complaint and "key" in complaint
+    (folder / "config.yaml").write_text(config)
+    for file in folder.glob("checkpoints/*/DIGESTS.json"):
+        file.unlink()
+    code, _, complaint = jaxrl("train", "--resume", folder)
+    assert code == 2 and "every checkpoint" in complaint and "--overwrite" in complaint
+    for path, content in saved.items():
+        assert path.name == "DIGESTS.json" or path.read_bytes() == content
+
+
 def test_the_settings_are_shown_best_first_with_their_scores(whole: Path, jaxrl: Run) -> None:
     _, out, _ = jaxrl("train", "--resume", whole)
     assert out.index("│ learning_rate=0.001") < out.index("│ learning_rate=1e+30")
@@ -198,6 +245,19 @@ def test_greedy_episodes_at_the_end_join_the_table(unswept: Path, jaxrl: Run) ->
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_whose_time_is_up_goes_on_bit_for_bit(
+    whole: Path, jaxrl: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    for words in ([*SMALL, *SWEEP, "--run-dir", folder], ["--resume", folder]):
+        code, out, _ = jaxrl("train", *words, "--time-limit", "1e-3")
+        assert code == 124 and f"jaxrl train --resume {folder}" in out
+        status = RunFolder(folder).status()
+        assert status["state"] == "interrupted" and status["signal"] is None
+    assert jaxrl("train", "--resume", folder)[0] == 0
+    assert (folder / "metrics.parquet").read_bytes() == (whole / "metrics.parquet").read_bytes()
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.sparse
 
 from jaxrl.core.mdp import outcome_mdp, stack_mdps, tabular_mdp
 
@@ -144,3 +145,36 @@ def test_probabilities_negative_by_rounding_are_zero():
     assert mdp.prob[0, 0].tolist() == [0.0, 1.0]
     with pytest.raises(ValueError, match="negative"):
         tabular_mdp([[[-1e-6, 1.0]], [[0.0, 1.0]]], [[0.0], [0.0]])
+
+
+def test_sparse_tables_are_the_dense_ones():
+    """A list of [S, S], one [S A, S], rewards dense or sparse, ends by state."""
+    rng = np.random.default_rng(0)
+    S, A = 6, 3
+    table = rng.random((S, A, S)) * (rng.random((S, A, S)) < 0.4)
+    table[..., 0] += 0.1
+    table /= table.sum(axis=-1, keepdims=True)
+    reward = rng.normal(size=(S, A, S))
+    over = np.arange(S) == S - 1
+    dense = tabular_mdp(table, reward, 0.9, terminal=over)
+    listed = [scipy.sparse.csr_matrix(table[:, a]) for a in range(A)]
+    rewards = [scipy.sparse.csr_matrix(reward[:, a]) for a in range(A)]
+    stacked = scipy.sparse.coo_array(table.reshape(S * A, S))
+    for found in (
+        tabular_mdp(listed, reward, 0.9, terminal=over),
+        tabular_mdp(listed, rewards, 0.9, terminal=over),
+        tabular_mdp(stacked, reward, 0.9, terminal=over),
+        tabular_mdp(stacked, scipy.sparse.csr_array(reward.reshape(S * A, S)), 0.9, terminal=over),
+    ):
+        assert found.num_outcomes < S
+        for ours, theirs in zip(found.dense(), dense.dense(), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    for bad in ([listed[0], listed[1][:2]], [], scipy.sparse.csr_array(table[0])):
+        with pytest.raises(ValueError, match=r"transition must"):
+            tabular_mdp(bad, reward)
+
+
+def test_the_order_of_axes_is_said_where_it_cannot_be_seen():
+    same = np.full((3, 3, 3), 1 / 3)
+    with pytest.warns(UserWarning, match=r"read as \[state, action, next state\].*moveaxis"):
+        tabular_mdp(same, np.zeros((3, 3)))

@@ -69,4 +69,4 @@ def test_progress_counts_and_saturates():
     progress = at(250)
     assert int(progress.step) == 250 and float(progress.fraction) == 0.25
     assert float(at(4000).fraction) == 1.0
-    assert progress.step.dtype == jnp.int32 and progress.total_steps.dtype == jnp.float32
+    assert progress.step.dtype == jnp.float32 and progress.total_steps.dtype == jnp.float32

@@ -429,9 +429,11 @@ def test_sharing_a_torso_makes_the_value_loss_move_the_policy():
     np.testing.assert_allclose(shared["MLP_0"]["Dense_1"]["bias"], expected, atol=1e-5)
 
 
-def test_actions_without_a_policy_are_refused():
+def test_a_box_of_any_shape_has_a_policy_over_its_numbers():
+    box = Box(-1.0, 1.0, (2, 3))
+    assert actor_critic(SMALL, Box(-1.0, 1.0, (4,)), box, False).action_size == 6
     with pytest.raises(ValueError, match="Discrete or a Box"):
-        actor_critic(SMALL, Box(-1.0, 1.0, (4,)), Box(-1.0, 1.0, (2, 2)), False)
+        actor_critic(SMALL, Box(-1.0, 1.0, (4,)), None, False)
 
 
 SIMPLE = ("discrete", "image")  # kinds of critics of every run; of the others by -m slow

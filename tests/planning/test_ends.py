@@ -29,7 +29,7 @@ def earned(mdp, policy, num_steps):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("slippery", [False, True])
+@pytest.mark.parametrize("slippery", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_frozen_lakes_are_crossed(solver, slippery):
     """Without discounting the value is the chance to cross, 14/17 on ice by the equations."""
     mdp = gymnasium_mdp(gymnasium.make("FrozenLake-v1", is_slippery=slippery), discount=1.0)
@@ -99,6 +99,7 @@ def test_a_better_action_is_never_given_up_for_an_end():
     assert float(solution.values[0]) == 2.0
 
 
+@pytest.mark.slow
 def test_a_mixture_against_a_shared_budget_stays_one():
     """Two actions that end for a coin each, opposite sides: half of each cannot be made worse."""
     mdp = jaxrl.outcome_mdp(

@@ -15,6 +15,7 @@ from jaxrl import outcome_mdp, stack_mdps
 from jaxrl.core import struct
 from jaxrl.functionals import CVaR
 from jaxrl.operators import Categorical
+from jaxrl.planning.episodes import lattice_step
 from jaxrl.planning.exponential_risk import static_entropic, static_evar
 from jaxrl.planning.nested_risk import chow_cvar_upper_bound, greedy_on_cvar, nested_cvar
 from jaxrl.planning.return_laws import return_law
@@ -204,6 +205,37 @@ def test_static_cvar_is_the_best_of_all_history_dependent_policies(seed):
         probs, atoms = laws
         short = [np.max(np.sum(probs * np.minimum(c + atoms, 0.0), 1)) for c in plan.stocks[:8]]
         np.testing.assert_allclose(plan.utilities[:8], short, atol=1e-12)
+
+
+@pytest.mark.parametrize("discount", [0.5, pytest.param(0.9, marks=pytest.mark.slow)])
+def test_discounted_rewards_on_a_lattice_are_exact_too(discount):
+    """Whole rewards and three steps: returns are multiples of 1/4, or of 1/100."""
+    for seed in range(2):
+        mdp, laws = random_mdp(seed, discount=discount), laws_of(seed, discount=discount)
+        for level in (0.05, 0.4):
+            plan = static_cvar(mdp, level=level, horizon=H)
+            best = cvar(*laws, level).max()
+            assert abs(float(plan.value) - best) <= float(plan.error_bound) < 1e-9
+            np.testing.assert_allclose(cvar(*rollout_law(plan, mdp), level), best, atol=1e-9)
+            found = static_var(mdp, level=level, horizon=H)
+            np.testing.assert_allclose(found.value, var(*laws, level).max(), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "discount, horizon, step",
+    [
+        (1.0, 9, 1.0),
+        (0.5, 3, 0.25),
+        (0.9, 3, 0.01),
+        (0.5, 14, None),
+        (0.99, 4, None),
+        (1e-6, 2, None),
+    ],
+)
+def test_the_step_of_discounted_whole_rewards(discount, horizon, step):
+    """None is claimed where 4,096 points are too few."""
+    found = lattice_step(random_mdp(0, discount=discount), horizon)
+    assert found == (step and pytest.approx(step, rel=1e-6))
 
 
 @pytest.mark.parametrize("num_stocks", [40, pytest.param(1000, marks=pytest.mark.slow)])

@@ -71,7 +71,7 @@ def test_sequences_follow_the_stream(store_next, within_episode):
 
 def test_sizes_are_checked():
     with pytest.raises(ValueError, match="no window"):
-        EpisodeReplay(capacity=8, num_envs=2, length=4).check()
+        EpisodeReplay(capacity=8, num_envs=2, length=4, store_next=False).check()
     EpisodeReplay(capacity=8, num_envs=2, length=4, store_next=True).check()
     with pytest.raises(ValueError, match="batch of 9"):
-        EpisodeReplay(capacity=8, num_envs=1, length=2).check(9)
+        EpisodeReplay(capacity=8, num_envs=1, length=2, store_next=False).check(9)

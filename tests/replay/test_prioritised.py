@@ -28,7 +28,7 @@ def filled_state(replay):
 
 
 def filled(**settings) -> tuple[PrioritisedReplay, object]:
-    replay = PrioritisedReplay(capacity=NUM_ROWS, num_envs=1, **settings)
+    replay = PrioritisedReplay(capacity=NUM_ROWS, num_envs=1, **{"store_next": False} | settings)
     return replay, filled_state(replay)
 
 
@@ -221,7 +221,7 @@ def test_probabilities_agree_with_flashbax():
     add = jax.jit(theirs.add)
     for number in range(size):
         buffer = add(buffer, {"row": np.float32(number)})
-    replay = PrioritisedReplay(capacity=size, num_envs=1, alpha=alpha, epsilon=0.0)
+    replay = PrioritisedReplay(size, num_envs=1, store_next=False, alpha=alpha, epsilon=0.0)
     row = jnp.arange(float(size))[:, None]
     flags = jnp.zeros((size, 1), bool)
     trajectory = Transition(row, row, row, row * 0 + 0.9, row, flags, flags, {})

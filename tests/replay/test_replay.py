@@ -180,7 +180,7 @@ def test_rows_keep_their_dtype_and_memory_is_counted(kind):
         },
         extras={},
     )
-    replay = kind(capacity=64, num_envs=4)
+    replay = kind(capacity=64, num_envs=4, store_next=False)
     plan = jax.eval_shape(replay.init, example)
     stored = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(plan)]
     assert replay.nbytes(example) == sum(stored)
@@ -243,7 +243,7 @@ def test_memory_is_written_in_place(kind):
 
 @pytest.mark.parametrize("kind", QUICK)
 def test_empty_replay_gives_weight_zero_and_says_so(kind):
-    replay = kind(capacity=8, num_envs=1, num_step=2)
+    replay = kind(capacity=8, num_envs=1, num_step=2, store_next=False)
 
     @jax.jit
     def life(key):

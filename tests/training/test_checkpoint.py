@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxrl
 from jaxrl.training.checkpoint import Checkpoints, CheckpointWarning
+from jaxrl.training.identity import identity
 
 
 def tree_of(step: int) -> dict:
@@ -172,12 +174,69 @@ def test_array_data_exchanged_under_honest_file_digests_is_noticed(two_saved: Ch
         assert two_saved.restore(tree_of(0))[0] == 1
 
 
-def test_all_damaged_is_none_and_each_is_named(two_saved: Checkpoints) -> None:
+def test_all_damaged_stops_and_each_is_named(two_saved: Checkpoints) -> None:
     for step in (1, 2):
         (Path(two_saved.folder) / str(step) / "DIGESTS.json").unlink()
-    with pytest.warns(CheckpointWarning) as seen:
-        assert two_saved.restore(tree_of(0)) is None
+    with (
+        pytest.warns(CheckpointWarning) as seen,
+        pytest.raises(ValueError, match=r"every checkpoint .* is damaged.*--overwrite"),
+    ):
+        two_saved.restore(tree_of(0))
     assert [str(w.message).split()[1] for w in seen] == ["2", "1"]
+    assert two_saved.steps() == [1, 2]
+
+
+def test_what_cannot_be_read_is_not_called_damaged(two_saved, monkeypatch) -> None:
+    """Whatever file it is: one line, and everything stays as it is."""
+    folder = Path(two_saved.folder)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    refused: list[Path] = []
+
+    def guarded(original):
+        def read(file, *arguments, **options):
+            if Path(file) in refused:
+                raise PermissionError(13, "Permission denied", str(file))
+            return original(file, *arguments, **options)
+
+        return read
+
+    monkeypatch.setattr("builtins.open", guarded(open))
+    monkeypatch.setattr(Path, "read_text", guarded(Path.read_text))
+    for file in (folder / "2").rglob("*"):
+        refused[:] = [file.absolute()] if file.is_file() else []
+        if refused:
+            with pytest.raises(OSError, match=r"checkpoint 2 .* cannot be read .*nothing was chan"):
+                two_saved.restore(tree_of(0))
+    refused.clear()
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    assert two_saved.restore(tree_of(0))[0] == 2
+
+
+def test_a_checkpoint_belongs_to_its_run(tmp_path: Path) -> None:
+    checkpoints, agent = Checkpoints(tmp_path), jaxrl.dqn()
+    mine = identity(agent=agent, key=jax.random.key(0))
+    checkpoints.save(1, {"x": 1.0}, run=mine)
+    assert checkpoints.restore({"x": 0.0}, mine)[0] == 1
+    assert checkpoints.restore({"x": 0.0}, identity(agent=agent))[0] == 1  # as far as is known
+    others = {
+        "agent.discount: 0.99.* != 0.5": identity(agent=agent.replace(discount=0.5)),
+        r"key: \[0, 0\].* != \[0, 1\]": identity(agent=agent, key=jax.random.key(1)),
+        r"agent.batch_size: \d+ .* != 7": identity(agent=agent.replace(batch_size=7)),
+        "agent: QNetworkAgent.* != ParallelQAgent": identity(agent=jaxrl.pqn()),
+    }
+    for words, other in others.items():
+        with pytest.raises(ValueError, match=rf"(?s)saved by another run.*{words}"):
+            checkpoints.restore({"x": 0.0}, other)
+    assert checkpoints.steps() == [1]
+
+
+def test_functions_and_large_arrays_are_told_apart_across_processes() -> None:
+    """Without the address of a function, and by every number of a table."""
+    table = np.arange(100.0)
+    lines = identity(f=np.sin, g=lambda x: x, table=table)
+    assert lines == identity(f=np.sin, g=lambda x: x, table=table)
+    assert not any("0x" in line for line in lines.values())
+    assert lines["table"] != identity(table=np.append(table[:-1], 99.5))["table"]
 
 
 def test_a_run_goes_on_past_a_damaged_checkpoint(two_saved: Checkpoints) -> None:
@@ -185,6 +244,8 @@ def test_a_run_goes_on_past_a_damaged_checkpoint(two_saved: Checkpoints) -> None
     os.rename(Path(two_saved.folder) / "2", later)  # holds step 2: damaged as step 9
     two_saved.save(3, tree_of(3))
     assert two_saved.steps() == [1, 3]  # the damaged one never pushes a good one out
+    kept = Path(two_saved.folder) / "damaged" / "9"
+    assert (kept / "DIGESTS.json").is_file()  # and is never deleted
 
 
 def test_history_is_not_rewritten(two_saved: Checkpoints) -> None:

@@ -124,8 +124,9 @@ class Fading:
 
 
 def test_a_probability_of_ending_is_no_end_and_memory_goes_on():
-    """The policy acts by the steps it has acted: 0 + 1 + 2 + 3; at probability 1, 0 and the end."""
-    for probability, total in ((0.5, 6.0), (1.0, 0.0)):
+    """The policy acts by the steps it has acted, each counted with the chance to come there: 0 +
+    1/2 + 2/4 + 3/8; at probability 1, 0 and the end."""
+    for probability, total in ((0.5, 1.375), (1.0, 0.0)):
         played = evaluate(KEY, Counter(), Fading(probability), (), num_episodes=2, max_steps=4)
         np.testing.assert_array_equal(played.returns, [total] * 2)
         assert np.all(np.asarray(played.finished) == (probability == 1.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -98,6 +99,48 @@ DIFFERENCES = {
     "number-or-text": ({"num_seeds": "4"}, ["num_seeds: 4 (folder) != '4' (asked)"]),
     "none": ({"num_seeds": 4.0}, []),
 }
+
+
+TRICKS = {
+    "alias": ("a: &big [1, 2]\nb: [*big, *big]\n", "an alias"),
+    "name twice": ("agent: ppo\nagent: dqn\n", "gives 'agent' twice"),
+    "name twice inside": ("settings: {discount: 1, discount: 2}\n", "gives 'discount' twice"),
+    "too large": ("a: " + "x" * 1_000_001, "more than 1,000,000 characters"),
+    "too deep": ("[" * 20_000, "not YAML"),
+    "code": ("a: !!python/object/apply:os.getcwd []\n", "not YAML"),
+    "no mapping": ("- 1\n", "not a mapping"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), TRICKS.values(), ids=TRICKS)
+def test_configurations_that_no_run_writes_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        parse(text)
+    assert "\n" not in str(error.value)
+
+
+PLANTED = ["config.yaml", "metrics.jsonl", "checkpoints", "plots/curve.png", ".config.yaml.draft"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", PLANTED)
+def test_no_link_in_a_folder_is_followed(tmp_path: Path, name: str, overwrite: bool) -> None:
+    """What it points to stays as it is; the folder itself may be a link."""
+    folder, linked = tmp_path / "real", tmp_path / "run"
+    linked.symlink_to(folder)
+    folder.mkdir()
+    open_run(linked, {"agent": "ppo"}).close()
+    target = tmp_path / "target"
+    target.write_text("of another")
+    place = folder / name
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(target)
+    with pytest.raises(ValueError, match=f"{re.escape(name)} is a link"):
+        open_run(linked, {"agent": "ppo"}, overwrite=overwrite)
+    with pytest.raises(ValueError, match="is a link"):
+        RunFolder(linked).config()
+    assert target.read_text() == "of another" and place.is_symlink()
 
 
 @pytest.mark.parametrize(("change", "lines"), DIFFERENCES.values(), ids=DIFFERENCES)
@@ -246,7 +289,7 @@ def test_a_resumed_run_gives_the_table_of_one_that_never_stopped(tmp_path: Path)
         stream.write('{"step": 4, "seeds": [0,')  # killed in the middle of a line
     assert set(RunFolder(broken).metrics()["step"].to_pylist()) == {1, 2, 3}
     with open_run(broken, CONFIG) as run:
-        run.truncate_metrics(2)  # the checkpoint was saved after the second record
+        run.rewrite_metrics([record(1), record(2)])  # those that the checkpoint holds
         run.append_metrics([record(3), record(4)])
         run.append_metrics([record(5)])
         run.finish({})
@@ -271,18 +314,16 @@ def test_a_kill_while_finishing_leaves_a_run_that_finishes_again(tmp_path: Path)
         run.finish({})
         table = (tmp_path / "metrics.parquet").read_bytes()
         (tmp_path / "metrics.jsonl").write_bytes(lines)  # killed before the last act
-        run.truncate_metrics(1)
+        run.rewrite_metrics([record(1)])
         assert set(run.metrics()["step"].to_pylist()) == {1}  # no rows of a stale table
         run.append_metrics([record(2)])
         run.finish({})
     assert (tmp_path / "metrics.parquet").read_bytes() == table
 
 
-def test_lost_and_misshapen_metrics_are_errors(tmp_path: Path) -> None:
+def test_misshapen_metrics_are_errors(tmp_path: Path) -> None:
     with open_run(tmp_path, CONFIG) as run:
-        with pytest.raises(ValueError, match=r"1 records, but the checkpoint .* after 2"):
-            run.append_metrics([record(1)])
-            run.truncate_metrics(2)
+        run.append_metrics([record(1)])
         with pytest.raises(ValueError, match="'loss' at step 3 has shape"):
             run.append_metrics([{"step": 3, "seeds": [0, 1], "metrics": {"loss": [1.0]}}])
         assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
@@ -309,3 +350,40 @@ def test_curves_of_a_table(tmp_path: Path) -> None:
         np.testing.assert_array_equal(curve.values, expected)
         with pytest.raises(KeyError, match="known: episode_return, loss"):
             curves_of(run.metrics(), "retrun")
+
+
+def test_a_finished_run_knows_its_files(tmp_path: Path) -> None:
+    """Every bit of the three small files, one at a time: none is flipped without being seen."""
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics([record(1), record(2)])
+        run.finish({"iqm": 1.5})
+        assert run.is_finished()
+        rng = np.random.default_rng(0)
+        for name in ("metrics.parquet", "summary.json", "status.json"):
+            content = (tmp_path / name).read_bytes()
+            for bit in rng.choice(8 * len(content), 100, replace=False):
+                changed = bytearray(content)
+                changed[bit // 8] ^= 1 << bit % 8
+                (tmp_path / name).write_bytes(changed)
+                told = dict(run.status())
+                assert not run.is_finished() or (name == "status.json" and "sha256" not in told)
+            (tmp_path / name).unlink()
+            assert not run.is_finished()
+            (tmp_path / name).write_bytes(content)
+        assert run.is_finished()
+
+
+def test_a_flipped_table_is_refused_when_read(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics([record(step) for step in range(1, 30)])
+        run.finish({})
+    table = tmp_path / "metrics.parquet"
+    content, known = table.read_bytes(), rows_of(load_metrics(tmp_path))
+    for bit in np.random.default_rng(1).choice(8 * len(content), 100, replace=False):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        table.write_bytes(changed)
+        try:
+            assert rows_of(load_metrics(tmp_path)) == known
+        except ValueError as error:
+            assert "damaged" in str(error)

@@ -12,6 +12,7 @@ from toys import KEY, Clock, Diary, num_different, spent
 
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import PRESETS
+from jaxrl.core import struct
 from jaxrl.core.spaces import Box
 from jaxrl.envs.chains import riverswim
 from jaxrl.envs.tabular import TabularEnv
@@ -212,6 +213,12 @@ def test_several_settings_are_combined_in_order():
     ]
 
 
+def test_too_many_settings_are_refused_before_they_are_built():
+    over = {"learning_rate": np.linspace(0.1, 0.2, 1000), "discount": np.linspace(0.1, 0.9, 1000)}
+    with pytest.raises(ValueError, match="1000 x 1000 values combine to more than 100,000"):
+        expand_settings(AGENT, over)
+
+
 def test_a_scheduled_setting_may_be_swept_over_constants():
     """PPO's learning rate decays by default; constants in its place are settings like others."""
     agent = PRESETS["ppo"]()
@@ -261,7 +268,7 @@ class StopAt(Silent):
     def __init__(self, chunks: int):
         self.left, self.shares, self.records, self.first = chunks, [], [], None
 
-    def on_start(self, plan, first_record):
+    def on_start(self, plan, first_record, metrics):
         self.first = first_record
 
     def on_chunk(self, share):
@@ -353,11 +360,13 @@ def test_an_agent_out_of_range_or_out_of_place_is_refused():
         bad = AGENT.replace(rule=AGENT.rule.replace(lambda_=2.0))
         sweep(KEY, bad, river(), num_seeds=1, **RUN)
 
+    @struct.dataclass
     class Odd:
         observation_space = Box(0.0, 1.0, (2,))
-        action_space = Box(0.0, 1.0, (2, 2))
+        action_space = Box(0, 3, (2,), jnp.int32)
+        reset = step = print
 
-    with pytest.raises(ValueError, match="Discrete or a Box"):
+    with pytest.raises(ValueError, match="actions must be real numbers"):
         sweep(KEY, AGENT, Odd(), num_seeds=1, **RUN)
 
 
@@ -399,3 +408,28 @@ def test_a_plan_rounds_up_to_whole_records(num_steps, num_records):
     assert plan.total_steps >= num_steps
     # No record could be left out.
     assert plan.total_steps - plan.steps_per_record < num_steps
+
+
+@pytest.mark.parametrize("widths", [(2, 3), pytest.param((3, 1), marks=pytest.mark.slow)])
+def test_a_sweep_goes_on_with_another_number_of_lanes(tmp_path, widths):
+    """As on another number of devices; the numbers are those of one that never stopped, to the
+    rounding of another program."""
+    checkpoints = Checkpoints(tmp_path)
+    first, then = widths
+    part = run(5, lanes=first, observer=StopAt(2), checkpoints=checkpoints)
+    assert part.interrupted
+    whole = run(5, lanes=then, checkpoints=checkpoints)
+    alone = run(5, lanes=then)
+    assert not whole.interrupted
+    for name, rows in alone.metrics.items():
+        np.testing.assert_allclose(whole.metrics[name], rows, rtol=1e-3, atol=1e-3)
+
+
+def test_checkpoints_of_another_sweep_are_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    run(5, lanes=1, observer=StopAt(1), checkpoints=checkpoints)
+    saved = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for changes in ({"first_seed": 1}, {"num_records": 1}):
+        with pytest.raises(ValueError, match="saved by another run"):
+            run(5, lanes=1, checkpoints=checkpoints, **changes)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == saved

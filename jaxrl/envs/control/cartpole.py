@@ -84,7 +84,9 @@ class CartPole:
     initial_spread: float = setting(
         0.05, "first positions and speeds are uniform within this distance of 0", low=0.0
     )
-    time_limit: float = setting(500.0, "truncates after so many steps", unit="steps", low=1.0)
+    time_limit: float = setting(
+        500.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
+    )
 
     @property
     def observation_space(self) -> Space:

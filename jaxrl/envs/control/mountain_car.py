@@ -77,7 +77,9 @@ class MountainCar:
     goal_velocity: float = setting(0.0, "least velocity at the goal", unit=_PER_STEP)
     initial_low: float = setting(-0.6, "least first position", unit="position")
     initial_high: float = setting(-0.4, "greatest first position", unit="position")
-    time_limit: float = setting(200.0, "truncates after so many steps", unit="steps", low=1.0)
+    time_limit: float = setting(
+        200.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
+    )
 
     @property
     def observation_space(self) -> Space:

@@ -78,7 +78,9 @@ class Pendulum:
     initial_speed: float = setting(
         1.0, "first angular speeds are uniform within this distance of 0", unit="rad/s", low=0.0
     )
-    time_limit: float = setting(200.0, "truncates after so many steps", unit="steps", low=1.0)
+    time_limit: float = setting(
+        200.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
+    )
 
     @property
     def observation_space(self) -> Space:

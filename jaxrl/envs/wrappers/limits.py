@@ -69,6 +69,7 @@ class EpisodeStatisticsState:
     inner: PyTree
     episode_return: Array  # [] float32 [return]
     episode_length: Array  # [] int32 [steps]
+    survival: Array  # [] float32, chance not to have ended, of ends that are probabilities
 
 
 @struct.dataclass
@@ -77,7 +78,8 @@ class EpisodeStatistics:
 
     `info["episode_return"]` (undiscounted) and `info["episode_length"]` include the step just made;
     where a step ends an episode they are that episode's totals. They start from zero at `reset`, so
-    any auto-reset, or none, works outside. Put it inside what changes rewards to report the task's
+    any auto-reset, or none, works outside. Where ends are probabilities, a reward counts with the
+    chance that its step is reached. Put it inside what changes rewards to report the task's
     own score. Needs scalar rewards.
     """
 
@@ -96,15 +98,16 @@ class EpisodeStatistics:
     def reset(self, key: Key) -> tuple[EpisodeStatisticsState, PyTree]:
         """A new episode with totals of zero."""
         inner, observation = self.env.reset(key)
-        zero = jnp.zeros((), jnp.float32)
-        return EpisodeStatisticsState(inner, zero, jnp.zeros((), jnp.int32)), observation
+        zero, one = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
+        return EpisodeStatisticsState(inner, zero, jnp.zeros((), jnp.int32), one), observation
 
     def step(
         self, key: Key, state: EpisodeStatisticsState, action: Array
     ) -> tuple[EpisodeStatisticsState, TimeStep]:
         """One step; its reward joins the totals."""
         inner, step = self.env.step(key, state.inner, action)
-        total = state.episode_return + step.reward.astype(jnp.float32)
+        total = state.episode_return + state.survival * step.reward.astype(jnp.float32)
+        survival = state.survival * (1.0 - jnp.asarray(step.terminated, jnp.float32))
         length = state.episode_length + 1
         info = {**step.info, "episode_return": total, "episode_length": length}
-        return EpisodeStatisticsState(inner, total, length), step.replace(info=info)
+        return EpisodeStatisticsState(inner, total, length, survival), step.replace(info=info)

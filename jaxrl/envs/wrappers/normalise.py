@@ -28,10 +28,11 @@ class RunningMoments:
     @classmethod
     def start(cls, shape: tuple[int, ...] = ()) -> RunningMoments:
         """Moments of no sample."""
-        return cls(jnp.zeros(shape), jnp.ones(shape), jnp.zeros(()))
+        dtype = jnp.float32
+        return cls(jnp.zeros(shape, dtype), jnp.ones(shape, dtype), jnp.zeros((), dtype))
 
     def merged(self, samples: Array) -> RunningMoments:
-        """Moments with the samples `[..., *shape]` added.
+        """Moments with the samples `[..., *shape]` added, but those with an entry not finite.
 
         Numerics: the pairwise update of two sets of moments, which squares no large mean.
 
@@ -39,10 +40,16 @@ class RunningMoments:
         equation 2.1.
         """
         samples = jnp.asarray(samples, jnp.float32).reshape(-1, *self.mean.shape)
-        count = self.count + samples.shape[0]
-        share = samples.shape[0] / jnp.maximum(count, 1.0)
-        gap = samples.mean(axis=0) - self.mean
-        spread = samples.var(axis=0) - self.variance
+        fit = jnp.all(jnp.isfinite(samples.reshape(samples.shape[0], -1)), axis=1)
+        rows = fit.reshape(-1, *(1,) * self.mean.ndim)
+        num_fit = jnp.sum(fit, dtype=jnp.float32)
+        count = self.count + num_fit
+        share = num_fit / jnp.maximum(count, 1.0)
+        divisor = jnp.maximum(num_fit, 1.0)
+        mean = jnp.sum(jnp.where(rows, samples, 0.0), axis=0) / divisor
+        gap = mean - self.mean
+        squares = jnp.where(rows, (samples - mean) ** 2, 0.0)
+        spread = jnp.sum(squares, axis=0) / divisor - self.variance
         return RunningMoments(
             mean=self.mean + share * gap,
             variance=self.variance + share * spread + share * (1.0 - share) * gap**2,

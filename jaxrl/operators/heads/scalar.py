@@ -32,7 +32,12 @@ class Scalar:
     """
 
     huber_threshold: float = setting(
-        1.0, "error at which the loss turns linear", unit="return", low=0.0, low_open=True
+        1.0,
+        "error at which the loss turns linear",
+        unit="return",
+        low=0.0,
+        low_open=True,
+        infinite=True,
     )
 
     stores_law: ClassVar[bool] = False

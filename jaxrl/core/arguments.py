@@ -1,0 +1,79 @@
+"""Arguments of public functions: one clear sentence where a value cannot be meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_whole(name: str, value: Any, low: int = 1, high: int = 2**63 - 1) -> int:
+    """`value` as a Python integer; 1e6 is one too.
+
+    Raises:
+        ValueError: it is no whole number from `low` to `high`.
+
+    Example:
+        >>> check_whole("num_steps", 1e6), check_whole("num_seeds", np.int32(3))
+        (1000000, 3)
+    """
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    whole = is_number and not isinstance(value, bool) and math.isfinite(value)
+    if not whole or value != int(value) or not low <= value <= high:
+        upto = f" and at most {high}" if high < 2**63 - 1 else ""
+        raise ValueError(f"{name}={value!r} must be a whole number, at least {low}{upto}.")
+    return int(value)
+
+
+def check_number(name: str, value: Any, low: float = 0.0) -> float:
+    """`value` as a Python float; `ValueError` unless it is a finite number, `low` or more."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    if not is_number or isinstance(value, bool) or not low <= value < math.inf:
+        raise ValueError(f"{name}={value!r} must be a finite number, at least {low:g}.")
+    return float(value)
+
+
+def check_numbers(name: str, values: Any) -> list[float]:
+    """A sequence of numbers as Python floats; `ValueError` for anything else."""
+    try:
+        array = np.asarray(values)
+        if (
+            isinstance(values, (str, bytes, dict))
+            or array.ndim != 1
+            or array.dtype.kind not in "iuf"
+        ):
+            raise TypeError
+    except (TypeError, ValueError):
+        if isinstance(values, (list, tuple)) and len(values) == 0:
+            return []
+        raise ValueError(f"{name}={values!r} must be a list of numbers.") from None
+    return [float(value) for value in array]
+
+
+def check_key(key: Any) -> None:
+    """Raise `ValueError` unless `key` is one PRNG key, typed or of the older kind."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape == (2,))):
+        what = f"{dtype}{list(shape)}" if dtype is not None and shape is not None else repr(key)
+        raise ValueError(f"key is {what}: give one key, as jax.random.key(0) makes.")
+
+
+def check_parts(name: str, value: Any, methods: tuple[str, ...], example: str) -> None:
+    """Raise `ValueError` unless `value` is a struct (a frozen dataclass, its numbers leaves of the
+    pytree) with these methods."""
+    missing = [method for method in methods if not callable(getattr(value, method, None))]
+    if isinstance(value, type) or missing:
+        lacks = f"the class {value.__name__}" if isinstance(value, type) else repr(value)[:60]
+        raise ValueError(
+            f"{name} is {lacks}: give one with {', '.join(methods)}, such as {example}."
+        )
+    if not dataclasses.is_dataclass(value) or jax.tree.leaves(value) == [value]:
+        raise ValueError(
+            f"{name} of type {type(value).__name__} is no struct: decorate the class with "
+            "jaxrl.core.struct.dataclass, which makes it a pytree."
+        )

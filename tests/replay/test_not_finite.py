@@ -1,0 +1,63 @@
+"""What is not finite never enters what lasts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.core.types import Transition
+from jaxrl.envs.wrappers import RunningMoments
+from jaxrl.replay import PrioritisedReplay, UniformReplay
+
+REPLAY = PrioritisedReplay(capacity=8, num_envs=2, alpha=1.0, epsilon=0.0)
+ONE, NO = jnp.ones((4, 2)), jnp.zeros((4, 2), bool)
+ROWS = Transition(ONE, ONE.astype(jnp.int32), ONE, 0.9 * ONE, ONE, NO, NO, {})
+
+
+def filled():
+    state = REPLAY.init(jax.tree.map(lambda x: x[0], ROWS))
+    return REPLAY.add(state, ROWS)
+
+
+def weights(state):
+    probs = np.asarray(REPLAY.probs_at(state, jnp.arange(8)))
+    return probs / probs.max()
+
+
+@pytest.mark.parametrize(
+    "bad", [np.nan, *(pytest.param(s * np.inf, marks=pytest.mark.slow) for s in (1, -1))]
+)
+def test_a_priority_that_is_not_finite_is_left_out(bad):
+    state = REPLAY.update_priorities(filled(), jnp.array([0, 1]), jnp.array([4.0, 2.0]))
+    told = REPLAY.update_priorities(state, jnp.array([0, 3]), jnp.array([bad, 1.0]))
+    np.testing.assert_allclose(weights(told)[[0, 1, 3]], [1.0, 0.5, 0.25], rtol=1e-6)
+    assert float(told.max_priority) == 4.0 and float(told.tree.total) > 0
+
+
+def test_moments_leave_out_samples_with_an_entry_that_is_not_finite():
+    rng = np.random.default_rng(0)
+    first, then = rng.normal(3.0, 2.0, (2, 5, 4, 3)).astype(np.float32)
+    spoilt = then.copy()
+    spoilt[0, 1, 2], spoilt[3, 3, 0] = np.nan, np.inf
+    moments = RunningMoments.start((3,)).merged(first).merged(spoilt)
+    kept = then.reshape(-1, 3)[[i for i in range(20) if i not in (1, 15)]]
+    known = np.concatenate([first.reshape(-1, 3), kept])
+    np.testing.assert_allclose(moments.mean, known.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(moments.variance, known.var(axis=0), rtol=1e-5)
+    assert float(moments.count) == 38.0
+    nothing = moments.merged(jnp.full((2, 3), jnp.nan))
+    assert jax.tree.all(jax.tree.map(np.array_equal, nothing, moments))
+
+
+@pytest.mark.parametrize("kind", [UniformReplay, PrioritisedReplay])
+def test_rows_that_the_clock_cut_count(kind):
+    """Every episode one truncated step: all windows are good, and none without successors."""
+    rows = ROWS.replace(truncated=~NO, next_observation=7.0 * ONE)
+    for store_next, share in ((True, 1.0), (False, 0.0)):
+        replay = kind(capacity=8, num_envs=2, store_next=store_next)
+        state = replay.add(replay.init(jax.tree.map(lambda x: x[0], rows)), rows)
+        batch = replay.sample(jax.random.key(0), state, 16)
+        np.testing.assert_array_equal(batch.weights, share)
+        if store_next:
+            np.testing.assert_array_equal(batch.transition.next_observation, 7.0)
+    assert kind(capacity=8, num_envs=2).store_next
