@@ -40,6 +40,7 @@ class Throttle:
         return state + 1, TimeStep(jnp.ones(1), -((unit - 0.75) ** 2), yes, ~yes, jnp.zeros(0), {})
 
 
+@jax.jit(static_argnames="explore")
 def drawn(env, explore=True):
     agent = jaxrl.ppo()
     state = agent.init(jax.random.key(0), env, 1e5)

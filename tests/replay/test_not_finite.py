@@ -14,24 +14,26 @@ ONE, NO = jnp.ones((4, 2)), jnp.zeros((4, 2), bool)
 ROWS = Transition(ONE, ONE.astype(jnp.int32), ONE, 0.9 * ONE, ONE, NO, NO, {})
 
 
-def filled():
-    state = REPLAY.init(jax.tree.map(lambda x: x[0], ROWS))
-    return REPLAY.add(state, ROWS)
+def filled(replay=REPLAY, rows=ROWS):
+    return replay.add(replay.init(jax.tree.map(lambda x: x[0], rows)), rows)
 
 
-def weights(state):
-    probs = np.asarray(REPLAY.probs_at(state, jnp.arange(8)))
-    return probs / probs.max()
+@jax.jit
+def told_twice(bad):
+    """What is kept after two updates of priorities, the second with a bad one."""
+    state = REPLAY.update_priorities(filled(), jnp.array([0, 1]), jnp.array([4.0, 2.0]))
+    state = REPLAY.update_priorities(state, jnp.array([0, 3]), jnp.stack([bad, 1.0]))
+    probs = REPLAY.probs_at(state, jnp.arange(8))
+    return probs / jnp.max(probs), state.max_priority, state.tree.total
 
 
 @pytest.mark.parametrize(
     "bad", [np.nan, *(pytest.param(s * np.inf, marks=pytest.mark.slow) for s in (1, -1))]
 )
 def test_a_priority_that_is_not_finite_is_left_out(bad):
-    state = REPLAY.update_priorities(filled(), jnp.array([0, 1]), jnp.array([4.0, 2.0]))
-    told = REPLAY.update_priorities(state, jnp.array([0, 3]), jnp.array([bad, 1.0]))
-    np.testing.assert_allclose(weights(told)[[0, 1, 3]], [1.0, 0.5, 0.25], rtol=1e-6)
-    assert float(told.max_priority) == 4.0 and float(told.tree.total) > 0
+    weights, max_priority, total = told_twice(bad)
+    np.testing.assert_allclose(weights[jnp.array([0, 1, 3])], [1.0, 0.5, 0.25], rtol=1e-6)
+    assert float(max_priority) == 4.0 and float(total) > 0
 
 
 def test_moments_leave_out_samples_with_an_entry_that_is_not_finite():
@@ -55,8 +57,8 @@ def test_rows_that_the_clock_cut_count(kind):
     rows = ROWS.replace(truncated=~NO, next_observation=7.0 * ONE)
     for store_next, share in ((True, 1.0), (False, 0.0)):
         replay = kind(capacity=8, num_envs=2, store_next=store_next)
-        state = replay.add(replay.init(jax.tree.map(lambda x: x[0], rows)), rows)
-        batch = replay.sample(jax.random.key(0), state, 16)
+        draw = jax.jit(lambda key, replay=replay: replay.sample(key, filled(replay, rows), 16))
+        batch = draw(jax.random.key(0))
         np.testing.assert_array_equal(batch.weights, share)
         if store_next:
             np.testing.assert_array_equal(batch.transition.next_observation, 7.0)

@@ -410,7 +410,8 @@ def test_a_plan_rounds_up_to_whole_records(num_steps, num_records):
     assert plan.total_steps - plan.steps_per_record < num_steps
 
 
-@pytest.mark.parametrize("widths", [(2, 3), pytest.param((3, 1), marks=pytest.mark.slow)])
+@pytest.mark.slow  # a program for each width
+@pytest.mark.parametrize("widths", [(2, 3), (3, 1)])
 def test_a_sweep_goes_on_with_another_number_of_lanes(tmp_path, widths):
     """As on another number of devices; the numbers are those of one that never stopped, to the
     rounding of another program."""
