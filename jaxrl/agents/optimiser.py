@@ -167,17 +167,12 @@ def clipped_by_norm(grads: PyTree, max_norm: float | Array | None) -> PyTree:
     if max_norm is None:
         return grads
     grads = jax.tree.map(lambda leaf: jnp.clip(leaf, -_MOST_SLOPE, _MOST_SLOPE), grads)
-    known = ~jnp.isnan(_squared_norm(grads))
-    grads = jax.tree.map(lambda leaf: jnp.where(known, leaf, 0.0), grads)
-    squared = _squared_norm(grads)
+    squared = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads))
+    known = ~jnp.isnan(squared)
     norm = jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
     binds = (squared > 0) & (norm > max_norm)
     scale = jnp.where(binds, max_norm / norm, 1.0)
-    return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), grads)
-
-
-def _squared_norm(tree: PyTree) -> Array:
-    return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
+    return jax.tree.map(lambda leaf: jnp.where(known, leaf * scale.astype(leaf.dtype), 0), grads)
 
 
 def _descend(

@@ -89,8 +89,12 @@ def rollout(
         env_state, timestep = jax.vmap(env.step)(step_keys, state.env_state, action)
         ended = (timestep.terminated >= 1) | timestep.truncated
         reward = jnp.asarray(timestep.reward, jnp.float32)
-        episode_return = state.episode_return + state.survival * reward
-        survival = state.survival * (1.0 - jnp.asarray(timestep.terminated, jnp.float32))
+        survival = state.survival
+        if jnp.asarray(timestep.terminated).dtype != bool:  # a chance
+            reward = survival * reward
+            left = survival * (1.0 - jnp.asarray(timestep.terminated, jnp.float32))
+            survival = jnp.where(ended, 1.0, left)
+        episode_return = state.episode_return + reward
         episode_length = state.episode_length + 1
         sums = EpisodeSums(
             num_episodes=sums.num_episodes + jnp.sum(ended),
@@ -118,7 +122,7 @@ def rollout(
             memory=select(ended, fresh_memory, memory),
             episode_return=jnp.where(ended, 0.0, episode_return),
             episode_length=jnp.where(ended, 0, episode_length),
-            survival=jnp.where(ended, 1.0, survival),
+            survival=survival,
         )
         return (state, sums), transition
 
