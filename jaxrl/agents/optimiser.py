@@ -154,24 +154,19 @@ class RMSProp:
         return _descend(params, updates, self.learning_rate, progress), state
 
 
-_MOST_SLOPE = 1e15
-
-
 def clipped_by_norm(grads: PyTree, max_norm: float | Array | None) -> PyTree:
     """Gradients scaled down to a global norm of at most `max_norm`; as they are for None.
 
-    Its own derivatives are finite where the gradients are all zero. Numbers beyond 1e15, which
-    would overflow when squared, and infinite ones count as 1e15. A gradient with a NaN in it is
-    left out whole: zeros.
+    Its own derivatives are finite where the gradients are all zero. A gradient that is not finite,
+    or too large to square (1e19), is left out whole: zeros.
     """
     if max_norm is None:
         return grads
-    grads = jax.tree.map(lambda leaf: jnp.clip(leaf, -_MOST_SLOPE, _MOST_SLOPE), grads)
     squared = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads))
-    known = ~jnp.isnan(squared)
-    norm = jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
-    binds = (squared > 0) & (norm > max_norm)
-    scale = jnp.where(binds, max_norm / norm, 1.0)
+    known = jnp.isfinite(squared)
+    usable = known & (squared > 0)
+    norm = jnp.sqrt(jnp.where(usable, squared, 1.0))
+    scale = jnp.where(usable & (norm > max_norm), max_norm / norm, 1.0)
     return jax.tree.map(lambda leaf: jnp.where(known, leaf * scale.astype(leaf.dtype), 0), grads)
 
 

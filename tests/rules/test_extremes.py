@@ -124,15 +124,11 @@ def test_losses_of_heads(index):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 def test_gradients_that_are_not_finite(bad):
-    """A NaN leaves the whole gradient out; what is too large to square keeps its direction.
+    """They are left out whole, as are those too large to square.
 
     Who asks for no clipping gets none, so that a learner that blew up is seen to.
     """
     grads = {"a": jnp.array([bad, 1.0], jnp.float32), "b": jnp.array(2.0)}
     left = clipped_by_norm(grads, 0.5)
-    assert finite(left)
-    if np.isnan(bad):
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(left))
-    else:
-        np.testing.assert_allclose(left["a"][0], np.sign(bad) * 0.5, rtol=1e-5)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(left))
     np.testing.assert_array_equal(clipped_by_norm(grads, None)["a"], grads["a"])
