@@ -24,6 +24,12 @@ def refusing(*kinds: type[Exception], about: str = "") -> Iterator[None]:
         raise BadInput(about + message_of(error)) from error
 
 
+def check_seed(seed: int, num_bits: int = 64) -> None:
+    """Raise `BadInput` unless a root seed is a number of so many bits."""
+    if not 0 <= seed < 2**num_bits:
+        raise BadInput(f"--seed {seed} is out of range: give a value in [0, {2**num_bits - 1}].")
+
+
 def message_of(error: BaseException) -> str:
     """What an exception says, without the quotes that `KeyError` puts round it."""
     if isinstance(error, OSError) and error.strerror:

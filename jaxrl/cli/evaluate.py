@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.cli.arguments import Evaluate
-from jaxrl.cli.errors import BadInput, refusing
+from jaxrl.cli.errors import BadInput, check_seed, refusing
 from jaxrl.cli.job import Job, job_from_config, read_config
 from jaxrl.cli.screen import add_row, make_console, make_table, number, say
 from jaxrl.core.types import Key, PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.episodes import Evaluation
 from jaxrl.training.evaluate import evaluate
-from jaxrl.training.lanes import strong_floats, with_settings
+from jaxrl.training.lanes import root_key, strong_floats, with_settings
 from jaxrl.training.sweep import restore_agents
 
 _FILE = "evaluation.json"
@@ -74,8 +74,9 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
 def check_numbers(arguments: Evaluate) -> None:
     """Raise `BadInput` on a number out of range."""
-    if arguments.num_episodes < 1 or arguments.max_steps < 1 or arguments.seed < 0:
-        raise BadInput("--num-episodes and --max-steps must be at least 1, --seed at least 0.")
+    if arguments.num_episodes < 1 or arguments.max_steps < 1:
+        raise BadInput("--num-episodes and --max-steps must be at least 1.")
+    check_seed(arguments.seed)
 
 
 def agents_of_run(job: Job, path: Path) -> tuple[int, PyTree]:
@@ -137,7 +138,7 @@ def evaluate_agents(
 
 def episodes_key(seed: int) -> Key:
     """What the episodes of seed 0, 1, ... are drawn from, by `fold_in`."""
-    return jax.random.fold_in(jax.random.key(seed), _STREAM)
+    return jax.random.fold_in(root_key(seed), _STREAM)
 
 
 def pooled_summary(seeds: list[Evaluation]) -> dict[str, float | int | None]:

@@ -13,7 +13,7 @@ from jaxrl.agents.normalised import NormalisedAgent
 from jaxrl.agents.presets import preset
 from jaxrl.cli import values
 from jaxrl.cli.arguments import Train
-from jaxrl.cli.errors import BadInput, refusing
+from jaxrl.cli.errors import BadInput, check_seed, refusing
 from jaxrl.cli.parts import OPTIONS, agent_with, canonical, parse_part, part_text, wrapped
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
@@ -264,15 +264,13 @@ def given_parts(arguments: Any) -> dict[str, str]:
 
 
 def _check_numbers(numbers: Train) -> None:
-    # Progress is counted in 32 bits; rounding up to whole records must not pass them.
-    most = {"num_seeds": 10**9, "num_steps": 2 * 10**9, "num_records": 10**6, "lanes": 10**6}
+    most = {"num_seeds": 10**9, "num_steps": 10**13, "num_records": 10**6, "lanes": 10**6}
     for name, high in most.items():
         value = getattr(numbers, name)
         if value is not None and not 1 <= value <= high:
             option = "--" + name.replace("_", "-")
             raise BadInput(f"{option} {value} is out of range: give a value in [1, {high:,}].")
-    if not 0 <= numbers.seed < 2**32:
-        raise BadInput(f"--seed {numbers.seed} is out of range: give a value in [0, {2**32 - 1}].")
+    check_seed(numbers.seed)
 
 
 def _swept(

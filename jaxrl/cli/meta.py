@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxrl.cli.arguments import Meta
-from jaxrl.cli.errors import BadInput, refusing
+from jaxrl.cli.errors import BadInput, check_seed, refusing
 from jaxrl.cli.screen import make_console, number, say
 
 
@@ -26,6 +26,7 @@ def learn_rule(arguments: Meta) -> int:
     name, seed, console = arguments.experiment, arguments.seed, make_console()
     if arguments.num_steps is not None and arguments.num_steps < 1:
         raise BadInput(f"--num-steps {arguments.num_steps} must be at least 1.")
+    check_seed(seed, num_bits=32)
     folder = Path(arguments.run_dir or f"runs/meta-{name}-{seed}")
     with refusing(KeyError):
         if name not in EXPERIMENTS:

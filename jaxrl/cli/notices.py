@@ -14,6 +14,7 @@ from jaxrl.cli.job import Job
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import Array, Key, select
 from jaxrl.operators.bellman import describe
+from jaxrl.training.lanes import root_key
 from jaxrl.training.session import SweepResult
 
 _NUM_ENVS, _NUM_STEPS = 16, 256  # of random play
@@ -54,7 +55,7 @@ def final_notices(job: Job, result: SweepResult) -> list[str]:
 
 def _narrow_head(job: Job, head: Any) -> str:
     """Whether a grid of returns is too narrow, by what random play is paid; empty when it holds."""
-    key = jax.random.fold_in(jax.random.key(job.seed), _STREAM)
+    key = jax.random.fold_in(root_key(job.seed), _STREAM)
     discount = float(job.agent.discount)
     reward, returns = map(np.asarray, _random_play(key, job.env, discount))
     shift = float(shifted_value(getattr(job.agent, "reward_shift", 0.0), discount))

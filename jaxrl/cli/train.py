@@ -24,6 +24,7 @@ from jaxrl.cli.progress import Stopped, Watch
 from jaxrl.cli.screen import make_console, say
 from jaxrl.cli.summary import SCORE, num_diverged, num_runs, settings_summary, show_summary
 from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training.lanes import root_key
 from jaxrl.training.run_config import describe_difference, to_text
 from jaxrl.training.run_folder import RunFolder, open_run
 from jaxrl.training.session import SweepResult
@@ -142,7 +143,7 @@ def _sweep(
     with Watch(console, run, job.labels, interrupt) as watch:
         try:
             result = sweep(
-                jax.random.key(job.seed),
+                root_key(job.seed),
                 job.agent,
                 job.env,
                 num_seeds=job.num_seeds,

@@ -40,7 +40,7 @@ def sparse_outcomes(
             return np.stack(per_block, axis=1)
         return per_block[0].reshape(num_states, num_actions, -1)
 
-    blocks = [block.tocsr() for block in blocks]
+    blocks = [block.tocsr(copy=True) for block in blocks]
     for block in blocks:
         block.sum_duplicates()
     num_outcomes = max(1, *(int(np.diff(block.indptr).max()) for block in blocks))
@@ -52,7 +52,7 @@ def sparse_outcomes(
         prob = np.zeros((counts.size, num_outcomes))
         prob[row, place] = block.data
         # What is padded is a copy of a possible outcome, at probability 0.
-        first = block.indices[np.minimum(block.indptr[:-1], max(block.nnz - 1, 0))]
+        first = np.append(block.indices, 0)[block.indptr[:-1]]
         successor = np.broadcast_to(first[:, None], prob.shape).copy()
         successor[row, place] = block.indices
         probs.append(prob)

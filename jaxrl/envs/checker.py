@@ -87,8 +87,8 @@ def structure(env: Environment) -> list[str]:
     wrong = [*_differences("state", state, after)]
     wrong += _differences("observation", observation, seen.observation)
     wrong += _in_space("observation", seen.observation, env.observation_space)
-    for name in ("reward", "terminated", "truncated"):
-        if jnp.shape(getattr(seen, name)) != () and name != "reward":
+    for name in ("terminated", "truncated"):
+        if jnp.shape(getattr(seen, name)) != ():
             wrong.append(f"{name} has shape {list(jnp.shape(getattr(seen, name)))}: give a scalar.")
     if not jnp.issubdtype(jnp.result_type(seen.reward), jnp.floating):
         wrong.append(f"reward is {jnp.result_type(seen.reward)}: give a float32.")

@@ -10,7 +10,7 @@ from jaxrl.core.types import Array, Transition
 from jaxrl.networks import Policy
 from jaxrl.returns import generalised_advantages
 
-_MOST_LOG_RATIO = 20.0
+MOST_LOG_RATIO = 20.0  # e^20 and its square are float32
 
 
 @struct.dataclass
@@ -45,7 +45,7 @@ def log_ratio(outputs: PolicyOutputs, targets: PolicyTargets) -> Array:
     ratio overflows, and slopes are those at the end: a bad action that has become likely is still
     made less so.
     """
-    return held(outputs.log_prob - targets.log_prob, _MOST_LOG_RATIO)
+    return held(outputs.log_prob - targets.log_prob, MOST_LOG_RATIO)
 
 
 def advantage_targets(

@@ -14,14 +14,13 @@ from jaxrl.core.types import Array, Progress, PyTree, Transition
 from jaxrl.networks import CategoricalPolicy, Policy
 from jaxrl.operators.tsallis import log_of_order
 from jaxrl.rules.contract import (
+    MOST_LOG_RATIO,
     PolicyOutputs,
     PolicyTargets,
     advantage_targets,
     clipped_value_loss,
     log_ratio,
 )
-
-_MOST_LOG_RATIO = 20.0
 
 
 class Divergence(Protocol):
@@ -78,7 +77,7 @@ class TsallisDivergence:
             )
         log_probs = policy.log_probs()
         gap = log_probs - old.log_probs()
-        ratio = jnp.exp(jnp.clip(gap, -_MOST_LOG_RATIO, _MOST_LOG_RATIO))
+        ratio = jnp.exp(jnp.clip(gap, -MOST_LOG_RATIO, MOST_LOG_RATIO))
         return jnp.sum(jnp.exp(log_probs) * log_of_order(ratio, self.order), axis=-1)
 
 

@@ -132,6 +132,17 @@ def make_groups(
     return groups
 
 
+def root_key(seed: int) -> Key:
+    """`jax.random.key(seed)`, which heeds 32 bits; from 2^32 on, the upper half is folded in.
+
+    Example:
+        >>> [bool(root_key(seed) == jax.random.key(5)) for seed in (5, 2**32 + 5)]
+        [True, False]
+    """
+    key, high = jax.random.key(seed & 0xFFFFFFFF), seed >> 32
+    return jax.random.fold_in(key, high) if high else key
+
+
 def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
     """`fold_in(key, seed)` `[N]`; from seed 2^32 on, the upper half is folded in as well."""
     words = np.asarray(seeds, np.uint64)

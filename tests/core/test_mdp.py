@@ -174,6 +174,16 @@ def test_sparse_tables_are_the_dense_ones():
             tabular_mdp(bad, reward)
 
 
+def test_sparse_tables_may_be_empty_and_stay_as_they_are():
+    """An action that is illegal everywhere has no entries; entries given twice count together."""
+    twice = scipy.sparse.csr_matrix(([0.5, 0.5, 1.0], [0, 0, 0], [0, 2, 3]), shape=(2, 2))
+    nothing = scipy.sparse.csr_matrix((2, 2))
+    mask = [[True, False], [True, False]]
+    mdp = tabular_mdp([twice, nothing], np.zeros((2, 2)), 0.9, mask=mask)
+    np.testing.assert_array_equal(mdp.dense()[0][:, 0], [[1.0, 0.0], [1.0, 0.0]])
+    assert twice.nnz == 3
+
+
 def test_the_order_of_axes_is_said_where_it_cannot_be_seen():
     same = np.full((3, 3, 3), 1 / 3)
     with pytest.warns(UserWarning, match=r"read as \[state, action, next state\].*moveaxis"):

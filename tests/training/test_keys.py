@@ -26,7 +26,7 @@ from jaxrl.core.types import TimeStep
 from jaxrl.envs.control import CartPole
 from jaxrl.training.attacks import AttackedPolicy, GradientAttack, SensorBias
 from jaxrl.training.iwocs import _stacked, _train_group
-from jaxrl.training.lanes import run_lanes, start_lanes
+from jaxrl.training.lanes import root_key, run_lanes, start_lanes
 from jaxrl.training.rollout import rollout, start_rollout
 
 WEIGHTS = np.zeros((4, 2), np.float32)
@@ -253,3 +253,10 @@ def test_the_command_line_plays_every_seed_with_its_own_keys_and_every_setting_w
     # They are no keys of training, whose seed `s` folds `s` into the same root.
     training = [np.asarray(bits(jax.random.fold_in(KEY, seed))).tolist() for seed in range(3)]
     assert np.asarray(bits(episodes_key(0))).tolist() not in training
+
+
+@pytest.mark.parametrize("make", [root_key, episodes_key])
+def test_no_bit_of_a_seed_is_lost(make):
+    seeds = [5 ^ (1 << bit) for bit in range(64)]
+    keys = np.stack([jax.random.key_data(make(seed)) for seed in [5, *seeds]])
+    assert len(np.unique(keys, axis=0)) == 65

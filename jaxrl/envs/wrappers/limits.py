@@ -79,8 +79,8 @@ class EpisodeStatistics:
     `info["episode_return"]` (undiscounted) and `info["episode_length"]` include the step just made;
     where a step ends an episode they are that episode's totals. They start from zero at `reset`, so
     any auto-reset, or none, works outside. Where ends are probabilities, a reward counts with the
-    chance that its step is reached. Put it inside what changes rewards to report the task's
-    own score. Needs scalar rewards.
+    chance that its step is reached. Put it inside what changes rewards to report the task's own
+    score. Needs scalar rewards.
     """
 
     env: Any
