@@ -16,9 +16,11 @@ from jaxrl.cli.interrupt import Interrupt
 from jaxrl.cli.screen import duration, number, say
 from jaxrl.training.observer import SweepPlan
 from jaxrl.training.run_folder import RunFolder
+from jaxrl.training.session import diverged_at
 
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal
 _LINE_SHARE = 0.1
+_MOST_TOLD = 5  # diverged runs that a record names
 
 
 class Stopped(Exception):
@@ -45,6 +47,7 @@ class Watch:
         self.mean_return = float("nan")
         self.bar: Progress | None = None
         self.plan: SweepPlan  # from `on_start`
+        self.diverged: np.ndarray  # [S, N] bool, known to have diverged
 
     def __enter__(self) -> Watch:
         return self
@@ -73,6 +76,8 @@ class Watch:
             self.console,
             f"compiled in {plan.compile_seconds:.1f} s; {verb} {plan.plan.num_records} records",
         )
+        finite = metrics["finite_updates"][..., :first_record]
+        self.diverged = diverged_at(finite, plan.plan) >= 0
         self.share = self.first_share = self.told_share = first_record / plan.plan.num_records
         self.started = self.told_at = time.perf_counter()
         if self.console.is_terminal:
@@ -83,8 +88,18 @@ class Watch:
             self.bar.start()
 
     def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Write the record; every lane of it, `[S, N]`."""
+        """Write the record; every lane of it, `[S, N]`. Say which runs diverged in it."""
         self.run.append_metrics([self._record(record, metrics)])
+        since = diverged_at(metrics["finite_updates"][..., None], self.plan.plan)
+        new = (since >= 0) & ~self.diverged
+        self.diverged |= new
+        for setting, seed in np.argwhere(new)[:_MOST_TOLD]:
+            where = f" ({self.labels[setting]})" if self.labels[setting] else ""
+            step = record * self.plan.plan.steps_per_record + since[setting, seed]
+            say(
+                self.console,
+                f"seed {self.plan.seeds[seed]}{where}: a metric is not finite at step {step:,}",
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # no seed has finished an episode yet
             latest = float(np.nanmean(metrics["episode_return"]))

@@ -61,7 +61,11 @@ def differentiable_iteration(
 
     agent_state, metrics = learn(agent, state, trajectory)
     after = TrainState(agent_state, rollout_state, state.key, state.iteration + 1)
-    return after, trajectory, Tally(episodes, metrics, jnp.ones((), jnp.float32))
+    return (
+        after,
+        trajectory,
+        Tally(episodes, metrics, jnp.ones((), jnp.float32), jnp.ones((), jnp.float32)),
+    )
 
 
 def scan_keeping(

@@ -37,6 +37,7 @@ class Tally:
     episodes: EpisodeSums
     metrics: dict[str, Array]  # [] each, summed over iterations
     num_iterations: Array  # [] float32
+    num_finite: Array  # [] float32, iterations before a metric was first not finite
     rest: PyTree = ()  # what the sums of many iterations round away, a number for each of them
 
 
@@ -128,7 +129,7 @@ def train_iteration(
     )
     agent_state, metrics = agent.update(update_key, state.agent, trajectory)
     state = TrainState(agent_state, rollout_state, key, jnp.where(wraps, 0, state.iteration + 1))
-    return state, Tally(episodes, metrics, jnp.ones((), jnp.float32))
+    return state, Tally(episodes, metrics, jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
 def empty_tally(agent: Agent, env: Environment, state: TrainState) -> Tally:
@@ -143,17 +144,25 @@ def add_tally(tally: Tally, more: Tally) -> Tally:
     sums, treedef = jax.tree.flatten(tally.replace(rest=()))
     pairs = map(add_exactly, sums, tally.rest, jax.tree.leaves(more))
     sums, rest = zip(*pairs, strict=True)
-    return jax.tree.unflatten(treedef, sums).replace(rest=list(rest))
+    total = jax.tree.unflatten(treedef, sums)
+    # A sum that was not finite once stays so.
+    finite = jnp.stack([jnp.isfinite(metric) for metric in total.metrics.values()] or [True])
+    return total.replace(num_finite=tally.num_finite + jnp.all(finite), rest=list(rest))
 
 
 def summarise(tally: Tally) -> dict[str, Array]:
-    """One record: means over episodes and over iterations; NaN where no episode ended."""
+    """One record: means over episodes and over iterations; NaN where no episode ended.
+
+    `finite_updates` is how many iterations passed before a metric was first not finite: all of
+    them in a healthy record.
+    """
     episodes = tally.episodes
     count = jnp.where(episodes.num_episodes > 0, episodes.num_episodes, jnp.nan)
     record = {
         "episode_return": episodes.episode_return / count,
         "episode_length": episodes.episode_length / count,
         "num_episodes": episodes.num_episodes,
+        "finite_updates": tally.num_finite,
     }
     return record | {name: total / tally.num_iterations for name, total in tally.metrics.items()}
 

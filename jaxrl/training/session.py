@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,10 @@ import numpy as np
 from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import MAX_RECORDS, Group
-from jaxrl.training.loop import summarise
+from jaxrl.training.loop import Plan, summarise
 from jaxrl.training.observer import Observer, Silent, SweepPlan
 from jaxrl.training.programs import Programs
 
-_EPISODE_METRICS = ("episode_return", "episode_length", "num_episodes")
 _CHUNK_SECONDS = 2.0  # between two looks at the observer
 
 
@@ -33,7 +32,7 @@ class SweepResult:
     steps: np.ndarray  # [R] environment steps at the end of each record
     metrics: dict[str, np.ndarray]  # [S, N, R] each
     groups: list[PyTree]  # final agent states as they were run, [lanes, ...] each
-    diverged_at: np.ndarray  # [S, N] int64, step at which a metric was first not finite; -1 never
+    diverged_at: np.ndarray  # [S, N] int64, step by which a metric was first not finite; -1 never
     plan: SweepPlan
     run_seconds: float
     interrupted: bool
@@ -210,7 +209,7 @@ class Session:
             steps=steps[: self.record],
             metrics={name: value[..., : self.record] for name, value in self.metrics.items()},
             groups=self.agent_groups(),
-            diverged_at=diverged_at(self.metrics, steps, self.record),
+            diverged_at=diverged_at(self.metrics["finite_updates"][..., : self.record], plan),
             plan=self.plan,
             run_seconds=run_seconds,
             interrupted=interrupted,
@@ -237,13 +236,17 @@ def _stack(groups: list[PyTree], shape: tuple[int, int]) -> PyTree:
     return jax.tree.map(stack, *groups)
 
 
-def diverged_at(
-    metrics: Mapping[str, np.ndarray], steps: np.ndarray, num_records: int
-) -> np.ndarray:
-    """The step `[S, N]` of the first record with a learning metric not finite; -1 for none."""
-    learning = [m[..., :num_records] for name, m in metrics.items() if name not in _EPISODE_METRICS]
-    shape = next(iter(metrics.values())).shape[:-1]
-    if not learning or num_records == 0:
-        return np.full(shape, -1, np.int64)
-    bad = ~np.isfinite(np.stack(learning)).all(axis=0)
-    return np.where(bad.any(-1), steps[:num_records][bad.argmax(-1)], -1)
+def diverged_at(finite_updates: np.ndarray, plan: Plan) -> np.ndarray:
+    """The step `[S, N]` of the update at which a learning metric was first not finite; -1 for none.
+
+    Args:
+        finite_updates: `[S, N, R]`, of the records so far.
+        plan: how the run was cut into records.
+    """
+    if finite_updates.shape[-1] == 0:
+        return np.full(finite_updates.shape[:-1], -1, np.int64)
+    bad = finite_updates < plan.iterations
+    record = bad.argmax(-1)
+    before = np.take_along_axis(finite_updates, record[..., None], -1)[..., 0]
+    update = record * plan.iterations + before.astype(np.int64) + 1
+    return np.where(bad.any(-1), update * plan.steps, -1)

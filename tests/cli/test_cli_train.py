@@ -98,6 +98,9 @@ def test_when_every_run_diverges_the_exit_code_says_so(jaxrl: Run, tmp_path: Pat
     assert code == 1
     assert RunFolder(folder).status()["state"] == "diverged"
     assert "seed 0 (learning_rate=1e+30) diverged" in out
+    # And once while it runs, not at every record after.
+    told = "seed 0 (learning_rate=1e+30): a metric is not finite at step 64"
+    assert out.count(told) == 1 and out.index(told) < out.index("100%")
 
 
 def test_a_finished_run_is_shown_again_and_not_trained(whole: Path, jaxrl: Run) -> None:
