@@ -19,7 +19,7 @@ from jaxrl.meta.outer_critic import CriticState, OuterCritic
 from jaxrl.meta.rows import over_rows
 from jaxrl.meta.tasks import Task, TaskDistribution
 from jaxrl.meta.tuned import Tuned
-from jaxrl.training.loop import summarise
+from jaxrl.training.loop import summarise, with_gaps
 
 
 @struct.dataclass
@@ -207,7 +207,7 @@ class MetaGradient:
         )
         norms = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads)))
         episodes = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), tally)
-        record = summarise(episodes)
+        record = with_gaps(summarise(episodes))
         means = {name: jnp.mean(jnp.where(finite, row, 0.0)) for name, row in extra.items()}
         return (
             state,

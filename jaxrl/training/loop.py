@@ -17,6 +17,7 @@ from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.envs.checker import explained
 from jaxrl.training.rollout import EpisodeSums, RolloutState, rollout, start_rollout
 
+EPISODE_MEANS = ("episode_return", "episode_length")
 _MOST_ITERATIONS = 2**31 - 1  # under one key
 
 
@@ -66,7 +67,7 @@ class TrainResult:
 
     state: TrainState
     steps: Array  # [R] environment steps at the end of each record; float32 where beyond 2^31
-    metrics: dict[str, Array]  # [R] each; episode_return is NaN where no episode ended
+    metrics: dict[str, Array]  # [R] each; means over episodes are NaN where none ended
 
 
 def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
@@ -151,13 +152,13 @@ def add_tally(tally: Tally, more: Tally) -> Tally:
 
 
 def summarise(tally: Tally) -> dict[str, Array]:
-    """One record: means over episodes and over iterations; NaN where no episode ended.
+    """One record: means over episodes and over iterations, over episodes 0 where none ended.
 
     `finite_updates` is how many iterations passed before a metric was first not finite: all of
     them in a healthy record.
     """
     episodes = tally.episodes
-    count = jnp.where(episodes.num_episodes > 0, episodes.num_episodes, jnp.nan)
+    count = jnp.maximum(episodes.num_episodes, 1.0)
     record = {
         "episode_return": episodes.episode_return / count,
         "episode_length": episodes.episode_length / count,
@@ -165,6 +166,17 @@ def summarise(tally: Tally) -> dict[str, Array]:
         "finite_updates": tally.num_finite,
     }
     return record | {name: total / tally.num_iterations for name, total in tally.metrics.items()}
+
+
+def with_gaps(records: dict[str, Array]) -> dict[str, Array]:
+    """Records with NaN for means over episodes where none ended.
+
+    Under `jax_debug_nans`, which stops a program at any NaN, they stay 0: see `num_episodes`.
+    """
+    if jax.config.jax_debug_nans:
+        return records
+    some = records["num_episodes"] > 0
+    return records | {name: jnp.where(some, records[name], jnp.nan) for name in EPISODE_MEANS}
 
 
 def train(
@@ -218,4 +230,4 @@ def train(
     state, metrics = jax.lax.scan(record, state, None, plan.num_records)
     steps = (np.arange(plan.num_records) + 1) * plan.steps_per_record
     steps = jnp.asarray(steps, jnp.int32 if plan.total_steps < 2**31 else jnp.float32)
-    return TrainResult(state, steps, metrics)
+    return TrainResult(state, steps, with_gaps(metrics))

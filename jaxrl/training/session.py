@@ -16,7 +16,7 @@ import numpy as np
 from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import MAX_RECORDS, Group
-from jaxrl.training.loop import Plan, summarise
+from jaxrl.training.loop import EPISODE_MEANS, Plan, summarise
 from jaxrl.training.observer import Observer, Silent, SweepPlan
 from jaxrl.training.programs import Programs
 
@@ -183,6 +183,9 @@ class Session:
             for name, values in rows.items():
                 flat[name][lanes, columns] = values[: group.num_runs, :num_records]
             position += group.num_runs
+        some = flat["num_episodes"][:, columns] > 0
+        for name in EPISODE_MEANS:
+            flat[name][:, columns] = np.where(some, flat[name][:, columns], np.nan)
         for record in range(self.record, self.record + num_records):
             latest = {name: value[..., record] for name, value in self.metrics.items()}
             self.observer.on_record(record, latest)

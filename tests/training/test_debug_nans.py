@@ -1,0 +1,37 @@
+"""`jax_debug_nans` finds what is broken: nothing healthy is stopped by it."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrl
+from jaxrl.agents.presets import PRESETS, preset
+from jaxrl.envs import make
+
+OFTEN = ("dqn", "ppo")
+# The other learns from rollouts of whole episodes: no record is without one.
+NAMES = sorted(set(PRESETS) - {"cvar_pg"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in OFTEN else pytest.mark.slow) for n in NAMES],
+)
+def test_every_preset_trains(name):
+    """A record in which no episode ends, and one in which some do."""
+    agent = preset(name).replace(num_envs=4, rollout_length=4)
+    agent = agent.replace(network=agent.network.replace(hidden_sizes=(4,)))
+    env = make("CartPole", time_limit=20.0)
+    try:
+        agent.check(env)
+    except ValueError:
+        env = make("Pendulum", time_limit=20.0)
+    numbers = {"num_steps": 2 * 16 * 4, "num_records": 8}
+    with jax.debug_nans(True):
+        swept = jaxrl.sweep(jax.random.key(0), agent, env, num_seeds=1, **numbers)
+        if name in OFTEN:
+            one = jax.jit(lambda key: jaxrl.train(key, agent, env, **numbers))(jax.random.key(0))
+            assert np.all(np.isfinite(one.metrics["episode_return"]))
+    none = swept.metrics["num_episodes"][0, 0] == 0
+    assert none[0] and not none.all()
+    np.testing.assert_array_equal(np.isnan(swept.metrics["episode_return"][0, 0]), none)
