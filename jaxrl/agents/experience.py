@@ -110,6 +110,14 @@ def draw_rounds(key: Key, agent: ReplayAgent, replay_state: PyTree) -> Batch:
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)
 
 
+def counted_share(batch: Batch, ready: Array) -> Array:
+    """The share `[]` of windows drawn that may be learned from; 0 before the warm-up is over.
+
+    A replay that does not store successors has none for what begins at a truncated step.
+    """
+    return jnp.where(ready, jnp.mean(batch.weights > 0, dtype=jnp.float32), 0.0)
+
+
 def learn_from_replay(
     key: Key,
     agent: ReplayAgent,
@@ -132,7 +140,7 @@ def learn_from_replay(
         turns: the learner before the first step -> more inputs of the steps `[num_updates, ...]`.
 
     Returns:
-        The next state, and means of the metrics.
+        The next state, and means of the metrics with `counted_share`.
     """
     draw_key, learn_key = jax.random.split(key)
     state, ready = store(agent, state, trajectory)
@@ -154,7 +162,8 @@ def learn_from_replay(
     zeros = dict.fromkeys(metrics, jnp.zeros(agent.num_updates, jnp.float32))
     carry = (state.learner, state.source.learned)
     carry, logs = jax.lax.cond(ready, learn, lambda same: (same, zeros), carry)
-    return with_learned(*carry), jax.tree.map(jnp.mean, logs)
+    logs = jax.tree.map(jnp.mean, logs)
+    return with_learned(*carry), logs | {"counted_share": counted_share(batches, ready)}
 
 
 def at_present(agent: Any, progress: Progress) -> Any:

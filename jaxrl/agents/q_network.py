@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxrl.agents.average_reward import AverageReward
 from jaxrl.agents.channels import ValueChannels
 from jaxrl.agents.env_models import make_env_models
-from jaxrl.agents.experience import at_present, empty_replay, store
+from jaxrl.agents.experience import at_present, counted_share, empty_replay, store
 from jaxrl.agents.exploration import epsilon_greedy
 from jaxrl.agents.munchausen import Munchausen, implicit_policy
 from jaxrl.agents.optimiser import Optimiser
@@ -257,7 +257,7 @@ class QNetworkAgent:
                 replay=update(state.replay, batch.indices, priorities, when=ready),
                 num_updates=state.num_updates + ready,
             )
-            return state, logs
+            return state, logs | {"counted_share": counted_share(batch, ready)}
 
         state, logs = jax.lax.scan(learn, state, jax.random.split(key, self.num_updates))
         metrics = jax.tree.map(jnp.mean, logs)

@@ -21,6 +21,7 @@ from jaxrl.agents.presets import PRESETS
 from jaxrl.agents.targets import TargetUpdate
 from jaxrl.core.schedules import Linear
 from jaxrl.core.types import Progress
+from jaxrl.envs import make
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import PrioritisedReplay
 from jaxrl.training.loop import start_training, train_iteration
@@ -378,3 +379,21 @@ def test_learning_moves_the_priorities_of_what_was_drawn():
     # A categorical loss starts near log 51, so that what was drawn outweighs the first priority.
     assert float(state.agent.replay.max_priority) > 1.0
     assert np.isclose(learned.max(), float(state.agent.replay.max_priority), rtol=1e-5)
+
+
+@pytest.mark.parametrize("store_next, share", [(True, 1.0), (False, 0.5)])
+@pytest.mark.parametrize(
+    "name, env", [("dqn", "CartPole"), pytest.param("sac", "Pendulum", marks=pytest.mark.slow)]
+)
+def test_a_metric_tells_which_share_of_a_batch_counted(name, env, store_next, share):
+    """Half the steps of lives of two are the last, which the clock cuts: without a successor."""
+    agent = PRESETS[name]().replace(
+        network=NetworkSettings(hidden_sizes=(4,)), num_envs=4, rollout_length=64, warmup=0
+    )
+    replay = agent.replay.replace(capacity=256, store_next=store_next)
+    agent = agent.replace(replay=replay, num_updates=1, batch_size=128)
+    task = make(env, time_limit=2.0)
+    state = jax.jit(lambda key, env: start_training(key, agent, env, 1e3))(KEY, task)
+    _, tally = jax.jit(train_iteration)(agent, task, state)
+    # Four standard deviations of 128 draws of a coin.
+    assert abs(float(tally.metrics["counted_share"]) - share) <= (0.0 if store_next else 0.18)
