@@ -30,7 +30,7 @@ import pytest  # noqa: E402
 pytest_plugins = ["compilations", "contracts"]
 
 _MOST_MAPS = 15_000  # of the 65,530 that Linux grants a process; each program holds several
-_MOST_MEGABYTES = 1100
+_MOST_MEGABYTES = 1300
 
 
 def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:

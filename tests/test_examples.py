@@ -35,20 +35,21 @@ SLOW = {
     ),
     "core": "distances mdp",
     "envs": (
-        "bandits chains collecting control.acrobot control.cartpole control.mountain_car "
+        "bandits chains checker collecting control.acrobot control.cartpole control.mountain_car "
         "gridworlds gymnax mazes operations semi_markov two_colours walled wrappers.actions "
         "wrappers.durations wrappers.normalise wrappers.randomisation"
     ),
     "functionals": (
         "ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl norms "
-        "per_pair quantile risk scenarios shared_budget shared_divergence utility wasserstein"
+        "penalties per_pair quantile risk scenarios shared_budget shared_divergence utility "
+        "wasserstein"
     ),
     "losses": "likelihood quantile",
     "meta": "distil fit levels mirrored neumann probe rule_file shaping tasks",
     "networks": "initialisers models",
     "operators": (
         "bellman heads.expectile heads.gaussian heads.histogram heads.implicit_quantile "
-        "improvement per_state regularised reward_channels tsallis value_mapping"
+        "heads.particles improvement per_state regularised reward_channels tsallis value_mapping"
     ),
     "planning": (
         "average_reward constrained distributional exponential_risk gap_increasing iwocs long_run "

@@ -381,10 +381,9 @@ def test_learning_moves_the_priorities_of_what_was_drawn():
     assert np.isclose(learned.max(), float(state.agent.replay.max_priority), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store_next, share", [(True, 1.0), (False, 0.5)])
-@pytest.mark.parametrize(
-    "name, env", [("dqn", "CartPole"), pytest.param("sac", "Pendulum", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name, env", [("dqn", "CartPole"), ("sac", "Pendulum")])
 def test_a_metric_tells_which_share_of_a_batch_counted(name, env, store_next, share):
     """Half the steps of lives of two are the last, which the clock cuts: without a successor."""
     agent = PRESETS[name]().replace(

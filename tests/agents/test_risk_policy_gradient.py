@@ -238,6 +238,7 @@ def test_plain_learning_takes_the_gambles():
     assert learned(NEUTRAL) == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_level_moves_with_the_life():
     """A quarter of the way from 1/8 to 5/8 the update is that of the level 1/4."""
     state = start(TAIL)

@@ -72,7 +72,7 @@ class Notes:
 
 
 KINDS = {"feed_forward": (0, False), "memory": (5, False), "shared_memory": (5, True)}
-ROWS = ["feed_forward", "memory", pytest.param("shared_memory", marks=pytest.mark.slow)]
+ROWS = ["memory", *(pytest.param(n, marks=pytest.mark.slow) for n in KINDS if n != "memory")]
 
 
 @functools.cache

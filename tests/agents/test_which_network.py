@@ -198,7 +198,8 @@ def test_the_entry_of_what_was_done_moves_to_its_target_and_no_other(name, end):
 def test_without_stored_successors_a_truncated_row_teaches_nothing(name):
     """Row 1 begins another episode: its state 1 does not follow the truncated row 0."""
     case = CASES[name]
-    state, after, _ = learned(name, store_next=False)
+    state, after, metrics = learned(name, store_next=False)
+    np.testing.assert_array_equal(metrics["counted_share"], [1.0, 1.0, 0.0] * 2)
     for row, target in enumerate((*case.targets[:2], None)):
         expected = np.zeros((STATES, 2, 1))
         expected[0, 0] = 0.0 if target is None else case.step(target)

@@ -53,6 +53,7 @@ SLOW = (
     "shortfall_quadratic",
     "semideviation_0.5_order_2",
     "total_variation_0.3_full",
+    "wasserstein_0.4_full",
 )
 # The gradients of these, and of others over the full support, are certified in float64 in
 # test_{divergences,norms,wasserstein,ambiguity}.py.

@@ -126,7 +126,7 @@ def distances(kind, laws, probs):
     [
         (SharedL1, (4, 7)),
         pytest.param(SharedL1, (2, 36), marks=pytest.mark.slow),  # sorts beyond 32 atoms
-        (SharedKL, (4, 7)),
+        pytest.param(SharedKL, (4, 7), marks=pytest.mark.slow),
     ],
 )
 def test_game_is_certified_from_both_sides(kind, shape):

@@ -81,10 +81,8 @@ def untuned(name):
     return toy.raw(meta.evaluate_rule(KEY, agent, held_out))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n == "bootstrap" else [pytest.mark.slow]) for n in LEARNERS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEARNERS)
 def test_a_life_that_tunes_nothing_is_the_life_of_the_agent(name):
     """Same tasks, same keys, same data: what the outer step looks at costs no environment step.
 

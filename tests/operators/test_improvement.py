@@ -282,7 +282,7 @@ def test_policies_without_bonus_are_the_gradient_too(name):
 
 
 ROWS_OF_SETTINGS = [
-    Tsallis(0.5, 2.0),
+    pytest.param(Tsallis(0.5, 2.0), marks=pytest.mark.slow),
     Tsallis(0.7, 1.4),
     Tsallis(0.7, 1.0),
     Tsallis(0.7, 0.5),

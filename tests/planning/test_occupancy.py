@@ -217,6 +217,7 @@ def mixed_problem():
     return mdp, np.array([[[1.0, 0.0], [1.0, 0.0]]]), np.array([2.4])
 
 
+@pytest.mark.slow
 def test_the_last_iterate_settles_where_plain_descent_ascent_circles():
     mdp, costs, limits = mixed_problem()
     value, multipliers = program(mdp, costs, limits)

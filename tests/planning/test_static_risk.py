@@ -342,7 +342,7 @@ def law_of_timed(mdp, policy):
     return law.probs[None], law.atoms[None]
 
 
-@pytest.mark.parametrize("discount", [0.7, 1.0])
+@pytest.mark.parametrize("discount", [pytest.param(0.7, marks=pytest.mark.slow), 1.0])
 def test_static_entropic_is_the_best_of_all_history_dependent_policies(discount):
     for seed in range(3):
         mdp = random_mdp(seed, discount=discount, lattice=False)
@@ -373,7 +373,7 @@ def best_entropic(seed, discount):
     return np.array(found), means.max(), least.max()
 
 
-@pytest.mark.parametrize("discount", [0.7, 1.0])
+@pytest.mark.parametrize("discount", [pytest.param(0.7, marks=pytest.mark.slow), 1.0])
 def test_static_evar_is_certified_and_attained(discount):
     """Against five thousand temperatures for every policy; at the ends of the level, the best mean
     and the best least return."""
@@ -503,6 +503,7 @@ def test_the_risk_level_recursion_is_the_better_the_finer():
     assert -1e-12 <= gaps[1] < 5e-3 < gaps[0]
 
 
+@pytest.mark.slow
 def test_greedy_on_cvar_prefers_the_safe_action():
     """-6 or 10, or 1 for sure: the mean prefers the coin, at 2."""
     with jax.enable_x64(False):
@@ -526,6 +527,7 @@ class Homeostasis:
         return -self.weight * stock**2
 
 
+@pytest.mark.slow
 def test_homeostasis_from_several_stocks_and_the_best_of_them():
     for seed in range(3):
         mdp = random_mdp(seed)

@@ -50,6 +50,7 @@ def learn():
     return run
 
 
+@pytest.mark.slow
 def test_one_step_is_the_plain_policy_gradient(learn):
     with jax.enable_x64(True):
         plain, _ = learn(AdvantageActorCritic(entropy_weight=0.01), 1)

@@ -69,8 +69,8 @@ def check_slopes(name, trial):
     assert flat == THRESHOLDS.get(name, set())
 
 
+@pytest.mark.slow
 def test_plain_descent_on_an_actor_critic_has_outer_gradients():
-    """The row that costs least, in the fast suite."""
     with jax.enable_x64(True):
         check_slopes("a2c, descent", Trial("a2c, descent"))
 
