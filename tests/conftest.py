@@ -30,7 +30,8 @@ import pytest  # noqa: E402
 pytest_plugins = ["compilations", "contracts"]
 
 _MOST_MAPS = 15_000  # of the 65,530 that Linux grants a process; each program holds several
-_MOST_MEGABYTES = 1300
+_MOST_MEGABYTES = 1200
+_left = 0.0  # [MB] when programs were last forgotten
 
 
 def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -65,20 +66,27 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(100_000, 50, 100)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _few_programs() -> Iterator[None]:
+def _megabytes() -> float:
+    """What this process holds in memory."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Forget compiled programs before they exhaust the memory, or the memory maps, of a process.
 
     A process that runs out of maps dies in its next compilation. The cache on disk gives back what
     is still needed.
     """
-    yield
+    global _left
     maps = pathlib.Path("/proc/self/maps")
     if not maps.exists():
         return
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    if megabytes > _MOST_MEGABYTES or maps.read_bytes().count(b"\n") > _MOST_MAPS:
+    is_last = nextitem is None or nextitem.path != item.path
+    full = _megabytes() > max(_MOST_MEGABYTES, _left + 200)
+    if full or (is_last and maps.read_bytes().count(b"\n") > _MOST_MAPS):
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+        _left = _megabytes()

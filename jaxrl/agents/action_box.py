@@ -56,11 +56,14 @@ class ActionBox:
         low, high = jnp.where(bounded, self.low, -1.0), jnp.where(bounded, self.high, 1.0)
         return low, high - low, bounded
 
+    def stretched(self, unit: Array) -> Array:
+        """`unit[..., D]` in units of the actions, `[..., D]`, and beyond the bounds if it is."""
+        low, width, bounded = self._low_and_width
+        return jnp.where(bounded, low + 0.5 * width * (unit + 1.0), unit)
+
     def from_unit(self, unit: Array) -> Array:
         """`unit[..., D]` -> actions `[..., *shape]`; beyond [-1, 1] they stay at the bounds."""
-        low, width, bounded = self._low_and_width
-        action = jnp.where(bounded, low + 0.5 * width * (unit + 1.0), unit)
-        action = jnp.clip(action, self.low, self.high)
+        action = jnp.clip(self.stretched(unit), self.low, self.high)
         return action.reshape(*unit.shape[:-1], *self.shape).astype(self.dtype)
 
     def to_unit(self, action: Array) -> Array:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxrl.cli.arguments import Evaluate
 from jaxrl.cli.errors import BadInput, check_seed, refusing
 from jaxrl.cli.job import Job, job_from_config, read_config
 from jaxrl.cli.screen import add_row, make_console, make_table, number, say
+from jaxrl.core.files import replacing, take_lock
 from jaxrl.core.types import Key, PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.episodes import Evaluation
@@ -36,40 +38,49 @@ def evaluate_run(arguments: Evaluate) -> int:
     check_numbers(arguments)
     path = Path(arguments.run)
     job = job_from_config(read_config(path))
-    step, states = agents_of_run(job, path)
-    say(
-        console,
-        f"{job.title}: {arguments.num_episodes:,} episodes of each agent, after {step:,} steps",
-    )
-    played = evaluate_agents(
-        job,
-        states,
-        arguments.seed,
-        arguments.num_episodes,
-        arguments.max_steps,
-        arguments.explore,
-    )
-    report = {
-        "step": step,
-        "num_episodes": arguments.num_episodes,
-        "max_steps": arguments.max_steps,
-        "explore": arguments.explore,
-        "seed": arguments.seed,
-        "settings": [
-            _report(label, seeds) for label, seeds in zip(job.labels, played, strict=True)
-        ],
-    }
-    write_report(path / _FILE, report)
+    with evaluating(path):
+        step, states = agents_of_run(job, path)
+        say(
+            console,
+            f"{job.title}: {arguments.num_episodes:,} episodes of each agent, after {step:,} steps",
+        )
+        played = evaluate_agents(
+            job,
+            states,
+            arguments.seed,
+            arguments.num_episodes,
+            arguments.max_steps,
+            arguments.explore,
+        )
+        report = {
+            "step": step,
+            "num_episodes": arguments.num_episodes,
+            "max_steps": arguments.max_steps,
+            "explore": arguments.explore,
+            "seed": arguments.seed,
+            "settings": [
+                _report(label, seeds) for label, seeds in zip(job.labels, played, strict=True)
+            ],
+        }
+        write_report(path / _FILE, report)
     _show(console, report)
     say(console, f"written: {path / _FILE}")
     return 0
 
 
+@contextlib.contextmanager
+def evaluating(path: Path) -> Iterator[None]:
+    """No other process may evaluate the run in `path` meanwhile; it may train on."""
+    with refusing(ValueError, OSError):
+        lock = take_lock(path, ".evaluation.lock")
+    with lock:
+        yield
+
+
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write `report` in one step, so that no reader finds half of it."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    with replacing(path) as stream:
+        stream.write((json.dumps(report, indent=2) + "\n").encode())
 
 
 def check_numbers(arguments: Evaluate) -> None:

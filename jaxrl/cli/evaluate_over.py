@@ -14,7 +14,13 @@ import jax.numpy as jnp
 from jaxrl.cli import values
 from jaxrl.cli.arguments import Evaluate
 from jaxrl.cli.errors import BadInput, refusing
-from jaxrl.cli.evaluate import agents_of_run, check_numbers, episodes_key, write_report
+from jaxrl.cli.evaluate import (
+    agents_of_run,
+    check_numbers,
+    episodes_key,
+    evaluating,
+    write_report,
+)
 from jaxrl.cli.job import Job, assignments, job_from_config, read_config
 from jaxrl.cli.screen import add_row, make_console, make_table, number, say
 from jaxrl.core.estimates import Estimate
@@ -46,31 +52,32 @@ def evaluate_run_over(arguments: Evaluate) -> int:
     job = job_from_config(read_config(path))
     settings = _settings(arguments)
     envs = _environments(job, settings)
-    step, states = agents_of_run(job, path)
-    say(
-        console,
-        f"{job.title}: {arguments.num_episodes:,} episodes of each agent in each of {len(envs)} "
-        f"environments, after {step:,} steps",
-    )
-    with refusing(ValueError, about="--over: "):
-        played = [
-            _play(job, states, index, envs, arguments) for index in range(len(job.combinations))
-        ]
-    labels = [", ".join(f"{name}={to}" for name, to in one.items()) for one in settings]
-    report = {
-        "step": step,
-        "num_episodes": arguments.num_episodes,
-        "max_steps": arguments.max_steps,
-        "explore": arguments.explore,
-        "seed": arguments.seed,
-        "num_seeds": job.num_seeds,
-        "over": settings,
-        "settings": [
-            {"setting": label, **_report(one, labels)}
-            for label, one in zip(job.labels, played, strict=True)
-        ],
-    }
-    write_report(path / _FILE, report)
+    with evaluating(path):
+        step, states = agents_of_run(job, path)
+        say(
+            console,
+            f"{job.title}: {arguments.num_episodes:,} episodes of each agent in each of "
+            f"{len(envs)} environments, after {step:,} steps",
+        )
+        with refusing(ValueError, about="--over: "):
+            played = [
+                _play(job, states, index, envs, arguments) for index in range(len(job.combinations))
+            ]
+        labels = [", ".join(f"{name}={to}" for name, to in one.items()) for one in settings]
+        report = {
+            "step": step,
+            "num_episodes": arguments.num_episodes,
+            "max_steps": arguments.max_steps,
+            "explore": arguments.explore,
+            "seed": arguments.seed,
+            "num_seeds": job.num_seeds,
+            "over": settings,
+            "settings": [
+                {"setting": label, **_report(one, labels)}
+                for label, one in zip(job.labels, played, strict=True)
+            ],
+        }
+        write_report(path / _FILE, report)
     for one in report["settings"]:
         console.print(_table(one, arguments.explore))
     say(console, f"written: {path / _FILE}")

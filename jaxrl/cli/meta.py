@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any
 
 from jaxrl.cli.arguments import Meta
 from jaxrl.cli.errors import BadInput, check_seed, refusing
 from jaxrl.cli.screen import make_console, number, say
+from jaxrl.core.files import remove_drafts, replacing, take_lock
+from jaxrl.training.run_folder import refuse_links
 
 
 def learn_rule(arguments: Meta) -> int:
@@ -32,12 +35,8 @@ def learn_rule(arguments: Meta) -> int:
         if name not in EXPERIMENTS:
             run_experiment(name)  # says which names are near
         experiment = EXPERIMENTS[name]()
-    config = {"experiment": name, "seed": seed}
-    note = folder / "experiment.json"
-    if note.exists() and json.loads(note.read_text()) != config:
-        raise BadInput(f"{folder} holds another run ({note.read_text().strip()}): choose a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(config) + "\n")
+    with refusing(ValueError, OSError):
+        lock = _locked(folder, {"experiment": name, "seed": seed})
     say(console, f"{name}: {experiment.about}")
     say(console, "compiling (half a minute; less when it was compiled before)")
 
@@ -45,7 +44,7 @@ def learn_rule(arguments: Meta) -> int:
         shown = ", ".join(f"{key} {number(value)}" for key, value in metrics.items())
         say(console, f"{part} {step}: {shown}")
 
-    with refusing(ValueError):
+    with lock, refusing(ValueError, OSError):
         run = Run(
             seed=seed,
             num_steps=arguments.num_steps,
@@ -55,21 +54,43 @@ def learn_rule(arguments: Meta) -> int:
             report=report,
         )
         result = experiment.run(run)
-    for part, found in result.fits.items():
-        card = Card(
-            f"{part}, learned by the experiment {name}",
-            learned_by=f"jaxrl meta {name} --seed {seed}",
-            metrics={
-                f"{measured}: {part}": comparison.score(part).value
-                for measured, comparison in result.comparisons.items()
-            },
-        )
-        save(found.agent, folder / f"{part}.rule", card=card, overwrite=True)
-    table, written = result.table(), ["result.md", *(f"{part}.rule" for part in result.fits)]
-    (folder / "result.md").write_text(table + "\n")
-    if result.curves:
-        np.savez_compressed(folder / "curves.npz", **result.curves)
-        written.append("curves.npz")
+        for part, found in result.fits.items():
+            card = Card(
+                f"{part}, learned by the experiment {name}",
+                learned_by=f"jaxrl meta {name} --seed {seed}",
+                metrics={
+                    f"{measured}: {part}": comparison.score(part).value
+                    for measured, comparison in result.comparisons.items()
+                },
+            )
+            save(found.agent, folder / f"{part}.rule", card=card, overwrite=True)
+        table, written = result.table(), ["result.md", *(f"{part}.rule" for part in result.fits)]
+        with replacing(folder / "result.md") as stream:
+            stream.write(f"{table}\n".encode())
+        if result.curves:
+            with replacing(folder / "curves.npz") as stream:
+                np.savez_compressed(stream, **result.curves)
+            written.append("curves.npz")
     say(console, table)
     say(console, f"written to {folder}: {', '.join(written)}")
     return 130 if any(found.interrupted for found in result.fits.values()) else 0
+
+
+def _locked(folder: Path, config: Mapping[str, Any]) -> IO[str]:
+    """The lock of the folder of this run: made, or found as an earlier process left it.
+
+    Raises:
+        ValueError: it is another run's, or in use, or something in it is a link.
+    """
+    refuse_links(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, note = take_lock(folder, remedy=", or choose a folder"), folder / "experiment.json"
+    if note.exists() and note.read_text().strip() != json.dumps(config):
+        lock.close()
+        raise ValueError(
+            f"{folder} holds another run ({note.read_text()[:200].strip()}): choose a folder."
+        )
+    remove_drafts(folder)
+    with replacing(note) as stream:
+        stream.write(f"{json.dumps(config)}\n".encode())
+    return lock

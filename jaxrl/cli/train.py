@@ -25,6 +25,7 @@ from jaxrl.cli.screen import make_console, say
 from jaxrl.cli.summary import SCORE, num_diverged, num_runs, settings_summary, show_summary
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import root_key
+from jaxrl.training.observer import SweepPlan
 from jaxrl.training.run_config import describe_difference, to_text
 from jaxrl.training.run_folder import RunFolder, open_run
 from jaxrl.training.session import SweepResult
@@ -56,7 +57,7 @@ def train(arguments: Train, words: Sequence[str]) -> int:
     plan = forecast(job)
     say(console, f"{job.title}: {plan_line(plan, job.num_steps)}")
     if arguments.dry_run:
-        _show_plan(console, job, path, arguments.overwrite)
+        _show_plan(console, job, plan, path, arguments.overwrite)
         return 0
     with refusing(ValueError, OSError, about=""):
         run = open_run(path, job.config(), arguments.overwrite, ["jaxrl", *words])
@@ -89,7 +90,7 @@ def _job_and_folder(arguments: Train, words: Sequence[str]) -> tuple[Job, Path]:
     return job_from_config(read_config(path)), path
 
 
-def _show_plan(console: Console, job: Job, path: Path, overwrite: bool) -> None:
+def _show_plan(console: Console, job: Job, plan: SweepPlan, path: Path, overwrite: bool) -> None:
     """What a run would do, for `--dry-run`."""
     _warn(job)
     if (path / "config.yaml").is_file():
@@ -100,6 +101,7 @@ def _show_plan(console: Console, job: Job, path: Path, overwrite: bool) -> None:
         say(console, f"folder: {path} ({'would be replaced' if overwrite else 'would continue'})")
     else:
         say(console, f"folder: {path} (new)")
+    Checkpoints(path / "checkpoints").foresee(plan.memory.per_group * plan.num_groups)
     for label in filter(None, job.labels):
         say(console, f"setting: {label}")
     say(console, to_text(job.config()).rstrip())

@@ -189,7 +189,7 @@ def two_colours(
     Example:
         >>> two_colours(swap_period=0.0)
         Traceback (most recent call last):
-        ValueError: swap_period=0.0 is out of range: give a value in [1, inf).
+        ValueError: swap_period=0.0 is out of range: give a value in [1, inf].
     """
     reached_cells(height, width)  # checks the sizes
     if height * width < 3:

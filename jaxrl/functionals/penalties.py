@@ -30,7 +30,7 @@ class KLPenalty:
     probability. Nature's law is p_i exp(-v_i / weight), normalised.
 
     Attributes:
-        weight: price of a nat, at least 0 [return].
+        weight: price of a nat, at least 0; infinite for the mean [return].
 
     Numerics:
         Nothing cancels at great weights, nothing overflows at small ones. First derivatives hold
@@ -47,7 +47,9 @@ class KLPenalty:
         Robust offline reinforcement learning with linearly structured f-divergence regularization.
     """
 
-    weight: float = setting(1.0, "price of a nat of divergence", unit="return", low=0.0)
+    weight: float = setting(
+        1.0, "price of a nat of divergence", unit="return", low=0.0, infinite=True
+    )
 
     monotone: ClassVar[bool] = True
     translation_equivariant: ClassVar[bool] = True
@@ -72,7 +74,7 @@ class TotalVariationPenalty:
     weight = 0 is the least value; once it exceeds the spread of the values, the mean.
 
     Attributes:
-        weight: price of moving a unit of mass, at least 0 [return].
+        weight: price of moving a unit of mass, at least 0; infinite for the mean [return].
         support: "nominal": the least value is over p_i > 0. "full": over every atom given, except
             one of zero probability whose value is not finite, which is absent.
 
@@ -91,7 +93,9 @@ class TotalVariationPenalty:
         f-divergence regularization.
     """
 
-    weight: float = setting(1.0, "price of moving a unit of mass", unit="return", low=0.0)
+    weight: float = setting(
+        1.0, "price of moving a unit of mass", unit="return", low=0.0, infinite=True
+    )
     support: str = setting("nominal", "where nature may put mass", choices=SUPPORTS)
 
     monotone: ClassVar[bool] = True
@@ -132,7 +136,7 @@ class ChiSquarePenalty:
     mean, weight = 0 the least value of positive probability.
 
     Attributes:
-        weight: price of a unit of divergence, at least 0 [return].
+        weight: price of a unit of divergence, at least 0; infinite for the mean [return].
 
     Numerics:
         Exact: atoms that would get negative mass are dropped until none would. First derivatives
@@ -149,7 +153,9 @@ class ChiSquarePenalty:
         f-divergence regularization.
     """
 
-    weight: float = setting(1.0, "price of a unit of divergence", unit="return", low=0.0)
+    weight: float = setting(
+        1.0, "price of a unit of divergence", unit="return", low=0.0, infinite=True
+    )
 
     monotone: ClassVar[bool] = True
     translation_equivariant: ClassVar[bool] = True

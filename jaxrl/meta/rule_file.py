@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl.core.files import replacing
 from jaxrl.meta.rule_parts import RuleFileError, from_plain, known_parts, to_plain
 from jaxrl.training.run_config import plain
 
@@ -103,15 +104,8 @@ def save(
         raise FileExistsError(f"{path} exists: give another path, or overwrite=True.")
     path.parent.mkdir(parents=True, exist_ok=True)
     content = _pack({"format": _FORMAT, "rule": node, "num_arrays": len(arrays)}, described, arrays)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        with open(draft, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path) as stream:
+        stream.write(content)
     return path
 
 

@@ -19,6 +19,7 @@ from jaxrl.operators.heads.scalar import Scalar
 from jaxrl.operators.improvement import FixedPolicy
 from jaxrl.operators.per_state import PerState, over_states
 from jaxrl.planning.certificates import bound, certify
+from jaxrl.planning.ends import with_ends
 from jaxrl.planning.episodes import check_policy
 from jaxrl.planning.solution import Solution
 from jaxrl.planning.sweeps import discounts, prepare, sweep
@@ -82,7 +83,10 @@ def distributional_value_iteration(
     shape = (mdp.num_states, mdp.num_actions, *operator.head.shape)
     if params is not None and params.shape != shape:
         raise ValueError(f"params must have shape {list(shape)}; got {list(params.shape)}.")
-    return _iterate(mdp, operator, tolerance, params, max_iterations)
+    solved = _iterate(mdp, operator, tolerance, params, max_iterations)
+    if not (operator.contracts and operator.composition.linear):
+        return solved  # no scalar operator tells what its policy earns
+    return with_ends(mdp, operator.replace(head=Scalar()), solved, tolerance, max_iterations)
 
 
 def distributional_policy_evaluation(

@@ -13,6 +13,7 @@ from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.operators.gap import advantage_learning, persistent
 from jaxrl.operators.improvement import Greedy
 from jaxrl.planning.certificates import bound, certify
+from jaxrl.planning.ends import with_ends
 from jaxrl.planning.solution import Solution
 from jaxrl.planning.sweeps import action_values, discounts, prepare, state_values
 from jaxrl.planning.value_iteration import check_problem
@@ -80,7 +81,8 @@ def gap_increasing_value_iteration(
         (np.asarray(weight) >= 0) & (np.asarray(weight) < 1)
     ):
         raise ValueError(f"weight={weight} is out of range: give a value in [0, 1).")
-    return _iterate(mdp, operator, weight, spare_repeated, tolerance, max_iterations)
+    solved = _iterate(mdp, operator, weight, spare_repeated, tolerance, max_iterations)
+    return with_ends(mdp, operator, solved, tolerance, max_iterations)
 
 
 @jax.jit

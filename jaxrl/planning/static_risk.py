@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings
 from jaxrl.core.types import Array
+from jaxrl.functionals.quantile import VaR
 from jaxrl.functionals.risk import CVaR
 from jaxrl.planning.episodes import (
     check_episodes,
@@ -27,6 +28,7 @@ from jaxrl.planning.stock import (
     grid_steps,
     solve_stocks,
 )
+from jaxrl.planning.stock_laws import with_own_value
 
 
 def static_cvar(
@@ -68,6 +70,8 @@ def static_cvar(
         Exact up to rounding on a lattice. Elsewhere stocks rounded down and up at every step bound
         the return of every path from below and above, hence its CVaR: `error_bound` is the distance
         from `value`, which interpolates, to the farther of the two, and shrinks like H range / M.
+        Where following the plan gives each state at most 256 different stocks, `value` is what it
+        attains, to rounding: the optimum wherever the plan is right.
 
     Example:
         >>> from jaxrl import outcome_mdp
@@ -85,7 +89,8 @@ def static_cvar(
     check_episodes(mdp, horizon, initial_state)
     check_stocks(num_stocks)
     num_stocks, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
-    return _static_cvar(mdp, level, (initial_state, lattice), horizon, num_stocks)
+    plan = _static_cvar(mdp, level, (initial_state, lattice), horizon, num_stocks)
+    return plan if lattice is not None else with_own_value(mdp, plan, initial_state, CVaR(level))
 
 
 @partial(jax.jit, static_argnames=("horizon", "num_stocks"))
@@ -196,8 +201,9 @@ def static_var(
 
     Numerics:
         A probability within rounding of `level` counts as having reached it. Exact on a lattice;
-        elsewhere between the values with stocks rounded down (reported) and up. A quantile may
-        jump, so that the bound need not shrink with the grid.
+        elsewhere between the values with stocks rounded down (reported) and up, or what following
+        the plan attains, as in `static_cvar`. A quantile may jump, so that the bound need not
+        shrink with the grid.
 
     Example:
         >>> from jaxrl import outcome_mdp
@@ -214,7 +220,8 @@ def static_var(
     check_episodes(mdp, horizon, initial_state)
     check_stocks(num_stocks)
     num_stocks, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
-    return _static_var(mdp, level, (initial_state, lattice), horizon, num_stocks)
+    plan = _static_var(mdp, level, (initial_state, lattice), horizon, num_stocks)
+    return plan if lattice is not None else with_own_value(mdp, plan, initial_state, VaR(level))
 
 
 @partial(jax.jit, static_argnames=("horizon", "num_stocks"))

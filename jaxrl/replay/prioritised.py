@@ -22,8 +22,15 @@ class PrioritisedState:
     """Rows, and a weight for each of them that may start a window."""
 
     rows: ReplayState
-    tree: SumTree  # priority^alpha of each row and environment; 0 where no window may start
-    max_priority: Array  # [] float32, the largest priority seen, given to new windows
+    tree: SumTree  # (priority / scale)^alpha of each row; 0 where no window may start
+    scale: Array  # [] float32, the largest priority of the first update; 0 before
+    largest: Array  # [2] float32, the largest priority told in this pass of the ring, and before it
+
+    @property
+    def max_priority(self) -> Array:
+        """What a new window gets, `[]` float32: the largest priority told in the last one to two
+        passes of the ring; 1 before any."""
+        return jnp.where(self.scale > 0, jnp.max(self.largest), 1.0)
 
 
 @struct.dataclass
@@ -34,9 +41,11 @@ class PrioritisedReplay:
     `alpha = 0` is the uniform replay. The draw is stratified: the i-th of `batch_size` comes from
     the i-th share of the total, so every window keeps its P on average, with less noise.
 
-    A window enters with the largest priority seen so far, at the moment it is complete; a row that
+    A window enters with the largest priority of late, at the moment it is complete; a row that
     cannot start a window (see `UniformReplay`) has weight exactly 0 in the tree and is never
-    drawn, also across the seam of the ring.
+    drawn, also across the seam of the ring. Priorities are taken in units of the largest of the
+    first update, and windows from before it weigh as much as that one: rewards in other units give
+    the same draws.
 
     Sources:
         Schaul et al. (2016), equation 1 and section 3.4, proportional variant, algorithm 1.
@@ -66,7 +75,7 @@ class PrioritisedReplay:
         """Bytes that one state takes, for transitions like `example[num_envs, ...]`."""
         tree = jax.eval_shape(lambda: sum_tree(self.capacity))
         sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
-        return self.uniform.nbytes(example) + sum(sizes) + jnp.dtype(jnp.float32).itemsize
+        return self.uniform.nbytes(example) + sum(sizes) + 3 * jnp.dtype(jnp.float32).itemsize
 
     def init(self, example: Transition) -> PrioritisedState:
         """An empty state; `example` is one step, arrays or shapes, `[num_envs, ...]`.
@@ -75,7 +84,8 @@ class PrioritisedReplay:
             ValueError: sizes that do not fit together, or an example of another batch size.
         """
         rows = self.uniform.init(example)
-        return PrioritisedState(rows, sum_tree(self.capacity), jnp.ones((), jnp.float32))
+        scale, largest = jnp.zeros((), jnp.float32), jnp.zeros(2, jnp.float32)
+        return PrioritisedState(rows, sum_tree(self.capacity), scale, largest)
 
     def add(self, state: PrioritisedState, trajectory: Transition) -> PrioritisedState:
         """Append `trajectory[T, num_envs, ...]`; O(T log capacity).
@@ -93,9 +103,13 @@ class PrioritisedReplay:
         env = jnp.arange(self.num_envs, dtype=jnp.int32)
         indices = row * self.num_envs + env
         may_start = self._may_start(rows, indices)
-        weights = jnp.where(may_start, self._weigh(state.max_priority), 0.0)
+        weight = self._weigh(state.max_priority, state.scale)
+        weights = jnp.where(may_start, weight, 0.0)
         tree = state.tree.update(indices.reshape(-1), weights.reshape(-1))
-        return state.replace(rows=rows, tree=tree)
+        begins = (rows.position <= state.rows.position) & (state.largest[0] > 0)
+        passed = jnp.stack([jnp.zeros_like(state.scale), state.largest[0]])
+        largest = jnp.where(begins, passed, state.largest)
+        return state.replace(rows=rows, tree=tree, largest=largest)
 
     def size(self, state: PrioritisedState) -> Array:
         """Transitions stored, `[]` int32."""
@@ -165,11 +179,14 @@ class PrioritisedReplay:
         # Whether a window may start is asked of the rows, and an update that is not wanted goes to
         # a spare leaf: a tree that is read here and then written would be copied whole.
         counts = self._may_start(state.rows, indices) & told
-        weights = jnp.where(counts, self._weigh(jnp.where(counts, priorities, 1.0)), 0.0)
-        largest = jnp.max(jnp.where(counts, priorities, 0.0))
+        priorities = jnp.where(counts, priorities, 0.0)
+        largest = jnp.max(priorities)
+        scale = jnp.where(state.scale > 0, state.scale, largest)
+        weights = jnp.where(counts, self._weigh(priorities, scale), 0.0)
         return state.replace(
             tree=state.tree.update(jnp.where(told, indices, state.tree.num_leaves), weights),
-            max_priority=jnp.maximum(state.max_priority, largest),
+            scale=scale,
+            largest=state.largest.at[0].max(largest),
         )
 
     def _may_start(self, rows: ReplayState, indices: Array) -> Array:
@@ -179,5 +196,6 @@ class PrioritisedReplay:
         flags = rows.memory.flags.at[row, env].get(mode="promise_in_bounds")
         return complete & is_valid_start(flags, self.store_next)
 
-    def _weigh(self, priorities: Array) -> Array:
-        return jnp.maximum(priorities**self.alpha, SMALLEST)
+    def _weigh(self, priorities: Array, scale: Array) -> Array:
+        shares = priorities / jnp.where(scale > 0, scale, 1.0)
+        return jnp.maximum(shares**self.alpha, SMALLEST)

@@ -24,12 +24,13 @@ from jaxrl.core.types import PyTree
 from jaxrl.training import checkpoint_format
 from jaxrl.training.checkpoint_format import DamagedError
 from jaxrl.training.identity import check_identity
+from jaxrl.training.memory import gigabytes
 
 _TEMPORARY = ".tmp-"
 
 
 class CheckpointWarning(UserWarning):
-    """A damaged checkpoint was passed over."""
+    """A damaged checkpoint was passed over, or the next one may not fit on the disk."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +177,26 @@ class Checkpoints:
                 "anew, use another folder, or overwrite this one (--overwrite)."
             )
         return None
+
+    def foresee(self, num_bytes: int) -> None:
+        """Warn where the disk may not hold the checkpoints of a tree of `num_bytes`.
+
+        While one is written, `keep` earlier ones are there. What repeats itself, such as the empty
+        part of a replay, takes less on disk.
+        """
+        folder = Path(self.folder).absolute()
+        while not folder.exists():
+            folder = folder.parent
+        needed = num_bytes * (self.keep + 1 - min(len(self.steps()), self.keep))
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            warnings.warn(
+                f"checkpoints in {self.folder} may take up to {gigabytes(needed)} more and "
+                f"{gigabytes(free)} are free on that disk: free some space, or train fewer runs "
+                "at once.",
+                CheckpointWarning,
+                stacklevel=2,
+            )
 
     def _outdated(self, step: int) -> list[int]:
         """The steps on disk that a checkpoint of `step` replaces: itself, and later damaged ones.

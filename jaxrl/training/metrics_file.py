@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxrl.core.files import replacing
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -53,12 +55,8 @@ def append(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
 def rewrite(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Replace all lines by those of `records`, in one move, and drop a table made from others."""
     file = Path(path) / _LINES
-    draft = file.with_name(f".{_LINES}.draft")
-    with open(draft, "w", encoding="utf-8") as stream:
-        stream.writelines(_to_line(record) + "\n" for record in records)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, file)
+    with replacing(file) as stream:
+        stream.writelines((_to_line(record) + "\n").encode() for record in records)
     (Path(path) / _TABLE).unlink(missing_ok=True)
 
 
@@ -69,10 +67,9 @@ def write_parquet(path: str | Path) -> None:
     file = Path(path) / _TABLE
     if file.exists() and not (Path(path) / _LINES).exists():
         return
-    draft = file.with_name(f".{_TABLE}.draft")
     table = _table_of_lines(Path(path) / _LINES)
-    pyarrow.parquet.write_table(table, draft, compression="zstd", write_page_checksum=True)
-    os.replace(draft, file)
+    with replacing(file) as stream:
+        pyarrow.parquet.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 
 def drop_lines(path: str | Path) -> None:

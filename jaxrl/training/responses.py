@@ -62,7 +62,7 @@ def _(
         policy = state.model.apply(*arguments, method="policy")[0]
     if isinstance(policy, CategoricalPolicy):
         return policy.logits, True
-    return _rows(policy.mode()), False
+    return state.box.stretched(policy.mode()), False
 
 
 @response.register

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from jaxrl.core.files import remove_drafts, replacing, take_lock
 from jaxrl.training import metrics_file, run_config
 from jaxrl.training.metrics_file import load_metrics as load_metrics
 
@@ -177,16 +178,16 @@ def open_run(
     config = run_config.plain(config)
     _check_is_run(path, overwrite)
     path.mkdir(parents=True, exist_ok=True)
-    lock = _take_lock(path)
+    lock = take_lock(path, remedy=", or give another --run-dir")
     try:
+        remove_drafts(path)
         resumed = _prepare(path, config, overwrite)
         _note_command(path, sys.argv if command is None else command, resumed)
         _note_versions(path, resumed)
         if not resumed:  # last: with the configuration there, the folder counts as a run's
             _replace(path / "config.yaml", run_config.to_text(config))
     except BaseException:
-        if lock is not None:
-            lock.close()
+        lock.close()
         raise
     return RunFolder(path, resumed, lock)
 
@@ -287,36 +288,9 @@ def _note_versions(path: Path, resumed: bool) -> None:
         )
 
 
-def _take_lock(path: Path) -> IO[str] | None:
-    """An open file that no other process can lock while this one has it."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: there, two writers are the user's own care
-        return None
-    stream = open(path / _LOCK, "a+")  # noqa: SIM115 - stays open as long as the run
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.seek(0)
-        owner = stream.read().strip() or "another process"
-        stream.close()
-        raise ValueError(
-            f"{path} is in use by {owner}: wait for it, stop it, or give another --run-dir."
-        ) from None
-    stream.truncate(0)
-    stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-    stream.flush()
-    return stream
-
-
 def _replace(file: Path, text: str) -> None:
-    """Put `text` in place of the file's content in one move."""
-    draft = file.with_name(f".{file.name}.draft")
-    with open(draft, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, file)
+    with replacing(file) as stream:
+        stream.write(text.encode())
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ import concurrent.futures
 import dataclasses
 import functools
 import math
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,8 @@ class Session:
         self.observer: Observer = Silent()
         self.record, self.iteration = 0, 0  # complete records, iterations into the next
         self.lives: list[PyTree] = []
+        # Iterations under way, and the groups that have not run them yet. Between two spans, none.
+        self.span, self.waiting = np.zeros(3, np.int32), []
         self.metrics: dict[str, np.ndarray] = {}
 
     @property
@@ -100,6 +103,8 @@ class Session:
     def restore_or_start(self, checkpoints: Checkpoints | None, observer: Observer) -> None:
         """Go on from the newest good checkpoint, or start."""
         self.observer = observer
+        if checkpoints is not None:
+            checkpoints.foresee(self.programs.life_bytes * len(self.groups))
         if checkpoints is None or not self.restore(checkpoints):
             self.lives = [self.programs.start(group) for group in self.groups]
             self.metrics = {
@@ -117,18 +122,26 @@ class Session:
         if found is None:
             return False
         _, tree, extra = found
-        lives = tree["lives"]
+        lives, waiting = tree["lives"], extra.get("waiting", [])
         if extra.get("width", self.width) != self.width:
+            if waiting:
+                raise ValueError(
+                    f"{checkpoints.folder}: the sweep was stopped between two of its groups of "
+                    f"{extra['width']} runs, not {self.width}: let it go on once with as many "
+                    "lanes and devices as before."
+                )
             lives = recut(lives, math.prod(self.shape), self.width)
         self.lives = [self.programs.placed(life) for life in lives]
         self.metrics = {name: np.array(value) for name, value in tree["metrics"].items()}
         self.record, self.iteration = extra["record"], extra["iteration"]
+        self.span, self.waiting = np.asarray(extra.get("span", self.span), np.int32), waiting
         return True
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Save where every group stands."""
         tree = {"lives": self.lives, "metrics": self.metrics}
         extra = {"record": self.record, "iteration": self.iteration, "width": self.width}
+        extra |= {"span": self.span.tolist(), "waiting": self.waiting}
         checkpoints.save(self.steps, tree, extra, self.run)
 
     def go(self, checkpoints: Checkpoints | None, checkpoint_seconds: float) -> bool:
@@ -140,16 +153,15 @@ class Session:
             # Handing the only group to another thread would cost more than to call it.
             each = map if self.programs.num_workers == 1 else workers.map
             while self.record < plan.num_records:
-                span = self._next_span(chunk)
-                started = time.perf_counter()
-                run = functools.partial(self.programs.run, span=span)
-                outputs = list(each(run, self.groups, self.lives))
-                seconds = (time.perf_counter() - started) / (int(span[0]) * int(span[1]))
-                chunk = max(1, int(_CHUNK_SECONDS / seconds))
-                self.lives = [life for life, _ in outputs]
-                self._take_records(span, [records for _, records in outputs])
-                done = self.record * plan.iterations + self.iteration
-                stop = self.observer.on_chunk(done / (plan.num_records * plan.iterations))
+                if not self.waiting:
+                    self.span, self.waiting = self._next_span(chunk), [*range(len(self.groups))]
+                started, num_groups = time.perf_counter(), len(self.waiting)
+                stop = self._run_groups(each)
+                seconds = (time.perf_counter() - started) * len(self.groups) / num_groups
+                chunk = max(1, int(_CHUNK_SECONDS * self.span[0] * self.span[1] / seconds))
+                if not self.waiting:
+                    self._end_span()
+                    stop = self.observer.on_chunk(self._share()) or stop
                 finished = self.record == plan.num_records
                 due = time.perf_counter() - saved_at >= checkpoint_seconds
                 if checkpoints and (stop or finished or due):
@@ -158,6 +170,37 @@ class Session:
                 if stop and not finished:
                     return True
         return False
+
+    def _run_groups(self, each: Callable[..., Iterable]) -> bool:
+        """Run the groups that wait over the span, by the map `each`; True when the observer stopped
+        it between two of them."""
+        stopped, looked_at = threading.Event(), time.perf_counter()
+
+        def run(index: int) -> dict[str, np.ndarray] | None:
+            if stopped.is_set():
+                return None
+            group = self.groups[index]
+            self.lives[index], records = self.programs.run(group, self.lives[index], self.span)
+            return records
+
+        waiting = [*self.waiting]
+        for index, records in zip(waiting, each(run, waiting), strict=True):
+            if records is not None:
+                self._note(index, records)
+                self.waiting.remove(index)
+            if self.waiting and time.perf_counter() - looked_at >= _CHUNK_SECONDS:
+                looked_at = time.perf_counter()
+                if not stopped.is_set() and self.observer.on_chunk(self._share()):
+                    stopped.set()
+        return stopped.is_set()
+
+    def _share(self) -> float:
+        """What part of all iterations of all groups is done."""
+        plan, ahead = self.plan.plan, 0.0
+        if self.waiting:
+            ahead = float(self.span[0]) * self.span[1] * (1 - len(self.waiting) / len(self.groups))
+        done = self.record * plan.iterations + self.iteration + ahead
+        return done / (plan.num_records * plan.iterations)
 
     def _next_span(self, chunk: int) -> np.ndarray:
         """About `chunk` more iterations: a part of a record, or as many whole ones as fit."""
@@ -169,27 +212,31 @@ class Session:
         records = min(chunk // plan.iterations, MAX_RECORDS, plan.num_records - self.record)
         return np.asarray([records, plan.iterations, 1], np.int32)
 
-    def _take_records(self, span: np.ndarray, records: list[dict[str, np.ndarray]]) -> None:
-        """Note what a call over `span` recorded, and tell the observer."""
-        num_records, num_iterations, ends = (int(number) for number in span)
-        if not ends:
-            self.iteration += num_iterations
+    def _columns(self) -> slice:
+        """The records that end in the span."""
+        return slice(self.record, self.record + int(self.span[0] * self.span[2]))
+
+    def _note(self, index: int, records: dict[str, np.ndarray]) -> None:
+        """Keep what a group recorded in the span."""
+        columns, first = self._columns(), index * self.width
+        num_runs, num_records = self.groups[index].num_runs, columns.stop - columns.start
+        for name, values in records.items():
+            rows = self.metrics[name].reshape(-1, self.plan.plan.num_records)
+            rows[first : first + num_runs, columns] = values[:num_runs, :num_records]
+
+    def _end_span(self) -> None:
+        """Count the span, and tell the observer what was recorded in it."""
+        columns = self._columns()
+        if not self.span[2]:
+            self.iteration += int(self.span[1])
             return
-        flat = {name: value.reshape(-1, value.shape[-1]) for name, value in self.metrics.items()}
-        columns = slice(self.record, self.record + num_records)
-        position = 0
-        for group, rows in zip(self.groups, records, strict=True):
-            lanes = slice(position, position + group.num_runs)
-            for name, values in rows.items():
-                flat[name][lanes, columns] = values[: group.num_runs, :num_records]
-            position += group.num_runs
-        some = flat["num_episodes"][:, columns] > 0
+        some = self.metrics["num_episodes"][..., columns] > 0
         for name in EPISODE_MEANS:
-            flat[name][:, columns] = np.where(some, flat[name][:, columns], np.nan)
-        for record in range(self.record, self.record + num_records):
+            self.metrics[name][..., columns][~some] = np.nan
+        for record in range(columns.start, columns.stop):
             latest = {name: value[..., record] for name, value in self.metrics.items()}
             self.observer.on_record(record, latest)
-        self.record, self.iteration = self.record + num_records, 0
+        self.record, self.iteration = columns.stop, 0
 
     def agent_states(self) -> PyTree:
         """Every agent's state `[S, N, ...]`."""

@@ -262,7 +262,7 @@ HEADS = {
     "expectiles": Row(Expectiles(5), functional=CVaR(0.3)),
 }
 IMPROVEMENTS = {
-    "sampled": Row(num_samples=0, tolerance=0.1),
+    "sampled": Row(num_samples=0, tolerance=0.1, num_steps=150_000),
     "greedy": Row(),
     "epsilon_greedy": Row(improvement=EpsilonGreedy(0.2)),
     "softmax": Row(improvement=Softmax(0.5)),

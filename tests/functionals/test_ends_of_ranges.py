@@ -34,7 +34,7 @@ def ends(info, wide):
     type_ = np.float64 if wide else np.float32
     tiny, huge = np.finfo(np.float32).tiny * 4, 1e30
     low = info.low if np.isfinite(info.low) else -huge
-    high = info.high if np.isfinite(info.high) else huge
+    high = info.high if np.isfinite(info.high) or info.infinite else huge
     inner = np.nextafter(type_(low), type_(np.inf)) if low else type_(tiny)
     return [float(inner if info.low_open else low), float(inner), float(high)]
 

@@ -1,5 +1,7 @@
 """At discount 1 a policy earns the values it comes with, or is not called converged."""
 
+import functools
+
 import gymnasium
 import jax
 import numpy as np
@@ -9,11 +11,22 @@ import jaxrl
 from jaxrl import planning
 from jaxrl.envs.gymnasium_table import gymnasium_mdp
 from jaxrl.functionals import SharedKL
+from jaxrl.operators import Categorical
 
+
+def by_laws(mdp):
+    """Returns of the lake are 0 or 1: two atoms hold their laws."""
+    operator = jaxrl.BellmanOperator(Categorical(0.0, 1.0, num_atoms=2))
+    return planning.distributional_value_iteration(mdp, operator, tolerance=1e-7)
+
+
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 SOLVERS = [
     planning.value_iteration,
     planning.policy_iteration,
-    planning.modified_policy_iteration,
+    slow(planning.modified_policy_iteration),
+    planning.gap_increasing_value_iteration,
+    by_laws,
 ]
 
 

@@ -251,6 +251,17 @@ def test_off_the_lattice_the_bound_holds_and_the_policy_attains_it(num_stocks):
             assert attained >= float(plan.value) - bound - 1e-12
 
 
+@pytest.mark.parametrize("solve, score", [(static_cvar, cvar), (static_var, var)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
+def test_off_the_lattice_a_small_law_is_exact(solve, score, seed):
+    mdp = random_mdp(seed, discount=0.8, lattice=False)
+    laws = laws_of(seed, discount=0.8, lattice=False)
+    for level in LEVELS:
+        plan = solve(mdp, level=level, horizon=H)
+        best, bound = score(*laws, level).max(), float(plan.error_bound)
+        assert abs(float(plan.value) - best) < 1e-9 and 0 < bound < 0.05
+
+
 @pytest.mark.slow
 def test_exact_to_rounding_in_double_precision():
     for seed in range(2):

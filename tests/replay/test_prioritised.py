@@ -37,6 +37,13 @@ def updated(replay, state, indices, priorities, when=True):
     return replay.update_priorities(state, indices, priorities, when)
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def added(replay, state, num_rows):
+    row = np.full((num_rows, 1), 99.0, np.float32)
+    flags = np.zeros((num_rows, 1), bool)
+    return replay.add(state, Transition(row, row, row, row * 0, row, flags, flags, {}))
+
+
 @jax.jit
 def probs_of(replay, state):
     return replay.probs_at(state, jnp.arange(NUM_ROWS))
@@ -160,19 +167,42 @@ def test_of_an_index_that_stands_twice_the_largest_counts():
     index[1] = 5
     priority[[0, 2, 3]] = 2.0, 7.0, 4.0
     state = updated(replay, state, index, priority)
-    expected = np.append(np.ones(11), 0.0)  # new windows have priority one
-    expected[3] = 7.0
-    np.testing.assert_allclose(probs_of(replay, state), expected / 17.0, rtol=1e-6)
+    expected = np.append(np.full(11, 7.0), 0.0)  # what is not told yet: as the largest of the first
+    expected[5] = 1.0
+    np.testing.assert_allclose(probs_of(replay, state), expected / 71.0, rtol=1e-6)
     assert float(state.max_priority) == 7.0
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_rewards_in_other_units_give_the_same_draws(unit):
+    laws = []
+    for factor in (1.0, unit):
+        replay, state = filled(alpha=0.7, epsilon=0.0)
+        for index, priority in (([3, 5], [2.0, 1.0]), ([3, 8], [0.5, 9.0])):
+            told = np.asarray(priority, np.float32) * np.float32(factor)
+            state = updated(replay, state, np.asarray(index), told)
+        laws.append(probs_of(replay, added(replay, state, 2)))
+    weights = np.array([9.0, 0.0, 2.0, 0.5, 2.0, 1.0, 2.0, 2.0, 9.0, 2.0, 2.0, 9.0]) ** 0.7
+    np.testing.assert_allclose(laws[0], weights / weights.sum(), rtol=1e-5)
+    np.testing.assert_allclose(laws[1], laws[0], rtol=1e-5)
+
+
+def test_the_largest_priority_is_forgotten_after_two_passes_of_the_ring():
+    replay, state = prioritised(np.full(11, 5.0), alpha=1.0, epsilon=0.0)
+    largest = []
+    for _ in range(4):  # passes end in the second and the fourth
+        state = added(replay, updated(replay, state, np.array([6]), np.float32([0.5])), 6)
+        largest.append(float(state.max_priority))
+    assert largest == [5.0, 5.0, 5.0, 0.5]
+    for _ in range(4):  # nothing is told
+        state = added(replay, state, 6)
+    assert float(state.max_priority) == 0.5
 
 
 def test_new_windows_get_the_largest_priority_and_old_ones_vanish():
     replay, state = prioritised(np.full(11, 5.0), alpha=1.0, epsilon=0.0)
     state = updated(replay, state, STARTS, np.full(11, 0.5, np.float32))
-    row = np.full((2, 1), 99.0, np.float32)
-    flags = np.zeros((2, 1), bool)
-    added = Transition(row, row, row, row * 0, row, flags, flags, {})
-    state = jax.jit(replay.add)(state, added)
+    state = added(replay, state, 2)
     # Rows 0 and 1 are rewritten: row 1 is the newest and may not start; 11 and 0 are new windows.
     expected = np.array([5.0, 0.0, *[0.5] * 9, 5.0])
     np.testing.assert_allclose(probs_of(replay, state), expected / expected.sum(), rtol=1e-6)

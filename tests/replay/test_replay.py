@@ -186,8 +186,8 @@ def test_rows_keep_their_dtype_and_memory_is_counted(kind):
     assert replay.nbytes(example) == sum(stored)
     # A transition: 13 words of bits, 36 bytes, a key of 8, action, reward and discount, flags.
     rows = 64 * (52 + 36 + 8 + 12 + 1) + 2 * 4 + 4
-    # Leaves and a spare are 65 = 17 rows of 4; above them 5, 2 and 1 rows of 4; and the maximum.
-    tree = (17 + 5 + 2 + 1) * 4 * 4 + 4 if kind is PrioritisedReplay else 0
+    # Leaves and a spare are 65 = 17 rows of 4; above them 5, 2 and 1 rows; scale and two maxima.
+    tree = (17 + 5 + 2 + 1) * 4 * 4 + 12 if kind is PrioritisedReplay else 0
     assert replay.nbytes(example) == rows + tree
     batch = jax.eval_shape(lambda s: replay.sample(jax.random.key(0), s, 5), plan)
     observation = batch.transition.observation

@@ -70,12 +70,6 @@ def check_slopes(name, trial):
 
 
 @pytest.mark.slow
-def test_plain_descent_on_an_actor_critic_has_outer_gradients():
-    with jax.enable_x64(True):
-        check_slopes("a2c, descent", Trial("a2c, descent"))
-
-
-@pytest.mark.slow
 def test_outer_derivatives_forward_are_those_in_reverse():
     with jax.enable_x64(True):
         trial = Trial("a2c, descent")

@@ -387,4 +387,4 @@ def test_kill_9_while_saving(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_kill_9_at_many_moments(tmp_path: Path) -> None:
-    check_kills(tmp_path, list(np.random.default_rng(0).uniform(0.0, 0.5, 20)))
+    check_kills(tmp_path, list(np.random.default_rng(0).uniform(0.0, 0.5, 8)))

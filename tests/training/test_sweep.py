@@ -17,7 +17,7 @@ from jaxrl.core.spaces import Box
 from jaxrl.envs.chains import riverswim
 from jaxrl.envs.tabular import TabularEnv
 from jaxrl.networks import NetworkSettings
-from jaxrl.training import programs
+from jaxrl.training import programs, session
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import expand_settings
 from jaxrl.training.loop import make_plan, train
@@ -314,6 +314,26 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bits(tmp_path, five, width, st
     again = run(5, lanes=width, observer=(idle := StopAt(-1)), checkpoints=checkpoints)
     assert idle.shares == [] and idle.records == []
     assert_same_bits(again.metrics, five.metrics)
+
+
+@pytest.mark.parametrize("width", [4], ids=["four_lanes"], indirect=True)
+@pytest.mark.parametrize("looks", [1, 4])
+def test_a_sweep_stopped_between_two_groups_goes_on_to_the_same_bits(
+    tmp_path, five, width, looks, monkeypatch
+):
+    """Of five runs the first four are a step ahead: in iteration 1 of a record, and in its last."""
+    monkeypatch.setattr(programs, "_num_cores", lambda: 1)
+    monkeypatch.setattr(session, "_CHUNK_SECONDS", 0.0)  # look after every group, span 1
+    checkpoints, observer = Checkpoints(tmp_path), StopAt(2 * looks - 1)
+    part = run(5, lanes=width, observer=observer, checkpoints=checkpoints)
+    assert part.interrupted and observer.shares[-1] == (looks - 0.5) / 12
+    with pytest.raises(ValueError, match="stopped between two of its groups of 4 runs, not 1"):
+        run(5, lanes=1, checkpoints=checkpoints)
+    last = StopAt(-1)
+    whole = run(5, lanes=width, observer=last, checkpoints=checkpoints)
+    assert last.shares[0] == looks / 12 and last.records == [0, 1, 2]
+    for seed in range(5):
+        assert_same_bits(lane(whole, 0, seed), lane(five, 0, seed))
 
 
 def test_the_first_stop_is_inside_a_record(tmp_path):
