@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -12,8 +13,14 @@ import numpy as np
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
 from jaxrl.training.lanes import Group, run_lanes, start_lanes
-from jaxrl.training.loop import Plan
-from jaxrl.training.memory import MemoryPlan, available_bytes, tree_bytes, working_bytes
+from jaxrl.training.loop import Plan, summarise
+from jaxrl.training.memory import (
+    MemoryPlan,
+    available_bytes,
+    process_bytes,
+    tree_bytes,
+    working_bytes,
+)
 
 
 class Programs:
@@ -43,10 +50,19 @@ class Programs:
             group.agent, self.env, group.keys, self.total_steps, swept=self.swept
         )
 
-    def memory_before_compiling(self, group: Group) -> MemoryPlan:
-        """The states alone, which a large replay dominates."""
-        per_group = tree_bytes(self.life_shapes(group))
-        return MemoryPlan(per_group, 0, self.num_groups, self.num_workers, available_bytes())
+    def memory_before_compiling(self, group: Group, num_runs: int) -> MemoryPlan:
+        """The states and records alone, of which a large replay is the most."""
+        life = self.life_shapes(group)
+        num_metrics = len(jax.eval_shape(jax.vmap(summarise), life[1]))
+        return MemoryPlan(
+            tree_bytes(life),
+            0,
+            self.num_groups,
+            self.num_workers,
+            available_bytes(),
+            metrics=4 * num_metrics * num_runs * self.plan.num_records if _on_host() else 0,
+            process=process_bytes(),
+        )
 
     def compile(self, group: Group) -> None:
         """Compile both programs, or take them from the cache of this process."""
@@ -60,14 +76,15 @@ class Programs:
         self.run_program = _compiled(_RUN, (group.agent, self.env, state, tally, span), self.swept)
         self.life_bytes = tree_bytes(life)
 
-    def memory(self, group: Group) -> MemoryPlan:
-        """The plan from the compiled program."""
-        return MemoryPlan(
-            self.life_bytes,
-            working_bytes(self.run_program),
-            self.num_groups,
-            self.num_workers,
-            available_bytes(),
+    def memory(self, before: MemoryPlan, saves: bool) -> MemoryPlan:
+        """The plan from the compiled program, and whether checkpoints are written."""
+        return dataclasses.replace(
+            before,
+            per_group=self.life_bytes,
+            working=working_bytes(self.run_program),
+            available=available_bytes(),
+            num_copies=1 + (saves and _on_host()),
+            process=process_bytes(),
         )
 
     def start(self, group: Group) -> PyTree:
@@ -88,6 +105,11 @@ class Programs:
         """
         state, tally, records = self.run_program(group.agent, self.env, *life, span)
         return (state, tally), jax.device_get(records)
+
+
+def _on_host() -> bool:
+    """Whether states, records and what is saved of them share one memory."""
+    return jax.default_backend() == "cpu"
 
 
 def _num_cores() -> int:

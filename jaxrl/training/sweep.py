@@ -89,8 +89,8 @@ def sweep(
     session = _session(key, agent, env, plan, key=key)
     started = time.perf_counter()
     session.programs.compile(session.groups[0])
-    memory = session.programs.memory(session.groups[0])
-    memory.check(plan.lanes * jax.device_count(), len(plan.settings))
+    memory = session.programs.memory(plan.memory, checkpoints is not None)
+    memory.check(plan.lanes * jax.device_count(), len(plan.settings), jax.device_count())
     session.plan = dataclasses.replace(
         plan, memory=memory, compile_seconds=time.perf_counter() - started
     )
@@ -133,8 +133,8 @@ def plan_sweep(
     num_groups = math.ceil(len(settings) * num_seeds / width)
     programs = Programs(strong_floats(env), plan, tuple(settings[0]), num_groups)
     with explained(env):
-        memory = programs.memory_before_compiling(first)
-    memory.check(width, len(settings))
+        memory = programs.memory_before_compiling(first, len(settings) * num_seeds)
+    memory.check(width, len(settings), jax.device_count())
     seeds = range(first_seed, first_seed + num_seeds)
     return SweepPlan(plan, settings, seeds, lanes, num_groups, memory, 0.0)
 

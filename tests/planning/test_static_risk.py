@@ -256,7 +256,7 @@ def test_off_the_lattice_the_bound_holds_and_the_policy_attains_it(num_stocks):
 def test_off_the_lattice_a_small_law_is_exact(solve, score, seed):
     mdp = random_mdp(seed, discount=0.8, lattice=False)
     laws = laws_of(seed, discount=0.8, lattice=False)
-    for level in LEVELS:
+    for level in LEVELS[:3]:
         plan = solve(mdp, level=level, horizon=H)
         best, bound = score(*laws, level).max(), float(plan.error_bound)
         assert abs(float(plan.value) - best) < 1e-9 and 0 < bound < 0.05

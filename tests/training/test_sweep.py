@@ -398,7 +398,8 @@ def test_too_many_seeds_are_refused_with_the_number_that_fits(monkeypatch):
     with pytest.raises(MemoryError, match=r"At most --num-seeds \d+ fit") as caught:
         run(2000, lanes=4)
     fits = int(str(caught.value).split("--num-seeds ")[1].split()[0])
-    assert fits == 4 * (room // needed.per_group)  # before anything is compiled: states alone
+    each = needed.per_group + 4 * needed.metrics / 5
+    assert fits == 4 * int(room / each)  # before anything is compiled: states and records alone
     monkeypatch.setattr(programs, "available_bytes", lambda: 10)
     with pytest.raises(MemoryError, match="Not even one seed fits"):
         run(1, lanes=4)
