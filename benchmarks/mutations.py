@@ -2,6 +2,7 @@
 
     python benchmarks/mutations.py                     # all of mutations.toml
     python benchmarks/mutations.py --only agents       # those whose file or fault has this word
+    python benchmarks/mutations.py --new               # never run, or noticed by no default test
 
 A fault replaces one piece of one file, which must stand there once. The test files named with it
 run in the copy, as they do by default (without the slow tests), and must fail. What was found goes
@@ -114,6 +115,13 @@ def load_results() -> dict[str, str]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
+def default_tests() -> set[str]:
+    """The tests that run by default, by name."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines())
+
+
 def write_results(found: dict[str, str]) -> None:
     """The table of all faults whose tests have run; results of faults that are gone are dropped."""
     faults = [fault for fault in read_faults("") if fault.name in found]
@@ -141,13 +149,17 @@ def write_results(found: dict[str, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a word in the file or the fault")
-    only = parser.parse_args().only
-    survive = 0
+    parser.add_argument("--new", action="store_true", help="those that no default test noticed yet")
+    arguments = parser.parse_args()
+    faults, survive = read_faults(arguments.only), 0
+    if arguments.new:
+        known, there = load_results(), default_tests()
+        faults = [fault for fault in faults if known.get(fault.name) not in there]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name) / "copy"
         folder.mkdir()
         copy = make_copy(folder)
-        for fault in read_faults(only):
+        for fault in faults:
             fault.put_into(copy)
             found, took = notice(fault.tests, copy)
             fault.take_out_of(copy)

@@ -19,6 +19,7 @@ from jaxrl import envs
 from jaxrl.agents.presets import PRESETS, preset
 from jaxrl.cli.evaluate import agents_of_run, episodes_key
 from jaxrl.cli.job import job_from_config, read_config
+from jaxrl.core.files import take_lock
 from jaxrl.core.settings import list_settings
 from jaxrl.training.evaluate import evaluate
 from jaxrl.training.lanes import strong_floats, with_settings
@@ -51,6 +52,15 @@ def test_evaluate_plays_every_agent_and_writes_what_it_found(trained: Path, jaxr
         pooled = one["all_seeds"]
         assert pooled["worst"] <= pooled["cvar_0.1"] <= pooled["worst_decile"] + 1e-6
         assert pooled["cvar_0.1"] <= pooled["mean"]
+
+
+def test_a_run_is_evaluated_by_one_process_at_a_time(trained: Path, jaxrl: Run) -> None:
+    before = (trained / "evaluation.json").read_bytes()
+    with take_lock(trained, ".evaluation.lock"):
+        for over in ([], ["--over", "length=0.5"]):
+            code, _, error = jaxrl("evaluate", trained, *over)
+            assert code == 2 and error.count("\n") == 1 and "is in use by process" in error
+    assert (trained / "evaluation.json").read_bytes() == before
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 from jaxrl import meta
 from jaxrl.cli.main import main
+from jaxrl.core.files import take_lock
 from jaxrl.meta.experiments import EXPERIMENTS, Experiment, table_agent
 from jaxrl.meta.experiments.lpo import DriftExperiment
 from jaxrl.meta.experiments.self_tuning import LifelongExperiment
@@ -45,6 +46,24 @@ def outer_loops(experiment):
 
 LONG = ("groove", "lpg")  # to lay out
 NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in EXPERIMENTS]
+
+
+def test_a_folder_in_use_or_with_a_link_or_of_another_run_is_refused(tmp_path, capsys):
+    def refused(folder, message):
+        assert main(["meta", "lpo", "--run-dir", str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and message in error
+
+    used, linked, other = (tmp_path / name for name in ("used", "linked", "other"))
+    for folder in (used, linked, other):
+        folder.mkdir()
+    with take_lock(used):
+        refused(used, "is in use by process")
+    (linked / "lpo.rule").symlink_to(tmp_path / "outside")
+    refused(linked, "lpo.rule is a link")
+    (other / "experiment.json").write_text('{"experiment": "lpo", "seed": 1}\n')
+    refused(other, 'holds another run ({"experiment": "lpo", "seed": 1})')
+    assert not (used / "experiment.json").exists() and not (tmp_path / "outside").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)

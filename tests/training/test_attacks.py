@@ -200,7 +200,7 @@ BOX_AGENTS = {
 }
 
 
-SLOW = {"recurrent ppo", "ppo on a box", "pqn", "c51"}
+SLOW = {"recurrent ppo", "sac on a box", "pqn", "c51"}
 NAMES = [*AGENTS, *(f"{name} on a box" for name in BOX_AGENTS)]
 STEP = 1e-3  # of a difference quotient [observation]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -313,6 +314,20 @@ def test_a_full_disk_is_one_clear_error(two_saved: Checkpoints) -> None:
     assert two_saved.restore(tree_of(0))[0] == 2
     two_saved.save(3, noise)
     assert two_saved.steps() == [2, 3]
+
+
+def test_a_disk_that_is_too_small_is_foreseen(two_saved: Checkpoints, monkeypatch) -> None:
+    """Two are there, one more is written before the oldest goes; the first takes three."""
+    usage = shutil.disk_usage(two_saved.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1_000_000))
+    empty = Checkpoints(Path(two_saved.folder) / "not" / "yet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        two_saved.foresee(1_000_000)
+        empty.foresee(333_333)
+    for checkpoints, size, told in ((two_saved, 1_000_001, "1.0 MB"), (empty, 400_000, "1.2 MB")):
+        with pytest.warns(CheckpointWarning, match=f"up to {told} more and 1.0 MB are free"):
+            checkpoints.foresee(size)
 
 
 def test_a_file_in_the_way_is_one_clear_error(tmp_path: Path) -> None:
