@@ -22,22 +22,21 @@ recorded as it is.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import pathlib
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from learning import minatar_dqn
+from provenance import made_by, told
 
 import jaxrl
 from jaxrl import envs
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import preset
+from jaxrl.cli.summary import final_scores
 from jaxrl.core.schedules import Linear
 from jaxrl.envs.wrappers import RewardNoise, RewardScale
 from jaxrl.networks import NetworkSettings
@@ -128,8 +127,8 @@ def run(agent: Any, env: Any, num_steps: int, num_seeds: int) -> dict[str, Any]:
     """The scores of one arm."""
     cpu = time.process_time()
     result = jaxrl.sweep(jax.random.key(0), agent, env, num_seeds=num_seeds, num_steps=num_steps)
-    returns = result.metrics["episode_return"][0]
-    scores = np.nanmean(returns[:, -max(1, returns.shape[1] // 10) :], axis=1)
+    # A seed that diverged has NaN, which ranks lowest.
+    scores = final_scores(result.metrics["episode_return"], result.diverged_at >= 0)[0]
     if isinstance(env, RewardScale):
         scores = scores / env.scale
     return {
@@ -188,10 +187,7 @@ def main() -> None:
             row = run(agent, env, num_steps, arguments.num_seeds or num_seeds)
             print(f"{group}: {name}: {row}", flush=True)
             report["groups"][group][name] = row | {"against": against}
-            report["about"] = (
-                f"{jax.devices()[0].device_kind} ({platform.machine()}), jax {jax.__version__}, "
-                f"{datetime.date.today().isoformat()}."
-            )
+            report["about"] = f"{told(made_by())}."
             path.write_text(json.dumps(report, indent=1) + "\n")
             (RESULTS / "comparisons.md").write_text(table(report))
 

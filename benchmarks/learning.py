@@ -4,28 +4,29 @@
 
 Each row is one sweep of independent seeds. The score of a seed is its mean episode return over the
 last tenth of the run, exploration included; a row passes when the interquartile mean over seeds
-reaches its threshold. Rows are merged into `results/learning.json`, and `results/learning.md` is
-written from it. With `--checkpoints` a row that was stopped goes on from where it was when the
-same command comes again; its CPU time is then counted over all the parts.
+reaches its threshold. Records in which no episode ended are left out of a score, and counted; so
+are seeds that diverged, which rank lowest. Rows are merged into `results/learning.json`, and
+`results/learning.md` is written from it. With `--checkpoints` a row that was stopped goes on from
+where it was when the same command comes again; its CPU time is then counted over all the parts.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import pathlib
-import platform
 import time
 from typing import Any
 
 import jax
 import numpy as np
+from provenance import made_by
 
 import jaxrl
 from jaxrl import envs
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import preset
+from jaxrl.cli.summary import final_scores
 from jaxrl.core.schedules import Linear
 from jaxrl.networks import NetworkSettings
 from jaxrl.report.statistics import aggregate
@@ -119,7 +120,7 @@ def run(name: str, num_seeds: int | None, folder: pathlib.Path | None) -> dict[s
     cpu, wall = clock.seconds, time.perf_counter() - wall
     returns = result.metrics["episode_return"][0]
     tail = returns[:, -max(1, returns.shape[1] // 10) :]
-    scores = np.nanmean(tail, axis=1)
+    scores = final_scores(result.metrics["episode_return"], result.diverged_at >= 0)[0]
     total = aggregate(scores)
     return {
         "agent": name.split("-")[0],
@@ -129,15 +130,21 @@ def run(name: str, num_seeds: int | None, folder: pathlib.Path | None) -> dict[s
         "threshold": threshold,
         "interquartile_mean": total.iqm.value,
         "interval": [total.iqm.low, total.iqm.high],
-        "worst": float(scores.min()),
+        "worst": total.worst,
         "scores": [round(float(s), 2) for s in scores],
         "cpu_seconds_per_seed": cpu / len(scores),
+        "records_without_an_episode": int((~np.isfinite(tail)).sum()),
+        "seeds_without_a_score": int(np.isnan(scores).sum()),
         "wall_seconds": wall,
         "compile_seconds": result.plan.compile_seconds,
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
+        **made_by(),
     }
+
+
+def _left_out(row: dict[str, Any]) -> str:
+    if "seeds_without_a_score" not in row:
+        return "not kept"
+    return f"{row['records_without_an_episode']} records, {row['seeds_without_a_score']} seeds"
 
 
 def write_table(rows: dict[str, dict[str, Any]]) -> None:
@@ -146,11 +153,13 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
         "",
         "Written by `python benchmarks/learning.py`. Interquartile mean over seeds of the mean "
         "episode return in the last tenth of the run, exploration included, with its 95 % "
-        "stratified bootstrap interval.",
+        "stratified bootstrap interval. Left out: records of that tenth in which no episode ended, "
+        "and seeds that diverged, which rank lowest. Agents are presets, but for those on "
+        "Breakout: learning.py has their settings.",
         "",
         "| agent | environment | steps | seeds | threshold | interquartile mean | worst seed | "
-        "CPU-s / seed |",
-        "|---|---|---|---|---|---|---|---|",
+        "left out | CPU-s / seed | commit | day |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in ROWS:
         if name in rows:
@@ -159,7 +168,8 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
             lines.append(
                 f"| {r['agent']} | {r['environment']} | {r['steps']:,} | {r['seeds']} | "
                 f"{r['threshold']:g} | {r['interquartile_mean']:.1f} [{low:.1f}, {high:.1f}] | "
-                f"{r['worst']:.1f} | {r['cpu_seconds_per_seed']:.1f} |"
+                f"{r['worst']:.1f} | {_left_out(r)} | {r['cpu_seconds_per_seed']:.1f} | "
+                f"{r.get('commit', 'not kept')} | {r['date']} |"
             )
     (RESULTS / "learning.md").write_text("\n".join(lines) + "\n")
 

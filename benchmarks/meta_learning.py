@@ -16,19 +16,17 @@ and what it is worth that both of a mirrored pair live the same lives.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import pathlib
-import platform
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from meta_costs import costs, costs_table
 from meta_pictures import draw
+from provenance import made_by, told
 
 from jaxrl.core.estimates import Estimate
 from jaxrl.meta import Comparison
@@ -72,10 +70,7 @@ def keep(part: str, name: str, run: Mapping[str, Any]) -> None:
     path = RESULTS / "meta_learning.json"
     report = json.loads(path.read_text()) if path.exists() else {"parts": {}, "about": {}}
     report["parts"].setdefault(part, {})[name] = run
-    report["about"][part] = (
-        f"{jax.devices()[0].device_kind} ({platform.machine()}), jax {jax.__version__}, "
-        f"{datetime.date.today().isoformat()}"
-    )
+    report["about"][part] = told(made_by())
     path.write_text(json.dumps(report, indent=1) + "\n")
     (RESULTS / "meta_learning.md").write_text(document(report))
 

@@ -25,10 +25,8 @@ exact nested value of `planning.value_iteration`; mean over states and seeds, on
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import pathlib
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from provenance import made_by, told
 
 import jaxrl
 from jaxrl import BellmanOperator, Generative, envs, planning
@@ -401,8 +400,7 @@ def table(report: dict[str, Any]) -> str:
         for label, values in row["bias"].items():
             cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*interval(v)) for v in values]
             lines.append(f"| {label} | {' | '.join(cells)} |")
-    lines += ["", f"{jax.devices()[0].device_kind} ({platform.machine()}), jax {jax.__version__}, "]
-    lines[-1] += f"{datetime.date.today().isoformat()}."
+    lines += ["", f"{told(made_by())}."]
     return "\n".join(lines) + "\n"
 
 

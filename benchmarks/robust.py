@@ -23,16 +23,15 @@ gains are paired by seed.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import pathlib
-import platform
 import time
 from typing import Any
 
 import jax
 import matplotlib
 import numpy as np
+from provenance import made_by, told
 
 import jaxrl
 from jaxrl.agents.optimiser import Optimiser
@@ -159,9 +158,7 @@ def measure(name: str, agent: str, num_seeds: int, num_steps: int) -> dict[str, 
         "curves": curves,
         "train_cpu_seconds": cpu,
         "train_wall_seconds": wall,
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
+        **made_by(),
     }
 
 
@@ -216,7 +213,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             cells.append(f"{row['train_cpu_seconds'] / row['seeds']:.1f}")
             lines.append(f"| {' | '.join(cells)} |")
     about = next(iter(rows.values()))
-    lines += ["", f"{about['device']}, jax {about['jax']}, {about['date']}."]
+    lines += ["", f"{told(about)}."]
     return "\n".join(lines) + "\n"
 
 
