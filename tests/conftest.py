@@ -85,7 +85,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return
     is_last = nextitem is None or nextitem.path != item.path
     # Tests of a file may count on programs of each other: in its midst, only where many are left.
-    most = _MOST_MEGABYTES if is_last else max(_MOST_MEGABYTES + 600, _left + 200)
+    most = _MOST_MEGABYTES if is_last else max(2 * _MOST_MEGABYTES, _left + 200)
     if _megabytes() > most or (is_last and maps.read_bytes().count(b"\n") > _MOST_MAPS):
         jax.clear_caches()
         gc.collect()
