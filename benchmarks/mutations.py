@@ -117,7 +117,7 @@ def load_results() -> dict[str, str]:
 
 def default_tests() -> set[str]:
     """The tests that run by default, by name."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0"]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-n", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines())
 
