@@ -104,6 +104,30 @@ def test_the_clock_and_the_model_end_an_episode_alike():
 
 
 @struct.dataclass
+class Cut:
+    """Pays 1 a step, and a clock of each episode's own cuts it after 1, 2 or 3 steps."""
+
+    def reset(self, key):
+        return jax.random.randint(key, (), 1, 4), jnp.zeros(1)
+
+    def step(self, key, state, action):
+        return state - 1, TimeStep(
+            observation=jnp.zeros(1),
+            reward=jnp.ones(()),
+            terminated=jnp.zeros((), bool),
+            truncated=state == 1,
+            cost=jnp.zeros((0,)),
+            info={},
+        )
+
+
+def test_nothing_counts_after_a_cut_while_others_go_on():
+    played = evaluate(KEY, Counter(), Cut(), (), num_episodes=40, max_steps=9)
+    np.testing.assert_array_equal(played.returns, played.lengths)
+    assert set(np.unique(played.lengths)) == {1, 2, 3} and np.all(played.finished)
+
+
+@struct.dataclass
 class Fading:
     """Pays the action, and ends with a probability that discounts: never before `max_steps`."""
 
