@@ -100,8 +100,7 @@ def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl
     assert all(one["all_seeds"]["num_unfinished"] == 40 for one in cut)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [[], ["--explore"]])
+@pytest.mark.parametrize("how", [pytest.param([], marks=pytest.mark.slow), ["--explore"]])
 def test_evaluate_over_a_grid_of_environments(trained: Path, jaxrl: Run, how: list[str]) -> None:
     words = ["evaluate", trained, "--num-episodes", "20", *how]
     code, out, error = jaxrl(*words, "--over", "length=0.5,1.5", "gravity=9.8")

@@ -191,7 +191,6 @@ def test_the_bounds_hold_wherever_it_stops():
     assert bounds[-1] < bounds[0] / 2
 
 
-@pytest.mark.slow
 def test_ends_begin_anew():
     rng = np.random.default_rng(5)
     terminal = rng.random((3, 2, 3)) * (rng.random((3, 2, 3)) < 0.5)  # probabilities

@@ -10,7 +10,7 @@ import pytest
 import jaxrl
 from jaxrl import planning
 from jaxrl.envs.gymnasium_table import gymnasium_mdp
-from jaxrl.functionals import SharedKL
+from jaxrl.functionals import SharedL1
 from jaxrl.operators import Categorical
 
 
@@ -112,13 +112,12 @@ def test_a_better_action_is_never_given_up_for_an_end():
     assert float(solution.values[0]) == 2.0
 
 
-@pytest.mark.slow
 def test_a_mixture_against_a_shared_budget_stays_one():
     """Two actions that end for a coin each, opposite sides: half of each cannot be made worse."""
     mdp = jaxrl.outcome_mdp(
         np.full((1, 2, 2), 0.5), np.zeros((1, 2, 2), int), [[[1.0, 0.0], [0.0, 1.0]]], 1.0,
         terminal=np.ones((1, 2, 2), bool),
     )  # fmt: skip
-    operator = jaxrl.BellmanOperator(successor_functional=SharedKL(0.2))
+    operator = jaxrl.BellmanOperator(successor_functional=SharedL1(0.2))
     policy = planning.value_iteration(mdp, operator, tolerance=1e-4).policy[0]
     np.testing.assert_allclose(policy, 0.5, atol=1e-3)
