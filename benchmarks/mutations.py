@@ -104,7 +104,7 @@ def notice(tests: list[str], copy: pathlib.Path) -> tuple[str, float]:
     took = time.time() - began
     if done.returncode == 0:
         return "", took
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.MULTILINE)
     if done.returncode != 1 or failed is None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}")
     return failed.group(1), took
@@ -119,7 +119,7 @@ def default_tests() -> set[str]:
     """The tests that run by default, by name."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-n", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines())
+    return {line for line in done.stdout.splitlines() if "::" in line}
 
 
 def write_results(found: dict[str, str]) -> None:
