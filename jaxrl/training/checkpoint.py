@@ -7,11 +7,14 @@ made under a temporary name and renamed when it is whole, so `STEP/` is never ha
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
+import logging
 import os
 import shutil
 import socket
+import sys
 import types
 import warnings
 from collections.abc import Callable, Mapping
@@ -100,6 +103,10 @@ class Checkpoints:
         outdated = self._outdated(step)
         folder = Path(self.folder).absolute()
         temporary = folder / _temporary_name(step)
+        told, logs = sys.unraisablehook, [logging.getLogger(name) for name in ("asyncio", "absl")]
+        sys.unraisablehook = functools.partial(_tell_others, told)
+        for log in logs:
+            log.addFilter(_is_of_others)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._sweep(everything=True)
@@ -113,6 +120,9 @@ class Checkpoints:
             for old in self.steps()[: -self.keep]:
                 self._put_aside(old)
             self._sweep(everything=True)
+            sys.unraisablehook = told
+            for log in logs:
+                log.removeFilter(_is_of_others)
         except Exception as error:  # orbax reports a full disk in several types
             shutil.rmtree(temporary, ignore_errors=True)
             raise OSError(
@@ -237,6 +247,19 @@ class Checkpoints:
         for path in folder.glob(_TEMPORARY + "*"):
             if everything or _is_orphan(path.name):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _tell_others(told: Callable[[Any], object], found: Any) -> None:
+    """Tell what no one raised, but for threads of a write that failed: they find its loop closed,
+    some of them after it."""
+    if not (isinstance(found.exc_value, RuntimeError) and "loop is closed" in str(found.exc_value)):
+        told(found)
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Likewise of its tasks and threads, the first of whose errors is raised as well."""
+    message = record.getMessage()
+    return "never retrieved" not in message and "_SignalingThread.run() raised" not in message
 
 
 def _is_step(path: Path) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -299,7 +300,9 @@ def test_loading_unpickles_nothing(two_saved: Checkpoints) -> None:
     assert "pickle.find_class" in events
 
 
-def test_a_full_disk_is_one_clear_error(two_saved: Checkpoints) -> None:
+def test_a_full_disk_is_one_clear_error(two_saved: Checkpoints, monkeypatch) -> None:
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(found.exc_value))
     # A limit on file size is refused by the system in the middle of the write, as a full disk is.
     noise = {"noise": np.random.default_rng(0).bytes(200_000)}
     noise = {"noise": np.frombuffer(noise["noise"], np.uint8)}
@@ -310,6 +313,8 @@ def test_a_full_disk_is_one_clear_error(two_saved: Checkpoints) -> None:
             two_saved.save(3, noise)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    time.sleep(0.2)  # threads of the write that are late
+    assert told == []
     assert sorted(os.listdir(two_saved.folder)) == ["1", "2"]
     assert two_saved.restore(tree_of(0))[0] == 2
     two_saved.save(3, noise)
