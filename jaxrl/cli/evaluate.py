@@ -53,11 +53,7 @@ def evaluate_run(arguments: Evaluate) -> int:
             arguments.explore,
         )
         report = {
-            "step": step,
-            "num_episodes": arguments.num_episodes,
-            "max_steps": arguments.max_steps,
-            "explore": arguments.explore,
-            "seed": arguments.seed,
+            **asked(arguments, step),
             "settings": [
                 _report(label, seeds) for label, seeds in zip(job.labels, played, strict=True)
             ],
@@ -66,6 +62,12 @@ def evaluate_run(arguments: Evaluate) -> int:
     _show(console, report)
     say(console, f"written: {path / _FILE}")
     return 0
+
+
+def asked(arguments: Evaluate, step: int) -> dict[str, Any]:
+    """What a report begins with: how agents of `step` environment steps were played."""
+    names = ("num_episodes", "max_steps", "explore", "seed")
+    return {"step": step, **{name: getattr(arguments, name) for name in names}}
 
 
 @contextlib.contextmanager

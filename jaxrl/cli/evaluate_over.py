@@ -16,6 +16,7 @@ from jaxrl.cli.arguments import Evaluate
 from jaxrl.cli.errors import BadInput, refusing
 from jaxrl.cli.evaluate import (
     agents_of_run,
+    asked,
     check_numbers,
     episodes_key,
     evaluating,
@@ -65,11 +66,7 @@ def evaluate_run_over(arguments: Evaluate) -> int:
             ]
         labels = [", ".join(f"{name}={to}" for name, to in one.items()) for one in settings]
         report = {
-            "step": step,
-            "num_episodes": arguments.num_episodes,
-            "max_steps": arguments.max_steps,
-            "explore": arguments.explore,
-            "seed": arguments.seed,
+            **asked(arguments, step),
             "num_seeds": job.num_seeds,
             "over": settings,
             "settings": [
