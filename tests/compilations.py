@@ -1,4 +1,4 @@
-"""`pytest --compilations[=FILE]`: what each test compiled and cost, printed by folder and by file.
+"""`pytest --compilations[=FILE.json]`: what each test compiled and cost, printed by folder and by file.
 
 Programs are counted by the events that JAX reports of its own compiler, so that eager operations
 count too; a program that the persistent cache had is counted as a hit. CPU-seconds are those of
@@ -7,6 +7,7 @@ the test's process with all its threads, and of the processes that it started an
 
 from __future__ import annotations
 
+import argparse
 import collections
 import json
 import os
@@ -136,11 +137,19 @@ def line(sums: collections.Counter) -> str:
     return f"{counts} {stages} {sums['cpu']:6.1f}"
 
 
+def _report(file: str) -> str:
+    """Not a test that was named after `--compilations`: it would be overwritten."""
+    if file != "-" and not file.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"give --compilations=FILE.json, or it last; got {file}")
+    return file
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--compilations",
         nargs="?",
         const="-",
+        type=_report,
         metavar="FILE",
         help="count what each test compiles and costs; print tables, and write FILE (JSON)",
     )

@@ -10,7 +10,6 @@ its distance from F itself is a test of its own.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from typing import Any
 
@@ -32,13 +31,10 @@ from jaxrl.agents.targets import TargetUpdate
 from jaxrl.core import struct
 from jaxrl.core.schedules import Linear
 from jaxrl.functionals import (
-    ChiSquareBall,
-    Contamination,
     CVaR,
     Entropic,
     Expectile,
     KLBall,
-    KLPenalty,
     Mean,
     MeanSemideviation,
     TotalVariation,
@@ -46,9 +42,7 @@ from jaxrl.functionals import (
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import (
     BellmanOperator,
-    Boltzmann,
     Categorical,
-    EpsilonGreedy,
     ExpectileMax,
     Expectiles,
     FixedPolicy,
@@ -61,8 +55,6 @@ from jaxrl.operators import (
     Quantile,
     Scalar,
     Softmax,
-    Tsallis,
-    TwoHot,
 )
 from jaxrl.replay import UniformReplay
 
@@ -244,45 +236,30 @@ class Row:
         assert_reaches(found, self.exact(), self.tolerance)
 
 
+# What agents do with a part is the same for all parts of a kind, whose own laws are in
+# tests/functionals and tests/operators: the rows are of parts that differ in what they ask for.
 REFERENCE = np.array([0.3, 0.7], np.float32)
-QUICK = {
-    "cvar": Row(functional=CVaR(0.3), num_samples=6, num_steps=60_000, tolerance=0.06),
-}
 PAIRS = {
-    "entropic-softmax": Row(improvement=Softmax(0.5), functional=Entropic(1.0), num_samples=6),
     "categorical-tv": Row(
         Categorical(-12.0, 12.0, 9), functional=TotalVariation(0.2), num_steps=30_000, tolerance=0.1
     ),
 }
 HEADS = {
-    "two_hot": Row(TwoHot(**GRID), functional=CVaR(0.3)),
     "hl_gauss": Row(HLGauss(**GRID), functional=CVaR(0.3)),
-    "categorical": Row(Categorical(**COARSE), functional=CVaR(0.3)),
     "gaussian": Row(Gaussian(), functional=CVaR(0.3)),
     "expectiles": Row(Expectiles(5), functional=CVaR(0.3)),
 }
 IMPROVEMENTS = {
     "sampled": Row(num_samples=0, tolerance=0.1, num_steps=150_000),
-    "greedy": Row(),
-    "epsilon_greedy": Row(improvement=EpsilonGreedy(0.2)),
     "softmax": Row(improvement=Softmax(0.5)),
     "kl_softmax": Row(improvement=KLSoftmax(0.5, REFERENCE)),
     "mellowmax": Row(improvement=Mellowmax(2.0)),
-    "tsallis": Row(improvement=Tsallis(0.5, 2.0)),
     "expectile_max": Row(improvement=ExpectileMax(0.8)),
-    "boltzmann": Row(improvement=Boltzmann(1.0)),
     "fixed_policy": Row(improvement=FixedPolicy(REFERENCE)),
-    "mirror_descent": Row(
-        improvement=MirrorDescent(0.3, 0.2, log_reference=np.log(REFERENCE)),
-    ),
 }
 FUNCTIONALS = {
     "entropic": Row(functional=Entropic(1.0)),
     "kl_ball": Row(functional=KLBall(0.2)),
-    "kl_penalty": Row(functional=KLPenalty(1.0)),
-    "chi_square_ball": Row(functional=ChiSquareBall(0.3)),
-    "total_variation": Row(functional=TotalVariation(0.2)),
-    "contamination": Row(functional=Contamination(0.2)),
     "expectile": Row(functional=Expectile(0.2)),
     "semideviation": Row(functional=MeanSemideviation(0.5)),
 }
@@ -297,15 +274,8 @@ def sharing(rows, field, names):
     }
 
 
-IMPROVEMENTS |= sharing(
-    IMPROVEMENTS, "improvement", [n for n in IMPROVEMENTS if n not in ("sampled", "mirror_descent")]
-)
+IMPROVEMENTS |= sharing(IMPROVEMENTS, "improvement", [n for n in IMPROVEMENTS if n != "sampled"])
 FUNCTIONALS = sharing(FUNCTIONALS, "functional", list(FUNCTIONALS))
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_agent_reaches_the_planner(name):
-    QUICK[name].check()
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -442,7 +412,6 @@ def test_settings_of_the_environment_are_mixed_or_the_worst_of_them(over_models,
 # --- a dual from one sample ----------------------------------------------------------------------
 
 
-@functools.cache
 def dual_gap(name):
     functional = DUALS[name]
     optimiser = Optimiser(learning_rate=Linear(0.05, 0.0), max_grad_norm=100.0)
@@ -459,10 +428,9 @@ def test_a_dual_reaches_the_exact_functional_from_one_sample():
     assert np.max(np.abs(dual_gap("cvar"))) < 0.15
 
 
-@pytest.mark.parametrize("name", ["kl_ball", "expectile"])
-def test_duals_of_other_shapes_reach_their_functional(name):
+def test_a_dual_of_another_shape_reaches_its_functional():
     """Each one's climb is held by test_dual_step, and where it ends by tests/functionals."""
-    assert np.max(np.abs(dual_gap(name))) < 0.25
+    assert np.max(np.abs(dual_gap("kl_ball"))) < 0.25
 
 
 # --- how biased K draws are ----------------------------------------------------------------------
@@ -518,26 +486,3 @@ def test_the_accepted_bias_is_the_whole_risk():
     averse = planned(garnets(), operator.replace(head=Scalar()))
     assert_reaches(found, neutral, 0.15)
     assert np.max(neutral - averse) > 1.0
-
-
-# --- the windy cliff -----------------------------------------------------------------------------
-
-
-@pytest.mark.optimised
-def test_the_windy_cliff():
-    """The agent's values are the planner's at every cell, to a hundredth of what a fall costs.
-
-    48 pairs of state and action, where the Garnet models have 10, and a fall costs 10: a pair is
-    seen less often and its targets are noisier, so that the batch is larger, the life longer and
-    the step size smaller than there.
-    """
-    functional = CVaR(0.3)
-    mdp = envs.windy_cliff(3, 4, wind=0.15, discount=0.9)
-    start = jnp.full(mdp.num_states, 1.0 / mdp.num_states, mdp.initial.dtype)
-    mdps = jaxrl.stack_mdps([mdp.replace(initial=start)])
-    operator = BellmanOperator(squared(), successor_functional=functional)
-    agent = tabular_agent(operator, Generative(6), discount=0.9, batch_size=512)
-    agent = agent.replace(optimiser=Optimiser(Linear(0.02, 0.0), max_grad_norm=1000.0))
-    _, found = learned(agent, mdps, num_steps=600_000)
-    exact = planned(mdps, BellmanOperator(successor_functional=OfDraws(functional, 6)))
-    assert_reaches(found, exact, 0.1)

@@ -541,7 +541,7 @@ def test_a_q_network_learns_the_nested_values():
     learner = preset("dqn").replace(
         network=NetworkSettings(hidden_sizes=(32, 32), activation="silu", initialiser="lecun"),
         optimiser=Optimiser(learning_rate=Linear(3e-3, 1e-4), max_grad_norm=10.0),
-        successors=Ensemble(num_samples=16, num_models=3, network=SMALL),
+        successors=Ensemble(num_samples=16, num_models=2, network=SMALL),
         discount=0.8,
         exploration=1.0,
         num_envs=8,
@@ -550,7 +550,7 @@ def test_a_q_network_learns_the_nested_values():
         batch_size=64,
         warmup=256,
     )
-    state = trained(learner, Gamble(), levels, 24_000)
+    state = trained(learner, Gamble(), levels, 12_000)
     known = np.stack([gamble_q_values(CVaR(level), 0.8) for level in levels])
     inside = np.abs(GRID) < 1.05
     known, points = known[:, inside], jnp.asarray(GRID[inside, None])
@@ -568,7 +568,7 @@ def test_a_continuous_agent_takes_the_risk_only_where_it_ignores_it():
     """At x = 0 the mean is 0.5 + risk / 2; CVaR at 0.1 is about 0.3 - 0.7 risk."""
     learner = preset("sac").replace(
         network=NetworkSettings(hidden_sizes=(32, 32), activation="silu"),
-        successors=Ensemble(num_samples=8, num_models=3, network=SMALL),
+        successors=Ensemble(num_samples=8, num_models=2, network=SMALL),
         discount=0.5,
         num_envs=8,
         rollout_length=4,
@@ -576,7 +576,7 @@ def test_a_continuous_agent_takes_the_risk_only_where_it_ignores_it():
         batch_size=64,
         warmup=512,
     )
-    state = trained(learner, Gamble(discrete=False), (1.0, 0.1), 16_000)
+    state = trained(learner, Gamble(discrete=False), (1.0, 0.1), 20_000)
     act = jax.vmap(lambda s: learner.act(KEY, s, jnp.zeros((1, 1)), explore=False)[0])
     of_the_mean, averse = np.asarray(act(state)).ravel()
     assert of_the_mean > 0.7 and averse < 0.3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import PRESETS
+from jaxrl.agents.presets import preset
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Discrete
 from jaxrl.core.types import TimeStep
@@ -55,11 +55,7 @@ MEMORY = NetworkSettings(hidden_sizes=(16,), recurrent_size=16, initialiser="lec
 KEY = jax.random.key(0)
 
 
-# Without a clip, one gradient step for each rollout, and so shorter rollouts.
-ONE_STEP = {"rollout_length": 4, "num_epochs": 1, "num_minibatches": 1}
-
-
-def agent_of(name, **changes):
+def agent_of(**changes):
     settings = {
         "network": MEMORY,
         "optimiser": Optimiser(learning_rate=1e-2),
@@ -68,8 +64,7 @@ def agent_of(name, **changes):
         "num_epochs": 4,
         "num_minibatches": 2,
     }
-    settings |= {"a2c": ONE_STEP, "ppo": {}}[name]
-    return PRESETS[name]().replace(**(settings | changes))
+    return preset("ppo").replace(**(settings | changes))
 
 
 @pytest.mark.slow  # for what it compiles; test_which_memory.py has the same by hand
@@ -78,7 +73,7 @@ def test_the_unroll_of_the_loss_is_the_play_step_by_step(shared):
     """Before any gradient step the ratio of PPO is 1 everywhere, in the middle of episodes too."""
     from jaxrl.agents.actor_critic import _unroll
 
-    agent = agent_of("ppo", shared_torso=shared, rollout_length=11)
+    agent = agent_of(shared_torso=shared, rollout_length=11)
 
     @jax.jit
     def compare(key):
@@ -120,15 +115,14 @@ def late_returns(keys, agent):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a2c", "ppo"])
-def test_an_agent_with_memory_recalls_the_cue(name):
+def test_an_agent_with_memory_recalls_the_cue():
     """Each of three seeds, four steps later."""
-    assert float(jnp.min(late_returns(jax.random.split(KEY, 3), agent_of(name)))) > 0.85
+    assert float(jnp.min(late_returns(jax.random.split(KEY, 3), agent_of()))) > 0.85
 
 
 @pytest.mark.slow
 def test_a_feed_forward_agent_cannot():
     """It guesses: tosses of +-1, whose mean over a record has this standard deviation around 0."""
-    agent = agent_of("ppo", network=MEMORY.replace(recurrent_size=0))
+    agent = agent_of(network=MEMORY.replace(recurrent_size=0))
     returns = late_returns(jax.random.split(KEY, 3), agent)
     assert float(jnp.max(jnp.abs(returns))) < 5 / EPISODES**0.5

@@ -27,7 +27,7 @@ def tiny():
     return Experiment(
         about="two numbers on bandits",
         learned={"numbers": learn},
-        num_steps=3,
+        num_steps=2,
         held_out={"bandits": meta.HeldOut(tasks, 40.0, num_lives=4)},
         baselines={"a2c": agent},
         tune={"optimiser.learning_rate": [0.05, 0.1, 0.2]},
@@ -106,17 +106,16 @@ def test_a_rule_is_learned_saved_and_gone_on_with(capsys, tmp_path, monkeypatch)
     monkeypatch.setitem(EXPERIMENTS, "tiny", tiny)
     folder = tmp_path / "run"
     words = ["meta", "tiny", "--seed", "3", "--run-dir", str(folder)]
-    assert main([*words, "--num-steps", "2"]) == 0
+    assert main([*words, "--num-steps", "1"]) == 0
     said = capsys.readouterr().out
     assert "| numbers | as given |" in said and "| a2c | optimiser.learning_rate=" in said
     assert (folder / "result.md").read_text().strip() in said
     early = meta.load(folder / "numbers.rule")
     assert "experiment tiny" in meta.read_card(folder / "numbers.rule").summary
-    # Two steps and one more are the three steps of a run that was not cut.
+    # A step and one more are the two steps of a run that was not cut: one program makes all.
     assert main(words) == 0
-    whole = meta.fit(
-        jax.random.fold_in(jax.random.key(1), 3), tiny().learned["numbers"](3), num_steps=3
-    )
+    outer, key = tiny().learned["numbers"](3), jax.random.fold_in(jax.random.key(1), 3)
+    whole = meta.fit(key, outer, num_steps=2, chunk_steps=1)
     late = meta.load(folder / "numbers.rule")
     np.testing.assert_allclose(late.optimiser.learning_rate, whole.agent.optimiser.learning_rate)
     assert float(late.optimiser.learning_rate) != float(early.optimiser.learning_rate)

@@ -177,8 +177,9 @@ CURATED = meta.Curated(
 )
 KINDS = {
     "plain": OUTER,
-    "own rules in chunks": OUTER.replace(own_rules=True, chunk=2),
-    "implicit": OUTER.replace(
+    "own rules in chunks, implicit": OUTER.replace(
+        own_rules=True,
+        chunk=2,
         critic=toy.Watcher(NUM_UPDATES + 2),
         through=meta.ImplicitGradient(meta.NeumannSeries(num_terms=2), through_data=False),
     ),
@@ -317,6 +318,5 @@ def test_unequal_budgets_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["own rules in chunks", "implicit"])
-def test_any_meta_gradient_runs_on_curated_levels(kind):
-    check_levels(kind)
+def test_any_meta_gradient_runs_on_curated_levels():
+    check_levels("own rules in chunks, implicit")

@@ -28,7 +28,6 @@ PER_UPDATE = 24.0
 NAMES = ("discount", "rule.entropy_weight", "optimiser.learning_rate")
 OPTIMISER = Optimiser(learning_rate=0.1, max_grad_norm=None)
 LEARNER = SelfTuning(meta.tuned(AGENT, NAMES), optimiser=OPTIMISER, num_updates=3)
-BOOTSTRAPPED = LEARNER.replace(objective=meta.Bootstrap(AGENT, num_further=2), num_updates=2)
 
 
 @functools.cache
@@ -59,7 +58,6 @@ LEARNERS = {
     "return": lambda: (SMALL_LEARNER, SMALL_HELD_OUT),
     "bootstrap": lambda: (SMALL_BOOTSTRAPPED, SMALL_HELD_OUT),
     "actor-critic": lambda: (LEARNER, held_out_lives()),
-    "actor-critic, bootstrap": lambda: (BOOTSTRAPPED, held_out_lives()),
 }
 
 

@@ -64,10 +64,17 @@ def action_values(values):
 
 @functools.cache
 def exact(num_states):
-    values = np.zeros(num_states)
-    for _ in range(220):  # 0.9^220 of an error of 30 is below 1e-8
-        values = action_values(values).max(axis=1)
-    return values
+    """Backups of all actions, and between them some of the best one alone."""
+    prob, following, reward, ends, _ = problem(num_states)
+    values, states = np.zeros(num_states), np.arange(num_states)
+    while True:
+        q_values = action_values(values)
+        before, values, best = values, q_values.max(axis=1), (states, q_values.argmax(axis=1))
+        if np.max(np.abs(values - before)) < 1e-10:  # the error is 9 times as large at most
+            return values
+        for _ in range(12):
+            outcomes = reward[best] + DISCOUNT * ~ends[best] * values[following[best]]
+            values = cvar(prob[best], outcomes)
 
 
 @pytest.mark.slow

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import rule_cases as cases
@@ -13,8 +14,6 @@ STEP = 1e-6
 # zero, which evolution does not share.
 THRESHOLDS = {
     "ppo": {"rule.clip_epsilon", "rule.value_clip"},
-    "clip_drift": {"rule.drift.epsilon", "rule.value_clip"},
-    "zero_drift": {"rule.value_clip"},
     "dpo": {"rule.value_clip"},
     "lpo": {"rule.drift.start.epsilon", "rule.drift.margin", "rule.value_clip"},
     "mdpo": {"rule.value_clip"},
@@ -23,7 +22,7 @@ THRESHOLDS = {
 
 
 class Trial:
-    """One row: its leaves, the outcomes near them, as lanes, and their slopes, in reverse."""
+    """One row: its leaves, the slopes of its outcome along each, in reverse and by differences."""
 
     def __init__(self, name: str):
         self.agent = cases.double(cases.agent_of(*cases.ROWS[name]))
@@ -41,23 +40,27 @@ class Trial:
             self.traces += 1
             return cases.outcome(agent, state, trajectory)
 
-        lanes = jax.jit(jax.vmap(life))
-        self.neighbours = self._lanes(1.0)
-        self.outcomes = lanes(self.neighbours)
-        self.differences = (self.outcomes - lanes(self._lanes(-1.0))) / (2 * STEP)
         self.life, self.alone = life, jax.jit(jax.value_and_grad(life))
-        _, grads = self.alone(self.agent)
-        pairs = zip(jax.tree.leaves(grads), self.directions, strict=True)
-        self.slopes = np.array([jnp.sum(grad * direction) for grad, direction in pairs])
+        rows = range(len(self.leaves))
+        ends = [[self.alone(self.moved(row, sign))[0] for row in rows] for sign in (1.0, -1.0)]
+        self.outcomes = np.array(ends)
+        self.differences = (self.outcomes[0] - self.outcomes[1]) / (2 * STEP)
+        grads = jax.device_get(jax.tree.leaves(self.alone(self.agent)[1]))
+        pairs = zip(grads, self.directions, strict=True)
+        self.slopes = np.array([np.sum(grad * direction) for grad, direction in pairs])
+        self.first_traces = self.traces
 
-    def _lanes(self, sign):
-        """Agents `[number of leaves]`, each with one leaf moved along its direction."""
-        stacked = []
-        for row, (leaf, direction) in enumerate(zip(self.leaves, self.directions, strict=True)):
-            moves = np.zeros((len(self.leaves), *leaf.shape))
-            moves[row] = sign * direction
-            stacked.append(leaf + STEP * moves)
-        return jax.tree.unflatten(self.treedef, stacked)
+    def moved(self, row, sign):
+        """The agent with one leaf moved along its direction."""
+        leaves = list(self.leaves)
+        leaves[row] = leaves[row] + sign * STEP * self.directions[row]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+@functools.cache
+def trial_of(name):
+    with jax.enable_x64(True):
+        return Trial(name)
 
 
 def check_slopes(name, trial):
@@ -71,29 +74,38 @@ def check_slopes(name, trial):
 
 @pytest.mark.slow
 def test_outer_derivatives_forward_are_those_in_reverse():
+    trial = trial_of("a2c, descent")
     with jax.enable_x64(True):
-        trial = Trial("a2c, descent")
         ways = jax.tree.unflatten(trial.treedef, trial.directions)
         _, forward = jax.jvp(jax.jit(trial.life), (trial.agent,), (ways,))
         np.testing.assert_allclose(forward, trial.slopes.sum(), rtol=1e-7)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a2c, descent", "lpg"])
+def test_a_lane_is_a_life(name):
+    trial = trial_of(name)
+    with jax.enable_x64(True):
+        agents = [trial.moved(row, 1.0) for row in (0, len(trial.leaves) - 1)]
+        lanes = jax.jit(jax.vmap(trial.life))(jax.tree.map(lambda *leaf: np.stack(leaf), *agents))
+        np.testing.assert_allclose(lanes, trial.outcomes[0, [0, -1]], rtol=1e-10)
+
+
+# Left out for what others hold: Adam and A2C together, the clip's drift, which is PPO and the start
+# of LPO, and no drift at all.
+HELD = ("a2c", "clip_drift", "zero_drift")
 # Compiled as tests are (unoptimised, without XLA's emitters) and only so, LPO's reverse gradient is
 # off by up to a half; the forward one is right. Not followed into XLA.
 ROWS = [
     pytest.param(name, marks=[pytest.mark.slow] + [pytest.mark.optimised] * (name == "lpo"))
     for name in cases.ROWS
+    if name not in HELD
 ]
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_outer_gradients_are_right_and_a_lane_is_a_life(name):
+def test_outer_gradients_are_right(name):
     """A change of floats does not trace again."""
-    with jax.enable_x64(True):
-        trial = Trial(name)
-        check_slopes(name, trial)
-        for row in (0, len(trial.leaves) - 1):
-            moved = jax.tree.map(lambda leaf, row=row: leaf[row], trial.neighbours)
-            value, _ = trial.alone(moved)
-            np.testing.assert_allclose(value, trial.outcomes[row], rtol=1e-10)
-        assert trial.traces == 2
+    trial = trial_of(name)
+    check_slopes(name, trial)
+    assert trial.first_traces == 1

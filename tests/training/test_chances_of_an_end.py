@@ -31,19 +31,19 @@ def test_they_agree():
     small = {"network": NetworkSettings(hidden_sizes=(4,), initialiser="lecun")}
     agent = jaxrl.pqn().replace(num_envs=2, rollout_length=9, **small)
     env = envs.TabularEnv(chain())
-    planned = planning.value_iteration(env.mdp).values[0]
+    planned = np.asarray(planning.value_iteration(env.mdp).values)[0]
     key, state = jax.random.key(0), jax.jit(lambda key: agent.init(key, env))(jax.random.key(0))
     played = jaxrl.evaluate(key, agent, env, state, num_episodes=3)
     np.testing.assert_allclose([planned, *played.returns], WORTH, rtol=1e-6)
     assert played.lengths.tolist() == [4] * 3
 
-    first = start_rollout(key, agent, env)
-    _, _, sums = jax.jit(lambda: rollout(key, agent, env, state, first))()
+    play = jax.jit(lambda key: rollout(key, agent, env, state, start_rollout(key, agent, env)))
+    _, _, sums = play(key)
     assert float(sums.num_episodes) == 4.0  # two in each environment, and a step of a third
     np.testing.assert_allclose(sums.episode_return, 4 * WORTH, rtol=1e-6)
 
     watched = EpisodeStatistics(env)
-    inner, _ = watched.reset(key)
+    inner, _ = jax.jit(watched.reset)(key)
     totals, forward = [], jax.jit(watched.step)
     for _ in range(4):
         inner, step = forward(key, inner, jnp.int32(0))

@@ -16,7 +16,7 @@ SLOW = ("dqn", "iqn", "pqn", "rainbow", "tqc", "td3")
 def test_every_preset_trains(name):
     """A record in which no episode ends, and one in which some do."""
     agent = preset(name).replace(num_envs=4, rollout_length=4)
-    agent = agent.replace(network=agent.network.replace(hidden_sizes=(4,)))
+    agent = agent.replace(network=agent.network.replace(hidden_sizes=()))
     env = make("CartPole", time_limit=20.0)
     try:
         agent.check(env)

@@ -51,7 +51,7 @@ class DriftExperiment:
     learned: tuple[str, ...] = (OWN,)
     num_steps: int = 50
     num_updates: int = 40
-    rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+    rates: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
     num_tuning_lives: int = 32
     num_lives: int = 128
 

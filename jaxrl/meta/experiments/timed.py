@@ -50,7 +50,7 @@ def timed_rates() -> Experiment:
         baselines={"swept constants": agent},
         tune={
             "optimiser.learning_rate": [0.06, 0.1, 0.15, 0.2, 0.3],
-            "rule.entropy_weight": [0.003, 0.01, 0.03],
+            "rule.entropy_weight": [0.0003, 0.001, 0.003, 0.01, 0.03],
         },
         num_tuning_lives=1024,
         measure="final_rate",
