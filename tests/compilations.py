@@ -1,4 +1,4 @@
-"""`pytest --compilations[=FILE.json]`: what each test compiled and cost, printed by folder and by file.
+"""`pytest --compilations[=FILE.json]`: what each test compiled and cost, by folder and by file.
 
 Programs are counted by the events that JAX reports of its own compiler, so that eager operations
 count too; a program that the persistent cache had is counted as a hit. CPU-seconds are those of

@@ -56,7 +56,7 @@ def setting(
         "choices": choices,
         "infinite": infinite or (isinstance(default, float) and math.isinf(default)),
         "whole": _is_whole(default)
-        or (isinstance(default, tuple) and all(map(_is_whole, default))),
+        or (isinstance(default, tuple) and default != () and all(map(_is_whole, default))),
     }
     static = isinstance(default, (bool, int, str, tuple, type(None))) or (
         callable(default) and not dataclasses.is_dataclass(default)

@@ -55,21 +55,35 @@ class Evaluation:
 
     def cvar(self, level: float = 0.1) -> Array:
         """Mean `[]` of the worst `level` share of returns: static CVaR, on whole returns."""
-        num_episodes = self.returns.shape[-1]
-        probs = jnp.full(num_episodes, 1.0 / num_episodes)
-        return CVaR(level)(probs, self.returns)
+        return tail_mean(level, self.returns)
 
     def summary(self) -> dict[str, float]:
         """Plain numbers for a table or a file."""
-        return {
-            "mean": float(self.mean),
-            "cvar_0.1": float(self.cvar(0.1)),
-            "worst_decile": float(self.worst_decile),
-            "worst": float(jnp.min(self.returns)),
-            "mean_length": float(jnp.mean(self.lengths)),
-            "num_episodes": int(self.returns.shape[-1]),
-            "num_unfinished": int(jnp.sum(~self.finished)),
-        }
+        return {name: number.item() for name, number in jax.device_get(_numbers(self)).items()}
+
+
+def tail_mean(level: float, values: Array) -> Array:
+    """Mean `[]` of the worst `level` share of `values[N]`, each of which counts alike."""
+    return _of_equals(CVaR(level), values)
+
+
+@jax.jit
+def _of_equals(functional: CVaR, values: Array) -> Array:
+    probs = jnp.full(values.shape, 1.0 / len(values), values.dtype)
+    return functional(probs, values)
+
+
+@jax.jit
+def _numbers(played: Evaluation) -> dict[str, Array]:
+    return {
+        "mean": played.mean,
+        "cvar_0.1": played.cvar(0.1),
+        "worst_decile": played.worst_decile,
+        "worst": jnp.min(played.returns),
+        "mean_length": jnp.mean(played.lengths),
+        "num_episodes": jnp.int32(len(played.returns)),
+        "num_unfinished": jnp.sum(~played.finished),
+    }
 
 
 @functools.partial(jax.jit, static_argnames=("num_episodes", "max_steps", "explore"))

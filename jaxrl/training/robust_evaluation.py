@@ -17,9 +17,8 @@ from jaxrl.core.protocols import Environment
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
 from jaxrl.envs.wrappers import DomainRandomisation
-from jaxrl.functionals import CVaR
 from jaxrl.training import bootstrap
-from jaxrl.training.episodes import Evaluation, Policy, play_episodes
+from jaxrl.training.episodes import Evaluation, Policy, play_episodes, tail_mean
 from jaxrl.training.lanes import strong_floats
 
 
@@ -60,16 +59,16 @@ class RobustEvaluation:
     def cvar(self, level: float = 0.1) -> Array:
         """Mean `[]` of the worst `level` share of all episodes: static CVaR of the return when the
         setting, too, is drawn."""
-        return _cvar(level, self.returns.reshape(-1))
+        return tail_mean(level, self.returns.reshape(-1))
 
     def cvar_over_settings(self, level: float = 0.1) -> Array:
         """Mean `[]` of the mean returns in the worst `level` share of settings; the worst case
         where `level` is 1 / M or less."""
-        return _cvar(level, self.setting_means)
+        return tail_mean(level, self.setting_means)
 
     def setting_cvars(self, level: float = 0.1) -> Array:
         """Mean `[M]` of the worst `level` share of episodes in each setting."""
-        return jax.vmap(lambda returns: _cvar(level, returns))(self.returns)
+        return jax.vmap(lambda returns: tail_mean(level, returns))(self.returns)
 
     def setting(self, index: int) -> dict[str, float]:
         """The parameters of setting `index`."""
@@ -289,8 +288,3 @@ def _refuse_drawn(env: Environment, full: str) -> None:
                     "environment inside it."
                 )
         owner = getattr(owner, path.pop(0), None)
-
-
-def _cvar(level: float, values: Array) -> Array:
-    probs = jnp.full(values.shape[0], 1.0 / values.shape[0], values.dtype)
-    return CVaR(level)(probs, values)

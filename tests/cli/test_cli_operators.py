@@ -21,6 +21,7 @@ from jaxrl.cli.job import Job, job_from_arguments, job_from_config
 from jaxrl.cli.notices import notices
 from jaxrl.cli.parts import arguments, kinds, parse_part, part_text, required
 from jaxrl.core.schedules import Linear
+from jaxrl.core.settings import check_settings
 from jaxrl.envs import make
 from jaxrl.envs.wrappers import HeldActions
 
@@ -80,6 +81,7 @@ READ: list[tuple[str, str, Any]] = [
 def test_a_text_stands_for_a_part(kind: str, text: str, part: Any) -> None:
     assert parse_part(kind, text) == part
     assert parse_part(kind, part_text(kind, part)) == part
+    check_settings(part)  # which training does
 
 
 BAD = [

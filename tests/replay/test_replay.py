@@ -96,17 +96,14 @@ def test_three_step_return_by_hand(kind):
 
 
 CHUNK, NUM_DRAWN, NUM_UNIFORM = 5, 300, 18_000
-# One in every run: the uniform ring that keeps no successor is tried by hand above.
+# One in every run: the uniform ring that keeps no successor is tried by hand above. Each two of the
+# three settings meet in every way.
 SEAMS = [
     pytest.param(num_step, store_next, kind, marks=() if quick else pytest.mark.slow)
     for num_step, store_next, kind, quick in [
-        (1, False, UniformReplay, False),
         (1, False, PrioritisedReplay, False),
         (1, True, UniformReplay, False),
-        (1, True, PrioritisedReplay, False),
         (3, False, UniformReplay, False),
-        (3, False, PrioritisedReplay, False),
-        (3, True, UniformReplay, False),
         (3, True, PrioritisedReplay, True),
     ]
 ]
