@@ -33,11 +33,11 @@ SLOW = {
         "action_critics ensemble episodes exploration learned_optimiser minibatches nested "
         "successors value_network"
     ),
-    "core": "distances mdp",
+    "core": "distances holding lifetime mdp",
     "envs": (
         "bandits chains checker collecting control.acrobot control.cartpole control.mountain_car "
-        "gridworlds gymnax mazes operations semi_markov two_colours walled wrappers.actions "
-        "wrappers.durations wrappers.normalise wrappers.randomisation"
+        "control.pendulum gridworlds gymnax mazes operations semi_markov two_colours walled "
+        "wrappers.actions wrappers.durations wrappers.normalise wrappers.randomisation"
     ),
     "functionals": (
         "ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl norms "
@@ -45,11 +45,12 @@ SLOW = {
         "wasserstein"
     ),
     "losses": "likelihood quantile",
-    "meta": "distil fit levels mirrored neumann probe rule_file shaping tasks",
+    "meta": "distil fit level_buffer levels mirrored neumann probe rule_file shaping tasks",
     "networks": "initialisers models",
     "operators": (
         "bellman heads.expectile heads.gaussian heads.histogram heads.implicit_quantile "
-        "heads.particles improvement per_state regularised reward_channels tsallis value_mapping"
+        "heads.particles heads.quantile improvement per_state regularised reward_channels tsallis "
+        "value_mapping"
     ),
     "planning": (
         "average_reward constrained distributional exponential_risk gap_increasing iwocs long_run "
@@ -60,10 +61,11 @@ SLOW = {
     "report": "plots rule_pictures statistics",
     "rules": (
         "drift_network learned_policy_gradient learned_reward random_weights reactive_entropy "
-        "static_risk"
+        "reactive_exploration static_risk"
     ),
     "training": (
-        "checkpoint confidence evaluate iwocs least_value loop robust_evaluation smoothing sweep"
+        "checkpoint confidence evaluate iwocs least_value loop robust_evaluation run_folder "
+        "smoothing sweep"
     ),
 }
 

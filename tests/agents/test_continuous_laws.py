@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import probes
 import pytest
 import scipy.optimize
 import scipy.stats
@@ -242,78 +241,6 @@ def test_nested_risk_over_generated_successors_is_the_known_bias():
     values = agent.q_values(result.state.agent, jnp.zeros((3, 1)), action)
     known = 0.5 * action[:, 0] + (1.0 + action[:, 0]) * (2.0 * missing - 1.0)
     np.testing.assert_allclose(values, jnp.stack([known, known]), atol=0.12)
-
-
-# --- the scalar critic, by hand ------------------------------------------------------------------
-
-
-@pytest.mark.slow  # test_which_network.py has the same for tables
-def test_one_scalar_step_of_td3_is_the_one_worked_out_in_numpy():
-    """A replay of one transition, so that the batch is known; no noise, so that a' is."""
-    env, rate = probes.delayed(discrete=False), 0.01
-    agent = TwinDelayedAgent(
-        network=NetworkSettings(hidden_sizes=(8,), activation="relu", initialiser="lecun"),
-        optimiser=Optimiser(learning_rate=rate, max_grad_norm=None, epsilon=1e-8),
-        replay=UniformReplay(capacity=4, store_next=True),
-        smoothing=0.0,
-        num_envs=1,
-        rollout_length=1,
-        num_updates=1,
-        batch_size=1,
-        warmup=0,
-    )
-    flag = jnp.zeros((1, 1), bool)
-    step = Transition(
-        observation=jnp.array([[[0.3, -0.7]]]),
-        action=jnp.array([[[1.8]]]),
-        reward=jnp.array([[0.25]]),
-        discount=jnp.array([[0.9]]),
-        next_observation=jnp.array([[[-0.4, 0.6]]]),
-        terminated=flag,
-        truncated=flag,
-        extras={},
-    )
-
-    @jax.jit
-    def run(key):
-        before = agent.init(key, env)
-        return before, agent.update(key, before, step)[0]
-
-    before, after = jax.tree.map(np.asarray, run(jax.random.key(1)))
-    old, new = before.learner.params, after.learner.params
-
-    def layers(params):
-        """Kernels and biases of a network of two layers, in float64."""
-        found = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            kind = "kernel" if "kernel" in jax.tree_util.keystr(path) else "bias"
-            found[kind, leaf.shape[-1] == 8] = leaf.astype(np.float64)
-        return [found[kind, hidden] for hidden in (True, False) for kind in ("kernel", "bias")]
-
-    def forward(weights, inputs):
-        hidden = inputs @ weights[0] + weights[1]
-        return hidden, np.maximum(hidden, 0.0) @ weights[2] + weights[3]
-
-    next_action = np.tanh(forward(layers(old.actor), np.array([-0.4, 0.6]))[1])
-    critics = list(zip(*layers(old.critic), strict=True))
-    target_inputs = np.concatenate([[-0.4, 0.6], next_action])
-    target = 0.25 + 0.9 * min(forward(weights, target_inputs)[1][0] for weights in critics)
-    taken = np.array([0.3, -0.7, 2.0 * (1.8 - probes.LOW) / (probes.HIGH - probes.LOW) - 1.0])
-    moved = list(zip(*layers(new.critic), strict=True))
-    for weights, changed in zip(critics, moved, strict=True):
-        hidden, value = forward(weights, taken)
-        slope = -(target - value[0]) / 2.0  # the mean over two critics
-        into_hidden = slope * weights[2][:, 0] * (hidden > 0)
-        grads = (
-            np.outer(taken, into_hidden),
-            into_hidden,
-            slope * np.maximum(hidden, 0.0)[:, None],
-            np.array([slope]),
-        )
-        for leaf, grad, result in zip(weights, grads, changed, strict=True):
-            expected = leaf - rate * grad / (np.abs(grad) + 1e-8)  # Adam's first step
-            np.testing.assert_allclose(result, expected, atol=2e-6)
-    jax.tree.map(np.testing.assert_array_equal, old.actor, new.actor)  # its turn is the second
 
 
 # --- targets, by hand ----------------------------------------------------------------------------

@@ -389,10 +389,7 @@ def agent(name, source=FEW, **changes):
 
 
 @pytest.mark.slow  # for what it traces
-@pytest.mark.parametrize(
-    "name",
-    ["dqn", "qr_dqn", "sac", "td3"],
-)
+@pytest.mark.parametrize("name", ["qr_dqn", "td3"])  # the others learn with it below
 def test_every_agent_with_a_replay_takes_it(name):
     env, learner = LinearGaussian(discrete="dqn" in name), agent(name)
     learner.check(env)
@@ -405,22 +402,6 @@ def test_every_agent_with_a_replay_takes_it(name):
     before, after = shapes
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert [x.shape for x in jax.tree.leaves(after)] == [x.shape for x in jax.tree.leaves(before)]
-
-
-@pytest.mark.slow  # for what it compiles
-def test_the_models_of_a_continuous_agent_learn_with_it():
-    """One update: three gradient steps on eight transitions each."""
-    learner = agent("td3", num_updates=3, num_critics=1, network=SMALL)
-
-    @jax.jit
-    def run(key):
-        data = transitions(key, ENV, 32)
-        trajectory = jax.tree.map(lambda leaf: leaf.reshape(16, 2, *leaf.shape[1:]), data)
-        return learner.update(key, learner.init(key, ENV), trajectory)[0]
-
-    learned = run(KEY).source.learned
-    assert 2 * 8 <= float(learned.inputs.count) <= 3 * 8
-    assert np.all(np.isfinite(learned.loss)) and np.all(learned.loss != 0.0)
 
 
 @struct.dataclass
@@ -563,11 +544,14 @@ def test_a_q_network_learns_the_nested_values():
 
 
 @pytest.mark.slow
-@pytest.mark.optimised
 def test_a_continuous_agent_takes_the_risk_only_where_it_ignores_it():
-    """At x = 0 the mean is 0.5 + risk / 2; CVaR at 0.1 is about 0.3 - 0.7 risk."""
+    """At x = 0 the mean is 0.5 + risk / 2; CVaR at 0.1 is about 0.3 - 0.7 risk.
+
+    Its models learn from every batch: 64 transitions in each gradient step.
+    """
     learner = preset("sac").replace(
-        network=NetworkSettings(hidden_sizes=(32, 32), activation="silu"),
+        network=NetworkSettings(hidden_sizes=(32,), activation="silu"),
+        optimiser=Optimiser(learning_rate=Linear(3e-3, 3e-4)),
         successors=Ensemble(num_samples=8, num_models=2, network=SMALL),
         discount=0.5,
         num_envs=8,
@@ -576,7 +560,11 @@ def test_a_continuous_agent_takes_the_risk_only_where_it_ignores_it():
         batch_size=64,
         warmup=512,
     )
-    state = trained(learner, Gamble(discrete=False), (1.0, 0.1), 20_000)
-    act = jax.vmap(lambda s: learner.act(KEY, s, jnp.zeros((1, 1)), explore=False)[0])
+    state = trained(learner, Gamble(discrete=False), (1.0, 0.1), 8_000)
+    act = jax.jit(jax.vmap(lambda s: learner.act(KEY, s, jnp.zeros((1, 1)), explore=False)[0]))
     of_the_mean, averse = np.asarray(act(state)).ravel()
     assert of_the_mean > 0.7 and averse < 0.3
+    learned, batches = state.source.learned, np.asarray(state.learner.num_updates)
+    count = np.asarray(learned.inputs.count)
+    assert np.all(count > 0.95 * 64 * batches) and np.all(count <= 64 * batches)
+    assert np.all(np.isfinite(learned.loss)) and np.all(learned.loss != 0.0)

@@ -146,9 +146,8 @@ def test_every_gymnax_environment_can_be_stepped_again(name):
 
 
 @pytest.mark.slow  # for what it compiles; below each setting is compared with its own steps
-@pytest.mark.parametrize("name", ["MountainCar-v0", "Pendulum-v1"])
-def test_a_deterministic_environment_gives_what_was_seen(name):
-    data, found = again(Generative(2), envs.make(name))
+def test_a_deterministic_environment_gives_what_was_seen():
+    data, found = again(Generative(2), envs.make("MountainCar-v0"))
     for draw in range(2):
         np.testing.assert_allclose(found.reward[:, draw], data.reward, rtol=1e-5)
         np.testing.assert_allclose(

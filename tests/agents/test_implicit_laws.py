@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -72,9 +71,9 @@ def learned():
     run = jax.jit(lambda key: jaxrl.train(key, AGENT, env, num_steps=96_000, num_records=1).state)
     state = run(KEY).agent
     finer = (np.arange(K)[:, None] + (np.arange(8) + 0.5) / 8).T / K  # 8 sets of K levels
-    ask = jax.jit(jax.vmap(lambda levels: state.model.apply(state.params, jnp.arange(2), levels)))
-    answers = np.asarray(ask(finer))[..., 0]  # [8, S, A, K]
-    return state.model.apply(state.params, jnp.arange(2)), np.moveaxis(answers, 0, -1)
+    apply = lambda *levels: state.model.apply(state.params, np.arange(2), *levels)  # noqa: E731
+    answers, stored = jax.device_get(jax.jit(lambda f: (jax.vmap(apply)(f), apply()))(finer))
+    return stored, np.moveaxis(answers[..., 0], 0, -1)  # of [8, S, A, K]
 
 
 @pytest.mark.parametrize("pair", [(0, 0), (0, 1), (1, 0), (1, 1)])
@@ -91,7 +90,8 @@ def test_return_functionals_score_the_laws_learned():
     """Greedy on the law: by its mean the first gamble is best, by its tail the sure reward."""
     params, _ = learned()
     careful = AGENT.replace(operator=AGENT.operator.replace(return_functional=CVaR(0.25)))
-    neutral, averse = AGENT.scores(params), careful.scores(params)
+    read = jax.jit(lambda params: (AGENT.scores(params), careful.scores(params)))
+    neutral, averse = jax.device_get(read(params))
     for (s, a), atoms in exact_laws().items():
         tail = np.sort(np.repeat(atoms, 64 // len(atoms)))[:16].mean()
         assert float(neutral[s, a]) == pytest.approx(np.mean(atoms), abs=0.1)

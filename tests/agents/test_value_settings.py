@@ -493,14 +493,6 @@ def test_the_average_reward_is_the_best_gain(lane):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lane", [0, 1], ids=["queue", "episodes"])
-def test_the_planner_has_the_same_gain(lane):
-    (_, metrics), mdps = averaged()
-    known = planning.relative_value_iteration(mdps[lane], tolerance=1e-4)
-    assert float(metrics["average_reward"][lane]) == pytest.approx(float(known.gain), abs=0.04)
-
-
-@pytest.mark.slow
 def test_a_risk_averse_gain_from_stepping_again():
     """CVaR over successors, where an end is one outcome of a known worth."""
     mdp, functional = episodic_chain(), CVaR(0.5)

@@ -71,7 +71,7 @@ class Notes:
         )
 
 
-KINDS = {"feed_forward": (0, False), "memory": (5, False), "shared_memory": (5, True)}
+KINDS = {"memory": (5, False), "shared_memory": (5, True)}
 ROWS = ["memory", *(pytest.param(n, marks=pytest.mark.slow) for n in KINDS if n != "memory")]
 
 

@@ -10,6 +10,8 @@ from jax.experimental.key_reuse._core import KeyReuseError, check_key_reuse_jaxp
 
 from jaxrl.core.spaces import Box, Discrete
 from jaxrl.envs import make, names
+from jaxrl.envs.gymnax_cures import CURES
+from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
 
 EVERY_NAME = names()
 # Further ones of gymnax that take long to build or to trace, and further tables.
@@ -39,15 +41,25 @@ LONG = (
     "WindyWalk",
 )
 TRACED = tuple(name for name in EVERY_NAME if name not in LONG)
-# Rollouts of this one are compiled in every run; of the others where time is no matter.
+# Tables are of one class, and all are played in test_exact_optimum.py: here one without an end, one
+# with illegal actions and one with ends.
+TABLES = ("RiverSwim", "Gambler", "FrozenLake-4x4")
+# Rollouts of this one are compiled in every run; where time is no matter those of our own, of the
+# tables above and of what is cured in gymnax.
 ROLLED = ("CartPole-v1",)
+ROLLED_SLOWLY = tuple(
+    name
+    for name in EVERY_NAME
+    if name not in ROLLED
+    and (name in TABLES if name in TABULAR_BUILDERS else name in CURES or "-" not in name)
+)
 NUM_STEPS = 120
 
 
-def each(quick):
+def each(quick, slow=None):
     """Makes of a check of one environment a test of all of them that names those which fail.
 
-    Those not in `quick` are a second, slow test.
+    Those in `slow`, by default all that are not in `quick`, are a second, slow test.
     """
 
     def decorate(check):
@@ -61,7 +73,7 @@ def each(quick):
             assert not failed, "\n".join(f"{name}: {error!r}" for name, error in failed.items())
 
         test.__name__, test.__doc__ = check.__name__, check.__doc__
-        rest = [name for name in EVERY_NAME if name not in quick]
+        rest = [name for name in EVERY_NAME if name not in quick] if slow is None else slow
         cases = [pytest.param(quick, id="default", marks=pytest.mark.held_for(*quick))]
         if rest:
             marks = [pytest.mark.slow, pytest.mark.held_for(*rest)]
@@ -173,7 +185,9 @@ def test_spaces_are_ours(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY_NAME)
+@pytest.mark.parametrize(
+    "name", [n for n in EVERY_NAME if n not in {*TABULAR_BUILDERS} - {*TABLES}]
+)
 def test_spaces_are_ours_and_samples_finite(name):
     env = made(name)
     for space in (env.observation_space, env.action_space):
@@ -190,7 +204,7 @@ def test_equal_environments_share_a_compilation(name):
     assert jax.tree.structure(made(name)) == jax.tree.structure(make(name))
 
 
-@each(ROLLED)
+@each(ROLLED, ROLLED_SLOWLY)
 def test_rollout_is_finite_and_never_ends_twice(name):
     _, (first, steps, alive, _) = rolled(name)
     for leaf in (first, steps.observation[alive], steps.reward[alive]):
@@ -198,7 +212,7 @@ def test_rollout_is_finite_and_never_ends_twice(name):
     assert not np.any(steps.terminated & steps.truncated)
 
 
-@each(ROLLED)
+@each(ROLLED, ROLLED_SLOWLY)
 def test_observations_lie_in_their_space(name):
     env, (first, _, alive, inside) = rolled(name)
     space = env.observation_space
@@ -207,7 +221,7 @@ def test_observations_lie_in_their_space(name):
     assert np.all(inside[alive])
 
 
-@each(ROLLED)
+@each(ROLLED, ROLLED_SLOWLY)
 def test_same_key_same_bits(name):
     _, (first, steps, _, _) = rolled(name)
     lanes = jax.tree.map(lambda leaf: np.array_equal(leaf[0], leaf[1]), (first, steps))

@@ -207,9 +207,15 @@ REFERENCES = {
 }
 
 
+# In float32 those that are solved for or cancel most; the others are within the same bound of
+# NumPy's values in test_functionals.py.
+SINGLE = ("cvar", "entropic", "evar", "expectile", "oce_quadratic", "shortfall_quadratic")
+CASES = [pytest.param(name, np.float64, id=f"float64-{name}") for name in REFERENCES]
+CASES += [pytest.param(name, np.float32, id=f"float32-{name}") for name in SINGLE]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REFERENCES)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_value_is_the_reference(name, dtype):
     """Within 1e-9 of the greatest value in float64, within 64 N u of it in float32."""
     make, numbers, reference = REFERENCES[name]

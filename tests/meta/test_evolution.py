@@ -460,7 +460,7 @@ def test_candidates_together_are_a_loop_of_lives():
 @pytest.mark.parametrize("kind", [Evolution, PersistentEvolution], ids=lambda k: k.__name__)
 def test_a_learning_rate_that_is_too_small_is_found_out(kind):
     """From 1e-4, where nothing is learned in 40 updates, to one that earns more, by the centre."""
-    outer = small(kind, num_pairs=32, num_centre_lives=64, sigma=0.5, tasks_steps=640.0)
+    outer = small(kind, num_pairs=16, num_centre_lives=32, sigma=0.5, tasks_steps=640.0)
     if kind is Evolution:
         outer = outer.replace(num_updates=40, fitness="lifetime_return")
     else:

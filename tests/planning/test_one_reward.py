@@ -34,14 +34,13 @@ def each_pair_own_level(mdp):
 POLICY = np.full((S, A), 1.0 / A, np.float32)
 VERBS = {
     "mean": lambda mdp: planning.value_iteration(mdp, BellmanOperator()).q_values,
-    "cvar": lambda mdp: planning.value_iteration(mdp, CVAR).q_values,
+    "cvar": lambda mdp: planning.value_iteration(mdp, CVAR).q_values,  # with ends: see the slopes
     "per pair": each_pair_own_level,
     "slopes": jax.grad(
         lambda mdp: jnp.sum(planning.value_iteration(mdp, CVAR).values), allow_int=True
     ),
     "gain": lambda mdp: planning.relative_value_iteration(mdp, CVAR).gain,
     "gap": lambda mdp: planning.gap_increasing_value_iteration(mdp, weight=0.3).q_values,
-    "worst model": lambda mdp: planning.iwocs(mdp, CVAR, tolerance=1e-3).values,
     "quantiles": lambda mdp: (
         planning.distributional_value_iteration(mdp, BellmanOperator(Quantile(5))).q_values
     ),
@@ -49,7 +48,6 @@ VERBS = {
         planning.categorical_fixed_point(mdp, POLICY, Categorical(-20.0, 20.0, 11)).values
     ),
     "law": lambda mdp: planning.return_law(mdp, POLICY, horizon=3).law.mean(),
-    "static": lambda mdp: planning.static_cvar(mdp, level=0.3, horizon=3).value,
     "occupancy": lambda mdp: planning.occupancy(mdp, POLICY),
     "dense": jax.jit(lambda mdp: mdp.dense()),
 }
@@ -59,6 +57,7 @@ QUICK = ("occupancy", "dense")  # the others are compiled twice in the longer su
 CASES = [
     (verb, True) if verb in QUICK else pytest.param(verb, True, marks=pytest.mark.slow)
     for verb in VERBS
+    if verb != "cvar"
 ]
 
 

@@ -671,10 +671,15 @@ def test_ended_episodes_are_merged_with_a_bound():
 @pytest.mark.slow
 def test_return_laws_of_plans_by_vmap():
     mdps = [random_mdp(seed) for seed in (0, 2)]
-    plan = lambda mdp: static_cvar(mdp, level=0.35, horizon=H, num_stocks=19)  # noqa: E731
     law = lambda mdp, plan: stock_return_law(mdp, plan, num_atoms=32).law  # noqa: E731
-    plans = jax.vmap(plan)(stack_mdps(mdps))
-    together = jax.vmap(law)(stack_mdps(mdps), plans)
+
+    @jax.jit
+    @jax.vmap
+    def solve(mdp):
+        plan = static_cvar(mdp, level=0.35, horizon=H, num_stocks=19)
+        return plan, law(mdp, plan)
+
+    plans, together = solve(stack_mdps(mdps))
     for i, mdp in enumerate(mdps):
         alone = law(mdp, jax.tree.map(lambda x, i=i: x[i], plans))
         np.testing.assert_allclose(together.probs[i], alone.probs, atol=1e-6)
@@ -705,18 +710,21 @@ def test_bad_arguments_of_return_laws(change, message):
 @pytest.mark.slow
 def test_models_and_levels_by_vmap():
     mdps = [random_mdp(seed) for seed in (0, 2)]
-    batch, levels = stack_mdps(mdps), jnp.array([0.2, 0.7])
-    for verb, settings in ((static_cvar, {"num_stocks": 19}), (nested_cvar, {})):
-        call = lambda mdp, level: verb(mdp, level=level, horizon=H, **settings)  # noqa: B023, E731
-        together = jax.jit(jax.vmap(call))(batch, levels)
-        for i in range(2):
-            alone = call(mdps[i], float(levels[i]))
-            np.testing.assert_allclose(together.value[i], alone.value, atol=1e-5)
-    # Without concrete numbers there is no lattice, and a certified bound instead.
-    traced = jax.jit(lambda mdp: static_cvar(mdp, level=0.2, horizon=H))(mdps[0])
-    exact = static_cvar(mdps[0], level=0.2, horizon=H)
-    assert exact.error_bound < 1e-4 < 2e-3 < traced.error_bound < 0.1
-    assert abs(float(traced.value - exact.value)) <= traced.error_bound
+    batch, levels = stack_mdps(mdps), jnp.array([0.2, 0.5])
+
+    @jax.jit
+    @jax.vmap
+    def solve(mdp, level):
+        return [verb(mdp, level=level, horizon=H) for verb in (static_cvar, nested_cvar)]
+
+    static, nested = jax.device_get(solve(batch, levels))
+    for i, (mdp, level) in enumerate(zip(mdps, (0.2, 0.5), strict=True)):
+        alone = nested_cvar(mdp, level=level, horizon=H)
+        np.testing.assert_allclose(nested.value[i], alone.value, atol=1e-5)
+        # Without concrete numbers there is no lattice, and a certified bound instead.
+        exact = static_cvar(mdp, level=level, horizon=H)
+        assert exact.error_bound < 1e-4 < 2e-3 < static.error_bound[i] < 0.1
+        assert abs(float(static.value[i] - exact.value)) <= static.error_bound[i]
 
 
 @pytest.mark.slow

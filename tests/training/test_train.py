@@ -171,23 +171,6 @@ def test_a_life_may_be_differentiated_in_its_settings():
     assert 21 / 8 <= np.sqrt(value) / 0.05 < 21 / 8 + 1
 
 
-@pytest.mark.slow
-def test_a_life_of_an_actor_critic_may_be_differentiated_in_its_rate():
-    """The slope of its parameters' square, against a difference quotient."""
-
-    @jax.jit
-    @jax.value_and_grad
-    def final(rate):
-        agent = AGENT.replace(optimiser=AGENT.optimiser.replace(learning_rate=rate))
-        params = train(KEY, agent, env(), num_steps=16, num_records=1).state.agent.params
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
-
-    (low, _), (_, slope), (high, _) = map(final, (0.04, 0.05, 0.06))
-    quotient = (high - low) / 0.02
-    # One Adam step is linear in its rate, so the objective is a parabola and the quotient exact.
-    np.testing.assert_allclose(slope, quotient, rtol=1e-2)
-
-
 @pytest.mark.parametrize("bad", [{"num_steps": 0}, {"num_records": 0}])
 def test_empty_budgets_are_refused(bad):
     with pytest.raises(ValueError, match="at least 1"):
