@@ -2,7 +2,7 @@
 
     python benchmarks/suite.py after                    # the default tests, on an idle machine
     python benchmarks/suite.py after --busy 2           # with two endless loops beside them
-    python benchmarks/suite.py after --part slow        # the others
+    python benchmarks/suite.py after --part slow        # the others; --part whole: all of them
     python benchmarks/suite.py before --tree ../old     # those of another checkout
     python benchmarks/suite.py after --part slow --reports a.json b.json   # runs of parts of it
 
@@ -26,7 +26,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-PARTS = {"default": "not slow", "slow": "slow"}
+PARTS = {"default": "not slow", "slow": "slow", "whole": "slow or not slow"}
 
 
 def measure(tree: pathlib.Path, part: str, num_busy: int) -> dict:
