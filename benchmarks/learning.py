@@ -155,7 +155,8 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
         "episode return in the last tenth of the run, exploration included, with its 95 % "
         "stratified bootstrap interval. Left out: records of that tenth in which no episode ended, "
         "and seeds that diverged, which rank lowest. Agents are presets, but for those on "
-        "Breakout: learning.py has their settings.",
+        "Breakout: learning.py has their settings. CPU seconds compare within a day at most: the "
+        "machine is shared. Rows without a commit are of the program of their day.",
         "",
         "| agent | environment | steps | seeds | threshold | interquartile mean | worst seed | "
         "left out | CPU-s / seed | commit | day |",

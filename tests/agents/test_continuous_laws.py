@@ -443,7 +443,16 @@ def test_what_critics_cannot_serve_is_refused(kind, change, message):
     kind().check(Gamble())
 
 
-@pytest.mark.parametrize("name", ["dsac_t", "tqc", "annealed_sac", "annealed_td3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tqc",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("dsac_t", "annealed_sac", "annealed_td3")
+        ),
+    ],
+)
 def test_presets_can_learn_with_continuous_actions(name):
     agent = preset(name)
     agent.check(Gamble())

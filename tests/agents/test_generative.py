@@ -131,6 +131,7 @@ EACH = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_every_gymnax_environment_can_be_stepped_again(name):
     """Discrete and continuous: its state goes through the replay and back into `step`."""
@@ -162,6 +163,7 @@ def in_state(index, action):
     return {"env_state": state, "action": np.full(1, action, np.int32)}
 
 
+@pytest.mark.slow
 def test_draws_have_the_law_of_the_table():
     """RiverSwim's middle state under "right": three outcomes, from many draws of one state."""
     mdp = envs.riverswim()

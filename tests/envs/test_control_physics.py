@@ -123,6 +123,7 @@ BALANCE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MECHANICAL)
 def test_power_balance(kind):
     """dE/dt = force times speed at the point where it acts, less friction.

@@ -79,6 +79,7 @@ def episodes(env, actions, keys, num_steps):
 QUICK = ("RiverSwim",)  # the others hold the same by -m slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TABULAR]
 )

@@ -148,6 +148,7 @@ def test_every_maze_is_a_spanning_tree_on_the_grid():
     assert len({np.asarray(x).tobytes() for x in mazes.next_state}) == NUM_MAZES
 
 
+@pytest.mark.slow
 def test_walls_fall_at_their_rate_and_open_fields_have_none():
     extra = np.array([graph(x).nnz / 2 - (NUM_CELLS - 1) for x in batch(0.3).next_state])
     walls = NUM_SIDES - (NUM_CELLS - 1)

@@ -22,6 +22,7 @@ def known(*rows):
     return SparseDrift(np.float32(weights), np.float32(scales), names)
 
 
+@pytest.mark.slow
 def test_the_discovered_drift_is_found_again_with_scales_that_no_list_holds():
     found = distil(rules.DriftPolicy(rules.DiscoveredDrift(alpha=1.7, beta=0.45)))
     assert found.drift.terms == (

@@ -273,6 +273,7 @@ def check_loop(outer, changed, folder):
     assert float(outer.agent(whole).push) == bits(whole.rule_params)[0]
 
 
+@pytest.mark.slow
 def test_generations_are_traced_and_resume(tmp_path):
     outer = toy_loop(Evolution)
     changed = outer.replace(

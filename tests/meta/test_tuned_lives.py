@@ -119,6 +119,7 @@ def test_the_gradient_is_the_slope_of_the_loss():
         np.testing.assert_allclose((up - down) / 2e-2, slope, rtol=0.05, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_learners_stand_beside_the_agents_of_a_comparison_in_the_same_lives():
     found = meta.compare(KEY, {"untuned": SMALL}, SMALL_HELD_OUT, measure="lifetime_rate")
     lives = tuned_lives(jax.random.fold_in(KEY, 1), still(SMALL_BOOTSTRAPPED), SMALL_HELD_OUT)

@@ -461,6 +461,7 @@ def impute(head, samples):
     return params, laws, jax.vmap(head.encode)(laws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_atoms", "wide", "slack"),
     [

@@ -586,7 +586,14 @@ def test_settings_out_of_range_are_refused(kind, setting, value):
         kind(**{setting: value})
 
 
-@pytest.mark.parametrize("kind", [Softmax, KLSoftmax, Mellowmax, Tsallis, ExpectileMax])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Softmax,
+        Tsallis,
+        *(pytest.param(k, marks=pytest.mark.slow) for k in (KLSoftmax, Mellowmax, ExpectileMax)),
+    ],
+)
 def test_settings_are_swept_without_retracing(kind):
     field = next(iter(kind.__dataclass_fields__))
     settings, (q_values, mask) = np.float32([0.6, 0.7, 0.9]), cases()

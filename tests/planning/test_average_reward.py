@@ -160,6 +160,7 @@ def test_periodic_chains_settle(period):
     assert abs(float(plain.gain) - 1 / period) <= float(plain.error_bound)
 
 
+@pytest.mark.slow
 def test_riverswim():
     kernel, reward = tables(riverswim(S))
     found = solved()["riverswim", 0]

@@ -175,6 +175,7 @@ def test_float32_says_what_it_did_not_reach() -> None:
     assert np.all(errors <= found.error_bound) and np.all(found.error_bound <= most)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "operator, radius",
     [(PLAIN, 0.0), pytest.param(ROBUST, 0.2, marks=pytest.mark.slow)],

@@ -105,6 +105,7 @@ def plain_optimum():
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "head", [Quantile(8), pytest.param(Particles(8), marks=pytest.mark.slow)], ids=kind
 )

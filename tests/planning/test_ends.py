@@ -53,6 +53,7 @@ def test_frozen_lakes_are_crossed(solver, slippery):
     assert worth[0] == pytest.approx(14 / 17 if slippery else 1.0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_every_maze_with_circles_is_left():
     """Random graphs without step costs: many ties, one paying end far away."""
     rng = np.random.default_rng(0)

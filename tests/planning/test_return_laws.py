@@ -102,6 +102,7 @@ def test_a_lattice_needs_no_more_atoms_than_it_has_points():
     assert not return_law(mdp, policy, horizon=H, num_atoms=5).is_exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "num_atoms",
     [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(20, marks=pytest.mark.slow)],

@@ -292,6 +292,7 @@ def test_uniform_draws_are_uniform():
     assert np.sum((counts - 1000.0) ** 2 / 1000.0) < 40.8
 
 
+@pytest.mark.slow
 def test_a_step_with_reward_channels_sums_each():
     told = steps(0, 6, 1)
     channels = np.stack([told.reward, -told.reward], -1)

@@ -108,6 +108,7 @@ def test_the_certified_mean_is_the_integral_over_thresholds():
     np.testing.assert_allclose(certificate.probability(15.0), low, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_more_budget_certifies_less_down_to_the_lowest_return():
     returns = np.random.default_rng(2).uniform(1.0, 9.0, 300)
     certificate = certificate_of(returns)
