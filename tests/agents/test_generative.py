@@ -186,6 +186,7 @@ def test_an_end_zeroes_the_discount_of_its_outcome_only():
     np.testing.assert_allclose(found.reward[0], np.where(ended, 1.0, 0.0))
 
 
+@pytest.mark.slow
 def test_each_setting_is_that_of_the_grid():
     """A wrapped environment under 2 x 2 settings, against stepping each by hand."""
     env = TimeLimit(envs.make("Pendulum-v1"), 50)

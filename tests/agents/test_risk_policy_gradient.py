@@ -252,6 +252,7 @@ def test_the_level_moves_with_the_life():
     assert any(not np.array_equal(*pair) for pair in pairs)
 
 
+@pytest.mark.slow
 def test_marks_follow_the_rollouts():
     """Rollouts of 3 steps in episodes of 2: every second one begins inside an episode."""
     state = start(TAIL)

@@ -65,6 +65,7 @@ def test_distances_are_those_of_the_graph():
     assert np.any(found == -1)
 
 
+@pytest.mark.slow
 def test_every_level_can_be_solved():
     """By a graph of ours, and by the library's own flood."""
     assert np.all(jax.device_get(solvable(levels())))

@@ -44,6 +44,8 @@ FUNCTIONALS = {**OWN, **table_divergences.FUNCTIONALS, **table_ambiguity.FUNCTIO
 EAGER = ("mean", "cvar_0.3")
 # Of another support, conjugate or utility than a part that is not slow; each is a program.
 SLOW = (
+    "contamination_0.2_full",
+    "oce_cvar",
     "weighted_l1_0.4_full",
     "l2_ball_0.25_full",
     "ellipsoid_0.3_full",

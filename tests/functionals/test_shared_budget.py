@@ -172,7 +172,7 @@ def test_kl_is_the_conic_program():
         assert abs(game[i] - expected) <= 1e-8 * np.abs(values[i]).max()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [SharedL1, pytest.param(SharedKL, marks=pytest.mark.slow)])
 def test_limits_and_masks(kind):
     """No budget: the greatest mean; a great one: the greatest least value; masked or lost, out."""
     probs, values, _ = random_states(4, 7)

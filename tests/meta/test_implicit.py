@@ -233,6 +233,7 @@ def expected_return(logits, np=np):
     return np.sum(np.exp(np.sum(log_probs[states, actions], axis=1)) * np.sum(reward, axis=1))
 
 
+@pytest.mark.slow
 def test_the_training_gradient_is_the_agents_and_moves_as_training_does(learner):
     """A gradient of the agent is minus the slope of the return per step; so is its Jacobian."""
     train, trajectory = learner

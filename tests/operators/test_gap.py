@@ -146,6 +146,7 @@ def on_one_state():
     return jax.device_get(run(q, apart, far, five, 2.0))
 
 
+@pytest.mark.slow
 def test_weight_zero_changes_nothing():
     found = on_one_state()
     assert found["learning"] == 3.0

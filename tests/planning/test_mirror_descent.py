@@ -311,6 +311,7 @@ def widened():
     return jax.device_get(GAPS(batch, WEIGHTS, SPARE))
 
 
+@pytest.mark.slow
 def test_optima_are_kept_and_gaps_widened():
     found = widened()
     for row in (0, 1, 2, 3, 4, 6):

@@ -63,13 +63,8 @@ def of_actions(agent, *discrete_or_not):
     raise AssertionError("no environment for it")
 
 
-OFTEN = ("ppo",)  # test_every_wrapper_does has one that learns from replays in every run
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n in OFTEN else pytest.mark.slow) for n in sorted(PRESETS)],
-)
+@pytest.mark.slow  # test_every_wrapper_does has one in every run
+@pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_trains(name):
     with jax.enable_x64(True):
         agent = small(preset(name))
