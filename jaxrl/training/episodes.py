@@ -69,7 +69,7 @@ def tail_mean(level: float, values: Array) -> Array:
 
 @jax.jit
 def _of_equals(functional: CVaR, values: Array) -> Array:
-    probs = jnp.full(values.shape, 1.0 / len(values), values.dtype)
+    probs = jnp.full(values.shape, 1.0 / len(values), jnp.result_type(values, float))
     return functional(probs, values)
 
 

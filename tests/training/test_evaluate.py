@@ -15,7 +15,7 @@ from jaxrl.core import struct
 from jaxrl.core.mdp import outcome_mdp
 from jaxrl.core.types import TimeStep
 from jaxrl.envs.tabular import TabularEnv
-from jaxrl.training.episodes import play_episodes
+from jaxrl.training.episodes import play_episodes, tail_mean
 from jaxrl.training.evaluate import Evaluation, evaluate
 
 KEY = jax.random.key(0)
@@ -210,6 +210,10 @@ def test_tails_agree_with_numpy(num_episodes, level):
     mass = np.clip(level * num_episodes - np.arange(num_episodes), 0.0, 1.0)
     tail = mass @ np.sort(returns) / (level * num_episodes)
     np.testing.assert_allclose(found[level], tail, rtol=2e-5)
+
+
+def test_returns_of_whole_numbers_have_a_tail():
+    assert float(tail_mean(0.5, np.array([4, 1, 3, 2]))) == 1.5
 
 
 def test_another_number_in_agent_or_environment_does_not_compile_again():
