@@ -33,35 +33,36 @@ SLOW = {
         "action_critics ensemble episodes exploration learned_optimiser minibatches nested "
         "successors value_network"
     ),
-    "core": "distances holding lifetime mdp",
+    "core": "distances holding lifetime mdp schedules",
     "envs": (
         "bandits chains checker collecting control.acrobot control.cartpole control.mountain_car "
-        "control.pendulum gridworlds gymnax mazes operations semi_markov two_colours walled "
-        "wrappers.actions wrappers.durations wrappers.normalise wrappers.randomisation"
+        "control.pendulum gridworlds gymnax mazes operations semi_markov tabular two_colours "
+        "walled wrappers.actions wrappers.durations wrappers.normalise wrappers.randomisation "
+        "wrappers.stock"
     ),
     "functionals": (
-        "ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl norms "
-        "penalties per_pair quantile risk scenarios shared_budget shared_divergence utility "
-        "wasserstein"
+        "__init__ ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl "
+        "norms penalties per_pair quantile risk scenarios shared_budget shared_divergence "
+        "utility wasserstein"
     ),
     "losses": "likelihood quantile",
     "meta": "distil fit level_buffer levels mirrored neumann probe rule_file shaping tasks",
     "networks": "initialisers models",
     "operators": (
-        "bellman heads.expectile heads.gaussian heads.histogram heads.implicit_quantile "
+        "bellman gap heads.expectile heads.gaussian heads.histogram heads.implicit_quantile "
         "heads.particles heads.quantile improvement per_state regularised reward_channels tsallis "
         "value_mapping"
     ),
     "planning": (
         "average_reward constrained distributional exponential_risk gap_increasing iwocs long_run "
         "mirror_descent nested_risk occupancy optimistic policy_evaluation policy_iteration "
-        "return_laws static_risk stock stock_laws worst_kernel"
+        "return_laws static_risk stock stock_laws value_iteration worst_kernel"
     ),
     "replay": "ring",
     "report": "plots rule_pictures statistics",
     "rules": (
-        "drift_network learned_policy_gradient learned_reward random_weights reactive_entropy "
-        "reactive_exploration static_risk"
+        "drift_network learned_policy_gradient learned_reward mirror_descent random_weights "
+        "reactive_entropy reactive_exploration static_risk"
     ),
     "training": (
         "checkpoint confidence evaluate iwocs least_value loop robust_evaluation run_folder "
@@ -83,6 +84,7 @@ def modules():
         names = [m.name for m in pkgutil.walk_packages(root.__path__, root.__name__ + ".")]
         names = [name for name in (root.__name__, *names) if has_examples(name)]
         slow = {f"{root.__name__}.{name}" for name in SLOW.get(package, "").split()}
+        slow = {name.removesuffix(".__init__") for name in slow}
         assert slow <= set(names), f"no such examples: {sorted(slow - set(names))}"
         for kind, marks in {package: [], f"{package}-slow": [pytest.mark.slow]}.items():
             own = [name for name in names if (name in slow) == bool(marks)]

@@ -248,6 +248,7 @@ def test_a_worst_case_shares_its_draws_between_settings_and_a_mixture_does_not()
 VALUE_AND_WEIGHTS = jax.jit(lambda f, p, v: (f(p, v), worst_case(f, p, v)))
 
 
+@pytest.mark.slow
 def test_weights_within_and_over_groups_multiply():
     """The worst group is the second, [3, 1]; half of its mass is on its lower value."""
     functional = Nested(CVaR(0.5), CVaR(0.5), num_groups=2)

@@ -30,7 +30,7 @@ from jaxrl.functionals import (
 )
 
 NUM_LAWS, NUM_ATOMS = hard_laws.NUM_LAWS, 7
-NUM_SLOPES = 16  # laws whose slopes are compared: each takes NumPy six values and more
+NUM_SLOPES = 12  # laws whose slopes are compared: each takes NumPy six values and more
 FACTS = ("monotone", "translation_equivariant", "coherent", "time_consistent")
 ORDER = np.array([3, 0, 6, 5, 1, 2, 4])
 BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}

@@ -64,6 +64,12 @@ def test_a_worst_case_finds_its_atoms_among_values_of_the_same_program(functiona
 LEVELS = np.array([0.01, 0.3, 0.5, 0.9, 1.0], np.float32)
 
 
+@jax.jit
+def tails_of(probs, values):
+    tail = lambda level: CVaR(level)(probs, values)  # noqa: E731
+    return jax.vmap(lambda x: (tail(x), VaR(x)(probs, values), jax.grad(tail)(x)))(LEVELS)
+
+
 @pytest.mark.parametrize("size", [3_000, 100_000])
 @pytest.mark.parametrize("weights", ["equal", "spread", "heavy"])
 def test_tails_of_many_atoms_are_those_of_numpy(size, weights):
@@ -76,13 +82,7 @@ def test_tails_of_many_atoms_are_those_of_numpy(size, weights):
     }[weights]
     probs, values = (probs / probs.sum()).astype(np.float32), rng.normal(size=size)
     values = values.astype(np.float32)
-
-    @jax.jit
-    def found(probs, values):
-        tail = lambda level: CVaR(level)(probs, values)  # noqa: E731
-        return jax.vmap(lambda x: (tail(x), VaR(x)(probs, values), jax.grad(tail)(x)))(LEVELS)
-
-    tails, quantiles, slopes = map(np.asarray, found(probs, values))
+    tails, quantiles, slopes = map(np.asarray, tails_of(probs, values))
     order = np.argsort(values)
     p, v = probs[order].astype(float), values[order].astype(float)
     p /= p.sum()

@@ -35,6 +35,7 @@ def test_the_discovered_drift_is_found_again_with_scales_that_no_list_holds():
     assert "1.7 tanh((r-1)A/1.7)" in str(found)
 
 
+@pytest.mark.slow
 def test_what_serves_both_signs_is_written_once():
     found = distil(ppo().replace(rule=rules.DriftPolicy(rules.ClipDrift(0.13))))
     assert found.drift.terms == ("(r-1 outside +-s)A",)

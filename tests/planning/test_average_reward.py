@@ -308,6 +308,7 @@ def test_batches_and_single_precision():
     np.testing.assert_allclose(single.gain, exact, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_the_gain_in_a_reward_is_the_time_spent_there():
     """And that of the relative values is the deviation matrix, less its first row."""
     mdp = unichain(2)

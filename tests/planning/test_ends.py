@@ -26,7 +26,7 @@ SOLVERS = [
     planning.policy_iteration,
     slow(planning.modified_policy_iteration),
     planning.gap_increasing_value_iteration,
-    by_laws,
+    slow(by_laws),
 ]
 
 

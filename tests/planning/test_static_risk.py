@@ -251,6 +251,7 @@ def test_off_the_lattice_the_bound_holds_and_the_policy_attains_it(num_stocks):
             assert attained >= float(plan.value) - bound - 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solve, score", [(static_cvar, cvar), pytest.param(static_var, var, marks=pytest.mark.slow)]
 )

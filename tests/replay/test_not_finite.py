@@ -52,7 +52,9 @@ def test_moments_leave_out_samples_with_an_entry_that_is_not_finite():
     assert jax.tree.all(jax.tree.map(np.array_equal, nothing, moments))
 
 
-@pytest.mark.parametrize("kind", [UniformReplay, PrioritisedReplay])
+@pytest.mark.parametrize(
+    "kind", [UniformReplay, pytest.param(PrioritisedReplay, marks=pytest.mark.slow)]
+)
 def test_rows_that_the_clock_cut_count(kind):
     """Every episode one truncated step: all windows are good, and none without successors."""
     rows = ROWS.replace(truncated=~NO, next_observation=7.0 * ONE)
