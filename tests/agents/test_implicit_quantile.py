@@ -89,12 +89,10 @@ def test_levels_for_the_regression_are_stratified_and_uniform():
 # --- the network ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hidden_sizes, dueling",
-    [
-        pytest.param((), False, id="linear", marks=pytest.mark.slow),
-        pytest.param((8, 8), True, id="dueling"),
-    ],
+    [pytest.param((), False, id="linear"), pytest.param((8, 8), True, id="dueling")],
 )
 def test_a_value_depends_on_its_own_level_only(hidden_sizes, dueling):
     torso = NetworkSettings(hidden_sizes=hidden_sizes).torso(Discrete(3))

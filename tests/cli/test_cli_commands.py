@@ -35,6 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_evaluate_plays_every_agent_and_writes_what_it_found(trained: Path, jaxrl: Run) -> None:
     code, out, error = jaxrl("evaluate", trained, "--num-episodes", "20")
     assert code == 0 and error == "" and "CVaR 10 %" in out

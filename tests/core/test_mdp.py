@@ -174,6 +174,7 @@ def test_sparse_tables_are_the_dense_ones():
             tabular_mdp(bad, reward)
 
 
+@pytest.mark.slow
 def test_sparse_tables_may_be_empty_and_stay_as_they_are():
     """An action that is illegal everywhere has no entries; entries given twice count together."""
     twice = scipy.sparse.csr_matrix(([0.5, 0.5, 1.0], [0, 0, 0], [0, 2, 3]), shape=(2, 2))

@@ -72,11 +72,12 @@ def _measure(head, plain, given, steps, laws):
     return found | {"given": (head.law(given), head.mean(given)), "losses": losses}
 
 
-ONE_NUMBER = ("one_quantile", "one_expectile")  # as their likes of several, in the longer suite
+# As their likes of several numbers, and of the same grid; the tests of their own are below.
+LIKE_ANOTHER = ("one_quantile", "one_expectile", "two_hot", "hl_gauss")
 
 
 @pytest.fixture(
-    params=[pytest.param(n, marks=pytest.mark.slow) if n in ONE_NUMBER else n for n in HEADS]
+    params=[pytest.param(n, marks=pytest.mark.slow) if n in LIKE_ANOTHER else n for n in HEADS]
 )
 def name(request):
     return request.param
