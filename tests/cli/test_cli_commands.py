@@ -55,12 +55,13 @@ def test_evaluate_plays_every_agent_and_writes_what_it_found(trained: Path, jaxr
 
 
 def test_a_run_is_evaluated_by_one_process_at_a_time(trained: Path, jaxrl: Run) -> None:
-    before = (trained / "evaluation.json").read_bytes()
+    found = trained / "evaluation.json"
+    found.write_text(before := "of an earlier evaluation")
     with take_lock(trained, ".evaluation.lock"):
         for over in ([], ["--over", "length=0.5"]):
             code, _, error = jaxrl("evaluate", trained, *over)
             assert code == 2 and error.count("\n") == 1 and "is in use by process" in error
-    assert (trained / "evaluation.json").read_bytes() == before
+    assert found.read_text() == before
 
 
 @pytest.mark.slow

@@ -173,6 +173,7 @@ def test_mazes_are_valued_by_the_length_of_the_way():
         np.testing.assert_allclose(values, expected, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_tables_are_what_the_checked_builder_makes_of_them():
     keys = jax.random.split(jax.random.key(0), NUM_MAZES)
     maze = jax.tree.map(lambda leaf: leaf[0], many(keys, slip_prob=0.25))

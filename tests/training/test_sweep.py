@@ -125,6 +125,7 @@ def test_seeds_are_different_lives(five):
     np.testing.assert_array_equal(five.metrics["number"], [[[1.5, 5.5, 9.5]] * 5])
 
 
+@pytest.mark.slow
 def test_settings_are_compared_on_the_same_keys(two_rates):
     for seed in range(2):
         first, second = (lane(two_rates, setting, seed)["state"] for setting in range(2))
