@@ -41,7 +41,8 @@ OTHERS = {
     "dual": lambda: small("dqn", successors=Dual(), operator=RISKY),
 }
 LIKE_ANOTHER = {"mdpo", "dpo", "lpo", "double_dqn", "c51", "qr_dqn", "log_dqn", "munchausen_dqn"}
-LIKE_ANOTHER |= {"dsac_t", "tqc", "annealed_sac", "annealed_td3"}
+LIKE_ANOTHER |= {"dsac_t", "tqc", "annealed_sac", "annealed_td3", "differential_dqn"}
+LIKE_ANOTHER |= {"ppo_continuous"}
 ROWS = [
     pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER))
     for name in (*PRESETS, *OTHERS)

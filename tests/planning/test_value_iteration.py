@@ -82,7 +82,7 @@ def test_values_solve_the_linear_program(dense) -> None:
 @pytest.mark.parametrize(
     "name, solved",
     [
-        ("mean", (Plain(), FrozenSolve())),
+        pytest.param("mean", (Plain(), FrozenSolve()), marks=pytest.mark.slow),
         pytest.param("mean", ACCELERATIONS, marks=pytest.mark.slow),
         pytest.param("cvar", ACCELERATIONS[:2], marks=pytest.mark.slow),
         pytest.param("entropic-softmax", ACCELERATIONS[:2], marks=pytest.mark.slow),

@@ -162,7 +162,115 @@ def test_an_agent_under_the_clip_s_drift_learns_as_under_ppo():
             np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["clip_drift", "zero_drift", "dpo", "lpo", "mdpo"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("zero_drift", "lpo")]
+
+
+@pytest.mark.parametrize("name", ["clip_drift", "dpo", "mdpo", *SLOW])
+def test_no_ratio_makes_a_network_s_drift_or_slope_infinite(drifts):
+    """Its values are those of the formula in float64, a quarter of a life of 10^6 steps gone."""
+    value, slope = drifts
+    assert np.all(np.isfinite(value)) and np.all(np.isfinite(slope))
+    network = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), networks())
+    log_ratio, advantage = np.float64(LOG_RATIOS)[:, None], np.float64(ADVANTAGES)
+    fall = -np.expm1(log_ratio)
+    plain = np.stack(np.broadcast_arrays(log_ratio, log_ratio**2, fall, fall**2), axis=-1)
+    plain = plain + 0.0 * advantage[:, None]
+    features = np.concatenate([plain, plain * advantage[:, None]], axis=-1)
+    features = np.concatenate([features, 0.25 * features, 1.0 * features], axis=-1)
+    before = np.einsum("raf,nfh->nrah", features, network.weights["hidden"])
+    units = np.einsum("nrah,nh->nra", np.tanh(before), network.weights["output"])
+    epsilon = network.start.epsilon[:, None, None]
+    outside = -fall - np.clip(-fall, -epsilon, epsilon)
+    total = np.maximum(outside * advantage, 0.0) + units - 1e-4
+    # Where tanh is in doubt by float32, so is the value: the sums cancel at large ratios.
+    size = np.sum(np.abs(network.weights["output"]), axis=1)[:, None, None]
+    gap = np.abs(value - np.maximum(total, 0.0)) / (size + np.abs(total))
+    for most, tolerance in ((0.3, 1e-3), (3.0, 1e-2)):
+        near = np.abs(LOG_RATIOS) <= np.float32(most)
+        assert gap[:, near].max() < tolerance, most
+
+
+def test_the_closed_forms_are_drifts():
+    log_ratios = np.append(np.linspace(-20.0, 20.0, 10), 0.0).astype(np.float32)
+    advantages = np.array([-30.0, -1.0, 0.0, 1.0, 30.0], np.float32)
+
+    @jax.jit
+    def values_and_slopes():
+        return [
+            jax.vmap(jax.vmap(jax.value_and_grad(closed), (None, 0, None)), (0, None, None))(
+                log_ratios, advantages, LIFE
+            )
+            for closed in (ClipDrift(0.2), DiscoveredDrift(), ZeroDrift())
+        ]
+
+    for value, slope in values_and_slopes():
+        assert np.all(value >= 0) and np.all(np.isfinite(value)) and np.all(np.isfinite(slope))
+        assert np.all(value[-1] == 0) and np.all(slope[-1] == 0)
+
+
+def test_the_discovered_drift_by_hand():
+    """A bad action of A = -1 at log-ratio -0.6: relu(0.6 - 0.6 tanh 1); a good one at ratio 3."""
+    log_ratios = np.float32([-0.6, np.log(3.0), 0.6, np.log(0.2)])
+    advantages = np.float32([-1.0, 1.0, -1.0, 1.0])
+    found = jax.jit(lambda r, a: DiscoveredDrift()(r, a, LIFE))(log_ratios, advantages)
+    np.testing.assert_allclose(found[:2], np.array([0.6, 2.0]) * (1 - np.tanh(1.0)), rtol=1e-5)
+    # On the side that improvement goes to, a drift; on the other, where it would help, none.
+    np.testing.assert_array_equal(found[2:], 0.0)
+
+
+def step_of(log_prob, advantage):
+    outputs = PolicyOutputs(jnp.asarray(log_prob), jnp.float32(0.4), jnp.float32(0.9))
+    return outputs, PolicyTargets(advantage, returns=1.0, log_prob=0.0, value=0.3)
+
+
+@pytest.fixture(scope="module")
+def compare():
+    """Losses and slopes of the two rules at `epsilon`, `[advantage, log-ratio]`, by one program."""
+
+    def loss_of(rule, log_prob, advantage):
+        loss = lambda outputs, targets: rule.loss(outputs, targets, LIFE)  # noqa: E731
+        return jax.value_and_grad(loss)(*step_of(log_prob, advantage))
+
+    @jax.jit
+    def both(epsilon, log_probs, advantages):
+        over = jax.vmap(jax.vmap(loss_of, (None, 0, None)), (None, None, 0))
+        rules = DriftPolicy(ClipDrift(epsilon)), ProximalPolicy(clip_epsilon=epsilon)
+        return [over(rule, log_probs, advantages) for rule in rules]
+
+    return both
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.2, INF])
+def test_the_clip_s_drift_is_ppo(compare, epsilon):
+    """Loss and slopes, on both sides of both clips."""
+    log_probs = np.log(np.float32([0.1, 0.79, 0.9, 1.0, 1.1, 1.3, 4.0]))
+    first, second = compare(epsilon, log_probs, np.float32([-2.0, 0.0, 1.5]))
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_agent_under_the_clip_s_drift_learns_as_under_ppo():
+    """Two updates of two epochs of three minibatches, at a rate at which both clips bind."""
+    with jax.enable_x64(True):
+        lives = []
+        for rule in (ProximalPolicy(clip_epsilon=0.05), DriftPolicy(ClipDrift(0.05))):
+            agent = cases.double(cases.agent_of("ppo", num_minibatches=3, rule=rule))
+            start = cases.start_of(agent)
+            lives.append(jax.jit(lambda agent, start: cases.live(agent, *start))(agent, start))
+        for one, other in zip(*(jax.tree.leaves(life.params) for life in lives), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clip_drift",
+        "dpo",
+        "mdpo",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("zero_drift", "lpo")),
+    ],
+)
 def test_no_ratio_makes_a_loss_or_its_slopes_infinite(name):
     rule = cases.made(name).replace(**({"step_size": INF} if name == "mdpo" else {}))
     gaps = np.float32([-INF, -1e4, -20.0, 20.0, 1e4, INF])

@@ -153,7 +153,7 @@ def made(returns, same_episodes=True):
     )
 
 
-@pytest.mark.parametrize("same_episodes", [True, False])
+@pytest.mark.parametrize("same_episodes", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_numbers_of_all_settings(same_episodes):
     """Against NumPy: means of rows, the least of them, and means of the lowest values."""
     returns = np.random.default_rng(0).normal(5.0, 2.0, (5, 40)).astype(np.float32)
