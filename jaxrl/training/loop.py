@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +34,43 @@ class TrainState:
 
 @struct.dataclass
 class Tally:
-    """Sums since the last record; a record is their means."""
+    """Sums over iterations; a record is their means."""
 
     episodes: EpisodeSums
-    metrics: dict[str, Array]  # [] each, summed over iterations
+    metrics: dict[str, Array]  # [] each
     num_iterations: Array  # [] float32
     num_finite: Array  # [] float32, iterations before a metric was first not finite
-    rest: PyTree = ()  # what the sums of many iterations round away, a number for each of them
+
+
+@struct.dataclass
+class Sums:
+    """All tallies since the last record, their numbers side by side: one addition for all."""
+
+    totals: Array  # [N]
+    rest: Array  # [N] what rounding took from them
+    num_finite: Array  # [] float32
+    kind: Any = struct.field(pytree_node=False)  # the structure of a tally
+
+    @classmethod
+    def start(cls, agent: Agent, env: Environment, state: TrainState) -> Sums:
+        """Of nothing yet."""
+        leaves, kind = jax.tree.flatten(jax.eval_shape(train_iteration, agent, env, state)[1])
+        zeros = jnp.zeros(len(leaves), jnp.result_type(*leaves))
+        return cls(zeros, zeros, jnp.zeros((), jnp.float32), kind)
+
+    def add(self, tally: Tally) -> Sums:
+        """With those of one iteration."""
+        amounts = jnp.stack(jax.tree.leaves(tally))
+        totals, rest = add_exactly(self.totals, self.rest, amounts)
+        # Those of the metrics; a sum that was not finite once stays so.
+        first = len(jax.tree.leaves(tally.episodes))
+        finite = jnp.all(jnp.isfinite(totals[first : first + len(tally.metrics)]))
+        return self.replace(totals=totals, rest=rest, num_finite=self.num_finite + finite)
+
+    def record(self) -> dict[str, Array]:
+        """The means that `summarise` gives."""
+        tally = jax.tree.unflatten(self.kind, list(self.totals))
+        return summarise(tally.replace(num_finite=self.num_finite))
 
 
 @struct.dataclass
@@ -115,10 +146,11 @@ def train_iteration(
     agent: Agent, env: Environment, state: TrainState, auto_reset: bool = True
 ) -> tuple[TrainState, Tally]:
     """Roll out `[T, B]` steps, then let the agent learn from them."""
-    rollout_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+    key = jax.random.fold_in(state.key, state.iteration)
+    rollout_key, update_key, next_key = jax.random.split(key, 3)
     # The numbers of iterations begin again, under another key, before they overflow.
     wraps = state.iteration == _MOST_ITERATIONS
-    key = select(wraps, jax.random.fold_in(state.key, 2**32 - 1), state.key)
+    life_key = select(wraps, next_key, state.key)
     rollout_state, trajectory, episodes = rollout(
         rollout_key,
         agent,
@@ -129,26 +161,10 @@ def train_iteration(
         keep_env_state=getattr(agent, "keep_env_state", False),  # only learners that step it again
     )
     agent_state, metrics = agent.update(update_key, state.agent, trajectory)
-    state = TrainState(agent_state, rollout_state, key, jnp.where(wraps, 0, state.iteration + 1))
-    return state, Tally(episodes, metrics, jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32))
-
-
-def empty_tally(agent: Agent, env: Environment, state: TrainState) -> Tally:
-    """A tally of zeros with the structure that `train_iteration` gives."""
-    shapes = jax.eval_shape(train_iteration, agent, env, state)[1]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return zeros.replace(rest=jax.tree.leaves(zeros))
-
-
-def add_tally(tally: Tally, more: Tally) -> Tally:
-    """The sums of both; `more` is of one iteration."""
-    sums, treedef = jax.tree.flatten(tally.replace(rest=()))
-    pairs = map(add_exactly, sums, tally.rest, jax.tree.leaves(more))
-    sums, rest = zip(*pairs, strict=True)
-    total = jax.tree.unflatten(treedef, sums)
-    # A sum that was not finite once stays so.
-    finite = jnp.stack([jnp.isfinite(metric) for metric in total.metrics.values()] or [True])
-    return total.replace(num_finite=tally.num_finite + jnp.all(finite), rest=list(rest))
+    iteration = jnp.where(wraps, 0, state.iteration + 1)
+    one = jnp.ones((), jnp.float32)
+    state = TrainState(agent_state, rollout_state, life_key, iteration)
+    return state, Tally(episodes, metrics, one, one)
 
 
 def summarise(tally: Tally) -> dict[str, Array]:
@@ -216,16 +232,16 @@ def train(
     plan = make_plan(agent, num_steps, num_records)
     with explained(env):
         state = start_training(key, agent, env, plan.total_steps)
-        zeros = empty_tally(agent, env, state)
+        nothing = Sums.start(agent, env, state)
 
     def iteration(carry: tuple, _: None) -> tuple[tuple, None]:
-        state, tally = carry
-        state, more = train_iteration(agent, env, state, auto_reset)
-        return (state, add_tally(tally, more)), None
+        state, sums = carry
+        state, tally = train_iteration(agent, env, state, auto_reset)
+        return (state, sums.add(tally)), None
 
     def record(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
-        (state, tally), _ = jax.lax.scan(iteration, (state, zeros), None, plan.iterations)
-        return state, summarise(tally)
+        (state, sums), _ = jax.lax.scan(iteration, (state, nothing), None, plan.iterations)
+        return state, sums.record()
 
     state, metrics = jax.lax.scan(record, state, None, plan.num_records)
     steps = (np.arange(plan.num_records) + 1) * plan.steps_per_record

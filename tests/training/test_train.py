@@ -48,14 +48,15 @@ def result():
     return run()
 
 
+begin, iterate = jax.jit(start_training), jax.jit(train_iteration)
+
+
 @functools.cache
 def iterations():
     """Weight, loss and episode sums of each of the ten iterations, made one by one."""
-    one = jax.jit(train_iteration)
-    state = jax.jit(start_training)(KEY, DIARY, CLOCK, 160.0)
-    rows = []
+    state, rows = begin(KEY, DIARY, CLOCK, 160.0), []
     for _ in range(10):
-        state, tally = one(DIARY, CLOCK, state)
+        state, tally = iterate(DIARY, CLOCK, state)
         rows.append(jax.device_get((state.agent.weight, tally.metrics["loss"], tally.episodes)))
     return rows
 
@@ -74,6 +75,19 @@ def test_episodes_of_five_steps_are_counted(result):
     np.testing.assert_array_equal(result.metrics["num_episodes"], [6, 6, 6, 6, 8])
     np.testing.assert_array_equal(result.metrics["episode_length"], np.full(5, 5.0))
     np.testing.assert_array_equal(result.metrics["episode_return"], np.full(5, 15.0))
+
+
+def test_after_two_to_the_31_iterations_they_begin_again_under_a_key_that_none_spent():
+    state = begin(KEY, DIARY, CLOCK, 160.0).replace(iteration=np.int32(2**31 - 2))
+    numbers, keys = [], [jax.random.key_data(state.key).tolist()]
+    spent = jax.random.split(jax.random.fold_in(state.key, 2**31 - 1))
+    for _ in range(4):
+        state, _ = iterate(DIARY, CLOCK, state)
+        numbers.append(int(state.iteration))
+        keys.append(jax.random.key_data(state.key).tolist())
+    assert numbers == [2**31 - 1, 0, 1, 2]
+    assert keys[0] == keys[1] != keys[2] == keys[3] == keys[4]
+    assert keys[2] not in jax.random.key_data(spent).tolist()
 
 
 def test_a_record_is_the_mean_of_its_iterations(result):
