@@ -20,7 +20,15 @@ from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import check_value, list_settings, replace_setting, resolve_setting
 from jaxrl.core.types import Array, Key, PyTree, select
-from jaxrl.training.loop import Sums, TrainState, start_training, train_iteration
+from jaxrl.training.loop import (
+    Sums,
+    Tally,
+    TrainState,
+    empty_tally,
+    start_training,
+    summarise,
+    train_iteration,
+)
 
 # On a CPU one lane costs about as little per seed as sixteen (PPO, CartPole: 1.09 against 0.91
 # CPU-seconds), compiles faster and keeps conditionals real; accelerators want wide programs.
@@ -155,12 +163,12 @@ def lane_axes(agent: Agent, swept: Sequence[str]) -> Agent:
 
 def start_lanes(
     agent: Agent, env: Environment, keys: Key, total_steps: Array, swept: tuple[str, ...]
-) -> tuple[TrainState, Sums]:
-    """Fresh lives and empty sums `[W, ...]`."""
+) -> tuple[TrainState, Tally]:
+    """Fresh lives and empty tallies `[W, ...]`."""
 
-    def start(agent: Agent, key: Key) -> tuple[TrainState, Sums]:
+    def start(agent: Agent, key: Key) -> tuple[TrainState, Tally]:
         state = start_training(key, agent, env, total_steps)
-        return state, Sums.start(agent, env, state)
+        return state, empty_tally(agent, env, state)
 
     return _over_lanes(start, agent, swept, keys)(agent, keys)
 
@@ -169,47 +177,49 @@ def run_lanes(
     agent: Agent,
     env: Environment,
     state: TrainState,
-    sums: Sums,
+    tally: Tally,
     span: Array,
     swept: tuple[str, ...],
-) -> tuple[TrainState, Sums, dict[str, Array]]:
+) -> tuple[TrainState, Tally, dict[str, Array]]:
     """Run every lane on, over any number of iterations and records without recompiling.
 
     Args:
         agent: swept leaves are `[W]`.
         env: shared by all lanes.
         state: `[W, ...]`, where the lives stand.
-        sums: `[W, ...]`, what the record begun before has so far.
+        tally: `[W, ...]`, what the record begun before has so far.
         span: `[3]` int32: records to go over, at most `MAX_RECORDS`; iterations in each; whether
             that many iterations end a record (else there is one, and it goes on in the next call).
         swept: names of the swept settings.
 
     Returns:
-        states, sums, and the records by name `[W, MAX_RECORDS]`, of which only those that ended
+        states, tallies, and the records by name `[W, MAX_RECORDS]`, of which only those that ended
         mean anything.
     """
     num_records, num_iterations, ends = span[0], span[1], span[2] > 0
 
-    def run(agent: Agent, life: tuple[TrainState, Sums]) -> tuple:
+    def run(agent: Agent, life: tuple[TrainState, Tally]) -> tuple:
         def iteration(_: int, life: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
             state, sums = life
             state, tally = train_iteration(agent, env, state)
             return state, sums.add(tally)
 
         def record(index: int, carry: tuple) -> tuple:
-            life, records = carry
+            (state, tally), records = carry
+            life = state, Sums.of(tally)
             state, sums = jax.lax.fori_loop(0, num_iterations, iteration, life)
-            row = sums.record()
+            tally = sums.tally()
+            row = summarise(tally)
             records = {name: records[name].at[index].set(row[name]) for name in records}
-            sums = jax.tree.map(lambda total: jnp.where(ends, 0, total), sums)
-            return (state, sums), records
+            tally = jax.tree.map(lambda total: jnp.where(ends, 0, total), tally)
+            return (state, tally), records
 
-        shapes = jax.eval_shape(Sums.record, life[1])
+        shapes = jax.eval_shape(summarise, life[1])
         empty = {name: jnp.zeros(MAX_RECORDS, row.dtype) for name, row in shapes.items()}
-        (state, sums), records = jax.lax.fori_loop(0, num_records, record, (life, empty))
-        return state, sums, records
+        (state, tally), records = jax.lax.fori_loop(0, num_records, record, (life, empty))
+        return state, tally, records
 
-    return _over_lanes(run, agent, swept, state.key)(agent, (state, sums))
+    return _over_lanes(run, agent, swept, state.key)(agent, (state, tally))
 
 
 def _over_lanes(function: Any, agent: Agent, swept: tuple[str, ...], keys: Key) -> Any:

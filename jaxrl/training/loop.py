@@ -34,32 +34,33 @@ class TrainState:
 
 @struct.dataclass
 class Tally:
-    """Sums over iterations; a record is their means."""
+    """Sums since the last record; a record is their means."""
 
     episodes: EpisodeSums
-    metrics: dict[str, Array]  # [] each
+    metrics: dict[str, Array]  # [] each, summed over iterations
     num_iterations: Array  # [] float32
     num_finite: Array  # [] float32, iterations before a metric was first not finite
+    rest: PyTree = ()  # what the sums of many iterations round away, a number for each of them
 
 
 @struct.dataclass
 class Sums:
-    """All tallies since the last record, their numbers side by side: one addition for all."""
+    """A tally while it grows, its numbers side by side: one addition does for all."""
 
     totals: Array  # [N]
-    rest: Array  # [N] what rounding took from them
+    rest: Array  # [N]
     num_finite: Array  # [] float32
-    kind: Any = struct.field(pytree_node=False)  # the structure of a tally
+    like: Any = struct.field(pytree_node=False)  # structure of the tally, dtypes of its numbers
 
     @classmethod
-    def start(cls, agent: Agent, env: Environment, state: TrainState) -> Sums:
-        """Of nothing yet."""
-        leaves, kind = jax.tree.flatten(jax.eval_shape(train_iteration, agent, env, state)[1])
-        zeros = jnp.zeros(len(leaves), jnp.result_type(*leaves))
-        return cls(zeros, zeros, jnp.zeros((), jnp.float32), kind)
+    def of(cls, tally: Tally) -> Sums:
+        """Of a tally with its rest."""
+        leaves, kind = jax.tree.flatten(tally.replace(rest=()))
+        like = kind, tuple(leaf.dtype for leaf in leaves)
+        return cls(jnp.stack(leaves), jnp.stack(tally.rest), tally.num_finite, like)
 
     def add(self, tally: Tally) -> Sums:
-        """With those of one iteration."""
+        """With one iteration more."""
         amounts = jnp.stack(jax.tree.leaves(tally))
         totals, rest = add_exactly(self.totals, self.rest, amounts)
         # Those of the metrics; a sum that was not finite once stays so.
@@ -67,10 +68,11 @@ class Sums:
         finite = jnp.all(jnp.isfinite(totals[first : first + len(tally.metrics)]))
         return self.replace(totals=totals, rest=rest, num_finite=self.num_finite + finite)
 
-    def record(self) -> dict[str, Array]:
-        """The means that `summarise` gives."""
-        tally = jax.tree.unflatten(self.kind, list(self.totals))
-        return summarise(tally.replace(num_finite=self.num_finite))
+    def tally(self) -> Tally:
+        """The numbers in their places."""
+        kind, dtypes = self.like
+        totals, rest = (list(map(jnp.asarray, row, dtypes)) for row in (self.totals, self.rest))
+        return jax.tree.unflatten(kind, totals).replace(num_finite=self.num_finite, rest=rest)
 
 
 @struct.dataclass
@@ -167,6 +169,13 @@ def train_iteration(
     return state, Tally(episodes, metrics, one, one)
 
 
+def empty_tally(agent: Agent, env: Environment, state: TrainState) -> Tally:
+    """A tally of zeros with the structure that `train_iteration` gives."""
+    shapes = jax.eval_shape(train_iteration, agent, env, state)[1]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return zeros.replace(rest=jax.tree.leaves(zeros))
+
+
 def summarise(tally: Tally) -> dict[str, Array]:
     """One record: means over episodes and over iterations, over episodes 0 where none ended.
 
@@ -232,7 +241,7 @@ def train(
     plan = make_plan(agent, num_steps, num_records)
     with explained(env):
         state = start_training(key, agent, env, plan.total_steps)
-        nothing = Sums.start(agent, env, state)
+        nothing = Sums.of(empty_tally(agent, env, state))
 
     def iteration(carry: tuple, _: None) -> tuple[tuple, None]:
         state, sums = carry
@@ -241,7 +250,7 @@ def train(
 
     def record(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
         (state, sums), _ = jax.lax.scan(iteration, (state, nothing), None, plan.iterations)
-        return state, sums.record()
+        return state, summarise(sums.tally())
 
     state, metrics = jax.lax.scan(record, state, None, plan.num_records)
     steps = (np.arange(plan.num_records) + 1) * plan.steps_per_record

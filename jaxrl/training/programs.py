@@ -13,7 +13,7 @@ import numpy as np
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
 from jaxrl.training.lanes import Group, run_lanes, start_lanes
-from jaxrl.training.loop import Plan, Sums
+from jaxrl.training.loop import Plan, summarise
 from jaxrl.training.memory import (
     MemoryPlan,
     available_bytes,
@@ -44,7 +44,7 @@ class Programs:
         return jax.device_put(tree, jax.tree.map(lambda _: lane, tree))
 
     def life_shapes(self, group: Group) -> PyTree:
-        """The `(state, sums)` of a group as shapes, without computing anything."""
+        """The `(state, tally)` of a group as shapes, without computing anything."""
         # Through the jitted function: what is traced here is not traced again to be compiled.
         return _START.eval_shape(
             group.agent, self.env, group.keys, self.total_steps, swept=self.swept
@@ -53,7 +53,7 @@ class Programs:
     def memory_before_compiling(self, group: Group, num_runs: int) -> MemoryPlan:
         """The states and records alone, of which a large replay is the most."""
         life = self.life_shapes(group)
-        num_metrics = len(jax.eval_shape(jax.vmap(Sums.record), life[1]))
+        num_metrics = len(jax.eval_shape(jax.vmap(summarise), life[1]))
         return MemoryPlan(
             tree_bytes(life),
             0,
@@ -71,9 +71,9 @@ class Programs:
             _START, (group.agent, self.env, keys, self.total_steps), self.swept
         )
         life = self.start_program(group.agent, self.env, keys, self.total_steps)
-        state, sums = self.placed(life)
+        state, tally = self.placed(life)
         span = np.zeros(3, np.int32)
-        self.run_program = _compiled(_RUN, (group.agent, self.env, state, sums, span), self.swept)
+        self.run_program = _compiled(_RUN, (group.agent, self.env, state, tally, span), self.swept)
         self.life_bytes = tree_bytes(life)
 
     def memory(self, before: MemoryPlan, saves: bool) -> MemoryPlan:
@@ -97,14 +97,14 @@ class Programs:
 
         Args:
             group: whose lives these are.
-            life: `(state, sums)`, donated.
+            life: `(state, tally)`, donated.
             span: as `run_lanes` takes it.
 
         Returns:
             the life and the records `[W, MAX_RECORDS]` by name.
         """
-        state, sums, records = self.run_program(group.agent, self.env, *life, span)
-        return (state, sums), jax.device_get(records)
+        state, tally, records = self.run_program(group.agent, self.env, *life, span)
+        return (state, tally), jax.device_get(records)
 
 
 def _on_host() -> bool:
@@ -121,7 +121,7 @@ def _num_cores() -> int:
 
 
 _START = jax.jit(start_lanes, static_argnames="swept")
-_RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames=("state", "sums"))
+_RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames=("state", "tally"))
 _PROGRAMS: dict[Any, jax.stages.Compiled] = {}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import MAX_RECORDS, Group
-from jaxrl.training.loop import EPISODE_MEANS, Plan, Sums
+from jaxrl.training.loop import EPISODE_MEANS, Plan, summarise
 from jaxrl.training.observer import Observer, Silent, SweepPlan
 from jaxrl.training.programs import Programs
 
@@ -96,7 +96,7 @@ class Session:
             lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape[1:]), leaf.dtype), life
         )
         records = jax.ShapeDtypeStruct((*self.shape, self.plan.plan.num_records), np.float32)
-        names = jax.eval_shape(jax.vmap(Sums.record), life[1])
+        names = jax.eval_shape(jax.vmap(summarise), life[1])
         num_groups = math.ceil(math.prod(self.shape) / width)
         return {"lives": [life] * num_groups, "metrics": dict.fromkeys(names, records)}
 
