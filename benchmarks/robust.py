@@ -219,8 +219,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             cells.append(f"{row['train_cpu_seconds'] / row['seeds']:.1f}")
             cells.append(row.get("commit", "not kept"))
             lines.append(f"| {' | '.join(cells)} |")
-    about = next(iter(rows.values()))
-    lines += ["", f"{told(about)}."]
+    for about in dict.fromkeys(map(told, rows.values())):
+        lines += ["", f"{about}."]
     return "\n".join(lines) + "\n"
 
 
