@@ -68,9 +68,9 @@ def main() -> None:
 def keep(part: str, name: str, run: Mapping[str, Any]) -> None:
     """Write one run beside those that are there already."""
     path = RESULTS / "meta_learning.json"
-    report = json.loads(path.read_text()) if path.exists() else {"parts": {}, "about": {}}
-    report["parts"].setdefault(part, {})[name] = run
-    report["about"][part] = told(made_by())
+    report = json.loads(path.read_text()) if path.exists() else {"parts": {}}
+    runs = report["parts"].setdefault(part, {}) | {name: {**run, "made": told(made_by())}}
+    report["parts"][part] = dict(sorted(runs.items()))
     path.write_text(json.dumps(report, indent=1) + "\n")
     (RESULTS / "meta_learning.md").write_text(document(report))
 
@@ -114,12 +114,12 @@ def document(report: Mapping[str, Any]) -> str:
     lines += ["Written by `benchmarks/meta_learning.py`, which says what is measured."]
     for part in EXPERIMENTS:
         if part in report["parts"]:
-            about = f"{EXPERIMENTS[part]().about} ({report['about'][part]})"
+            about = EXPERIMENTS[part]().about
             lines += ["", f"## {part}", "", about[0].upper() + about[1:] + "."]
             lines += experiment_lines(report["parts"][part])
     if "cost" in report["parts"]:
         found = report["parts"]["cost"]["all"]
-        lines += ["", f"## cost ({report['about']['cost']})", "", costs_table(found)]
+        lines += ["", f"## cost ({found['made']})", "", costs_table(found)]
     return "\n".join(lines) + "\n"
 
 
@@ -163,7 +163,8 @@ def experiment_lines(runs: Mapping[str, Any]) -> list[str]:
     for seed, run in runs.items():
         spent = ", ".join(f"{name} {value:.0f} s" for name, value in run["learning"].items())
         lines += [
-            f"Meta-seed {seed}: CPU time of learning {spent}; of all {run['cpu_seconds']:.0f} s.",
+            f"Meta-seed {seed}: CPU time of learning {spent}; of all {run['cpu_seconds']:.0f} s "
+            f"({run['made']}).",
             "",
         ]
         if run["notes"]:
