@@ -89,7 +89,7 @@ def measured(tree: pathlib.Path) -> dict[str, dict[str, float]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(ours: dict, others: dict, label: str) -> str:
+def table(ours: dict, others: dict, by: str) -> str:
     lines = [
         "# Kernels of a training run",
         "",
@@ -112,7 +112,7 @@ def table(ours: dict, others: dict, label: str) -> str:
             else ["", ""]
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{told(made_by())}{label}."]) + "\n"
+    return "\n".join([*lines, "", f"{by}."]) + "\n"
 
 
 def main() -> None:
@@ -126,13 +126,13 @@ def main() -> None:
     if arguments.print:
         print(json.dumps(ours))
         return
-    others, label = {}, ""
+    others, by = {}, told(made_by())
     if arguments.tree:
         others = measured(arguments.tree)
         commit = ["git", "-C", str(arguments.tree), "rev-parse", "--short", "HEAD"]
         done = subprocess.run(commit, capture_output=True, text=True, check=True)
-        label = f"; the other checkout is commit {done.stdout.strip()}"
-    page = table(ours, others, label)
+        by = by.replace(str(arguments.tree), done.stdout.strip())
+    page = table(ours, others, by)
     (RESULTS / "kernels.md").write_text(page)
     print(page)
 
