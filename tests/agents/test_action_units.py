@@ -63,7 +63,7 @@ def test_draws_cover_the_box(low, high):
     np.testing.assert_allclose(extras["log_prob"], known - 0.5 * np.log(2 * np.pi), atol=2e-3)
 
 
-@pytest.mark.parametrize("shape", [(), (2, 3)])
+@pytest.mark.parametrize("shape", [(), pytest.param((1,), marks=pytest.mark.slow), (2, 3)])
 @pytest.mark.parametrize("name", ["ppo", "a2c", "sac", "td3"])
 def test_every_shape_of_a_box_is_taken_by_every_agent(name, shape):
     agent, env = getattr(jaxrl, name)(), Throttle(shape=shape)

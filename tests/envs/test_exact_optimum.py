@@ -76,13 +76,8 @@ def episodes(env, actions, keys, num_steps):
     return jax.vmap(episode)(keys)
 
 
-QUICK = ("RiverSwim",)  # the others hold the same by -m slow
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TABULAR]
-)
+@pytest.mark.parametrize("name", TABULAR)
 def test_the_planned_optimum_is_earned(name):
     with jax.enable_x64(True):
         env = make(name, one_hot=False, **SMALLER.get(name, {}))

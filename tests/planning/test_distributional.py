@@ -232,12 +232,8 @@ def enumerated_extreme(mdp, policy, horizon, reduce):
     return np.array([ahead(0, s, None) for s in range(S)])
 
 
-@pytest.mark.parametrize(
-    ("composition", "reduce"),
-    [(MinForm(), min), (MaxForm(), max)],
-    ids=kind,
-)
 @pytest.mark.slow
+@pytest.mark.parametrize(("composition", "reduce"), [(MinForm(), min), (MaxForm(), max)], ids=kind)
 def test_extreme_returns_through_the_law(composition, reduce):
     """States 0 to 3 in a row with rewards on a grid; the mean alone gets it wrong."""
     rng = np.random.default_rng(0)

@@ -103,10 +103,7 @@ def test_a_lattice_needs_no_more_atoms_than_it_has_points():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "num_atoms",
-    [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(20, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("num_atoms", [1, 3, 20])
 def test_too_few_atoms_keep_the_mean_and_say_how_far_they_are(num_atoms):
     with jax.enable_x64(True):
         for seed in range(4):

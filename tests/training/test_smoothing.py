@@ -33,7 +33,7 @@ from jaxrl.training.smoothing import SmoothedPolicy, SmoothingCertificate
 IDENTITY = np.ones((1, 1), np.float32)
 
 
-@pytest.mark.parametrize("num_trials", [7, 20_000])
+@pytest.mark.parametrize("num_trials", [pytest.param(1, marks=pytest.mark.slow), 7, 20_000])
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 1 - 1e-6])
 def test_clopper_pearson_is_scipy_s(num_trials, confidence):
     successes = np.unique(np.linspace(0, num_trials, 9).astype(int))[1:]
