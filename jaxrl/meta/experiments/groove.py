@@ -140,7 +140,7 @@ def curated_levels() -> LevelExperiment:
         baselines={"a2c": table_agent()},
         tune={
             "optimiser.learning_rate": [0.02, 0.04, 0.06, 0.1, 0.2],
-            "rule.entropy_weight": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
+            "rule.entropy_weight": [0.0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
         },
         num_tuning_lives=32,
     )

@@ -46,7 +46,7 @@ def learned_policy_gradient() -> Experiment:
         baselines={"a2c": table_agent()},
         tune={
             "optimiser.learning_rate": [0.03, 0.06, 0.1, 0.15, 0.25],
-            "rule.entropy_weight": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
+            "rule.entropy_weight": [0.0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
         },
         num_tuning_lives=64,
     )
