@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
@@ -78,3 +79,11 @@ class AverageReward:
     def moved(self, gain: Array, td_error: Array, progress: Progress) -> Array:
         """g after a batch of mean error `td_error[]` [return]."""
         return (gain + value_at(self.step_size, progress) * td_error).astype(gain.dtype)
+
+
+def differential() -> AverageReward:
+    """Differential Q-learning (Wan et al. 2021): the average reward is subtracted."""
+    return AverageReward()
+
+
+register("average_rewards", differential, field_types=[AverageReward])

@@ -13,6 +13,7 @@ from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.successors import Backup, Outcomes, Sampled, SourceState
 from jaxrl.core import struct
 from jaxrl.core.law import Law
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Discrete
@@ -178,3 +179,6 @@ _DUALS: dict[type, Callable[[Any, float], Any]] = {
     functionals.Contamination: lambda f, least: least_value_duals.ContaminationDual(f.radius),
     functionals.Expectile: lambda f, least: duals.ExpectileDual(f.level),
 }
+
+
+register("successors", Dual)

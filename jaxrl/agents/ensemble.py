@@ -17,6 +17,7 @@ from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.successors import Backup, Outcomes, SourceState
 from jaxrl.core import struct
 from jaxrl.core.law import Law
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
@@ -334,3 +335,6 @@ def _merged(moments: RunningMoments, samples: Array, seen: Array) -> RunningMome
         + share * (1.0 - share) * gap**2,
         count=count,
     )
+
+
+register("successors", Ensemble)

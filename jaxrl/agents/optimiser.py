@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrl.core import struct
+from jaxrl.core.notation import register
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, PyTree
@@ -175,3 +176,14 @@ def _descend(
 ) -> PyTree:
     rate = value_at(learning_rate, progress)
     return jax.tree.map(lambda p, u: p - rate * u, params, updates)
+
+
+register(
+    "optimisers",
+    Optimiser,
+    GradientDescent,
+    RMSProp,
+    field_types=[GradientStep, Optimiser],
+    adam="optimiser",
+    sgd="gradient_descent",
+)

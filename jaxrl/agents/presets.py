@@ -17,6 +17,7 @@ from jaxrl.agents.q_network import QNetworkAgent
 from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
 from jaxrl.agents.twin_delayed import TwinDelayedAgent
 from jaxrl.agents.variance_adjustment import VarianceAdjustment
+from jaxrl.core.notation import KINDS, register
 from jaxrl.core.protocols import Agent
 from jaxrl.core.schedules import Linear
 from jaxrl.core.settings import near_names
@@ -191,33 +192,32 @@ def annealed_td3() -> TwinDelayedAgent:
     return TwinDelayedAgent(optimism=Optimism())
 
 
-PRESETS: dict[str, Callable[[], Agent]] = {
-    preset.__name__: preset
-    for preset in (
-        a2c,
-        ppo,
-        mdpo,
-        dpo,
-        lpo,
-        cvar_pg,
-        dqn,
-        double_dqn,
-        munchausen_dqn,
-        c51,
-        qr_dqn,
-        iqn,
-        differential_dqn,
-        log_dqn,
-        rainbow,
-        pqn,
-        sac,
-        td3,
-        dsac_t,
-        tqc,
-        annealed_sac,
-        annealed_td3,
-    )
-}
+register(
+    "agents",
+    a2c,
+    ppo,
+    mdpo,
+    dpo,
+    lpo,
+    cvar_pg,
+    dqn,
+    double_dqn,
+    munchausen_dqn,
+    c51,
+    qr_dqn,
+    iqn,
+    differential_dqn,
+    log_dqn,
+    rainbow,
+    pqn,
+    sac,
+    td3,
+    dsac_t,
+    tqc,
+    annealed_sac,
+    annealed_td3,
+)
+PRESETS: dict[str, Callable[[], Agent]] = KINDS["agents"].builders
 
 
 def preset(name: str) -> Agent:

@@ -16,6 +16,7 @@ from jaxrl.agents.env_models import EnvModels, check_env_models, make_env_models
 from jaxrl.agents.nested import check_draws, over_groups
 from jaxrl.core import struct
 from jaxrl.core.law import Law
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, TimeStep, Transition
@@ -287,3 +288,6 @@ def _check_state(env: Environment) -> None:
             f"{type(env).__name__} carries a random key of its own: every draw may be the same. "
             "Let `step` use the key it is given, or use successors=Sampled()."
         )
+
+
+register("successors", Sampled, Generative, field_types=[Successors])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from jaxrl.agents.channels import BySign, Split, ValueChannels, Whole
 from jaxrl.core import struct
+from jaxrl.core.notation import register
 from jaxrl.core.settings import setting
 from jaxrl.operators import HTransform, Identity, LogMapping, SignedHyperbolic
 from jaxrl.operators.value_mapping import ValueMapping
 
-_SPLITS: dict[str, Callable[[], Split]] = {"by_sign": BySign, "whole": Whole}
+_SPLITS: dict[str, type[Split]] = {"by_sign": BySign, "whole": Whole}
 
 
 @struct.dataclass
@@ -49,6 +48,4 @@ def identity() -> SharedMapping:
     return SharedMapping(Identity())
 
 
-CHANNELS: dict[str, Callable[[], SharedMapping]] = {
-    builder.__name__: builder for builder in (log, h_transform, signed_hyperbolic, identity)
-}
+register("channels", log, h_transform, signed_hyperbolic, identity)

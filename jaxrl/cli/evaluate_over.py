@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.cli import values
 from jaxrl.cli.arguments import Evaluate
 from jaxrl.cli.errors import BadInput, refusing
 from jaxrl.cli.evaluate import (
@@ -24,6 +23,7 @@ from jaxrl.cli.evaluate import (
 )
 from jaxrl.cli.job import Job, assignments, job_from_config, read_config
 from jaxrl.cli.screen import add_row, make_console, make_table, number, say
+from jaxrl.core import notation
 from jaxrl.core.estimates import Estimate
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
@@ -90,7 +90,7 @@ def _settings(arguments: Evaluate) -> list[dict[str, Any]]:
             raise BadInput(f"--over {name} has no values: give at least one.")
         if len(set(texts)) < len(texts):
             raise BadInput(f"--over {name} has a value twice: {', '.join(texts)}.")
-        columns[name] = [values.parse_literal(text) for text in texts]
+        columns[name] = [notation.parse_literal(text) for text in texts]
     rows = itertools.product(*columns.values())
     return [dict(zip(columns, row, strict=True)) for row in rows]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from jaxrl.agents.normalised import NormalisedAgent
 from jaxrl.agents.presets import preset
-from jaxrl.cli import values
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.errors import BadInput, check_seed, refusing
-from jaxrl.cli.parts import OPTIONS, agent_with, canonical, parse_part, part_text, wrapped
+from jaxrl.cli.parts import OPTIONS, agent_with, canonical, import_modules, wrapped
+from jaxrl.core import notation
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
-from jaxrl.core.settings import list_settings, replace_setting, resolve_setting
+from jaxrl.core.settings import list_settings, replace_path, resolve_setting, setting_label
 from jaxrl.envs import make
 from jaxrl.training.lanes import default_lanes, expand_settings
 from jaxrl.training.loop import check_training, make_plan
@@ -43,6 +43,7 @@ class Job:
     lanes: int
     parts: dict[str, str]  # of the agent, by option: {"functional": "cvar:0.1"}
     env_wrap: tuple[str, ...]  # round the environment, inner ones first
+    imports: tuple[str, ...]  # modules of the user's own
 
     @property
     def combinations(self) -> list[dict[str, float]]:
@@ -52,7 +53,7 @@ class Job:
     @property
     def labels(self) -> list[str]:
         """The names of the combinations; `[""]` without a sweep."""
-        return [values.setting_label(one, self.agent) for one in self.combinations]
+        return [setting_label(one, self.agent) for one in self.combinations]
 
     @property
     def title(self) -> str:
@@ -70,12 +71,13 @@ class Job:
             "agent": self.agent_name,
             # Only where there are any: runs from before there were parts stay the same.
             **({"parts": self.parts} if self.parts else {}),
-            "settings": {name: values.to_plain(value) for name, value in self.settings.items()},
+            "settings": {name: notation.to_plain(value) for name, value in self.settings.items()},
             "normalise": list(self.normalise),
             "env": self.env_name,
             **({"env_wrap": list(self.env_wrap)} if self.env_wrap else {}),
+            **({"imports": list(self.imports)} if self.imports else {}),
             "env_settings": {
-                name: values.to_plain(value) for name, value in self.env_settings.items()
+                name: notation.to_plain(value) for name, value in self.env_settings.items()
             },
             "num_seeds": self.num_seeds,
             "num_steps": self.num_steps,
@@ -84,7 +86,7 @@ class Job:
             "num_records": self.num_records,
             "lanes": self.lanes,
             "resolved": {
-                info.name: values.to_plain(info.value) for info in list_settings(self.agent)
+                info.name: notation.to_plain(info.value) for info in list_settings(self.agent)
             },
         }
 
@@ -128,7 +130,7 @@ def read_config(path: Path) -> dict[str, Any]:
 # What entries of config.yaml are, and what stands in those that are lists or mappings.
 _WHOLE = {"num_seeds": int, "num_steps": int, "seed": int, "num_records": int, "lanes": int}
 _NEEDED = {"agent": str, "env": str, **_WHOLE}
-_LISTS = {"normalise": str, "env_wrap": str}
+_LISTS = {"normalise": str, "env_wrap": str, "imports": str}
 _MAPPINGS = {"parts": str, "settings": object, "env_settings": object, "sweep": list}
 _WORDS = {str: "text", int: "a whole number", list: "a list", dict: "a mapping"}
 
@@ -152,11 +154,11 @@ def job_from_config(config: Mapping[str, Any]) -> Job:
             raise BadInput(f"config.yaml: {name} has {wrong[0]!r}, not of {', '.join(names)}.")
     with refusing(TypeError, about="config.yaml: "):
         texts = {
-            name: {key: values.to_text(value) for key, value in maps[name].items()}
+            name: {key: notation.to_text(value) for key, value in maps[name].items()}
             for name in ("settings", "env_settings")
         }
         over = {
-            name: [values.to_text(value) for value in swept]
+            name: [notation.to_text(value) for value in swept]
             for name, swept in maps["sweep"].items()
         }
     return _make(
@@ -200,6 +202,7 @@ def _make(
 ) -> Job:
     """Check everything and put it together; texts are as on the command line."""
     _check_numbers(numbers)
+    import_modules(numbers.imports)
     with refusing(KeyError):
         agent = preset(agent_name)
     agent = agent_with(agent, agent_name, parts)
@@ -209,12 +212,12 @@ def _make(
     changed: dict[str, Any] = {}
     for name, text in settings.items():
         with refusing(KeyError, ValueError):
-            full, value = values.parse_setting(agent, name, text)
+            full, value = notation.parse_setting(agent, name, text)
             if full in changed:
                 raise BadInput(f"--set gives {full} twice.")
-            agent, changed[full] = replace_setting(agent, full, value), value
+            agent, changed[full] = replace_path(agent, full, value), value
     agent, swept = _swept(agent, over, changed)
-    parameters = {name: values.parse_literal(text) for name, text in env_settings.items()}
+    parameters = {name: notation.parse_literal(text) for name, text in env_settings.items()}
     with refusing(ValueError, TypeError, KeyError, OverflowError):
         env = make(env_name, **parameters)
     if numbers.env_wrap and any(name.rpartition(".")[2] == "discount" for name in swept):
@@ -242,8 +245,9 @@ def _make(
         lanes=numbers.lanes or default_lanes(),
         parts=canonical(parts),
         env_wrap=tuple(
-            part_text("wrappers", parse_part("wrappers", text)) for text in numbers.env_wrap
+            notation.show(notation.parse("wrappers", text)) for text in numbers.env_wrap
         ),
+        imports=numbers.imports,
     )
 
 
@@ -294,7 +298,7 @@ def _swept(
             raise BadInput(f"--sweep {name} has no values: give at least one.")
         value = {info.name: info.value for info in list_settings(agent)}[full]
         if isinstance(value, Schedule):
-            agent = replace_setting(agent, full, numbers[0])
+            agent = replace_path(agent, full, numbers[0])
         swept[full] = numbers
         with refusing(ValueError):
             expand_settings(agent, {full: numbers})
@@ -315,8 +319,9 @@ def assignments(groups: Sequence[Sequence[str]], option: str) -> dict[str, str]:
     """`--set a=1 b=2 --set c=3` as a mapping."""
     found: dict[str, str] = {}
     for text in (text for group in groups for text in group):
-        with refusing(ValueError):
-            name, value = values.parse_assignment(text, option)
+        name, equals, value = (word.strip() for word in text.partition("="))
+        if not equals or not name:
+            raise BadInput(f"{option} takes NAME=VALUE, not {text!r}.")
         if name in found:
             raise BadInput(f"{option} gives {name} twice.")
         found[name] = value

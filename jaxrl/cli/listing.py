@@ -6,23 +6,33 @@ import math
 from typing import Any
 
 from jaxrl.cli.arguments import List
-from jaxrl.cli.errors import refusing
+from jaxrl.cli.errors import BadInput, refusing
 from jaxrl.cli.screen import add_row, make_console, make_table, say
-from jaxrl.cli.values import to_text
+from jaxrl.core.notation import to_text
 from jaxrl.core.schedules import Schedule
-from jaxrl.core.settings import SettingInfo, list_settings
+from jaxrl.core.settings import SettingInfo, list_settings, near_names
 
 
 def list_names(arguments: List) -> int:
-    """Run `jaxrl list`."""
-    if arguments.what == "agents":
-        _list_agents()
-    elif arguments.what == "envs":
-        _list_envs()
-    elif arguments.what == "experiments":
-        _list_experiments()
-    else:
+    """Run `jaxrl list`.
+
+    Raises:
+        BadInput: no such kind.
+    """
+    from jaxrl.cli.parts import KINDS, import_modules
+
+    import_modules(arguments.imports)
+    others = {"envs": _list_envs, "agents": _list_agents, "experiments": _list_experiments}
+    kinds = [*others, "operators", *(kind for kind in KINDS if kind not in others)]
+    if not arguments.what:
+        make_console().print("\n".join(f"jaxrl list {kind}" for kind in kinds))
+    elif arguments.what in others:
+        others[arguments.what]()
+    elif arguments.what in kinds:
         _list_parts(arguments.what)
+    else:
+        near = near_names(arguments.what, kinds)
+        raise BadInput(f"no kind {arguments.what!r}; {near} There are: {', '.join(kinds)}.")
     return 0
 
 
@@ -84,14 +94,15 @@ def _list_envs() -> None:
 
 
 def _list_parts(what: str) -> None:
-    from jaxrl.cli.parts import argument_texts, kinds
+    from jaxrl.cli.parts import KINDS
+    from jaxrl.core.notation import argument_texts
     from jaxrl.operators import names
 
     slots = [*names()] if what == "operators" else [what]
     table = make_table(["slot"] * (len(slots) > 1) + ["name", "arguments", "what it is"])
     for slot in slots:
-        for name, kind in kinds()[slot].items():
-            cells = (name, argument_texts(kind), _first_line(kind))
+        for name, build in KINDS[slot].builders.items():
+            cells = (name, argument_texts(slot, name), _first_line(build))
             add_row(table, *([slot] * (len(slots) > 1)), *cells)
     console = make_console()
     console.print(table)

@@ -17,15 +17,15 @@ import numpy as np
 from rich.console import Console
 
 import jaxrl.planning as planning
-from jaxrl.cli import values
 from jaxrl.cli.arguments import Plan
 from jaxrl.cli.contraction import why_no_contraction
 from jaxrl.cli.errors import BadInput, refusing
 from jaxrl.cli.evaluate import write_report
 from jaxrl.cli.grids import grid_layout
 from jaxrl.cli.job import assignments, given_parts
-from jaxrl.cli.parts import canonical, operator_with
+from jaxrl.cli.parts import canonical, import_modules, operator_with
 from jaxrl.cli.screen import add_row, make_console, make_table, say
+from jaxrl.core import notation
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.schedules import has_schedule
 from jaxrl.core.types import Array
@@ -66,6 +66,7 @@ def plan(arguments: Plan, words: Sequence[str]) -> int:
     """
     console = make_console()
     _check_numbers(arguments)
+    import_modules(arguments.imports)
     operator = operator_with(BellmanOperator(), given_parts(arguments))
     if has_schedule(operator):
         raise BadInput("A schedule needs a training run: give a plan the number itself.")
@@ -102,10 +103,10 @@ def _check_numbers(arguments: Plan) -> None:
 def _config(arguments: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
     """The plan as plain data, and the environment's parameters."""
     given = assignments(arguments.env_settings, "--env-set")
-    parameters = {name: values.parse_literal(text) for name, text in given.items()}
+    parameters = {name: notation.parse_literal(text) for name, text in given.items()}
     config = {
         "plan": arguments.env,
-        "env_settings": {name: values.to_plain(value) for name, value in parameters.items()},
+        "env_settings": {name: notation.to_plain(value) for name, value in parameters.items()},
         "parts": canonical(given_parts(arguments)),
         "discount": arguments.discount,
         "horizon": arguments.horizon,

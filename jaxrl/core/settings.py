@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -72,12 +73,12 @@ class SettingInfo:
 
     name: str  # dotted path from the struct, `head.num_atoms`
     value: Any
-    help: str
-    unit: str
-    low: float
-    high: float
-    low_open: bool
-    choices: tuple
+    help: str = ""
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    choices: tuple = ()
     infinite: bool = False
     whole: bool = False  # a whole number, or several
 
@@ -88,19 +89,28 @@ class SettingInfo:
 
 
 def list_settings(owner: Any, prefix: str = "") -> list[SettingInfo]:
-    """Every setting of a struct and of the settings structs inside it, in field order."""
+    """Every setting of a struct and of the settings structs inside it, in field order.
+
+    A float without a declaration is one too, of any value.
+    """
     found = []
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)
         name = prefix + field.name
-        if "help" in field.metadata:
-            keys = ("help", "unit", "low", "high", "low_open", "choices", "infinite", "whole")
-            if not dataclasses.is_dataclass(value) or isinstance(value, Schedule):
-                info = {key: field.metadata[key] for key in keys}
-                found.append(SettingInfo(name=name, value=value, **info))
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if is_setting(field, value):
+            known = {key: value for key, value in field.metadata.items() if key != "pytree_node"}
+            found.append(SettingInfo(name=name, value=value, **known))
+        elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Schedule)):
             found.extend(list_settings(value, name + "."))
     return found
+
+
+def is_setting(field: dataclasses.Field, value: Any) -> bool:
+    """Whether a field with this value is a setting: declared as one, or a float."""
+    if "help" in field.metadata:
+        return not dataclasses.is_dataclass(value) or isinstance(value, Schedule)
+    known = field.metadata
+    return type(value) is float and known.get("pytree_node", True) and known.get("setting", True)
 
 
 def check_settings(owner: Any) -> None:
@@ -172,8 +182,7 @@ def replace_setting(owner: Any, name: str, value: Any) -> Any:
     Raises:
         KeyError: no such setting; the message lists near names.
     """
-    path = resolve_setting(owner, name).split(".")
-    return _replace_path(owner, path, value)
+    return replace_path(owner, resolve_setting(owner, name), value)
 
 
 def resolve_setting(owner: Any, name: str) -> str:
@@ -201,19 +210,31 @@ def resolve_name(names: list[str], name: str) -> str:
     raise KeyError(f"unknown setting {name!r}; {near_names(name, names)}")
 
 
-def near_names(name: str, known: list[str]) -> str:
-    """A half sentence naming the entries of `known` nearest to `name`, or all when few."""
+def near_names(name: str, known: list[str], see: str = "jaxrl list") -> str:
+    """A half sentence naming the entries of `known` nearest to `name`, or all when few; `see` is
+    the command that lists them."""
     lowered = {entry.lower(): entry for entry in known}
     near = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     if near:
         return f"did you mean {' or '.join(near)}?"
     if len(known) <= 12:
         return f"known: {', '.join(known)}."
-    return f"there are {len(known)}, from {known[0]} to {known[-1]}; see `jaxrl list`."
+    return f"there are {len(known)}, from {known[0]} to {known[-1]}; see `{see}`."
 
 
-def _replace_path(owner: Any, path: list[str], value: Any) -> Any:
-    head, *rest = path
+def setting_label(values: Mapping[str, float], owner: Any) -> str:
+    """How a combination of swept settings is called: `learning_rate=0.001, discount=0.9`."""
+    short = {name: name.rsplit(".", 1)[-1] for name in values}
+    names = [info.name.rsplit(".", 1)[-1] for info in list_settings(owner)]
+    return ", ".join(
+        f"{short[name] if names.count(short[name]) < 2 else name}={value:.12g}"
+        for name, value in values.items()
+    )
+
+
+def replace_path(owner: Any, path: str, value: Any) -> Any:
+    """A copy of `owner` with the field at the whole dotted `path` replaced, unchecked."""
+    head, _, rest = path.partition(".")
     if rest:
-        value = _replace_path(getattr(owner, head), rest, value)
+        value = replace_path(getattr(owner, head), rest, value)
     return dataclasses.replace(owner, **{head: value})

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import jax
 
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
 from jaxrl.functionals.ambiguity import Contamination, Interval, TotalVariation
@@ -86,6 +87,26 @@ __all__ = [
     "WeightedL1",
     "worst_case",
 ]
+
+register(
+    "functionals",
+    *(
+        part
+        for name, part in globals().copy().items()
+        if name in __all__ and name != "PerPair" and hasattr(part, "needs_successors")
+    ),
+    kl="kl_ball",
+    tv="total_variation",
+    chi2="chi_square_ball",
+    w1="wasserstein",
+    l2="l2_ball",
+    burg="burg_ball",
+    f_divergence="divergence_ball",
+    oce="optimised_certainty_equivalent",
+    average_value_at_risk="cvar",
+    value_at_risk="var",
+    expectation="mean",
+)
 
 
 def worst_case(functional: Functional, probs: Array, values: Array) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrl.core import struct
+from jaxrl.core.notation import register
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, PyTree
@@ -154,3 +155,6 @@ class NetworkSettings:
                 "set flatten_images=true."
             )
         return Torso(self, len(space.shape))
+
+
+register("networks", NetworkSettings, field_types=[NetworkSettings], mlp="network_settings")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-
-import jaxrl.functionals as functionals
+from jaxrl.core.notation import KINDS, register
 from jaxrl.functionals import CVaR, Entropic, Mean
 from jaxrl.operators.bellman import BellmanOperator, Lookahead
 from jaxrl.operators.composition import (
@@ -45,11 +42,11 @@ from jaxrl.operators.value_mapping import (
     SignedHyperbolic,
 )
 
-_IMPROVEMENTS = (Greedy, EpsilonGreedy, Softmax, KLSoftmax, MirrorDescent, Mellowmax, Tsallis)
-_IMPROVEMENTS += (ExpectileMax, FixedPolicy, Boltzmann)
-_HEADS = (Scalar, Categorical, Quantile, ImplicitQuantile, Expectiles, Gaussian, TwoHot, HLGauss)
-_HEADS += (Particles,)
-_COMPOSITIONS = (DiscountedSum, MinForm, MaxForm, Reachability, Avoidance, Mapped)
+register("improvements", Greedy, EpsilonGreedy, Softmax, KLSoftmax, MirrorDescent, Mellowmax)
+register("improvements", Tsallis, ExpectileMax, FixedPolicy, Boltzmann)
+register("heads", Scalar, Categorical, Quantile, ImplicitQuantile, Expectiles, Gaussian, TwoHot)
+register("heads", HLGauss, Particles, c51="categorical", iqn="implicit_quantile")
+register("compositions", DiscountedSum, MinForm, MaxForm, Reachability, Avoidance, Mapped)
 
 __all__ = [
     "Avoidance",
@@ -101,25 +98,5 @@ def names() -> dict[str, dict[str, type]]:
         >>> names()["heads"]["quantile"](num_atoms=8).shape
         (8,)
     """
-    return {
-        "functionals": _named(
-            kind
-            for kind in map(functionals.__dict__.get, functionals.__all__)
-            if hasattr(kind, "needs_successors") and kind is not functionals.PerPair
-        ),
-        "improvements": _named(_IMPROVEMENTS),
-        "heads": _named(_HEADS),
-        "compositions": _named(_COMPOSITIONS),
-    }
-
-
-def _named(kinds: Iterable[type]) -> dict[str, type]:
-    return {_snake_case(kind.__name__): kind for kind in kinds}
-
-
-def _snake_case(name: str) -> str:
-    """`EpsilonGreedy` -> `epsilon_greedy`, `KLBall` -> `kl_ball`, `CVaR` -> `cvar`."""
-    if name in ("CVaR", "EVaR", "VaR"):
-        return name.lower()
-    words = re.findall(r"[A-Z][A-Z0-9]*(?![a-z])|[A-Z][a-z0-9]*", name)
-    return "_".join(word.lower() for word in words)
+    slots = ("functionals", "improvements", "heads", "compositions")
+    return {slot: dict(KINDS[slot].builders) for slot in slots}  # pyright: ignore

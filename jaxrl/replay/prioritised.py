@@ -58,7 +58,7 @@ class PrioritisedReplay:
     store_next: bool = setting(True, "keep next observations too: twice the memory")
     alpha: float = setting(0.6, "power of the priority, 0 is uniform", low=0.0)
     # Importance correction in [0, 1], 1 is full; agents schedule their own and pass it to `sample`.
-    beta: float = 0.4
+    beta: float = struct.field(default=0.4, metadata={"setting": False})
     epsilon: float = setting(1e-6, "added to every priority", unit="return", low=0.0)
 
     @property

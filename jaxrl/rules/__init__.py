@@ -1,5 +1,6 @@
 """What an actor-critic minimises: update rules as values."""
 
+from jaxrl.core.notation import register
 from jaxrl.rules.actor_critic import AdvantageActorCritic as AdvantageActorCritic
 from jaxrl.rules.contract import (
     PolicyOutputs as PolicyOutputs,
@@ -41,3 +42,8 @@ from jaxrl.rules.reactive_exploration import (
     reactive_exploration as reactive_exploration,
 )
 from jaxrl.rules.static_risk import StaticRiskGradient as StaticRiskGradient
+
+register("rules", AdvantageActorCritic, ProximalPolicy, MirrorDescentPolicy, DriftPolicy)
+register("rules", StaticRiskGradient, ReactiveEntropy, ReactiveExploration)
+register("rules", LearnedPolicyGradient, WithReward, a2c="advantage_actor_critic")
+register("rules", ppo="proximal_policy", mdpo="mirror_descent_policy")

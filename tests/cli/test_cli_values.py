@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jaxrl.agents.presets import PRESETS, preset
-from jaxrl.cli.values import parse_literal, parse_setting, setting_label, to_text
+from jaxrl.core.notation import parse_literal, parse_setting, to_text
 from jaxrl.core.schedules import Cosine, Exponential, Linear, LinearSteps
-from jaxrl.core.settings import list_settings, replace_setting
+from jaxrl.core.settings import list_settings, replace_setting, setting_label
 
 PARSED = [
     ("learning_rate", "1e-4", "optimiser.learning_rate", 1e-4),

@@ -9,6 +9,7 @@ counts the rewards that are learned from. No wrapper resets: the rollout does, a
 the outermost, which clears every memory on the way.
 """
 
+from jaxrl.core.notation import register
 from jaxrl.envs.wrappers.actions import (
     DiscreteActions,
     NoisyActions,
@@ -73,3 +74,6 @@ __all__ = [
     "Uniform",
     "domain_randomisation",
 ]
+
+register("wrappers", HeldActions, StickyActions, NoisyActions)
+register("wrappers", ObservationNoise, RewardNoise, RewardScale)
