@@ -189,30 +189,16 @@ def _checked(
     mask: ArrayLike | None,
 ) -> TabularMDP:
     """The MDP of outcome lists that may be wrong; `name` is what the caller calls `prob`."""
-    num_states, _, num_outcomes = shape = prob.shape
+    shape, num_states = prob.shape, prob.shape[0]
     next_state, reward = np.asarray(next_state), np.asarray(reward, np.float64)
     all_finite = bool(np.isfinite(reward).all())
     reward = reward[..., None] if reward.shape == shape[:2] else reward
-    of_pairs = reward.shape == (*shape[:2], 1)
     ends = np.broadcast_to(False, shape) if terminal is None else np.asarray(terminal)
     first = np.arange(num_states) == 0 if initial is None else initial
     first = np.asarray(first, np.float64)
     legal = np.ones(shape[:2], bool) if mask is None else np.asarray(mask)
     of_states = ends.shape == (num_states,)
-    expected = {
-        "next_state": (next_state, shape),
-        "reward": (reward, (*shape[:2], 1) if of_pairs else shape),
-        "terminal": (ends, (num_states,) if of_states else shape),
-        "initial": (first, (num_states,)),
-        "mask": (legal, shape[:2]),
-    }
-    shorter = {"reward": shape[:2], "terminal": (num_states,)}
-    for what, (value, wanted) in expected.items():
-        if value.shape != wanted:
-            either = f"{list(shorter[what])} or " if what in shorter else ""
-            raise ValueError(
-                f"{what} must have shape {either}{list(wanted)}; got {list(value.shape)}."
-            )
+    _check_shapes(shape, next_state, reward, ends, first, legal)
     if not np.all((legal == 0) | (legal == 1)):
         raise ValueError("mask must be true or false for each state and action.")
     legal = legal.astype(bool)
@@ -220,11 +206,7 @@ def _checked(
         raise ValueError(f"next_state must hold integers; got {next_state.dtype}.")
     in_range = (next_state >= 0) & (next_state < num_states)
 
-    # What staying put looks like: for illegal pairs, and where the episode is over.
-    states = np.arange(num_states)
-    is_dense = num_outcomes == num_states and bool(np.all(next_state == states))
-    stay_prob = (np.eye(num_states) if is_dense else np.eye(num_outcomes)[:1])[:, None, :]
-    stay_state = next_state if is_dense else states[:, None, None]
+    is_dense, stay_prob, stay_state = _staying_put(next_state, shape)
     is_sure = ends.dtype == np.bool_ or bool(np.all((ends == 0) | (ends == 1)))
     if of_states:
         if not is_sure:
@@ -254,10 +236,7 @@ def _checked(
     is_bool = is_sure and ends.dtype.kind in "bui"
     if not is_sure:
         _check_where("terminal", used & ~((ends >= 0) & (ends <= 1)), "is outside [0, 1] at", "")
-    if not (np.all(first >= 0) and abs(first.sum() - 1.0) <= 1e-4):
-        raise ValueError(f"initial must be a law over states; its sum is {first.sum():g}.")
-    if not 0.0 <= float(discount) <= 1.0:
-        raise ValueError(f"discount={discount} is out of range: give a value in [0, 1].")
+    _check_start(first, discount)
 
     number = jnp.result_type(float)
     prob = prob / total[..., None]
@@ -276,6 +255,51 @@ def _checked(
         is_dense=is_dense,
         is_endless=not np.any(ends),
     )
+
+
+def _check_shapes(
+    shape: tuple[int, ...],
+    next_state: np.ndarray,
+    reward: np.ndarray,
+    ends: np.ndarray,
+    first: np.ndarray,
+    legal: np.ndarray,
+) -> None:
+    """Raise `ValueError` where something does not fit `prob[S, A, K]`."""
+    states = shape[:1]
+    of_pairs = reward.shape == (*shape[:2], 1)
+    expected = {
+        "next_state": (next_state, shape),
+        "reward": (reward, (*shape[:2], 1) if of_pairs else shape),
+        "terminal": (ends, states if ends.shape == states else shape),
+        "initial": (first, states),
+        "mask": (legal, shape[:2]),
+    }
+    shorter = {"reward": shape[:2], "terminal": states}
+    for what, (value, wanted) in expected.items():
+        if value.shape != wanted:
+            either = f"{list(shorter[what])} or " if what in shorter else ""
+            raise ValueError(
+                f"{what} must have shape {either}{list(wanted)}; got {list(value.shape)}."
+            )
+
+
+def _staying_put(
+    next_state: np.ndarray, shape: tuple[int, ...]
+) -> tuple[bool, np.ndarray, np.ndarray]:
+    """Whether outcome k is state k; the rows of illegal pairs and of states where it is over."""
+    num_states, _, num_outcomes = shape
+    states = np.arange(num_states)
+    if num_outcomes == num_states and bool(np.all(next_state == states)):
+        return True, np.eye(num_states)[:, None, :], next_state
+    return False, np.eye(num_outcomes)[:1][:, None, :], states[:, None, None]
+
+
+def _check_start(first: np.ndarray, discount: float) -> None:
+    if not (np.all(first >= 0) and abs(first.sum() - 1.0) <= 1e-4):
+        raise ValueError(f"initial must be a law over states; its sum is {first.sum():g}.")
+    if not 0.0 <= float(discount) <= 1.0:
+        raise ValueError(f"discount={discount} is out of range: give a value in [0, 1].")
 
 
 def stack_mdps(mdps: Sequence[TabularMDP]) -> TabularMDP:
