@@ -42,7 +42,9 @@ class AverageReward:
 
     Sources:
         Wan, Naik & Sutton (2021), Learning and planning in average-reward Markov decision
-        processes, section 2 (to confirm; one step size, eta alpha there).
+        processes, section 2. There, and in the code of the authors
+        (abhisheknaik96/average-reward-methods, agents/control_agents.py), the step size of g is eta
+        alpha, a multiple of that of q; here it is a number of its own.
     """
 
     step_size: float | Schedule = setting(

@@ -41,7 +41,9 @@ def shifted_reward(reward: Array, discount: Array, constant: Array) -> Array:
         [-1.0, -4.0]
 
     Sources:
-        Sun et al. (2022), Exploit reward shifting in value-based deep RL: optimistic curiosity and
-        conservative exploitation via linear reward shaping (section 3, to confirm).
+        Sun et al. (2022), Exploit reward shifting in value-based deep RL: optimistic
+        curiosity-based exploration and conservative exploitation via linear reward shaping (a shift
+        as another first q). As released (holarissun/RewardShifting) the shift alone is added, at
+        ends too; adding K there is ours.
     """
     return reward + (1.0 - discount) * constant

@@ -44,9 +44,11 @@ class CollectingGrid:
     probability holds to 2^-24, that of two events in one step to 2^-15.
 
     Sources: Oh et al. (2020), "Discovering reinforcement learning algorithms", appendix A (tabular
-    grid worlds). Two public re-implementations agree on objects with a reward, a probability of
-    ending and one of coming back per step; to confirm in the paper: what is taken without an action
-    of its own, and the order of collecting and coming back.
+    grid worlds), as two public re-implementations have them: objects with a reward, a probability
+    of ending and one of coming back per step, taken without an action of its own. The order of
+    collecting and coming back is that of EmptyJackson/groove, environments/gridworld/gridworld.py;
+    in epignatelli/discovering-reinforcement-learning-algorithms what was taken may come back within
+    the same step.
 
     Example:
         >>> env = collecting_grid(2, 2, positions=[(0, 1)], rewards=[3.0], end_probs=[1.0],

@@ -39,9 +39,10 @@ class TwoColours:
 
     Sources: Flennerhag et al. (2022), "Bootstrapped meta-learning", ICLR, section 5.1 and appendix
     on the two-colour grid. Grid, rewards 1, -1 and -0.04, period, moves, the new place of what was
-    entered, and the observation are as two public re-implementations describe them; to confirm in
-    the paper: whether the agent too is placed anew (here it is not), and whether an object may come
-    back where it was (here it may not, for the agent stands there).
+    entered, and the observation are as two public re-implementations have them (`Swap` of early
+    instadeepai/jumanji, and MagiFeeney/Bootstrapped-Meta-Learning): the agent stays where it is, so
+    that an object does not come back where it was. Luketina et al. (2022), "Meta-gradients in
+    non-stationary environments", section 4, tell it otherwise: agent and objects are placed anew.
 
     Example:
         >>> env = two_colours()

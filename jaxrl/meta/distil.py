@@ -169,9 +169,9 @@ def distil(
     Numerics: greedy, so not always the best set of terms. R^2 and the worst error are taken on as
         many fresh points; beyond the points nothing is promised but that the result is a drift.
 
-    Sources: Chen, Billings & Luo 1989, Orthogonal least squares methods (forward selection; number
-        of the algorithm to confirm). Lu et al. 2022, Discovered policy optimisation, read the form
-        off by eye.
+    Sources: Chen, Billings & Luo 1989, Orthogonal least squares methods and their application to
+        non-linear system identification (forward selection). Lu et al. 2022, Discovered policy
+        optimisation, read the form off by eye.
 
     Example:
         >>> from jaxrl.rules import DiscoveredDrift

@@ -25,8 +25,8 @@ class ScoreTransform(Protocol):
 class RankScores:
     """The best has rank 1, the next rank 2, ...: odds = rank^(-1 / temperature).
 
-    Source: Jiang, Grefenstette & Rocktaschel 2021, Prioritized level replay, equation for P_S with
-    h = 1 / rank (as released; the paper's number of the equation to confirm).
+    Source: Jiang, Grefenstette & Rocktaschel 2021, Prioritized level replay, equation 3 with
+    h = 1 / rank.
 
     Example:
         >>> odds = RankScores(1.0).log_odds(jnp.array([5.0, 7.0]), jnp.ones(2, bool))

@@ -36,7 +36,8 @@ class NeumannSeries:
     bounds the answer where A is singular, and moves it everywhere.
 
     Source: Lorraine, Vicol & Duvenaud 2020, Optimizing millions of hyperparameters by implicit
-    differentiation, section 4 (to confirm).
+    differentiation, algorithm 3, and its theorem that steps of descent from an optimum pass back
+    this series.
 
     Example:
         >>> series = NeumannSeries(num_terms=3, step_size=0.5)

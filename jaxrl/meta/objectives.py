@@ -93,8 +93,9 @@ class Bootstrap:
         num_further: L - 1, >= 0.
         value_weight: of the match of values, >= 0; 0 leaves it out.
 
-    Sources: Flennerhag et al. 2022, Bootstrapped meta-learning, equation 2 and section 5 (the
-    direction of the divergence as we remember it, to confirm).
+    Sources: Flennerhag et al. 2022, Bootstrapped meta-learning, equation 2 and section 5; Luketina
+    et al. 2022, Meta-gradients in non-stationary environments, equation 4 (the direction of its
+    divergence).
     """
 
     plain: Agent

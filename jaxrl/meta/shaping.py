@@ -88,7 +88,8 @@ class CentredRanks:
     in common tasks, or in tasks alike.
 
     Sources: Salimans et al. 2017, Evolution strategies as a scalable alternative to reinforcement
-    learning (centred ranks as their released code has them, to confirm).
+    learning, as released (openai/evolution-strategies-starter, es_distributed/es.py), where ties
+    are ranked in the order that sorting leaves them in.
 
     Example:
         >>> CentredRanks().weights(jnp.array([[9.0, jnp.nan], [5.0, 5.0]])).tolist()

@@ -47,10 +47,11 @@ class LearnedPolicyGradient:
 
     Numerics: all steps' input products are one matrix product; the scan over T has one more.
 
-    Sources: Oh et al. 2020, Discovering reinforcement learning algorithms, m = 30 and c = 0.5
-    (c, and where relus stand, to confirm); the discount is theirs too. KL(y || y_hat) and
-    the order of reset and step are also those of Jackson et al. 2023 (GROOVE) as released; the
-    lifetime inputs of Jackson et al. 2024.
+    Sources: Oh et al. 2020, Discovering reinforcement learning algorithms, m = 30; the discount is
+    theirs too. c = 0.5, the relus of phi, KL(y || y_hat) and the order of reset and step are those
+    of Jackson et al. 2023 (GROOVE) as released (EmptyJackson/groove, models/lpg.py), which has a
+    GRU, m = 8, and relus between it and its outputs, where nothing stands here. The lifetime inputs
+    are those of Jackson et al. 2024.
 
     Example:
         >>> rule = lpg(jax.random.key(0), num_hidden=8, num_predictions=3)
@@ -154,7 +155,7 @@ def lpg(
 
     Args:
         key: of the weights.
-        num_hidden: width of the LSTM; 256 in the paper (to confirm).
+        num_hidden: width of the LSTM; 256 by default in EmptyJackson/groove.
         num_predictions: logits of the prediction.
         num_embedded: width of the layer that makes one number of a prediction.
         timed: whether the rule sees how far the life has come.

@@ -50,9 +50,9 @@ class NetworkReward:
         num_observations: values of a discrete observation, else 0.
         num_actions: values of a discrete action, else 0.
 
-    Source: Gupta et al. 2023, Behavior alignment via reward function optimization: a blend of
-    primary and auxiliary reward (`HintedReward` has the auxiliary one); its form, and whether the
-    factors see step and action, to confirm.
+    Source: Gupta et al. 2023, Behavior alignment via reward function optimization: a learned blend
+    of primary and auxiliary reward (`HintedReward` has the auxiliary one). This network, whose
+    factors see step and action, is our choice.
     """
 
     weights: dict[str, Array]
@@ -88,9 +88,9 @@ class HintedReward:
             struct with `__call__` where the rule is to be saved.
         hint_factor: of the hint, learned [1].
 
-    Source: Gupta et al. 2023, Behavior alignment via reward function optimization (that primary
-    and auxiliary reward are blended is theirs; whether this factor is one number, and where it
-    starts, to confirm).
+    Source: Gupta et al. 2023, Behavior alignment via reward function optimization (that the blend
+    of primary and auxiliary reward is learned is theirs; that this factor is one number, and that
+    it starts at 1, is our choice).
 
     Example:
         >>> paid = HintedReward(FunctionReward(lambda s, a, r: r), lambda s, a: s + a, 0.5)

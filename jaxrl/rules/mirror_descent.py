@@ -52,7 +52,8 @@ class TsallisDivergence:
     Numerics: logarithms of pi_a / mu_a are held in [-20, 20].
 
     Sources: Zhu et al. 2023, General Munchausen reinforcement learning with Tsallis
-    Kullback-Leibler divergence (which of the conventions for ln_order: to confirm);
+    Kullback-Leibler divergence, section 3.2: -sum_a pi_a ln_q(mu_a / pi_a) with
+    ln_q(x) = (x^(1 - q) - 1) / (1 - q), which is the same for q = order;
     Furuichi, Yanagi & Kuriyama 2004, Fundamental properties of Tsallis relative entropy.
 
     Example:
@@ -100,8 +101,9 @@ class MirrorDescentPolicy:
             0.01, where the paper ends with 1 / (number of rollouts), is ours.
 
     Sources: Tomar, Shani, Efroni & Ghavamzadeh 2022, Mirror descent policy optimization: the
-    on-policy objective, t_k = 1 - k / K. Whether their Tsallis variant is this relative entropy or
-    the Bregman divergence of the Tsallis entropy is to confirm.
+    on-policy objective, t_k = 1 - k / K. `TsallisDivergence` is not their Tsallis variant: as
+    released (manantomar/Mirror-Descent-Policy-Optimization, mdpo_on/mdpo.py) that is the mean
+    difference of both policies' q-logarithms at the actions taken, not one of their ratio.
 
     Example:
         >>> rule = MirrorDescentPolicy(step_size=0.5, value_weight=0.0, entropy_weight=0.0)

@@ -35,8 +35,11 @@ class ReactiveEntropy:
         lowest: least entropy weight [per nat].
         num_recent: N, rollouts looked back on.
 
-    Sources: Flennerhag et al. 2022, Bootstrapped meta-learning, section 5.1 (a network of the ten
-    last rewards; its size and the bound to confirm).
+    Sources: Flennerhag et al. 2022, Bootstrapped meta-learning, section 5.1. Mean rewards of ten
+    rollouts, 32 relus and a sigmoid are as in a public replication
+    (MagiFeeney/Bootstrapped-Meta-Learning), whose weight is in (0, 1). So is that of Luketina et
+    al. 2022, Meta-gradients in non-stationary environments, table 3, by two layers of 64. The
+    bounds are ours.
 
     Example:
         >>> from jaxrl.rules import AdvantageActorCritic

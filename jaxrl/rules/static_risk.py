@@ -40,18 +40,20 @@ class StaticRiskGradient:
         functional: F, with slopes in its probabilities: `CVaR`, `Entropic`, `Mean`, ...
         entropy_weight: of the entropy bonus [per nat].
 
-    Numerics: `CVaR` is biased, as the VaR comes from the same episodes: by O(N^-1/2) at most. The
-    mean slope shrinks the gradient by a factor of about 1 - 1/N and takes away variance; the paper
-    subtracts nothing. Which episodes count does not depend on how long they are
-    (`jaxrl.agents.episodes`); only that their number N varies adds a bias of O(1/N). Where CVaR has
-    a kink in the policy, the slope is one of several. A cut at the time limit counts as an end.
-    Further epochs keep the weights of the first, off policy: take one.
+    Numerics: `CVaR` is biased, as the VaR comes from the same episodes: by O(N^-1/2) at most where
+    returns have a density, as an empirical quantile is no further off. The mean slope shrinks the
+    gradient by a factor of about 1 - 1/N and takes away variance; the paper subtracts nothing.
+    Which episodes count does not depend on how long they are (`jaxrl.agents.episodes`); only that
+    their number N varies adds a bias of O(1/N). Where CVaR has a kink in the policy, the slope is
+    one of several. A cut at the time limit counts as an end. Further epochs keep the weights of the
+    first, off policy: take one.
 
     Sources:
         Tamar, Glassner & Mannor 2015, Optimizing the CVaR via sampling: the gradient as a mean over
-        the tail, algorithm GCVaR, and its bias (rate from memory of the paper, to confirm; there
-        for returns with a density). A falling level: Greenberg, Chow, Ghavamzadeh & Mannor 2022,
-        Efficient risk-averse reinforcement learning ("soft risk"; their schedule to confirm).
+        the tail, algorithm GCVaR, and an analysis of its bias. A falling level: Greenberg, Chow,
+        Ghavamzadeh & Mannor 2022, Efficient risk-averse reinforcement learning, algorithm 1 and
+        figure 2 ("soft risk": linear from 1 to the level over the first part of training, then
+        constant, as in ido90/CeSoR, GCVaR.py).
 
     Example:
         >>> trajectory = Transition(

@@ -144,10 +144,13 @@ def train_iwocs(
 
     Sources:
         Zouitine, Geist & Rachelson (2024), Solving robust MDPs as a sequence of static RL problems,
-        algorithm 1 and its deep form (one run for each setting; actions among those that the found
-        policies propose). There the search is evolutionary and a test of familiarity says where a
-        q_j counts; here the search is a grid and every q_j counts (details of the paper's deep form
-        to confirm).
+        algorithm 1 and section 5 (the deep form: one run for each setting). There the search ends
+        where the worst return of pi_i is, within a tolerance, what its q promised at the start. The
+        deep form learns by SAC, with a second critic that leaves the entropy out; searches by
+        CMA-ES, or on a grid as here; and acts by the policy whose own q promises least for its own
+        action, where here the least q of each proposed action counts. There a q_j counts only where
+        a learned model of T_j foresaw the state, and where none does a policy acts that was trained
+        in random settings; here every q_j counts.
     """
     check_training(agent, env)
     check_least_value(agent)

@@ -56,8 +56,9 @@ class LeastValuePolicy:
 
     Sources:
         Zouitine, Geist & Rachelson (2024), Solving robust MDPs as a sequence of static RL problems,
-        algorithm 1 (the minimum). The paper's deep form also drops q_i where a test of familiarity
-        finds that agent i has not been; its form was not at hand, and it is left out here.
+        algorithm 1 (the minimum). The paper's deep form, section 5.1, acts by the policy whose own
+        q_i promises least for its own action, and drops q_i where a model of the task that agent i
+        learned in foresees the state badly; neither is done here.
     """
 
     agent: Agent

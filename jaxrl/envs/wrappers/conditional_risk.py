@@ -73,10 +73,11 @@ class ExpectedConditionalRisk:
 
     Sources:
         Yu & Ying 2023, On the global convergence of risk-averse policy gradient methods with
-        expected conditional risk measures (there for costs, with 1 - level for `level`: to
-        confirm); Yu & Shen 2022, Risk-averse reinforcement learning via dynamic time-consistent
-        risk measures; Homem-de-Mello & Pagnoncelli 2016, Risk aversion in multistage stochastic
-        programming. Rewards that follow the action and the settling at the end are ours.
+        expected conditional risk measures (there for costs, so of the upper tail); Yu & Shen 2022,
+        Risk-averse reinforcement learning via dynamic time-consistent risk measures (for rewards,
+        with one more number in the action); Homem-de-Mello & Pagnoncelli 2016, Risk aversion in
+        multistage stochastic programming. Rewards that follow the action and the settling at the
+        end are ours.
     """
 
     env: Any

@@ -44,8 +44,8 @@ class ImplicitQuantile:
 
     Sources:
         Dabney, Ostrovski, Silver & Munos (2018), Implicit quantile networks for distributional
-        reinforcement learning, section 3 and equation 4 (that its cosines count from 0 is
-        to confirm).
+        reinforcement learning, section 3 and equation 4, whose cosines count from 0 (those of
+        google/dopamine count from 1).
     """
 
     num_atoms: int = setting(32, "levels at which returns are read and fitted", low=1)
