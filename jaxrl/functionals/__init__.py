@@ -3,13 +3,8 @@
 Every functional is called with `probs[N]`, non-negative and summing to one, and `values[N]`
 [return]; it gives `[]` [return]. An atom of zero probability may hold anything, inf and NaN
 included, unless `support="full"` lets nature use it. Settings out of their range raise ValueError
-when they are concrete; a tracer passes. Every functional states static facts as class attributes:
-
-* `monotone`: v <= w implies F(p, v) <= F(p, w);
-* `translation_equivariant`: F(p, v + c) = F(p, v) + c; with monotone, the backup contracts;
-* `coherent`: moreover concave and positively homogeneous, hence a worst case over laws;
-* `time_consistent`: F(X) = F(F(X | Y)), so that undiscounted nested and static use agree;
-* `needs_successors`: on a law of one atom it says nothing beyond the mean.
+when they are concrete; a tracer passes. What holds whatever the settings, such as that a worst case
+is coherent, every functional states as its `facts` (`core.protocols.FunctionalFacts`).
 
 `duals` and `least_value_duals` hold the forms for one sample at a time.
 """

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
@@ -54,11 +53,7 @@ class Contamination:
     radius: float = setting(0.1, "probability of the unknown law", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     __post_init__ = check_settings
 
@@ -117,11 +112,7 @@ class TotalVariation:
     radius: float = setting(0.1, "probability mass moved: half the L1 distance", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     __post_init__ = check_settings
 
@@ -184,11 +175,7 @@ class Interval:
     upper: Array  # [N]
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = FunctionalFacts(coherent=True, per_outcome="lower")
 
     __post_init__ = check_settings
 

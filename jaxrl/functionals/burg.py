@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import COHERENT
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.log_root import LogPoint, log_root
@@ -55,11 +55,7 @@ class BurgBall:
     radius: float = setting(0.1, "radius of the set of laws", unit="nats", low=0.0)
     support: str = setting("nominal", "where nature may put mass", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     __post_init__ = check_settings
 

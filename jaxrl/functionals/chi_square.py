@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import COHERENT
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.scaled_law import Optimum, ScaledLaw, worst_value
@@ -47,11 +47,7 @@ class ChiSquareBall:
 
     radius: float = setting(0.1, "radius of the set of laws", low=0.0)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     __post_init__ = check_settings
 

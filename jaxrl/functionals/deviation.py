@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part, least_possible, readable, unless_infinite
@@ -42,11 +41,7 @@ class MeanSemideviation:
     weight: float = setting(0.5, "share of the semideviation taken off", low=0.0, high=1.0)
     order: int = setting(1, "order of the deviation", low=1.0)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     __post_init__ = check_settings
 
@@ -86,11 +81,7 @@ class MeanStd:
 
     weight: float = setting(0.5, "multiple of the standard deviation taken off", low=0.0)
 
-    monotone: ClassVar[bool] = False
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = FunctionalFacts(monotone=False)
 
     __post_init__ = check_settings
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import COHERENT
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.scaled_law import Optimum, ScaledLaw, worst_value
@@ -65,11 +65,7 @@ class DivergenceBall:
     radius: float = setting(0.1, "radius of the set of laws", low=0.0)
     conjugate: Callable[[Array], Array] = setting(jnp.expm1, "convex conjugate f* of f")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
@@ -59,11 +58,7 @@ class Ellipsoid:
     covariance: Array | None = None  # [N, N]
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = FunctionalFacts(coherent=True, per_outcome="covariance")
 
     __post_init__ = check_settings
 

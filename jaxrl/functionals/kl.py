@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import COHERENT
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.log_moment import log_moment
@@ -47,11 +46,7 @@ class KLBall:
 
     radius: float = setting(0.1, "radius of the set of laws", unit="nats", low=0.0)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     __post_init__ = check_settings
 

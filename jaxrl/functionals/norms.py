@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ambiguity import TotalVariation
@@ -60,11 +59,7 @@ class WeightedL1:
     weights: Array | None = None  # [N]
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = FunctionalFacts(coherent=True, per_outcome="weights")
 
     __post_init__ = check_settings
 
@@ -146,11 +141,7 @@ class L2Ball:
     radius: float = setting(0.1, "greatest Euclidean distance", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     __post_init__ = check_settings
 

@@ -6,12 +6,11 @@ but not positively homogeneous: the weight is in the unit of the return.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import MONETARY, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.chi_square import clipped_tilt
@@ -51,11 +50,7 @@ class KLPenalty:
         1.0, "price of a nat of divergence", unit="return", low=0.0, infinite=True
     )
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = True
-    needs_successors: ClassVar[bool] = True
+    facts = FunctionalFacts(time_consistent=True)
 
     __post_init__ = check_settings
 
@@ -98,11 +93,7 @@ class TotalVariationPenalty:
     )
     support: str = setting("nominal", "where nature may put mass", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = MONETARY
 
     __post_init__ = check_settings
 
@@ -157,11 +148,7 @@ class ChiSquarePenalty:
         1.0, "price of a unit of divergence", unit="return", low=0.0, infinite=True
     )
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = MONETARY
 
     __post_init__ = check_settings
 

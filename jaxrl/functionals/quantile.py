@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import MONETARY
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import (
@@ -50,11 +49,7 @@ class VaR:
 
     level: float = setting(0.1, "probability of the tail", low=0.0, high=1.0, low_open=True)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = MONETARY
 
     __post_init__ = check_settings
 
@@ -106,11 +101,7 @@ class Expectile:
 
     level: float = setting(0.1, "weight of the gains", low=0.0, high=1.0, low_open=True)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False  # for every level; it is for level <= 1/2
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = MONETARY  # coherent for level <= 1/2
 
     __post_init__ = check_settings
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.bracket import turning_point
@@ -52,11 +51,7 @@ class CVaR:
 
     level: float = setting(0.1, "share of the lower tail", low=0.0, high=1.0, low_open=True)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     __post_init__ = check_settings
 
@@ -98,11 +93,7 @@ class Entropic:
 
     risk_aversion: float = setting(1.0, "risk aversion; negative seeks risk", unit="1 / return")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = True
-    needs_successors: ClassVar[bool] = True
+    facts = FunctionalFacts(time_consistent=True)
 
     __post_init__ = check_settings
 
@@ -176,11 +167,7 @@ class EVaR:
 
     level: float = setting(0.1, "confidence", low=0.0, high=1.0, low_open=True)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     __post_init__ = check_settings
 

@@ -6,12 +6,11 @@ is weak. The best policy then spreads the risk over several actions: it is rando
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
@@ -66,12 +65,7 @@ class SharedL1:
     budget: float = setting(0.1, "total L1 distance over the actions", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    shared_over_actions: ClassVar[bool] = True
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = FunctionalFacts(coherent=True, shared_over_actions=True)
 
     __post_init__ = check_settings
 

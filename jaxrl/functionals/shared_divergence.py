@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.log_moment import log_moment
@@ -56,12 +56,7 @@ class SharedKL:
 
     budget: float = setting(0.1, "total relative entropy over the actions", unit="nats", low=0.0)
 
-    shared_over_actions: ClassVar[bool] = True
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = FunctionalFacts(coherent=True, shared_over_actions=True)
 
     __post_init__ = check_settings
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import MONETARY
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.bracket import turning_point
@@ -171,11 +172,7 @@ class OptimisedCertaintyEquivalent:
 
     utility: Utility = setting(ExponentialUtility(), "utility of a gain")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False  # for every utility; it is for piecewise linear ones
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = MONETARY  # coherent for piecewise linear ones
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "utility", as_utility(self.utility))
@@ -239,11 +236,7 @@ class Shortfall:
     utility: Utility = setting(ExponentialUtility(), "utility of a gain")
     threshold: float = setting(0.0, "utility that must remain", unit="return")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False  # for every utility; it is for piecewise linear ones
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = MONETARY  # coherent for piecewise linear ones
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "utility", as_utility(self.utility))

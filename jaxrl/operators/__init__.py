@@ -105,7 +105,7 @@ def names() -> dict[str, dict[str, type]]:
         "functionals": _named(
             kind
             for kind in map(functionals.__dict__.get, functionals.__all__)
-            if hasattr(kind, "needs_successors") and kind is not functionals.PerPair
+            if hasattr(kind, "facts") and kind is not functionals.PerPair
         ),
         "improvements": _named(_IMPROVEMENTS),
         "heads": _named(_HEADS),
