@@ -8,9 +8,8 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.log_moment import log_moment
-from jaxrl.functionals.log_root import LogPoint, log_root
 from jaxrl.functionals.scaled_law import Optimum, ScaledLaw, worst_value
+from jaxrl.functionals.tilting import Distance, log_moment, small_steepness, steepness
 
 
 @struct.dataclass
@@ -55,12 +54,12 @@ class KLBall:
         return worst_value(_solve, probs, values, self.radius)
 
 
-def tilt(law: ScaledLaw, steepness: Array) -> tuple[Array, Array, Array]:
+def tilt(law: ScaledLaw, t: Array) -> tuple[Array, Array, Array]:
     """Exponential tilting of a scaled law: log E exp(-t x), and q_i / p_i with its excess over 1.
 
     The excess is exact to rounding also where t x is far below one.
     """
-    exponents = -steepness * law.gaps
+    exponents = -t * law.gaps
     excess = jnp.expm1(exponents)
     drop = jnp.sum(law.probs * excess)  # in (-1, 0]
     growth = jnp.exp(exponents)
@@ -77,9 +76,9 @@ def _solve(law: ScaledLaw, radius: Array) -> Optimum:
     is_saturated = left >= reach
     eps = jnp.finfo(law.gaps.dtype).eps
     used = jnp.maximum(jnp.where(is_saturated, 0.5 * reach, left), eps**2)
-    steepness = _steepness(law, used, jnp.maximum(reach, eps))
-    log_mean, ratio, excess = tilt(law, steepness)
-    scale = jnp.where(is_saturated, 0.0, 1.0 / steepness)
+    t = _steepness(law, used, jnp.maximum(reach, eps))
+    log_mean, ratio, excess = tilt(law, t)
+    scale = jnp.where(is_saturated, 0.0, 1.0 / t)
     inner = -scale * (log_mean + left)
     return Optimum(
         inner=jnp.where(left < 0, jnp.inf, jnp.where(is_saturated, 0.0, inner)),
@@ -98,17 +97,9 @@ def _steepness(law: ScaledLaw, radius: Array, reach: Array) -> Array:
     """
     probs, gaps = law.probs, law.gaps
     info = jnp.finfo(gaps.dtype)
-    mean = jnp.sum(probs * gaps)
-    centred = gaps - mean
-    variance = jnp.maximum(jnp.sum(probs * centred**2), info.tiny)
-    skew = jnp.sum(probs * centred**3) / variance
-    at_small = jnp.sqrt(2.0 * radius / variance)
-    at_small = at_small * (1.0 + jnp.clip(skew * at_small / 3.0, -0.5, 0.25))
-    # Two bounds from below: K <= t mean, and K <= t^2 / 8 (Hoeffding).
-    low = jnp.maximum(radius / jnp.maximum(mean, info.tiny), jnp.sqrt(8.0 * radius))
-    target = jnp.log(-jnp.log1p(-jnp.minimum(radius / reach, 1 - info.epsneg)))
+    most = reach * (1 - info.epsneg)
 
-    def evaluate(t: Array) -> LogPoint:
+    def distance(t: Array) -> Distance:
         terms = probs * jnp.exp(-t * gaps)
         moment = jnp.sum(terms)
         terms = terms / moment
@@ -116,24 +107,20 @@ def _steepness(law: ScaledLaw, radius: Array, reach: Array) -> Array:
         centred = gaps - mean  # not from raw moments: the variance may be tiny against the mean
         squares = terms * centred * centred
         variance, skew = jnp.sum(squares), jnp.sum(squares * centred)
-        divergence = -t * mean - log_mean
-        noise = info.eps * (4.0 * (t * mean + jnp.abs(log_mean) + radius) + 1.0)
-
-        held = jnp.clip(divergence, info.tiny, reach * (1 - info.epsneg))
-        slope = t * t * variance  # of K in log t
-        bend = 2.0 * slope - t * t * t * skew
-        depth, depth_slope = -jnp.log1p(-held / reach), slope / (reach - held)
-        depth_bend = bend / (reach - held) + depth_slope**2
-        grade = depth_slope / depth
-        return LogPoint(
-            excess=divergence - radius,
-            gap=jnp.log(depth) - target,
-            grade=grade,
-            curve=depth_bend / depth - grade**2,
-            is_flat=jnp.abs(divergence - radius) <= noise,
+        slope = t * t * variance
+        return Distance(
+            value=jnp.minimum(-t * mean - log_mean, most),
+            slope=slope,
+            bend=2.0 * slope - t * t * t * skew,
+            noise=info.eps * (4.0 * (t * mean + jnp.abs(log_mean) + radius) + 1.0),
         )
 
-    is_small = at_small < info.eps**0.25  # then the expansion is as good as an iteration
-    most = jnp.maximum(info.max**0.5, low)
-    start = jnp.where(is_small, at_small, jnp.maximum(low, at_small))
-    return log_root(evaluate, start, jnp.where(is_small, 0.0, low), most, is_small)
+    def straight(divergence: Array) -> Array:
+        return jnp.log(-jnp.log1p(-divergence / reach))
+
+    # Two bounds from below: K <= t mean, and K <= t^2 / 8 (Hoeffding).
+    low = radius / jnp.maximum(jnp.sum(probs * gaps), info.tiny)
+    low = jnp.maximum(low, jnp.sqrt(8.0 * radius))
+    high = jnp.maximum(info.max**0.5, low)
+    guess = small_steepness(law, radius, by_skew=1 / 3)
+    return steepness(distance, straight, jnp.minimum(radius, most), guess, low, high)

@@ -9,15 +9,14 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.bracket import turning_point
-from jaxrl.functionals.log_moment import log_moment
+from jaxrl.functionals.kl import KLBall
 from jaxrl.functionals.ordering import (
-    least_possible,
     lower_tail,
     readable,
     running_totals,
     weighted_sum,
 )
+from jaxrl.functionals.tilting import log_moment
 
 
 @struct.dataclass
@@ -119,8 +118,10 @@ class Entropic:
 
         spread = jax.lax.stop_gradient(jnp.max(jnp.where(possible, jnp.abs(gaps), 0.0)))
         is_flat = jnp.abs(aversion) * spread <= jnp.finfo(values.dtype).eps
-        log_moment = _log_moment(chances, jnp.where(is_flat, 0.0, -aversion * gaps))
-        curved = -log_moment / jnp.where(is_flat, 1.0, aversion)
+        # Impossible atoms may have any exponent: it matters to gradients only.
+        most = jnp.log(jnp.finfo(values.dtype).max) / 4
+        exponents = jnp.minimum(jnp.where(is_flat, 0.0, -aversion * gaps), most)
+        curved = -log_moment(chances, exponents) / jnp.where(is_flat, 1.0, aversion)
 
         flat_gaps = jnp.where(is_flat, gaps, 0.0)
         mean = jnp.sum(chances * flat_gaps)
@@ -148,11 +149,8 @@ class EVaR:
         level: confidence, in (0, 1]; -log level is the radius [nats].
 
     Numerics:
-        The rate b is found by bisection up to 1e12 over the spread of the values, then by Newton's
-        method on KL(w || p): a fixed number of trips, without gradient. The dual is evaluated
-        there, where an error of b counts in second order only, and gives the gradients in
-        `values`, `probs` and `level`. At `level = 1` the derivative in `level` is infinite; a
-        large number stands for it.
+        It is `KLBall(-log level)`. At `level = 1` the derivative in `level` is infinite; a large
+        number stands for it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -173,59 +171,4 @@ class EVaR:
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
-        values = readable(probs, values)
-        level = jnp.asarray(self.level, values.dtype)
-        chances = probs / jnp.sum(probs)
-        low = least_possible(probs, values)
-        is_least = (probs > 0) & (values <= low)
-        is_gain = values == jnp.inf
-        # Either all the mass can go to the least value, or none can leave the infinite gain.
-        saturated = (level <= jnp.sum(jnp.where(is_least, chances, 0.0))) | ~jnp.isfinite(low)
-        escapes = level > jnp.sum(jnp.where(is_gain, 0.0, chances))
-        escapes &= jnp.any(is_gain) & ~saturated
-        is_decided = saturated | escapes
-        alone = jnp.where(jnp.where(escapes, is_gain, is_least), chances, 0.0)
-        alone = alone / jnp.maximum(jnp.sum(alone), jnp.finfo(alone.dtype).tiny)
-
-        origin = jnp.where(jnp.isfinite(low), low, 0.0)
-        gaps = jnp.where(is_decided, 0.0, values - origin)
-        spread = jnp.max(jnp.where((probs > 0) & ~is_gain, gaps, 0.0))
-        spread = jax.lax.stop_gradient(jnp.where(spread > 0, spread, 1.0))
-        gaps = gaps / spread
-        radius = -jnp.log(jnp.where(is_decided, 1.0, level))
-        rate = _tilting_rate(*jax.lax.stop_gradient((chances, gaps, radius)))
-        result = origin - spread * (_log_moment(chances, -rate * gaps) + radius) / rate
-        return jnp.where(is_decided, weighted_sum(alone, values), result)
-
-
-def _log_moment(probs: Array, exponents: Array) -> Array:
-    """`log_moment`, where impossible atoms may have any exponent: it matters to gradients only."""
-    return log_moment(probs, jnp.minimum(exponents, jnp.log(jnp.finfo(exponents.dtype).max) / 4))
-
-
-def _tilting_rate(probs: Array, gaps: Array, radius: Array) -> Array:
-    """b with KL(w || p) = radius for w_i proportional to p_i exp(-b gap_i), gaps in [0, 1]."""
-    counts = (probs > 0) & jnp.isfinite(gaps)
-    counted = jnp.where(counts, gaps, 0.0)
-
-    def divergence(rate: Array) -> tuple[Array, Array]:
-        """KL(w || p) and its derivative in the rate."""
-        weights = jnp.where(counts, probs, 0.0) * jnp.exp(-rate * counted)
-        weights = weights / jnp.sum(weights)
-        mean = jnp.sum(weights * counted)
-        slope = rate * jnp.sum(weights * (counted - mean) ** 2)
-        return -rate * mean - _log_moment(probs, -rate * gaps), slope
-
-    def falls_short(rate: Array) -> Array:
-        return (divergence(rate)[0] < radius) & (radius > 0)  # rounding may make it negative
-
-    least = jnp.asarray(jnp.finfo(gaps.dtype).eps, gaps.dtype)
-    most = jnp.asarray(1e12, gaps.dtype)
-    low, high = turning_point(falls_short, least, most, num_trips=16)
-
-    def improve(_: int, rate: Array) -> Array:
-        reached, slope = divergence(rate)
-        step = (radius - reached) / jnp.where(slope > 0, slope, 1.0)
-        return jnp.clip(rate + jnp.where(slope > 0, step, 0.0), low, high)
-
-    return jax.lax.fori_loop(0, 4, improve, low)
+        return KLBall(-jnp.log(self.level))(probs, values)

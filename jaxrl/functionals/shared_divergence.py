@@ -11,9 +11,9 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.log_moment import log_moment
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.shared_budget import SharedCells
+from jaxrl.functionals.tilting import log_moment
 from jaxrl.functionals.worst_law import as_floats, expectation
 
 _HALVINGS = 36  # of the logarithm of a tilt, before Newton's method takes over
