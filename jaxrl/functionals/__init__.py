@@ -15,23 +15,27 @@ import jax
 
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
-from jaxrl.functionals.ambiguity import Contamination, Interval, TotalVariation
+from jaxrl.functionals.ambiguity import (
+    Contamination,
+    Interval,
+    TotalVariation,
+    TotalVariationPenalty,
+)
 from jaxrl.functionals.burg import BurgBall
-from jaxrl.functionals.chi_square import ChiSquareBall
+from jaxrl.functionals.chi_square import ChiSquareBall, ChiSquarePenalty
 from jaxrl.functionals.deviation import MeanSemideviation, MeanStd
 from jaxrl.functionals.distortion import CumulativeProspect, PowerDistortion, Spectral, Wang
 from jaxrl.functionals.divergence import DivergenceBall
-from jaxrl.functionals.ellipsoid import Ellipsoid
+from jaxrl.functionals.ellipsoid import Ellipsoid, L2Ball
 from jaxrl.functionals.expectation import Mean
-from jaxrl.functionals.kl import KLBall
-from jaxrl.functionals.norms import L2Ball, WeightedL1
-from jaxrl.functionals.penalties import ChiSquarePenalty, KLPenalty, TotalVariationPenalty
+from jaxrl.functionals.kl import EVaR, KLBall, KLPenalty
 from jaxrl.functionals.per_pair import PerPair
 from jaxrl.functionals.quantile import Expectile, VaR
-from jaxrl.functionals.risk import CVaR, Entropic, EVaR
+from jaxrl.functionals.risk import CVaR, Entropic
 from jaxrl.functionals.scenarios import Scenarios
 from jaxrl.functionals.shared_budget import SharedL1
 from jaxrl.functionals.shared_divergence import SharedKL
+from jaxrl.functionals.transport import Wasserstein, WeightedL1
 from jaxrl.functionals.utility import (
     ExponentialUtility,
     OptimisedCertaintyEquivalent,
@@ -40,7 +44,6 @@ from jaxrl.functionals.utility import (
     Shortfall,
     UtilityFunction,
 )
-from jaxrl.functionals.wasserstein import Wasserstein
 
 __all__ = [
     "BurgBall",

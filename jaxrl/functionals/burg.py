@@ -11,9 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.scaled_law import Optimum, ScaledLaw, worst_value
 from jaxrl.functionals.tilting import Distance, Guess, small_steepness, steepness
-from jaxrl.functionals.worst_law import SUPPORTS
+from jaxrl.functionals.worst_law import SUPPORTS, Optimum, ScaledLaw, worst_value
 
 
 @struct.dataclass

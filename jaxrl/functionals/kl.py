@@ -1,15 +1,19 @@
-"""The worst case over laws near in Kullback-Leibler divergence: exponential tilting."""
+"""Worst cases in Kullback-Leibler divergence: exponential tilting, by a limit or at a price.
+
+A penalty, F(p, v) = inf_q { sum_i q_i v_i + weight D(q, p) }, is concave, monotone and translation
+equivariant, but not positively homogeneous: the weight is in the unit of the return.
+"""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import COHERENT
+from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.scaled_law import Optimum, ScaledLaw, worst_value
 from jaxrl.functionals.tilting import Distance, log_moment, small_steepness, steepness
+from jaxrl.functionals.worst_law import Optimum, ScaledLaw, relative_price, worst_value
 
 
 @struct.dataclass
@@ -52,6 +56,87 @@ class KLBall:
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(_solve, probs, values, self.radius)
+
+
+@struct.dataclass
+class EVaR:
+    """Entropic value at risk: the worst mean among laws of bounded relative entropy.
+
+    F(p, v) = max_{b > 0} -1/b (log sum_i p_i exp(-b v_i) - log level)
+            = min { sum_i w_i v_i : KL(w || p) <= -log level }
+
+    with KL(w || p) = sum_i w_i log w_i / p_i.
+
+    The greatest lower bound on `CVaR(level)` that exponential moments give. `level = 1` is the
+    mean; from the probability of the least possible value downwards it is that value.
+
+    Attributes:
+        level: confidence, in (0, 1]; -log level is the radius [nats].
+
+    Numerics:
+        It is `KLBall(-log level)`. At `level = 1` the derivative in `level` is infinite; a large
+        number stands for it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> law = jnp.array([0.25, 0.75]), jnp.array([1.0, 3.0])
+        >>> float(EVaR(1.0)(*law)), float(EVaR(0.25)(*law))
+        (2.5, 1.0)
+
+    Sources:
+        Ahmadi-Javid (2012), Entropic value-at-risk: a new coherent risk measure, definition 3.1
+        and theorem 3.3 (there for losses).
+    """
+
+    level: float = setting(0.1, "confidence", low=0.0, high=1.0, low_open=True)
+
+    facts = COHERENT
+
+    __post_init__ = check_settings
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
+        return KLBall(-jnp.log(self.level))(probs, values)
+
+
+@struct.dataclass
+class KLPenalty:
+    """Worst case at a price of `weight` per nat of relative entropy.
+
+    F(p, v) = min_q { sum_i q_i v_i + weight KL(q || p) } = -weight log E exp(-v / weight)
+
+    It is `Entropic(1 / weight)`. weight -> inf is the mean, weight = 0 the least value of positive
+    probability. Nature's law is p_i exp(-v_i / weight), normalised.
+
+    Attributes:
+        weight: price of a nat, at least 0; infinite for the mean [return].
+
+    Numerics:
+        Nothing cancels at great weights, nothing overflows at small ones. First derivatives hold
+        in `values`, `probs` and `weight`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> half = jnp.array([0.5, 0.5])
+        >>> f"{float(KLPenalty(1.0)(half, jnp.array([0.0, jnp.inf]))):.4f}"  # -log 0.5
+        '0.6931'
+
+    Sources:
+        Hansen & Sargent (2001), Robust control and model uncertainty; Tang, Liu & Xu (2024),
+        Robust offline reinforcement learning with linearly structured f-divergence regularization.
+    """
+
+    weight: float = setting(
+        1.0, "price of a nat of divergence", unit="return", low=0.0, infinite=True
+    )
+
+    facts = FunctionalFacts(time_consistent=True)
+
+    __post_init__ = check_settings
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
+        return worst_value(_solve_penalty, probs, values, self.weight)
 
 
 def tilt(law: ScaledLaw, t: Array) -> tuple[Array, Array, Array]:
@@ -124,3 +209,18 @@ def _steepness(law: ScaledLaw, radius: Array, reach: Array) -> Array:
     high = jnp.maximum(info.max**0.5, low)
     guess = small_steepness(law, radius, by_skew=1 / 3)
     return steepness(distance, straight, jnp.minimum(radius, most), guess, low, high)
+
+
+def _solve_penalty(law: ScaledLaw, weight: Array) -> Optimum:
+    price = relative_price(law, weight)
+    log_moment, ratio, excess = tilt(law, 1.0 / price)
+    # Atoms of +inf are shed at the price of -log(1 - lost).
+    shed = -jnp.log1p(-law.lost)
+    weights = law.probs * ratio
+    divergence = shed - jnp.sum(weights * law.gaps) / price - log_moment
+    return Optimum(
+        inner=price * (shed - log_moment),
+        weights=weights,
+        by_probs=-price * excess,
+        by_setting=jnp.maximum(divergence, 0.0) / law.spread,
+    )

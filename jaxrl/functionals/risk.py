@@ -9,7 +9,6 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.kl import KLBall
 from jaxrl.functionals.ordering import (
     lower_tail,
     readable,
@@ -131,44 +130,3 @@ class Entropic:
         flat = mean - 0.5 * (aversion * scale) * (scale * variance)
         result = centre + jnp.where(is_flat, flat, curved)
         return jnp.where(is_decided, weighted_sum(alone, values), result)
-
-
-@struct.dataclass
-class EVaR:
-    """Entropic value at risk: the worst mean among laws of bounded relative entropy.
-
-    F(p, v) = max_{b > 0} -1/b (log sum_i p_i exp(-b v_i) - log level)
-            = min { sum_i w_i v_i : KL(w || p) <= -log level }
-
-    with KL(w || p) = sum_i w_i log w_i / p_i.
-
-    The greatest lower bound on `CVaR(level)` that exponential moments give. `level = 1` is the
-    mean; from the probability of the least possible value downwards it is that value.
-
-    Attributes:
-        level: confidence, in (0, 1]; -log level is the radius [nats].
-
-    Numerics:
-        It is `KLBall(-log level)`. At `level = 1` the derivative in `level` is infinite; a large
-        number stands for it.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> law = jnp.array([0.25, 0.75]), jnp.array([1.0, 3.0])
-        >>> float(EVaR(1.0)(*law)), float(EVaR(0.25)(*law))
-        (2.5, 1.0)
-
-    Sources:
-        Ahmadi-Javid (2012), Entropic value-at-risk: a new coherent risk measure, definition 3.1
-        and theorem 3.3 (there for losses).
-    """
-
-    level: float = setting(0.1, "confidence", low=0.0, high=1.0, low_open=True)
-
-    facts = COHERENT
-
-    __post_init__ = check_settings
-
-    def __call__(self, probs: Array, values: Array) -> Array:
-        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
-        return KLBall(-jnp.log(self.level))(probs, values)

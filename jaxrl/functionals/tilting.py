@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.types import Array
-from jaxrl.functionals.scaled_law import ScaledLaw
+from jaxrl.functionals.worst_law import ScaledLaw
 
 _MAX_TRIPS = 80  # few rows need more than six; bisection alone would need about fifty
 
