@@ -6,7 +6,7 @@ included, unless `support="full"` lets nature use it. Settings out of their rang
 when they are concrete; a tracer passes. What holds whatever the settings, such as that a worst case
 is coherent, every functional states as its `facts` (`core.protocols.FunctionalFacts`).
 
-`duals` and `least_value_duals` hold the forms for one sample at a time.
+`duals` holds the forms for one sample at a time.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.duals import ContaminationDual, Dual, TotalVariationDual
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
     SUPPORTS,
@@ -79,6 +80,10 @@ class Contamination:
         )
         return envelope(value, parameters, (by_probs, law, by_radius))
 
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return ContaminationDual(self.radius)
+
 
 @struct.dataclass
 class TotalVariation:
@@ -136,6 +141,10 @@ class TotalVariation:
         margin = jnp.where(radius >= jnp.sum(probs), low, marginal)
         by_probs = finite_part(jnp.where(reachable, jnp.minimum(values, margin), 0.0))
         return envelope(value, parameters, (by_probs, law, finite_part(low - margin)))
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return TotalVariationDual(self.radius)
 
 
 @struct.dataclass

@@ -11,6 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, MONETARY
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.duals import ChiSquareDual, Dual, UtilityDual
+from jaxrl.functionals.utility import QuadraticUtility
 from jaxrl.functionals.worst_law import Optimum, ScaledLaw, relative_price, worst_value
 
 
@@ -55,6 +57,10 @@ class ChiSquareBall:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(_solve, probs, values, self.radius)
 
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return ChiSquareDual(self.radius, least)
+
 
 @struct.dataclass
 class ChiSquarePenalty:
@@ -95,6 +101,10 @@ class ChiSquarePenalty:
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(_solve_penalty, probs, values, self.weight)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return UtilityDual(QuadraticUtility(0.5 / self.weight))
 
 
 @struct.dataclass

@@ -13,6 +13,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.duals import DivergenceDual, Dual
 from jaxrl.functionals.tilting import Distance, Guess, small_steepness, steepness
 from jaxrl.functionals.worst_law import Optimum, ScaledLaw, worst_value
 
@@ -81,6 +82,10 @@ class DivergenceBall:
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(partial(_solve, self.conjugate), probs, values, self.radius)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value, for a conjugate that is finite everywhere."""
+        return DivergenceDual(self.radius, least, self.conjugate)
 
 
 @struct.dataclass

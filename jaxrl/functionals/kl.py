@@ -12,7 +12,9 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.duals import DivergenceDual, Dual, UtilityDual
 from jaxrl.functionals.tilting import Distance, log_moment, small_steepness, steepness
+from jaxrl.functionals.utility import ExponentialUtility
 from jaxrl.functionals.worst_law import Optimum, ScaledLaw, relative_price, worst_value
 
 
@@ -57,6 +59,10 @@ class KLBall:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(_solve, probs, values, self.radius)
 
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return DivergenceDual(self.radius, least)
+
 
 @struct.dataclass
 class EVaR:
@@ -98,6 +104,10 @@ class EVaR:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return KLBall(-jnp.log(self.level))(probs, values)
 
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return DivergenceDual(-jnp.log(self.level), least)
+
 
 @struct.dataclass
 class KLPenalty:
@@ -137,6 +147,10 @@ class KLPenalty:
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(_solve_penalty, probs, values, self.weight)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return UtilityDual(ExponentialUtility(1.0 / self.weight))
 
 
 def tilt(law: ScaledLaw, t: Array) -> tuple[Array, Array, Array]:

@@ -9,6 +9,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import MONETARY
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.duals import Dual, ExpectileDual
 from jaxrl.functionals.ordering import (
     finite_part,
     least_possible,
@@ -119,6 +120,10 @@ class Expectile:
         weights = chances * jnp.where(below, 1.0 - light, light)
         result = weighted_sum(weights / jnp.sum(weights), finite_part(values))
         return unless_infinite(result, probs, values)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return ExpectileDual(self.level)
 
 
 def _threshold(probs: Array, gaps: Array, light: Array) -> Array:

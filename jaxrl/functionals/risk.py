@@ -9,6 +9,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.duals import Dual, UtilityDual
 from jaxrl.functionals.ordering import (
     lower_tail,
     readable,
@@ -16,6 +17,7 @@ from jaxrl.functionals.ordering import (
     weighted_sum,
 )
 from jaxrl.functionals.tilting import log_moment
+from jaxrl.functionals.utility import ExponentialUtility, PiecewiseLinear
 
 
 @struct.dataclass
@@ -60,6 +62,10 @@ class CVaR:
         # The order is the only choice made; the weights are smooth in `probs` and `level`, and do
         # not depend on `values`, so that plain derivatives are the envelope theorem's.
         return weighted_sum(taken, values)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return UtilityDual(PiecewiseLinear(0.0, 1.0 / self.level))
 
 
 @struct.dataclass
@@ -130,3 +136,7 @@ class Entropic:
         flat = mean - 0.5 * (aversion * scale) * (scale * variance)
         result = centre + jnp.where(is_flat, flat, curved)
         return jnp.where(is_decided, weighted_sum(alone, values), result)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return UtilityDual(ExponentialUtility(self.risk_aversion))

@@ -14,6 +14,7 @@ from jaxrl.core.protocols import MONETARY
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.bracket import turning_point
+from jaxrl.functionals.duals import Dual, UtilityDual
 from jaxrl.functionals.ordering import least_possible, readable, unless_infinite
 
 
@@ -200,6 +201,10 @@ class OptimisedCertaintyEquivalent:
 
         result = origin + (1 - share) * objective(low) + share * objective(high)
         return unless_infinite(_infinite_when_huge(result, values), probs, values)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return UtilityDual(self.utility)
 
 
 @struct.dataclass
