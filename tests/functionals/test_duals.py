@@ -86,7 +86,10 @@ def chi_square_penalty(weight, p, v):
         q = weights / weights.sum()
         return q @ v + weight * np.sum((q - p) ** 2 / p)
 
-    return minimize_scalar(price, bounds=(-9, 5), method="bounded", options={"xatol": 1e-10}).fun
+    grid = np.linspace(-9, 5, 200)  # beyond the greatest tilt of interest it is level
+    best = grid[np.argmin([price(log_t) for log_t in grid])]
+    near = (best - 0.1, best + 0.1)
+    return minimize_scalar(price, bounds=near, method="bounded", options={"xatol": 1e-10}).fun
 
 
 def chi_square_conjugate(point):
