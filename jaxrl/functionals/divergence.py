@@ -183,4 +183,4 @@ def _steepness(conjugate: Callable[[Array], Array], law: ScaledLaw, radius: Arra
     guess = small_steepness(law, radius / jnp.where(bend > 0, bend, 1.0))
     guess = Guess(guess.t, guess.is_known & (bend > 0))
     low, high = jnp.full_like(radius, info.eps**2), jnp.full_like(radius, info.eps**-1.5)
-    return steepness(distance, jnp.log, radius, guess, low, high, narrow=info.eps**0.5)
+    return steepness(distance, jnp.log, radius, guess, low, high, narrow=info.eps**0.4)

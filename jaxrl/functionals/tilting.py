@@ -90,7 +90,8 @@ def steepness(
         guess: the first t; the result where it is known.
         low: `[]`, positive, at most the solution.
         high: `[]`, at least the solution, or the greatest t of interest.
-        narrow: the last change of log t after which the next is negligible.
+        narrow: the last change of log t after which the next is negligible; its square is the
+            relative width of a bracket that needs no more halving.
     """
     info = jnp.finfo(radius.dtype)
     narrow = narrow or info.eps**0.25  # the next error is of the order of the cube of the last step
@@ -114,7 +115,7 @@ def steepness(
         inside = (proposal > low) & (proposal < high) & is_fair
         middle = jnp.where(high > 64.0 * low, 8.0 * low, jnp.sqrt(low) * jnp.sqrt(high))
         is_flat = jnp.abs(at.value - radius) <= at.noise
-        is_narrow = high - low <= info.eps**0.5 * low
+        is_narrow = high - low <= narrow**2 * low
         is_done = is_flat | is_narrow | (inside & (jnp.abs(change) <= narrow))
         t = jnp.where(is_flat, t, jnp.where(inside, proposal, middle))
         return trips + 1, t, low, high, is_done
