@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.duals import ContaminationDual, Dual, TotalVariationDual
 from jaxrl.functionals.ordering import finite_part
@@ -25,7 +24,7 @@ from jaxrl.functionals.worst_law import (
 )
 
 
-@struct.dataclass
+@checked_struct
 class Contamination:
     """Worst case when an unknown law replaces the nominal one with probability `radius`.
 
@@ -56,8 +55,6 @@ class Contamination:
 
     facts = COHERENT
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         parameters = as_floats(probs, values, self.radius)
@@ -85,7 +82,7 @@ class Contamination:
         return ContaminationDual(self.radius)
 
 
-@struct.dataclass
+@checked_struct
 class TotalVariation:
     """Worst case over laws within a total-variation distance of the nominal one.
 
@@ -119,8 +116,6 @@ class TotalVariation:
 
     facts = COHERENT
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         parameters = as_floats(probs, values, self.radius)
@@ -147,7 +142,7 @@ class TotalVariation:
         return TotalVariationDual(self.radius)
 
 
-@struct.dataclass
+@checked_struct
 class TotalVariationPenalty:
     """Worst case at a price of `weight` per unit of mass moved.
 
@@ -183,8 +178,6 @@ class TotalVariationPenalty:
 
     facts = MONETARY
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         possible = probs > 0
@@ -204,7 +197,7 @@ class TotalVariationPenalty:
         return jnp.where(is_finite, bottom + rise, least)
 
 
-@struct.dataclass
+@checked_struct
 class Interval:
     """Worst case over laws with given bounds on the probability of each atom (a bounded MDP).
 
@@ -242,8 +235,6 @@ class Interval:
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, per_outcome="lower")
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]` (which atoms are possible), `values[N]` [return] -> `[]` [return]."""

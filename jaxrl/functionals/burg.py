@@ -7,15 +7,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.tilting import Distance, Guess, small_steepness, steepness
 from jaxrl.functionals.worst_law import SUPPORTS, Optimum, ScaledLaw, worst_value
 
 
-@struct.dataclass
+@checked_struct
 class BurgBall:
     """Worst case over the laws q with KL(p || q) at most `radius`.
 
@@ -55,8 +54,6 @@ class BurgBall:
     support: str = setting("nominal", "where nature may put mass", choices=SUPPORTS)
 
     facts = COHERENT
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

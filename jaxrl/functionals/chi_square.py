@@ -9,14 +9,14 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, MONETARY
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.duals import ChiSquareDual, Dual, UtilityDual
 from jaxrl.functionals.utility import QuadraticUtility
 from jaxrl.functionals.worst_law import Optimum, ScaledLaw, relative_price, worst_value
 
 
-@struct.dataclass
+@checked_struct
 class ChiSquareBall:
     """Worst case over the laws within `radius` of the nominal one in chi-square divergence.
 
@@ -51,8 +51,6 @@ class ChiSquareBall:
 
     facts = COHERENT
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(_solve, probs, values, self.radius)
@@ -62,7 +60,7 @@ class ChiSquareBall:
         return ChiSquareDual(self.radius, least)
 
 
-@struct.dataclass
+@checked_struct
 class ChiSquarePenalty:
     """Worst case at a price of `weight` per unit of chi-square divergence.
 
@@ -95,8 +93,6 @@ class ChiSquarePenalty:
     )
 
     facts = MONETARY
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

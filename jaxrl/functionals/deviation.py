@@ -5,14 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part, least_possible, readable, unless_infinite
 
 
-@struct.dataclass
+@checked_struct
 class MeanSemideviation:
     """The mean less a share of the mean deviation below it.
 
@@ -43,8 +42,6 @@ class MeanSemideviation:
 
     facts = COHERENT
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values = readable(probs, values)
@@ -53,7 +50,7 @@ class MeanSemideviation:
         return unless_infinite(mean - self.weight * deviation, probs, values)
 
 
-@struct.dataclass
+@checked_struct
 class MeanStd:
     """The mean less a multiple of the standard deviation: **not monotone**.
 
@@ -82,8 +79,6 @@ class MeanStd:
     weight: float = setting(0.5, "multiple of the standard deviation taken off", low=0.0)
 
     facts = FunctionalFacts(monotone=False)
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

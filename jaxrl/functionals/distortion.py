@@ -18,7 +18,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, MONETARY
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import lower_tail, readable, running_totals, weighted_sum
 
@@ -79,7 +79,7 @@ class Spectral:
         return weighted_sum(weights, values)
 
 
-@struct.dataclass
+@checked_struct
 class Wang:
     """Wang's transform: the distribution function shifted on the scale of the normal law.
 
@@ -112,8 +112,6 @@ class Wang:
 
     facts = MONETARY  # coherent for shift >= 0
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
 
@@ -124,7 +122,7 @@ class Wang:
         return _distorted(distort, probs, values)
 
 
-@struct.dataclass
+@checked_struct
 class PowerDistortion:
     """Power distortion: the expected worst of `exponent` independent draws.
 
@@ -158,8 +156,6 @@ class PowerDistortion:
 
     facts = MONETARY  # coherent for exponent >= 1
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
 
@@ -169,7 +165,7 @@ class PowerDistortion:
         return _distorted(distort, probs, values)
 
 
-@struct.dataclass
+@checked_struct
 class CumulativeProspect:
     """Cumulative prospect weighting: both tails weigh more, the middle less.
 
@@ -199,8 +195,6 @@ class CumulativeProspect:
     exponent: float = setting(0.71, "curvature of the weighting", low=0.28, high=1.0)
 
     facts = MONETARY
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

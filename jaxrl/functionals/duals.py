@@ -29,7 +29,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 
 
@@ -125,7 +125,7 @@ class UtilityDual:
     project = _as_given
 
 
-@struct.dataclass
+@checked_struct
 class DivergenceDual:
     """Dual of a ball in an f-divergence: d(v, (l, c)) = c - l radius - l f*((c - v) / l), l > 0.
 
@@ -159,8 +159,6 @@ class DivergenceDual:
 
     shape: ClassVar[tuple[int, ...]] = (2,)
 
-    __post_init__ = check_settings
-
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (multiplier, shift) [return] -> `[]` [return]."""
         multiplier, shift = parameters
@@ -175,7 +173,7 @@ class DivergenceDual:
     project = _at_least
 
 
-@struct.dataclass
+@checked_struct
 class ChiSquareDual:
     """Dual of `ChiSquareBall(radius)`: d(v, (l, a)) = a - l (1 + radius) - ((a - v)^+)^2 / (4 l).
 
@@ -203,8 +201,6 @@ class ChiSquareDual:
 
     shape: ClassVar[tuple[int, ...]] = (2,)
 
-    __post_init__ = check_settings
-
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (multiplier, cut) [return] -> `[]` [return]."""
         multiplier, cut = parameters
@@ -222,7 +218,7 @@ class ChiSquareDual:
     project = _at_least
 
 
-@struct.dataclass
+@checked_struct
 class ExpectileDual:
     """What `Expectile(level)` maximises: d(v, e) = -1/2 |level - [v < e]| (v - e)^2.
 
@@ -249,8 +245,6 @@ class ExpectileDual:
 
     shape: ClassVar[tuple[int, ...]] = (1,)
 
-    __post_init__ = check_settings
-
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return^2]."""
         error = value - parameters[0]
@@ -264,7 +258,7 @@ class ExpectileDual:
     project = _as_given
 
 
-@struct.dataclass
+@checked_struct
 class TotalVariationDual:
     """Dual of `TotalVariation(radius)`: d(v, (a, b)) = min(v, a) - radius (a - b), b <= v.
 
@@ -288,8 +282,6 @@ class TotalVariationDual:
 
     shape: ClassVar[tuple[int, ...]] = (2,)
 
-    __post_init__ = check_settings
-
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (cut, bound) [return] -> `[]` [return]."""
         return jnp.where(parameters[1] <= value, self.estimate(value, parameters), -jnp.inf)
@@ -310,7 +302,7 @@ class TotalVariationDual:
         return jnp.stack([jnp.maximum(cut, bound), bound])
 
 
-@struct.dataclass
+@checked_struct
 class ContaminationDual:
     """Dual of `Contamination(radius)`: d(v, b) = (1 - radius) v + radius b, b <= v.
 
@@ -331,8 +323,6 @@ class ContaminationDual:
     radius: float = setting(0.1, "share of the mass that nature places", low=0.0)
 
     shape: ClassVar[tuple[int, ...]] = (1,)
-
-    __post_init__ = check_settings
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
@@ -20,7 +20,7 @@ from jaxrl.functionals.worst_law import (
 )
 
 
-@struct.dataclass
+@checked_struct
 class L2Ball:
     """Worst case over laws within a Euclidean distance of the nominal one.
 
@@ -55,8 +55,6 @@ class L2Ball:
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
     facts = COHERENT
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -103,7 +101,7 @@ class L2Ball:
         return envelope(value, parameters, (by_probs, law, by_radius))
 
 
-@struct.dataclass
+@checked_struct
 class Ellipsoid:
     """Worst case over laws within an ellipsoid about the nominal one.
 
@@ -142,8 +140,6 @@ class Ellipsoid:
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, per_outcome="covariance")
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

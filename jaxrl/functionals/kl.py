@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.duals import DivergenceDual, Dual, UtilityDual
 from jaxrl.functionals.tilting import Distance, log_moment, small_steepness, steepness
@@ -18,7 +17,7 @@ from jaxrl.functionals.utility import ExponentialUtility
 from jaxrl.functionals.worst_law import Optimum, ScaledLaw, relative_price, worst_value
 
 
-@struct.dataclass
+@checked_struct
 class KLBall:
     """Worst case over the laws within `radius` of the nominal one in relative entropy.
 
@@ -53,8 +52,6 @@ class KLBall:
 
     facts = COHERENT
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(_solve, probs, values, self.radius)
@@ -64,7 +61,7 @@ class KLBall:
         return DivergenceDual(self.radius, least)
 
 
-@struct.dataclass
+@checked_struct
 class EVaR:
     """Entropic value at risk: the worst mean among laws of bounded relative entropy.
 
@@ -98,8 +95,6 @@ class EVaR:
 
     facts = COHERENT
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return KLBall(-jnp.log(self.level))(probs, values)
@@ -109,7 +104,7 @@ class EVaR:
         return DivergenceDual(-jnp.log(self.level), least)
 
 
-@struct.dataclass
+@checked_struct
 class KLPenalty:
     """Worst case at a price of `weight` per nat of relative entropy.
 
@@ -141,8 +136,6 @@ class KLPenalty:
     )
 
     facts = FunctionalFacts(time_consistent=True)
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import MONETARY
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.duals import Dual, ExpectileDual
 from jaxrl.functionals.ordering import (
@@ -21,7 +20,7 @@ from jaxrl.functionals.ordering import (
 from jaxrl.functionals.worst_law import atoms_at
 
 
-@struct.dataclass
+@checked_struct
 class VaR:
     """Value at risk: the lower quantile, the least value that the law stays below with `level`.
 
@@ -52,8 +51,6 @@ class VaR:
 
     facts = MONETARY
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values, [(probs, below, above)] = running_totals(readable(probs, values), probs)
@@ -71,7 +68,7 @@ class VaR:
         return weighted_sum((positions == first).astype(probs.dtype), values)
 
 
-@struct.dataclass
+@checked_struct
 class Expectile:
     """Expectile: where gains weighted by `level` balance losses weighted by the rest.
 
@@ -103,8 +100,6 @@ class Expectile:
     level: float = setting(0.1, "weight of the gains", low=0.0, high=1.0, low_open=True)
 
     facts = MONETARY  # coherent for level <= 1/2
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.duals import Dual, UtilityDual
 from jaxrl.functionals.ordering import (
@@ -20,7 +19,7 @@ from jaxrl.functionals.tilting import log_moment
 from jaxrl.functionals.utility import ExponentialUtility, PiecewiseLinear
 
 
-@struct.dataclass
+@checked_struct
 class CVaR:
     """Conditional value at risk: the mean of the worst share `level` of the law.
 
@@ -53,8 +52,6 @@ class CVaR:
 
     facts = COHERENT
 
-    __post_init__ = check_settings
-
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         values, [(probs, below, _)] = running_totals(readable(probs, values), probs)
@@ -68,7 +65,7 @@ class CVaR:
         return UtilityDual(PiecewiseLinear(0.0, 1.0 / self.level))
 
 
-@struct.dataclass
+@checked_struct
 class Entropic:
     """Certainty equivalent under exponential utility.
 
@@ -98,8 +95,6 @@ class Entropic:
     risk_aversion: float = setting(1.0, "risk aversion; negative seeks risk", unit="1 / return")
 
     facts = FunctionalFacts(time_consistent=True)
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import as_floats, envelope, expectation
 
 
-@struct.dataclass
+@checked_struct
 class Scenarios:
     """Worst case over a finite list of laws, the nominal one among them unless told otherwise.
 
@@ -46,8 +45,6 @@ class Scenarios:
     with_nominal: bool = setting(True, "whether the nominal law is one of the list")
 
     facts = FunctionalFacts(coherent=True, per_outcome="kernels")
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]` (the nominal law), `values[N]` [return] -> `[]` [return]."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
@@ -29,7 +29,7 @@ from jaxrl.functionals.worst_law import (
 _MAX_STEPS = 64
 
 
-@struct.dataclass
+@checked_struct
 class SharedL1:
     """Worst case over one law per action, within a common budget of L1 distance.
 
@@ -66,8 +66,6 @@ class SharedL1:
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, shared_over_actions=True)
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """One action with the whole budget: `(probs[N], values[N]) -> []` [return]."""

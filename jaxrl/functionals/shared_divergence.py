@@ -7,9 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.shared_budget import SharedCells
@@ -20,7 +19,7 @@ _HALVINGS = 36  # of the logarithm of a tilt, before Newton's method takes over
 _POLISHES = 3
 
 
-@struct.dataclass
+@checked_struct
 class SharedKL:
     """Worst case over one law per action, within a common budget of relative entropy.
 
@@ -56,8 +55,6 @@ class SharedKL:
     budget: float = setting(0.1, "total relative entropy over the actions", unit="nats", low=0.0)
 
     facts = FunctionalFacts(coherent=True, shared_over_actions=True)
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """One action with the whole budget: `(probs[N], values[N]) -> []` [return]."""

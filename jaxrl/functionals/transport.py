@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.ordering import finite_part
@@ -24,7 +24,7 @@ from jaxrl.functionals.worst_law import (
 )
 
 
-@struct.dataclass
+@checked_struct
 class Wasserstein:
     """Worst case over laws that nature reaches by transporting mass at a bounded mean cost.
 
@@ -65,8 +65,6 @@ class Wasserstein:
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, per_outcome="cost")
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -109,7 +107,7 @@ class Wasserstein:
         return envelope(value, parameters, (by_probs, law, -price, by_cost))
 
 
-@struct.dataclass
+@checked_struct
 class WeightedL1:
     """Worst case over laws within a weighted L1 distance of the nominal one.
 
@@ -147,8 +145,6 @@ class WeightedL1:
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, per_outcome="weights")
-
-    __post_init__ = check_settings
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import MONETARY
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import check_settings, checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.bracket import turning_point
 from jaxrl.functionals.duals import Dual, UtilityDual
@@ -26,7 +26,7 @@ class Utility(Protocol):
         ...
 
 
-@struct.dataclass
+@checked_struct
 class ExponentialUtility:
     """Constant absolute risk aversion: u(t) = (1 - exp(-b t)) / b; t itself at b = 0.
 
@@ -46,8 +46,6 @@ class ExponentialUtility:
 
     risk_aversion: float = setting(1.0, "risk aversion", unit="1 / return", low=0.0)
 
-    __post_init__ = check_settings
-
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
         power = self.risk_aversion * gain
@@ -59,7 +57,7 @@ class ExponentialUtility:
         return jnp.where(is_small, series, curved)
 
 
-@struct.dataclass
+@checked_struct
 class QuadraticUtility:
     """Quadratic up to its top, constant above: u(t) = t - curvature t^2 / 2 for t <= 1 / curvature.
 
@@ -77,8 +75,6 @@ class QuadraticUtility:
 
     curvature: float = setting(1.0, "curvature", unit="1 / return", low=0.0)
 
-    __post_init__ = check_settings
-
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
         curved = jnp.where(self.curvature * gain < 1.0, gain, 0.0)
@@ -87,7 +83,7 @@ class QuadraticUtility:
         return jnp.where(self.curvature * gain < 1.0, value, top)
 
 
-@struct.dataclass
+@checked_struct
 class PiecewiseLinear:
     """Linear in gains and in losses: u(t) = gain_slope t for t >= 0, loss_slope t for t < 0.
 
@@ -106,8 +102,6 @@ class PiecewiseLinear:
 
     gain_slope: float = setting(0.5, "slope of gains", low=0.0)
     loss_slope: float = setting(2.0, "slope of losses", low=0.0)
-
-    __post_init__ = check_settings
 
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
