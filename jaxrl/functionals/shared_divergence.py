@@ -12,11 +12,12 @@ from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.shared_budget import SharedCells
-from jaxrl.functionals.tilting import Distance, Guess, log_moment, steepness
+from jaxrl.functionals.tilting import log_moment
 from jaxrl.functionals.worst_law import as_floats, expectation
 
 _HALVINGS = 36  # of the logarithm of a tilt, before Newton's method takes over
 _POLISHES = 3
+_MAX_STEPS = 48
 
 
 @checked_struct
@@ -34,8 +35,8 @@ class SharedKL:
         budget: greatest total relative entropy over the actions of a state [nats].
 
     Numerics:
-        The tilts y_a by bisection and Newton's method, the level to which they bring all actions
-        by a bracketed Newton's method about them. Laws are rescaled
+        The tilts y_a by bisection and Newton's method, the value by a bracketed Newton's method
+        about them; it is a dual value, and so an error in y enters it squared. Laws are rescaled
         to sum to one. First derivatives hold in `values`, `probs`, `budget` and, given a policy,
         in the policy; in a budget of zero the derivative is minus infinity, and here very great.
 
@@ -93,29 +94,47 @@ class SharedKL:
             pays = cells.is_open & (means > depth) & (spent > 0)
             return jnp.sum(jnp.where(pays, spent, 0.0)), jnp.where(pays, tilts, 0.0)
 
-        def distance(drop: Array) -> Distance:
-            spent, tilts = at(ceiling - drop)
-            slope = drop * jnp.sum(tilts)
-            # The bend is that of a power of the drop, a square at first.
-            bend = slope * (slope / jnp.maximum(spent, jnp.finfo(spent.dtype).tiny))
-            return Distance(spent, slope, bend, 4.0 * eps * spent)
+        def unfinished(state: tuple) -> Array:
+            return (state[0] < _MAX_STEPS) & ~state[1]
 
-        # In how far the level lies below the greatest mean.
-        best = jnp.argmax(jnp.where(cells.is_open, cells.lows + means, -1.0))
-        spread = jnp.sqrt(_tilted_moments(jnp.zeros_like(means), cells.probs, reach)[1][best])
-        guess = Guess(jnp.sqrt(2.0 * budget) * spread, jnp.asarray(False))
-        low, high = jnp.asarray(eps**2, budget.dtype), jnp.maximum(ceiling - floor, eps)
-        drop = steepness(distance, jnp.log, jnp.maximum(budget, eps**2), guess, low, high, eps**0.4)
-        is_spent = at(floor)[0] <= budget
-        level = jnp.where(is_spent, floor, jnp.maximum(ceiling - drop, floor))
-        tilts = at(ceiling - drop)[1]
+        def approach(state: tuple) -> tuple:
+            steps, _, level, low, high, best, best_tilts = state
+            spent, tilts = at(level)
+            rate = jnp.sum(tilts)
+            has_rate = rate > 0
+            safe_rate = jnp.where(has_rate, rate, 1.0)
+            bound = jnp.where(has_rate, level + (spent - budget) / safe_rate, -1.0)
+            improves = bound > best
+            best = jnp.where(improves, bound, best)
+            best_tilts = jnp.where(improves, tilts, best_tilts)
+            low = jnp.maximum(low, jnp.where(spent > budget, jnp.maximum(level, bound), bound))
+            high = jnp.where(spent > budget, high, jnp.minimum(high, level))
+            # Near the mean the entropy is a square, so that its root is the straighter line.
+            root = jnp.sqrt(spent)
+            further = level + 2.0 * root * (root - jnp.sqrt(budget)) / safe_rate
+            stays = has_rate & (jnp.abs(further - level) <= 2 * eps * high)
+            inside = has_rate & (further > low) & (further < high)
+            further = jnp.where(inside, further, 0.5 * (low + high))
+            is_done = stays | (high - low <= 2 * eps * high)
+            return steps + 1, is_done, further, low, high, best, best_tilts
+
+        begin = (jnp.zeros((), jnp.int32), jnp.zeros((), bool), floor, floor, ceiling)
+        nothing = (jnp.full_like(floor, -1.0), jnp.zeros_like(cells.lows))
+        state = jax.lax.while_loop(unfinished, approach, (*begin, *nothing))
+        best, tilts = state[-2:]
+        # The bound is flat at its best, and its tilts only half as exact as those at that level.
+        spent, there = at(best)
+        rate = jnp.sum(there)
+        bound = best + (spent - budget) / jnp.where(rate > 0, rate, 1.0)
+        is_better = (rate > 0) & (bound >= best - 4 * eps * ceiling)
+        tilts = jnp.where(is_better, there, tilts)
         rate = jnp.sum(tilts)
-        is_tilted = rate > 0  # or else the budget is too small to see
+        is_spent = (at(floor)[0] <= budget) | ~(rate > 0)
+        level = jnp.where(is_spent, floor, jnp.maximum(best, floor))
         first = jnp.arange(tilts.shape[0]) == jnp.argmax(
-            jnp.where(cells.is_open, cells.lows, -1.0) + jnp.where(is_tilted, 0.0, means)
+            jnp.where(cells.is_open, cells.lows, -1.0) + jnp.where(rate > 0, 0.0, means)
         )
-        rate = jnp.where(is_tilted, rate, eps)
-        policy = jnp.where(is_spent | ~is_tilted, first, tilts / rate)
+        policy = jnp.where(is_spent, first, tilts / jnp.where(rate > 0, rate, 1.0))
         _, slopes = _reply(policy, rate, is_spent, cells, reach)
         return cells.with_slopes(cells.value_at(level), slopes, parameters), policy
 
