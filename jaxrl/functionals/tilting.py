@@ -111,7 +111,7 @@ def steepness(
         change = jnp.clip(-gap / slope, -3.0, 3.0)
         proposal = t * jnp.exp(change)
         # A short step means little where the function is all but flat and far from its target.
-        is_fair = (jnp.abs(gap) <= 0.1) | (jnp.abs(change) > 0.05)
+        is_fair = (jnp.abs(gap) <= 0.1) | (jnp.abs(change) > 0.03)
         inside = (proposal > low) & (proposal < high) & is_fair
         middle = jnp.where(high > 64.0 * low, 8.0 * low, jnp.sqrt(low) * jnp.sqrt(high))
         is_flat = jnp.abs(at.value - radius) <= at.noise
