@@ -84,7 +84,18 @@ class DivergenceBall:
         return worst_value(partial(_solve, self.conjugate), probs, values, self.radius)
 
     def dual(self, least: float) -> Dual:
-        """Of one sampled value, for a conjugate that is finite everywhere."""
+        """Of one sampled value.
+
+        Raises:
+            ValueError: the conjugate is not finite everywhere, so that a sample could lie outside.
+        """
+        with jax.ensure_compile_time_eval():
+            far = self.conjugate(jnp.asarray(10.0))
+        if not np.isfinite(far):
+            raise ValueError(
+                f"conjugate is {far} at 10: a dual of one sample needs one that is finite "
+                "everywhere. Use successors=Generative(num_samples=16)."
+            )
         return DivergenceDual(self.radius, least, self.conjugate)
 
 

@@ -311,3 +311,8 @@ def test_entropic_without_aversion_is_the_value():
 def test_settings_are_checked(kind, name, wrong):
     with pytest.raises(ValueError, match=name):
         kind(**{name: wrong})
+
+
+def test_a_divergence_whose_conjugate_ends_has_no_dual_of_one_sample():
+    with pytest.raises(ValueError, match="finite everywhere"):
+        DivergenceBall(0.1, lambda point: -jnp.log1p(-point)).dual(0.05)
