@@ -83,8 +83,8 @@ class EVaR:
     Example:
         >>> import jax.numpy as jnp
         >>> law = jnp.array([0.25, 0.75]), jnp.array([1.0, 3.0])
-        >>> float(EVaR(1.0)(*law)), float(EVaR(0.25)(*law))
-        (2.5, 1.0)
+        >>> f"{float(EVaR(1.0)(*law)):.4f}", f"{float(EVaR(0.25)(*law)):.4f}"
+        ('2.5000', '1.0000')
 
     Sources:
         Ahmadi-Javid (2012), Entropic value-at-risk: a new coherent risk measure, definition 3.1
