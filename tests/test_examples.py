@@ -42,8 +42,7 @@ SLOW = {
     ),
     "functionals": (
         "__init__ ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl "
-        "norms penalties per_pair quantile risk scenarios shared_budget shared_divergence "
-        "utility wasserstein"
+        "per_pair quantile risk scenarios shared_budget shared_divergence transport utility"
     ),
     "losses": "likelihood quantile",
     "meta": "distil fit level_buffer levels mirrored neumann probe rule_file shaping tasks",

@@ -17,7 +17,6 @@ from jaxrl.core.protocols import Environment, Head
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, PyTree
-from jaxrl.functionals import Mean
 from jaxrl.operators import BellmanOperator, Gaussian, Greedy
 from jaxrl.operators.bellman import describe
 from jaxrl.replay import UniformReplay
@@ -102,7 +101,7 @@ class TruncatedMixture:
 
     def score(self, operator: BellmanOperator, params: Array) -> Array:
         """`params[C, *head.shape]` -> return functional of the mixture `[]` [return]."""
-        if isinstance(operator.return_functional, Mean):
+        if operator.return_functional.facts.is_expectation:
             return jnp.mean(jax.vmap(operator.head.mean)(params))
         mixture = _mixture(operator.head, params)
         return operator.return_functional(mixture.probs, mixture.atoms)

@@ -12,7 +12,7 @@ from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Environment
 from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array
-from jaxrl.functionals import Ellipsoid, Interval, PerPair, Scenarios, Wasserstein, WeightedL1
+from jaxrl.functionals import PerPair
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, ImplicitQuantile, PerState
 from jaxrl.operators.bellman import describe
@@ -75,13 +75,14 @@ def check_without_table(operator: BellmanOperator) -> None:
             f"{type(part).__name__} has settings for each state of a table, which a network does "
             "not know: give one setting for all, or plan on the TabularMDP."
         )
-    if getattr(functional, _OF_OUTCOMES.get(type(functional), ""), None) is not None:
+    facts = functional.facts
+    if facts.per_outcome and getattr(functional, facts.per_outcome) is not None:
         raise ValueError(
-            f"{type(functional).__name__}.{_OF_OUTCOMES[type(functional)]} has a number for each "
-            "outcome of a table, but an agent sees draws in no order: use a functional without "
-            "them, or plan on the TabularMDP."
+            f"{type(functional).__name__}.{facts.per_outcome} has a number for each outcome of a "
+            "table, but an agent sees draws in no order: use a functional without them, or plan "
+            "on the TabularMDP."
         )
-    if getattr(functional, "shared_over_actions", False):
+    if facts.shared_over_actions:
         raise ValueError(
             f"{describe(functional)} shares nature's budget over the actions of a state, but this "
             "agent sees the successors of one action: use the form of single actions, such as "
@@ -96,13 +97,3 @@ def check_explicit(operator: BellmanOperator) -> None:
             f"{describe(operator.head)} needs a network that takes levels as inputs, which critics "
             "of continuous actions do not: use Quantile, or an agent of discrete actions."
         )
-
-
-# The fields of functionals that hold numbers for each outcome.
-_OF_OUTCOMES: dict[type, str] = {
-    Ellipsoid: "covariance",
-    Interval: "lower",
-    Scenarios: "kernels",
-    Wasserstein: "cost",
-    WeightedL1: "weights",
-}

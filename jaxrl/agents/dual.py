@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,11 @@ from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional
+from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.functionals import duals, least_value_duals
+from jaxrl.functionals import duals
 from jaxrl.networks import NetworkSettings, QNetwork
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
@@ -47,8 +47,8 @@ class Dual:
     must be feasible for values not yet seen (`TotalVariation`, `Contamination`: a bound below all
     of them), a sample that shows it to be infeasible pulls it back with weight `penalty`.
 
-    For CVaR, Entropic, KLPenalty, KLBall, ChiSquareBall, TotalVariation, Contamination and
-    Expectile, and for heads that store a mean.
+    For functionals that have a `dual`, such as CVaR, KLBall and TotalVariation, and for heads that
+    store a mean.
 
     Attributes:
         scale: how far the values of the successors of one state and action spread, about.
@@ -58,7 +58,7 @@ class Dual:
 
     Example:
         >>> Dual().dual(functionals.CVaR(0.25))
-        CVaRDual(level=0.25)
+        UtilityDual(utility=PiecewiseLinear(gain_slope=0.0, loss_slope=4.0))
 
     Sources:
         Rockafellar & Uryasev (2000), theorem 1 (CVaR); Ben-Tal et al. (2013), theorem 1
@@ -108,8 +108,9 @@ class Dual:
         Raises:
             ValueError: there is none here.
         """
-        if type(functional) not in _DUALS:
-            known = ", ".join(kind.__name__ for kind in _DUALS)
+        if not isinstance(functional, duals.HasDual):
+            kinds = [getattr(functionals, name) for name in functionals.__all__]
+            known = ", ".join(kind.__name__ for kind in kinds if hasattr(kind, "dual"))
             raise ValueError(
                 f"{describe(functional)} has no dual of one sample here; those of {known} do. Use "
                 "successors=Generative(num_samples=16)."
@@ -119,7 +120,8 @@ class Dual:
                 f"{describe(functional)}: a sampled dual sees possible successors only, so that "
                 'support="full" has no dual of one sample.'
             )
-        return _DUALS[type(functional)](functional, self.least * self.scale)
+        present = values_at(functional, Progress.start())  # as it is at first, when still scheduled
+        return present.dual(self.least * self.scale)
 
     def operator(self, operator: BellmanOperator) -> BellmanOperator:
         """With the mean over successors: the dual comes afterwards."""
@@ -167,18 +169,6 @@ class Dual:
         params, optimiser = self.optimiser.step(grads, learned.optimiser, learned.params, progress)
         estimate = jax.vmap(dual.estimate)(value, held)[:, None]
         return DualState(params, optimiser, learned.model), Law(jnp.ones_like(estimate), estimate)
-
-
-_DUALS: dict[type, Callable[[Any, float], Any]] = {
-    functionals.CVaR: lambda f, least: duals.CVaRDual(f.level),
-    functionals.Entropic: lambda f, least: duals.EntropicDual(f.risk_aversion),
-    functionals.KLPenalty: lambda f, least: duals.EntropicDual(1.0 / f.weight),
-    functionals.KLBall: lambda f, least: duals.KLDual(f.radius, least),
-    functionals.ChiSquareBall: lambda f, least: duals.ChiSquareDual(f.radius, least),
-    functionals.TotalVariation: lambda f, least: least_value_duals.TotalVariationDual(f.radius),
-    functionals.Contamination: lambda f, least: least_value_duals.ContaminationDual(f.radius),
-    functionals.Expectile: lambda f, least: duals.ExpectileDual(f.level),
-}
 
 
 register("successors", Dual)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import Functional
+from jaxrl.core.protocols import Functional, FunctionalFacts
 from jaxrl.core.types import Array
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
@@ -42,19 +42,14 @@ class Nested:
     num_groups: int = struct.field(pytree_node=False)
 
     @property
-    def needs_successors(self) -> bool:
-        """Whether one of them does."""
-        return self.inner.needs_successors or self.outer.needs_successors
-
-    @property
-    def monotone(self) -> bool:
-        """Whether both are."""
-        return self.inner.monotone and self.outer.monotone
-
-    @property
-    def translation_equivariant(self) -> bool:
-        """Whether both are."""
-        return self.inner.translation_equivariant and self.outer.translation_equivariant
+    def facts(self) -> FunctionalFacts:
+        """What is passed on when both have it; successors are needed when one needs them."""
+        inner, outer = self.inner.facts, self.outer.facts
+        return FunctionalFacts(
+            monotone=inner.monotone and outer.monotone,
+            translation_equivariant=inner.translation_equivariant and outer.translation_equivariant,
+            needs_successors=inner.needs_successors or outer.needs_successors,
+        )
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -98,12 +93,12 @@ def check_draws(
     """
     functional = operator.successor_functional
     num_outcomes = num_samples * (num_groups if outer is None else 1)
-    if functional.needs_successors and num_outcomes == 1:
+    if functional.facts.needs_successors and num_outcomes == 1:
         raise ValueError(
             f"{describe(functional)} ranges over successors, but {source}(num_samples=1) gives it "
             "1: set num_samples to 2 or more."
         )
-    if outer is not None and num_groups == 1 and outer.needs_successors:
+    if outer is not None and num_groups == 1 and outer.facts.needs_successors:
         raise ValueError(
             f"over_models={describe(outer)} ranges over {groups}, but num_models=1: raise it."
         )

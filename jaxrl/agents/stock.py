@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrl.agents.experience import at_present
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, FunctionalFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, PyTree, Transition
 from jaxrl.envs.wrappers import Stock
@@ -36,11 +36,8 @@ class ExpectedUtility:
 
     utility: Any = setting(PiecewiseLinear(gain_slope=0.0, loss_slope=1.0), "utility of a return")
 
-    monotone: ClassVar[bool] = False  # for every utility; it is for those that do not decrease
-    translation_equivariant: ClassVar[bool] = False
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    # Monotone for utilities that do not decrease.
+    facts = FunctionalFacts(monotone=False, translation_equivariant=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "utility", as_utility(self.utility))

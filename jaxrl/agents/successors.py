@@ -113,7 +113,7 @@ class Sampled:
         self, operator: BellmanOperator, env: Environment | None = None, num_step: int = 1
     ) -> None:
         """Raise `ValueError` for a functional that one successor says nothing about."""
-        if operator.successor_functional.needs_successors and not self.accept_bias:
+        if operator.successor_functional.facts.needs_successors and not self.accept_bias:
             raise ValueError(
                 f"{describe(operator.successor_functional)} ranges over successors, but this agent "
                 "sees 1 per transition. Use successors=Generative(num_samples=16), plan on a "

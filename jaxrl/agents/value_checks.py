@@ -18,7 +18,6 @@ from jaxrl.agents.durations import differs, held_actions
 from jaxrl.agents.munchausen import check_mirror_descent, implicit_policy
 from jaxrl.agents.stock import check_stock
 from jaxrl.core.protocols import Environment
-from jaxrl.functionals import Mean
 from jaxrl.operators import DiscountedSum, Scalar
 from jaxrl.operators.bellman import describe
 
@@ -88,7 +87,7 @@ def _check_average_reward(agent: QNetworkAgent, env: Environment) -> None:
             f"average_reward averages sums of rewards; {describe(operator.composition)} is none: "
             "use DiscountedSum()."
         )
-    if not functional.translation_equivariant:
+    if not functional.facts.translation_equivariant:
         raise ValueError(
             f"{describe(functional)} does not move with a constant, but relative values are known "
             "up to one only: use a functional that is translation equivariant, such as CVaR."
@@ -114,7 +113,7 @@ def _check_channels(agent: QNetworkAgent) -> None:
         )
     parts = (operator.successor_functional, operator.return_functional)
     plain = isinstance(operator.composition, DiscountedSum) and isinstance(operator.head, Scalar)
-    if not plain or not all(isinstance(part, Mean) for part in parts):
+    if not plain or not all(part.facts.is_expectation for part in parts):
         raise ValueError(
             "channels store means of sums of rewards through mappings of their own: use head "
             "Scalar(), DiscountedSum() and Mean(), or a law's head with the composition Mapped."
@@ -140,7 +139,7 @@ def _check_reward_shift(agent: QNetworkAgent) -> None:
             f"has no bound at discount={agent.discount}: use a discount below 1."
         )
     for part in (operator.successor_functional, operator.return_functional):
-        if not part.translation_equivariant:
+        if not part.facts.translation_equivariant:
             raise ValueError(
                 f"{describe(part)} does not move with a constant, so that shifted rewards change "
                 "what is best: leave reward_shift at 0."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from jaxrl.functionals import Mean
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
 
@@ -12,15 +11,15 @@ def why_no_contraction(operator: BellmanOperator) -> str:
     if operator.contracts:
         return ""
     functional, reasons = operator.successor_functional, []
-    if not functional.monotone:
+    if not functional.facts.monotone:
         reasons.append(f"{describe(functional)} is not monotone")
-    if not functional.translation_equivariant:
+    if not functional.facts.translation_equivariant:
         reasons.append(f"{describe(functional)} does not move with a sure amount")
     if not operator.improvement.nonexpansive:
         reasons.append(f"{describe(operator.improvement)} can spread values apart")
     if not operator.composition.contracts:
         reasons.append(f"{describe(operator.composition)} does not shrink by the discount")
-    if not isinstance(operator.return_functional, Mean):
+    if not operator.return_functional.facts.is_expectation:
         reasons.append(f"{describe(operator.return_functional)} of a return law chooses actions")
     return (
         f"this operator has no certificate of contraction ({'; '.join(reasons)}): a fixed point "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -10,12 +11,47 @@ from jaxrl.core.spaces import Space
 from jaxrl.core.types import Array, Key, Progress, PyTree, TimeStep, Transition
 
 
+@dataclasses.dataclass(frozen=True)
+class FunctionalFacts:
+    """What holds of a functional F(p, v) whatever its settings; false where it is not known to.
+
+    A class states them once, as `facts`; each can then also be read off the class itself.
+
+    Attributes:
+        monotone: v <= w implies F(p, v) <= F(p, w).
+        translation_equivariant: F(p, v + c) = F(p, v) + c; with monotone, the backup contracts.
+        coherent: moreover concave and positively homogeneous, hence a worst case over laws.
+        time_consistent: F(X) = F(F(X | Y)), so that undiscounted nested and static use agree.
+        needs_successors: on a law of one atom it says nothing beyond the mean.
+        is_expectation: it is sum_i p_i v_i, so that the backup is the classical one.
+        shared_over_actions: nature has one budget for all actions of a state, so that planners call
+            `over_actions` and `for_policy`; the plain call gives all of it to one action.
+        per_outcome: the field with a number for each outcome of a table, which no sampled law has
+            in order; empty without one. The field itself may be None: then nothing is in order.
+    """
+
+    monotone: bool = True
+    translation_equivariant: bool = True
+    coherent: bool = False
+    time_consistent: bool = False
+    needs_successors: bool = True
+    is_expectation: bool = False
+    shared_over_actions: bool = False
+    per_outcome: str = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        for fact in dataclasses.fields(self):
+            setattr(owner, fact.name, getattr(self, fact.name))
+
+
+MONETARY = FunctionalFacts()
+COHERENT = FunctionalFacts(coherent=True)
+
+
 class Functional(Protocol):
     """A scalar of a finite law: expectation, risk measure or worst case over an ambiguity set."""
 
-    monotone: ClassVar[bool]
-    translation_equivariant: ClassVar[bool]
-    needs_successors: ClassVar[bool]
+    facts: ClassVar[FunctionalFacts]
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

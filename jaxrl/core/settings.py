@@ -6,13 +6,15 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.schedules import Schedule
+
+T = TypeVar("T")
 
 
 def setting(
@@ -117,6 +119,14 @@ def check_settings(owner: Any) -> None:
     """Raise `ValueError` on the first setting whose concrete value lies out of its range."""
     for info in list_settings(owner):
         check_value(info, info.value)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(struct.field, setting))
+def checked_struct(cls: type[T]) -> type[T]:
+    """Make `cls` a struct whose constructor refuses settings out of their ranges."""
+    made: Any = cls
+    made.__post_init__ = check_settings
+    return struct.dataclass(made)
 
 
 def check_value(info: SettingInfo, value: Any) -> None:

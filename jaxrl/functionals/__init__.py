@@ -3,15 +3,10 @@
 Every functional is called with `probs[N]`, non-negative and summing to one, and `values[N]`
 [return]; it gives `[]` [return]. An atom of zero probability may hold anything, inf and NaN
 included, unless `support="full"` lets nature use it. Settings out of their range raise ValueError
-when they are concrete; a tracer passes. Every functional states static facts as class attributes:
+when they are concrete; a tracer passes. What holds whatever the settings, such as that a worst case
+is coherent, every functional states as its `facts` (`core.protocols.FunctionalFacts`).
 
-* `monotone`: v <= w implies F(p, v) <= F(p, w);
-* `translation_equivariant`: F(p, v + c) = F(p, v) + c; with monotone, the backup contracts;
-* `coherent`: moreover concave and positively homogeneous, hence a worst case over laws;
-* `time_consistent`: F(X) = F(F(X | Y)), so that undiscounted nested and static use agree;
-* `needs_successors`: on a law of one atom it says nothing beyond the mean.
-
-`duals` and `least_value_duals` hold the forms for one sample at a time.
+`duals` holds the forms for one sample at a time.
 """
 
 from __future__ import annotations
@@ -21,23 +16,27 @@ import jax
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
-from jaxrl.functionals.ambiguity import Contamination, Interval, TotalVariation
+from jaxrl.functionals.ambiguity import (
+    Contamination,
+    Interval,
+    TotalVariation,
+    TotalVariationPenalty,
+)
 from jaxrl.functionals.burg import BurgBall
-from jaxrl.functionals.chi_square import ChiSquareBall
+from jaxrl.functionals.chi_square import ChiSquareBall, ChiSquarePenalty
 from jaxrl.functionals.deviation import MeanSemideviation, MeanStd
 from jaxrl.functionals.distortion import CumulativeProspect, PowerDistortion, Spectral, Wang
 from jaxrl.functionals.divergence import DivergenceBall
-from jaxrl.functionals.ellipsoid import Ellipsoid
+from jaxrl.functionals.ellipsoid import Ellipsoid, L2Ball
 from jaxrl.functionals.expectation import Mean
-from jaxrl.functionals.kl import KLBall
-from jaxrl.functionals.norms import L2Ball, WeightedL1
-from jaxrl.functionals.penalties import ChiSquarePenalty, KLPenalty, TotalVariationPenalty
+from jaxrl.functionals.kl import EVaR, KLBall, KLPenalty
 from jaxrl.functionals.per_pair import PerPair
 from jaxrl.functionals.quantile import Expectile, VaR
-from jaxrl.functionals.risk import CVaR, Entropic, EVaR
+from jaxrl.functionals.risk import CVaR, Entropic
 from jaxrl.functionals.scenarios import Scenarios
 from jaxrl.functionals.shared_budget import SharedL1
 from jaxrl.functionals.shared_divergence import SharedKL
+from jaxrl.functionals.transport import Wasserstein, WeightedL1
 from jaxrl.functionals.utility import (
     ExponentialUtility,
     OptimisedCertaintyEquivalent,
@@ -46,7 +45,6 @@ from jaxrl.functionals.utility import (
     Shortfall,
     UtilityFunction,
 )
-from jaxrl.functionals.wasserstein import Wasserstein
 
 __all__ = [
     "BurgBall",
@@ -93,7 +91,7 @@ register(
     *(
         part
         for name, part in globals().copy().items()
-        if name in __all__ and name != "PerPair" and hasattr(part, "needs_successors")
+        if name in __all__ and name != "PerPair" and hasattr(part, "facts")
     ),
     kl="kl_ball",
     tv="total_variation",

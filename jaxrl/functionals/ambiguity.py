@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.duals import ContaminationDual, Dual, TotalVariationDual
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
     SUPPORTS,
@@ -25,7 +24,7 @@ from jaxrl.functionals.worst_law import (
 )
 
 
-@struct.dataclass
+@checked_struct
 class Contamination:
     """Worst case when an unknown law replaces the nominal one with probability `radius`.
 
@@ -54,13 +53,7 @@ class Contamination:
     radius: float = setting(0.1, "probability of the unknown law", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = COHERENT
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -84,8 +77,12 @@ class Contamination:
         )
         return envelope(value, parameters, (by_probs, law, by_radius))
 
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return ContaminationDual(self.radius)
 
-@struct.dataclass
+
+@checked_struct
 class TotalVariation:
     """Worst case over laws within a total-variation distance of the nominal one.
 
@@ -117,13 +114,7 @@ class TotalVariation:
     radius: float = setting(0.1, "probability mass moved: half the L1 distance", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = COHERENT
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -146,8 +137,67 @@ class TotalVariation:
         by_probs = finite_part(jnp.where(reachable, jnp.minimum(values, margin), 0.0))
         return envelope(value, parameters, (by_probs, law, finite_part(low - margin)))
 
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return TotalVariationDual(self.radius)
 
-@struct.dataclass
+
+@checked_struct
+class TotalVariationPenalty:
+    """Worst case at a price of `weight` per unit of mass moved.
+
+    F(p, v) = min_q { sum_i q_i v_i + weight / 2 sum_i |q_i - p_i| } = E min(v, min v + weight)
+
+    Nature moves all mass that lies more than `weight` above the least value onto that value.
+    weight = 0 is the least value; once it exceeds the spread of the values, the mean.
+
+    Attributes:
+        weight: price of moving a unit of mass, at least 0; infinite for the mean [return].
+        support: "nominal": the least value is over p_i > 0. "full": over every atom given, except
+            one of zero probability whose value is not finite, which is absent.
+
+    Numerics:
+        A closed form. First derivatives hold in `values`, `probs` and `weight`; at a tie the mass
+        stays.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> half = jnp.array([0.5, 0.5])
+        >>> float(TotalVariationPenalty(3.0)(half, jnp.array([0.0, 8.0])))
+        1.5
+
+    Sources:
+        Tang, Liu & Xu (2024), Robust offline reinforcement learning with linearly structured
+        f-divergence regularization.
+    """
+
+    weight: float = setting(
+        1.0, "price of moving a unit of mass", unit="return", low=0.0, infinite=True
+    )
+    support: str = setting("nominal", "where nature may put mass", choices=SUPPORTS)
+
+    facts = MONETARY
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
+        possible = probs > 0
+        usable = possible if self.support == "nominal" else possible | jnp.isfinite(values)
+        index = jnp.argmin(jnp.where(usable, values, jnp.inf))  # NaN, where usable, comes first
+        least = values[index]
+        is_finite = jnp.isfinite(least)
+        bottom = jax.lax.stop_gradient(jnp.where(is_finite, least, 0.0))
+        # Relative to the least value, so that an offset is not summed; `least` carries its share.
+        gaps = jnp.where(possible & is_finite, values - bottom, 0.0)
+        stays = gaps <= self.weight
+        total = jnp.sum(probs)
+        moved = jnp.sum(jnp.where(stays, 0.0, probs)) / total
+        kept = jnp.sum(probs * jnp.where(stays, gaps, 0.0)) / total
+        price = jnp.where(moved > 0, self.weight, 0.0)
+        rise = kept + moved * (price + jnp.where(is_finite, least - bottom, 0.0))
+        return jnp.where(is_finite, bottom + rise, least)
+
+
+@checked_struct
 class Interval:
     """Worst case over laws with given bounds on the probability of each atom (a bounded MDP).
 
@@ -184,13 +234,7 @@ class Interval:
     upper: Array  # [N]
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = FunctionalFacts(coherent=True, per_outcome="lower")
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]` (which atoms are possible), `values[N]` [return] -> `[]` [return]."""

@@ -11,7 +11,7 @@ from jaxrl.core.types import Array
 
 
 def turning_point(
-    is_below: Callable[[Array], Array], low: Array, high: Array, num_trips: int | None = None
+    is_below: Callable[[Array], Array], low: Array, high: Array
 ) -> tuple[Array, Array]:
     """Neighbouring floats between which `is_below` turns from true to false.
 
@@ -22,7 +22,6 @@ def turning_point(
         is_below: `[] -> []` bool, true up to some number and false from there on.
         low: `[]`, where it is taken to be true.
         high: `[]`, where it is taken to be false; above `low`.
-        num_trips: fewer halvings, for a coarser answer.
 
     Returns:
         The last float where it is true, the next one; both without gradient.
@@ -37,7 +36,7 @@ def turning_point(
         below = is_below(_float_of_rank(middle)) | (middle == low)
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    low_rank, high_rank = jax.lax.fori_loop(0, num_trips or num_bits, halve, ends)
+    low_rank, high_rank = jax.lax.fori_loop(0, num_bits, halve, ends)
     return _float_of_rank(low_rank), _float_of_rank(high_rank)
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import COHERENT
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.log_root import LogPoint, log_root
-from jaxrl.functionals.scaled_law import Optimum, ScaledLaw, worst_value
-from jaxrl.functionals.worst_law import SUPPORTS
+from jaxrl.functionals.tilting import Distance, Guess, small_steepness, steepness
+from jaxrl.functionals.worst_law import SUPPORTS, Optimum, ScaledLaw, worst_value
 
 
-@struct.dataclass
+@checked_struct
 class BurgBall:
     """Worst case over the laws q with KL(p || q) at most `radius`.
 
@@ -55,13 +53,7 @@ class BurgBall:
     radius: float = setting(0.1, "radius of the set of laws", unit="nats", low=0.0)
     support: str = setting("nominal", "where nature may put mass", choices=SUPPORTS)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = COHERENT
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -110,46 +102,29 @@ def _steepness(law: ScaledLaw, radius: Array, most: Array) -> Array:
     """
     probs, gaps = law.probs, law.gaps
     info = jnp.finfo(gaps.dtype)
-    mean = jnp.sum(probs * gaps)
-    centred = gaps - mean
-    variance = jnp.sum(probs * centred**2)
-    is_constant = variance <= 0
-    variance = jnp.maximum(variance, info.tiny)
-    skew = jnp.sum(probs * centred**3) / variance
-    at_small = jnp.sqrt(2.0 * radius / variance)
-    at_small = at_small * (1.0 + jnp.clip((skew / 1.5 + mean) * at_small, -0.5, 0.5))
-    # Kantorovich: E(1 + t x) E(1 / (1 + t x)) <= (2 + t)^2 / (4 (1 + t)), hence t from below.
-    risen = -jnp.expm1(-radius)
-    low = 2.0 * jnp.exp(jnp.minimum(radius, 0.4 * jnp.log(info.max))) * (risen + jnp.sqrt(risen))
-    target = radius + jnp.log(risen)
 
-    def evaluate(t: Array) -> LogPoint:
-        raised = 1.0 + t * gaps
-        kept = 1.0 / raised
+    def distance(t: Array) -> Distance:
+        kept = 1.0 / (1.0 + t * gaps)
         left = jnp.sum(probs * kept)
-        mean_log = jnp.sum(probs * jnp.log1p(t * gaps))
-        divergence = mean_log + jnp.log(left)
-        noise = info.eps * (4.0 * (mean_log + jnp.abs(jnp.log(left)) + radius) + 1.0)
-
+        mean_log, log_left = jnp.sum(probs * jnp.log1p(t * gaps)), jnp.log(left)
         shed = 1.0 - kept
         centred = shed - jnp.sum(probs * shed)
         share = probs * shed * kept
-        slope = jnp.sum(probs * centred**2) / left  # of the divergence in log t
-        bend = 2.0 * jnp.sum(centred * share) / left + slope * jnp.sum(share) / left
-        held = jnp.maximum(divergence, info.tiny)
-        fade = jnp.exp(-held)
-        factor = -1.0 / jnp.expm1(-held)
-        return LogPoint(
-            excess=divergence - radius,
-            gap=held - jnp.log(factor) - target,
-            grade=slope * factor,
-            curve=bend * factor - fade * (slope * factor) ** 2,
-            is_flat=jnp.abs(divergence - radius) <= noise,
+        slope = jnp.sum(probs * centred**2) / left
+        return Distance(
+            value=mean_log + log_left,
+            slope=slope,
+            bend=2.0 * jnp.sum(centred * share) / left + slope * jnp.sum(share) / left,
+            noise=info.eps * (4.0 * (mean_log + jnp.abs(log_left) + radius) + 1.0),
         )
 
-    is_small = at_small < info.eps**0.25  # then the expansion is as good as an iteration
-    start = jnp.where(is_small, at_small, jnp.maximum(low, at_small))
-    is_known = is_small | is_constant
-    start = jnp.where(is_constant, most, start)
-    low = jnp.minimum(jnp.where(is_known, 0.0, low), most)
-    return log_root(evaluate, start, low, most, is_known)
+    def straight(divergence: Array) -> Array:
+        return divergence + jnp.log(-jnp.expm1(-divergence))
+
+    # Kantorovich: E(1 + t x) E(1 / (1 + t x)) <= (2 + t)^2 / (4 (1 + t)), hence t from below.
+    risen = -jnp.expm1(-radius)
+    low = 2.0 * jnp.exp(jnp.minimum(radius, 0.4 * jnp.log(info.max))) * (risen + jnp.sqrt(risen))
+    guess = small_steepness(law, radius, by_skew=2 / 3, by_mean=1.0)
+    is_constant = jnp.all(gaps == 0)
+    guess = Guess(jnp.where(is_constant, most, guess.t), guess.is_known | is_constant)
+    return steepness(distance, straight, radius, guess, low, most)

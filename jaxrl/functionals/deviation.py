@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import COHERENT, FunctionalFacts
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part, least_possible, readable, unless_infinite
 
 
-@struct.dataclass
+@checked_struct
 class MeanSemideviation:
     """The mean less a share of the mean deviation below it.
 
@@ -42,13 +40,7 @@ class MeanSemideviation:
     weight: float = setting(0.5, "share of the semideviation taken off", low=0.0, high=1.0)
     order: int = setting(1, "order of the deviation", low=1.0)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = COHERENT
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -58,7 +50,7 @@ class MeanSemideviation:
         return unless_infinite(mean - self.weight * deviation, probs, values)
 
 
-@struct.dataclass
+@checked_struct
 class MeanStd:
     """The mean less a multiple of the standard deviation: **not monotone**.
 
@@ -86,13 +78,7 @@ class MeanStd:
 
     weight: float = setting(0.5, "multiple of the standard deviation taken off", low=0.0)
 
-    monotone: ClassVar[bool] = False
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = FunctionalFacts(monotone=False)
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

@@ -9,7 +9,7 @@ On the survival probability P(v > x) acts 1 - g(1 - s).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
 from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import COHERENT, MONETARY
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import lower_tail, readable, running_totals, weighted_sum
 
@@ -54,11 +55,7 @@ class Spectral:
     levels: Any = struct.field(default=(0.1, 1.0))  # [K] or a tuple of K floats
     weights: Any = struct.field(default=(0.5, 0.5))  # [K] or a tuple of K floats
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     def __post_init__(self) -> None:
         if len(self.levels) != len(self.weights):
@@ -82,7 +79,7 @@ class Spectral:
         return weighted_sum(weights, values)
 
 
-@struct.dataclass
+@checked_struct
 class Wang:
     """Wang's transform: the distribution function shifted on the scale of the normal law.
 
@@ -113,13 +110,7 @@ class Wang:
 
     shift: float = setting(0.5, "price of risk; negative seeks risk", unit="standard deviations")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False  # for every shift; it is for shift >= 0
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = MONETARY  # coherent for shift >= 0
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -131,7 +122,7 @@ class Wang:
         return _distorted(distort, probs, values)
 
 
-@struct.dataclass
+@checked_struct
 class PowerDistortion:
     """Power distortion: the expected worst of `exponent` independent draws.
 
@@ -163,13 +154,7 @@ class PowerDistortion:
         2.0, "number of draws of which the worst counts", low=0.0, low_open=True
     )
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False  # for every exponent; it is for exponent >= 1
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = MONETARY  # coherent for exponent >= 1
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -180,7 +165,7 @@ class PowerDistortion:
         return _distorted(distort, probs, values)
 
 
-@struct.dataclass
+@checked_struct
 class CumulativeProspect:
     """Cumulative prospect weighting: both tails weigh more, the middle less.
 
@@ -209,13 +194,7 @@ class CumulativeProspect:
 
     exponent: float = setting(0.71, "curvature of the weighting", low=0.28, high=1.0)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = MONETARY
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import COHERENT
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.scaled_law import Optimum, ScaledLaw, worst_value
+from jaxrl.functionals.duals import DivergenceDual, Dual
+from jaxrl.functionals.tilting import Distance, Guess, small_steepness, steepness
+from jaxrl.functionals.worst_law import Optimum, ScaledLaw, worst_value
 
 _MAX_TRIPS = 100
 
@@ -65,11 +67,7 @@ class DivergenceBall:
     radius: float = setting(0.1, "radius of the set of laws", low=0.0)
     conjugate: Callable[[Array], Array] = setting(jnp.expm1, "convex conjugate f* of f")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = COHERENT
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -84,6 +82,21 @@ class DivergenceBall:
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         return worst_value(partial(_solve, self.conjugate), probs, values, self.radius)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value.
+
+        Raises:
+            ValueError: the conjugate is not finite everywhere, so that a sample could lie outside.
+        """
+        with jax.ensure_compile_time_eval():
+            far = self.conjugate(jnp.asarray(10.0))
+        if not np.isfinite(far):
+            raise ValueError(
+                f"conjugate is {far} at 10: a dual of one sample needs one that is finite "
+                "everywhere. Use successors=Generative(num_samples=16)."
+            )
+        return DivergenceDual(self.radius, least, self.conjugate)
 
 
 @struct.dataclass
@@ -167,33 +180,18 @@ def _steepness(conjugate: Callable[[Array], Array], law: ScaledLaw, radius: Arra
     """The t at which the worst law has divergence `radius`; a great t where none has so much."""
     probs, gaps = law.probs, law.gaps
     info = jnp.finfo(gaps.dtype)
-    least, most = info.eps**2, info.eps**-1.5
-    mean = jnp.sum(probs * gaps)
-    variance = jnp.maximum(jnp.sum(probs * (gaps - mean) ** 2), info.tiny)
-    bend = jax.grad(jax.grad(conjugate))(jnp.zeros_like(mean))
-    at_small = jnp.sqrt(2.0 * radius / (variance * jnp.where(bend > 0, bend, 1.0)))
-    is_small = (bend > 0) & (at_small < info.eps**0.25)
 
-    def improve(state: tuple) -> tuple:
-        trips, t, low, high, last, _ = state
+    def distance(t: Array) -> Distance:
         at = _tilt(conjugate, law, t)
-        low = jnp.where(at.divergence <= radius, t, low)
-        high = jnp.where(at.divergence >= radius, t, high)
         curved = probs * jnp.where(probs > 0, at.bends, 0.0)
-        weight = jnp.maximum(jnp.sum(curved), info.tiny)
-        centre = jnp.sum(curved * gaps) / weight
-        slope = t * t * jnp.sum(curved * (gaps - centre) ** 2)  # of the divergence in log t
-        held = jnp.maximum(at.divergence, info.tiny)
-        change = jnp.log(radius / held) * held / jnp.maximum(slope, info.tiny)
-        newton = t * jnp.exp(jnp.clip(change, -3.0, 3.0))
-        fair = (newton > low) & (newton < high) & (jnp.abs(change) <= 0.5 * last)
-        new = jnp.where(fair, newton, jnp.sqrt(low) * jnp.sqrt(high))
-        step = jnp.abs(jnp.log(new / t))
-        flat = jnp.abs(at.divergence - radius) <= at.noise
-        done = flat | (fair & (step <= info.eps**0.5)) | (high - low <= info.eps**0.75 * low)
-        return trips + 1, jnp.where(flat, t, new), low, high, step, done
+        centre = jnp.sum(curved * gaps) / jnp.maximum(jnp.sum(curved), info.tiny)
+        slope = jnp.maximum(t * t * jnp.sum(curved * (gaps - centre) ** 2), info.tiny)
+        # The bend is that of a power of t: the step is then Newton's.
+        bend = slope * (slope / jnp.maximum(at.divergence, info.tiny))
+        return Distance(at.divergence, slope, bend, at.noise)
 
-    start = jnp.clip(at_small, least, most)
-    ends = jnp.full_like(mean, least), jnp.full_like(mean, most)
-    first = (0, start, *ends, jnp.full_like(mean, 10.0), is_small)
-    return jax.lax.while_loop(lambda s: (s[0] < _MAX_TRIPS) & ~s[-1], improve, first)[1]
+    bend = jax.grad(jax.grad(conjugate))(jnp.zeros_like(radius))
+    guess = small_steepness(law, radius / jnp.where(bend > 0, bend, 1.0))
+    guess = Guess(guess.t, guess.is_known & (bend > 0))
+    low, high = jnp.full_like(radius, info.eps**2), jnp.full_like(radius, info.eps**-1.5)
+    return steepness(distance, jnp.log, radius, guess, low, high, narrow=info.eps**0.4)

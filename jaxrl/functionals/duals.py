@@ -12,18 +12,24 @@ that predicts it for each state and action, and alternates
 
 t <- project(t + step * gradient of d(v, t), v)
 
+Some hold a bound b below all possible values, which enters as it is: as large a b as is feasible is
+best. One sample cannot show a b to be feasible, only to be infeasible; `project` lowers it then. A
+known bound on the return, such as the value of a state that ends in failure, may be put in its
+place and kept.
+
 The expectile has no such form (it is not convex in the law), only a criterion that its value
 maximises: see `ExpectileDual`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Callable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 
 
@@ -49,152 +55,125 @@ class Dual(Protocol):
         ...
 
 
-@struct.dataclass
-class CVaRDual:
-    """Dual of `CVaR(level)`: d(v, x) = x - (x - v)^+ / level.
+@runtime_checkable
+class HasDual(Protocol):
+    """A functional that is the maximum of a mean."""
 
-    At the best parameter, x is the lower quantile of that level.
+    def dual(self, least: float) -> Dual:
+        """The per-sample dual; a multiplier that divides is at least `least` [return]."""
+        ...
+
+
+# What several duals do alike.
+
+
+def _itself(self: Dual, value: Array, parameters: Array) -> Array:
+    """The dual itself."""
+    return self(value, parameters)
+
+
+def _at_value(self: Dual, value: Array, scale: Array | float = 1.0) -> Array:
+    """The value seen."""
+    return jnp.stack([value])
+
+
+def _as_given(self: Dual, parameters: Array, value: Array) -> Array:
+    """Every parameter is feasible."""
+    return parameters
+
+
+def _at_least(self: DivergenceDual | ChiSquareDual, parameters: Array, value: Array) -> Array:
+    """The multiplier at least `least`."""
+    return jnp.stack([jnp.maximum(parameters[0], self.least), parameters[1]])
+
+
+@struct.dataclass
+class UtilityDual:
+    """Dual of `OptimisedCertaintyEquivalent(utility)`: d(v, x) = x + u(v - x).
+
+    `CVaR`, `Entropic` and the penalties of divergences have it too, each with its utility. For
+    CVaR the best x is the lower quantile of that level.
 
     Attributes:
-        level: share of the lower tail, in (0, 1].
+        utility: u, concave; a struct whose floats are leaves.
+
+    Numerics:
+        An exponential utility is not bounded: keep x within a few 1 / risk_aversion of the values.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> float(CVaRDual(0.5)(jnp.array(1.0), jnp.array([3.0])))
+        >>> from jaxrl.functionals import CVaR
+        >>> float(CVaR(0.5).dual(least=0.1)(jnp.array(1.0), jnp.array([3.0])))
         -1.0
 
     Sources:
-        Rockafellar & Uryasev (2000), Optimization of conditional value-at-risk, theorem 1.
+        Rockafellar & Uryasev (2000), Optimization of conditional value-at-risk, theorem 1; Ben-Tal
+        & Teboulle (2007), An old-new concept of convex risk measures: the optimized certainty
+        equivalent, definition 2.1 and example 2.1.
     """
 
-    level: float = setting(0.1, "share of the lower tail", low=0.0, high=1.0, low_open=True)
+    utility: Callable[[Array], Array]
 
     shape: ClassVar[tuple[int, ...]] = (1,)
 
-    __post_init__ = check_settings
-
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
-        quantile = parameters[0]
-        return quantile - jnp.maximum(quantile - value, 0.0) / self.level
+        return parameters[0] + self.utility(value - parameters[0])
 
-    def estimate(self, value: Array, parameters: Array) -> Array:
-        """The dual itself."""
-        return self(value, parameters)
-
-    def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
-        """The value seen."""
-        return jnp.stack([value])
-
-    def project(self, parameters: Array, value: Array) -> Array:
-        """Every parameter is feasible."""
-        return parameters
+    estimate = _itself
+    initial = _at_value
+    project = _as_given
 
 
-@struct.dataclass
-class EntropicDual:
-    """Dual of `Entropic(risk_aversion)`: d(v, x) = x + (1 - exp(-b (v - x))) / b.
+@checked_struct
+class DivergenceDual:
+    """Dual of a ball in an f-divergence: d(v, (l, c)) = c - l radius - l f*((c - v) / l), l > 0.
 
-    Concave in x, and largest in the mean where x = -1/b log E exp(-b V): then E d = x. At b = 0,
-    d = v whatever x is.
+    f* is the convex conjugate of f, as in `DivergenceBall`; exp(y) - 1 for `KLBall`. For one q,
+    sum_i q_i v_i + l (D(q, p) - radius) + c (1 - sum_i q_i) is least at
+    q_i = p_i f*'((c - v_i) / l), where it is E d; by strong duality the maximum over (l, c) is F.
+    Maximising over c first leaves, for KL, -l log E exp(-V / l) - l radius, which is no
+    expectation: at one sample its gradient is biased.
 
     Attributes:
-        risk_aversion: b, at least 0 [1 / return].
-
-    Numerics:
-        The exponent is not bounded: keep x within a few 1/b of the values seen.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> float(EntropicDual(2.0)(jnp.array(3.0), jnp.array([3.0])))
-        3.0
-
-    Sources:
-        Ben-Tal & Teboulle (2007), An old-new concept of convex risk measures: the optimized
-        certainty equivalent, example 2.1.
-    """
-
-    risk_aversion: float = setting(1.0, "risk aversion", unit="1 / return", low=0.0)
-
-    shape: ClassVar[tuple[int, ...]] = (1,)
-
-    __post_init__ = check_settings
-
-    def __call__(self, value: Array, parameters: Array) -> Array:
-        """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
-        aversion = jnp.asarray(self.risk_aversion, jnp.result_type(value))
-        gap = value - parameters[0]
-        is_neutral = aversion == 0
-        safe = jnp.where(is_neutral, 1.0, aversion)
-        return parameters[0] + jnp.where(is_neutral, gap, -jnp.expm1(-safe * gap) / safe)
-
-    def estimate(self, value: Array, parameters: Array) -> Array:
-        """The dual itself."""
-        return self(value, parameters)
-
-    def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
-        """The value seen."""
-        return jnp.stack([value])
-
-    def project(self, parameters: Array, value: Array) -> Array:
-        """Every parameter is feasible."""
-        return parameters
-
-
-@struct.dataclass
-class KLDual:
-    """Dual of `KLBall(radius)`: d(v, (l, c)) = c - l radius - l (exp((c - v) / l) - 1), l > 0.
-
-    For one q, sum_i q_i v_i + l (KL(q || p) - radius) + c (1 - sum_i q_i) is least at
-    q_i = p_i exp((c - v_i) / l), where it is E d up to the constant l of f(r) = r log r - r + 1; by
-    strong duality the maximum over (l, c) is F. Maximising over c first, c = -l log E exp(-V / l),
-    leaves -l log E exp(-V / l) - l radius, which is no expectation: at one sample its gradient is
-    biased.
-
-    Attributes:
-        radius: of the set, at least 0 [nats].
+        radius: of the set, at least 0, in the unit of f; for KL [nats].
         least: of the multiplier l, above 0; small against the spread of the values [return].
+        conjugate: f*, finite everywhere.
 
     Numerics:
         The exponent is not bounded: keep c within a few l of the values seen, or clip gradients.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> float(KLDual(0.25)(jnp.array(3.0), jnp.array([2.0, 3.0])))
+        >>> float(DivergenceDual(0.25)(jnp.array(3.0), jnp.array([2.0, 3.0])))
         2.5
 
     Sources:
         Ben-Tal et al. (2013), Robust solutions of optimization problems affected by uncertain
-        probabilities, theorem 1, with the conjugate exp(y) - 1.
+        probabilities, theorem 1.
     """
 
-    radius: float = setting(0.1, "radius of the set of laws", unit="nats", low=0.0)
+    radius: float = setting(0.1, "radius of the set of laws", low=0.0)
     least: float = setting(1e-3, "least multiplier", unit="return", low=0.0, low_open=True)
+    conjugate: Callable[[Array], Array] = setting(jnp.expm1, "convex conjugate f* of f")
 
     shape: ClassVar[tuple[int, ...]] = (2,)
-
-    __post_init__ = check_settings
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (multiplier, shift) [return] -> `[]` [return]."""
         multiplier, shift = parameters
-        grown = jnp.expm1((shift - value) / multiplier)
+        grown = self.conjugate((shift - value) / multiplier)
         return shift - multiplier * (self.radius + grown)
-
-    def estimate(self, value: Array, parameters: Array) -> Array:
-        """The dual itself."""
-        return self(value, parameters)
 
     def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
         """The multiplier at `scale`, the shift at the value seen."""
         return jnp.stack([jnp.maximum(jnp.full_like(value, scale), self.least), value])
 
-    def project(self, parameters: Array, value: Array) -> Array:
-        """The multiplier at least `least`."""
-        return jnp.stack([jnp.maximum(parameters[0], self.least), parameters[1]])
+    estimate = _itself
+    project = _at_least
 
 
-@struct.dataclass
+@checked_struct
 class ChiSquareDual:
     """Dual of `ChiSquareBall(radius)`: d(v, (l, a)) = a - l (1 + radius) - ((a - v)^+)^2 / (4 l).
 
@@ -222,8 +201,6 @@ class ChiSquareDual:
 
     shape: ClassVar[tuple[int, ...]] = (2,)
 
-    __post_init__ = check_settings
-
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (multiplier, cut) [return] -> `[]` [return]."""
         multiplier, cut = parameters
@@ -231,21 +208,17 @@ class ChiSquareDual:
         # The excess over the multiplier first: the square of a great value could overflow.
         return cut - multiplier * (1.0 + self.radius) - 0.25 * excess * (excess / multiplier)
 
-    def estimate(self, value: Array, parameters: Array) -> Array:
-        """The dual itself."""
-        return self(value, parameters)
+    estimate = _itself
 
     def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
         """The multiplier at `scale`, the cut two multipliers above the value seen."""
         multiplier = jnp.maximum(jnp.full_like(value, scale), self.least)
         return jnp.stack([multiplier, value + 2.0 * multiplier])
 
-    def project(self, parameters: Array, value: Array) -> Array:
-        """The multiplier at least `least`."""
-        return jnp.stack([jnp.maximum(parameters[0], self.least), parameters[1]])
+    project = _at_least
 
 
-@struct.dataclass
+@checked_struct
 class ExpectileDual:
     """What `Expectile(level)` maximises: d(v, e) = -1/2 |level - [v < e]| (v - e)^2.
 
@@ -272,8 +245,6 @@ class ExpectileDual:
 
     shape: ClassVar[tuple[int, ...]] = (1,)
 
-    __post_init__ = check_settings
-
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return^2]."""
         error = value - parameters[0]
@@ -283,10 +254,87 @@ class ExpectileDual:
         """The parameter; the value seen does not enter."""
         return parameters[0]
 
+    initial = _at_value
+    project = _as_given
+
+
+@checked_struct
+class TotalVariationDual:
+    """Dual of `TotalVariation(radius)`: d(v, (a, b)) = min(v, a) - radius (a - b), b <= v.
+
+    Mass `radius` is taken from the values above a and put at b. Where v < b, d is -inf: such a b is
+    not feasible.
+
+    Attributes:
+        radius: half the L1 distance, in [0, 1]; more counts as 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(TotalVariationDual(0.25)(jnp.array(5.0), jnp.array([4.0, 0.0])))
+        3.0
+
+    Sources:
+        Iyengar (2005), Robust dynamic programming, section 4; Panaganti, Xu, Kalathil &
+        Ghavamzadeh (2022), Robust reinforcement learning using offline data, proposition 1.
+    """
+
+    radius: float = setting(0.1, "share of the mass that may move", low=0.0)
+
+    shape: ClassVar[tuple[int, ...]] = (2,)
+
+    def __call__(self, value: Array, parameters: Array) -> Array:
+        """`value[]` [return], `parameters[2]` (cut, bound) [return] -> `[]` [return]."""
+        return jnp.where(parameters[1] <= value, self.estimate(value, parameters), -jnp.inf)
+
+    def estimate(self, value: Array, parameters: Array) -> Array:
+        """The dual itself, where the bound is taken to be feasible."""
+        cut, bound = parameters
+        return jnp.minimum(value, cut) - self.radius * (cut - bound)
+
     def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
-        """The value seen."""
-        return jnp.stack([value])
+        """Cut and bound at the value seen."""
+        return jnp.stack([value, value])
 
     def project(self, parameters: Array, value: Array) -> Array:
-        """Every parameter is feasible."""
-        return parameters
+        """The bound at most the value, the cut at least the bound."""
+        cut, bound = parameters
+        bound = jnp.minimum(bound, value)
+        return jnp.stack([jnp.maximum(cut, bound), bound])
+
+
+@checked_struct
+class ContaminationDual:
+    """Dual of `Contamination(radius)`: d(v, b) = (1 - radius) v + radius b, b <= v.
+
+    Where v < b, d is -inf: such a b is not feasible.
+
+    Attributes:
+        radius: share of the mass that nature puts where it likes, in [0, 1]; more counts as 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(ContaminationDual(0.25)(jnp.array(4.0), jnp.array([0.0])))
+        3.0
+
+    Sources:
+        Wang & Zou (2021), Online robust reinforcement learning with model uncertainty, section 3.
+    """
+
+    radius: float = setting(0.1, "share of the mass that nature places", low=0.0)
+
+    shape: ClassVar[tuple[int, ...]] = (1,)
+
+    def __call__(self, value: Array, parameters: Array) -> Array:
+        """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
+        return jnp.where(parameters[0] <= value, self.estimate(value, parameters), -jnp.inf)
+
+    def estimate(self, value: Array, parameters: Array) -> Array:
+        """The dual itself, where the bound is taken to be feasible."""
+        share = jnp.minimum(self.radius, 1.0)
+        return (1.0 - share) * value + share * parameters[0]
+
+    initial = _at_value
+
+    def project(self, parameters: Array, value: Array) -> Array:
+        """At most the value."""
+        return jnp.minimum(parameters, value)

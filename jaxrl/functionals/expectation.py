@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.types import Array
 
 
@@ -27,11 +26,9 @@ class Mean:
         Bellman (1957), Dynamic Programming, chapter III.
     """
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = True
-    needs_successors: ClassVar[bool] = False
+    facts = FunctionalFacts(
+        coherent=True, time_consistent=True, needs_successors=False, is_expectation=True
+    )
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

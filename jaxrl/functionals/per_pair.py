@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import Functional
+from jaxrl.core.protocols import Functional, FunctionalFacts
 from jaxrl.core.types import Array
 
 
@@ -30,29 +32,9 @@ class PerPair:
     functional: Functional
 
     @property
-    def monotone(self) -> bool:
-        """As the functional."""
-        return self.functional.monotone
-
-    @property
-    def translation_equivariant(self) -> bool:
-        """As the functional."""
-        return self.functional.translation_equivariant
-
-    @property
-    def coherent(self) -> bool:
-        """As the functional."""
-        return self.functional.coherent
-
-    @property
-    def time_consistent(self) -> bool:
-        """As the functional."""
-        return self.functional.time_consistent
-
-    @property
-    def needs_successors(self) -> bool:
-        """As the functional."""
-        return self.functional.needs_successors
+    def facts(self) -> FunctionalFacts:
+        """As the functional, which sees each pair by itself."""
+        return dataclasses.replace(self.functional.facts, shared_over_actions=False)
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """Refused.

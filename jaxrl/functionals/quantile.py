@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import MONETARY
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals.duals import Dual, ExpectileDual
 from jaxrl.functionals.ordering import (
     finite_part,
     least_possible,
@@ -21,7 +20,7 @@ from jaxrl.functionals.ordering import (
 from jaxrl.functionals.worst_law import atoms_at
 
 
-@struct.dataclass
+@checked_struct
 class VaR:
     """Value at risk: the lower quantile, the least value that the law stays below with `level`.
 
@@ -50,13 +49,7 @@ class VaR:
 
     level: float = setting(0.1, "probability of the tail", low=0.0, high=1.0, low_open=True)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = MONETARY
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -75,7 +68,7 @@ class VaR:
         return weighted_sum((positions == first).astype(probs.dtype), values)
 
 
-@struct.dataclass
+@checked_struct
 class Expectile:
     """Expectile: where gains weighted by `level` balance losses weighted by the rest.
 
@@ -106,13 +99,7 @@ class Expectile:
 
     level: float = setting(0.1, "weight of the gains", low=0.0, high=1.0, low_open=True)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False  # for every level; it is for level <= 1/2
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = MONETARY  # coherent for level <= 1/2
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -128,6 +115,10 @@ class Expectile:
         weights = chances * jnp.where(below, 1.0 - light, light)
         result = weighted_sum(weights / jnp.sum(weights), finite_part(values))
         return unless_infinite(result, probs, values)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return ExpectileDual(self.level)
 
 
 def _threshold(probs: Array, gaps: Array, light: Array) -> Array:

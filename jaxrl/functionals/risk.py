@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import COHERENT, FunctionalFacts
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.bracket import turning_point
-from jaxrl.functionals.log_moment import log_moment
+from jaxrl.functionals.duals import Dual, UtilityDual
 from jaxrl.functionals.ordering import (
-    least_possible,
     lower_tail,
     readable,
     running_totals,
     weighted_sum,
 )
+from jaxrl.functionals.tilting import log_moment
+from jaxrl.functionals.utility import ExponentialUtility, PiecewiseLinear
 
 
-@struct.dataclass
+@checked_struct
 class CVaR:
     """Conditional value at risk: the mean of the worst share `level` of the law.
 
@@ -52,13 +50,7 @@ class CVaR:
 
     level: float = setting(0.1, "share of the lower tail", low=0.0, high=1.0, low_open=True)
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = COHERENT
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -68,8 +60,12 @@ class CVaR:
         # not depend on `values`, so that plain derivatives are the envelope theorem's.
         return weighted_sum(taken, values)
 
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return UtilityDual(PiecewiseLinear(0.0, 1.0 / self.level))
 
-@struct.dataclass
+
+@checked_struct
 class Entropic:
     """Certainty equivalent under exponential utility.
 
@@ -98,13 +94,7 @@ class Entropic:
 
     risk_aversion: float = setting(1.0, "risk aversion; negative seeks risk", unit="1 / return")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False
-    time_consistent: ClassVar[bool] = True
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = FunctionalFacts(time_consistent=True)
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
@@ -128,8 +118,10 @@ class Entropic:
 
         spread = jax.lax.stop_gradient(jnp.max(jnp.where(possible, jnp.abs(gaps), 0.0)))
         is_flat = jnp.abs(aversion) * spread <= jnp.finfo(values.dtype).eps
-        log_moment = _log_moment(chances, jnp.where(is_flat, 0.0, -aversion * gaps))
-        curved = -log_moment / jnp.where(is_flat, 1.0, aversion)
+        # Impossible atoms may have any exponent: it matters to gradients only.
+        most = jnp.log(jnp.finfo(values.dtype).max) / 4
+        exponents = jnp.minimum(jnp.where(is_flat, 0.0, -aversion * gaps), most)
+        curved = -log_moment(chances, exponents) / jnp.where(is_flat, 1.0, aversion)
 
         flat_gaps = jnp.where(is_flat, gaps, 0.0)
         mean = jnp.sum(chances * flat_gaps)
@@ -140,105 +132,6 @@ class Entropic:
         result = centre + jnp.where(is_flat, flat, curved)
         return jnp.where(is_decided, weighted_sum(alone, values), result)
 
-
-@struct.dataclass
-class EVaR:
-    """Entropic value at risk: the worst mean among laws of bounded relative entropy.
-
-    F(p, v) = max_{b > 0} -1/b (log sum_i p_i exp(-b v_i) - log level)
-            = min { sum_i w_i v_i : KL(w || p) <= -log level }
-
-    with KL(w || p) = sum_i w_i log w_i / p_i.
-
-    The greatest lower bound on `CVaR(level)` that exponential moments give. `level = 1` is the
-    mean; from the probability of the least possible value downwards it is that value.
-
-    Attributes:
-        level: confidence, in (0, 1]; -log level is the radius [nats].
-
-    Numerics:
-        The rate b is found by bisection up to 1e12 over the spread of the values, then by Newton's
-        method on KL(w || p): a fixed number of trips, without gradient. The dual is evaluated
-        there, where an error of b counts in second order only, and gives the gradients in
-        `values`, `probs` and `level`. At `level = 1` the derivative in `level` is infinite; a
-        large number stands for it.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> law = jnp.array([0.25, 0.75]), jnp.array([1.0, 3.0])
-        >>> float(EVaR(1.0)(*law)), float(EVaR(0.25)(*law))
-        (2.5, 1.0)
-
-    Sources:
-        Ahmadi-Javid (2012), Entropic value-at-risk: a new coherent risk measure, definition 3.1
-        and theorem 3.3 (there for losses).
-    """
-
-    level: float = setting(0.1, "confidence", low=0.0, high=1.0, low_open=True)
-
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
-
-    def __call__(self, probs: Array, values: Array) -> Array:
-        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
-        values = readable(probs, values)
-        level = jnp.asarray(self.level, values.dtype)
-        chances = probs / jnp.sum(probs)
-        low = least_possible(probs, values)
-        is_least = (probs > 0) & (values <= low)
-        is_gain = values == jnp.inf
-        # Either all the mass can go to the least value, or none can leave the infinite gain.
-        saturated = (level <= jnp.sum(jnp.where(is_least, chances, 0.0))) | ~jnp.isfinite(low)
-        escapes = level > jnp.sum(jnp.where(is_gain, 0.0, chances))
-        escapes &= jnp.any(is_gain) & ~saturated
-        is_decided = saturated | escapes
-        alone = jnp.where(jnp.where(escapes, is_gain, is_least), chances, 0.0)
-        alone = alone / jnp.maximum(jnp.sum(alone), jnp.finfo(alone.dtype).tiny)
-
-        origin = jnp.where(jnp.isfinite(low), low, 0.0)
-        gaps = jnp.where(is_decided, 0.0, values - origin)
-        spread = jnp.max(jnp.where((probs > 0) & ~is_gain, gaps, 0.0))
-        spread = jax.lax.stop_gradient(jnp.where(spread > 0, spread, 1.0))
-        gaps = gaps / spread
-        radius = -jnp.log(jnp.where(is_decided, 1.0, level))
-        rate = _tilting_rate(*jax.lax.stop_gradient((chances, gaps, radius)))
-        result = origin - spread * (_log_moment(chances, -rate * gaps) + radius) / rate
-        return jnp.where(is_decided, weighted_sum(alone, values), result)
-
-
-def _log_moment(probs: Array, exponents: Array) -> Array:
-    """`log_moment`, where impossible atoms may have any exponent: it matters to gradients only."""
-    return log_moment(probs, jnp.minimum(exponents, jnp.log(jnp.finfo(exponents.dtype).max) / 4))
-
-
-def _tilting_rate(probs: Array, gaps: Array, radius: Array) -> Array:
-    """b with KL(w || p) = radius for w_i proportional to p_i exp(-b gap_i), gaps in [0, 1]."""
-    counts = (probs > 0) & jnp.isfinite(gaps)
-    counted = jnp.where(counts, gaps, 0.0)
-
-    def divergence(rate: Array) -> tuple[Array, Array]:
-        """KL(w || p) and its derivative in the rate."""
-        weights = jnp.where(counts, probs, 0.0) * jnp.exp(-rate * counted)
-        weights = weights / jnp.sum(weights)
-        mean = jnp.sum(weights * counted)
-        slope = rate * jnp.sum(weights * (counted - mean) ** 2)
-        return -rate * mean - _log_moment(probs, -rate * gaps), slope
-
-    def falls_short(rate: Array) -> Array:
-        return (divergence(rate)[0] < radius) & (radius > 0)  # rounding may make it negative
-
-    least = jnp.asarray(jnp.finfo(gaps.dtype).eps, gaps.dtype)
-    most = jnp.asarray(1e12, gaps.dtype)
-    low, high = turning_point(falls_short, least, most, num_trips=16)
-
-    def improve(_: int, rate: Array) -> Array:
-        reached, slope = divergence(rate)
-        step = (radius - reached) / jnp.where(slope > 0, slope, 1.0)
-        return jnp.clip(rate + jnp.where(slope > 0, step, 0.0), low, high)
-
-    return jax.lax.fori_loop(0, 4, improve, low)
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return UtilityDual(ExponentialUtility(self.risk_aversion))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import FunctionalFacts
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import as_floats, envelope, expectation
 
 
-@struct.dataclass
+@checked_struct
 class Scenarios:
     """Worst case over a finite list of laws, the nominal one among them unless told otherwise.
 
@@ -46,13 +44,7 @@ class Scenarios:
     kernels: Array  # [M, N]
     with_nominal: bool = setting(True, "whether the nominal law is one of the list")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = FunctionalFacts(coherent=True, per_outcome="kernels")
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]` (the nominal law), `values[N]` [return] -> `[]` [return]."""

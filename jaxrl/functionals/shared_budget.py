@@ -6,13 +6,12 @@ is weak. The best policy then spreads the risk over several actions: it is rando
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import FunctionalFacts
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.worst_law import (
@@ -30,7 +29,7 @@ from jaxrl.functionals.worst_law import (
 _MAX_STEPS = 64
 
 
-@struct.dataclass
+@checked_struct
 class SharedL1:
     """Worst case over one law per action, within a common budget of L1 distance.
 
@@ -66,14 +65,7 @@ class SharedL1:
     budget: float = setting(0.1, "total L1 distance over the actions", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
 
-    shared_over_actions: ClassVar[bool] = True
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = FunctionalFacts(coherent=True, shared_over_actions=True)
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """One action with the whole budget: `(probs[N], values[N]) -> []` [return]."""

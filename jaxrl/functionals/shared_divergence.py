@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import FunctionalFacts
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.log_moment import log_moment
 from jaxrl.functionals.ordering import finite_part
 from jaxrl.functionals.shared_budget import SharedCells
+from jaxrl.functionals.tilting import log_moment
 from jaxrl.functionals.worst_law import as_floats, expectation
 
 _HALVINGS = 36  # of the logarithm of a tilt, before Newton's method takes over
@@ -21,7 +20,7 @@ _POLISHES = 3
 _MAX_STEPS = 48
 
 
-@struct.dataclass
+@checked_struct
 class SharedKL:
     """Worst case over one law per action, within a common budget of relative entropy.
 
@@ -56,14 +55,7 @@ class SharedKL:
 
     budget: float = setting(0.1, "total relative entropy over the actions", unit="nats", low=0.0)
 
-    shared_over_actions: ClassVar[bool] = True
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = True
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = FunctionalFacts(coherent=True, shared_over_actions=True)
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """One action with the whole budget: `(probs[N], values[N]) -> []` [return]."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.protocols import MONETARY
+from jaxrl.core.settings import check_settings, checked_struct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.bracket import turning_point
+from jaxrl.functionals.duals import Dual, UtilityDual
 from jaxrl.functionals.ordering import least_possible, readable, unless_infinite
 
 
@@ -24,7 +26,7 @@ class Utility(Protocol):
         ...
 
 
-@struct.dataclass
+@checked_struct
 class ExponentialUtility:
     """Constant absolute risk aversion: u(t) = (1 - exp(-b t)) / b; t itself at b = 0.
 
@@ -44,8 +46,6 @@ class ExponentialUtility:
 
     risk_aversion: float = setting(1.0, "risk aversion", unit="1 / return", low=0.0)
 
-    __post_init__ = check_settings
-
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
         power = self.risk_aversion * gain
@@ -57,7 +57,7 @@ class ExponentialUtility:
         return jnp.where(is_small, series, curved)
 
 
-@struct.dataclass
+@checked_struct
 class QuadraticUtility:
     """Quadratic up to its top, constant above: u(t) = t - curvature t^2 / 2 for t <= 1 / curvature.
 
@@ -75,8 +75,6 @@ class QuadraticUtility:
 
     curvature: float = setting(1.0, "curvature", unit="1 / return", low=0.0)
 
-    __post_init__ = check_settings
-
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
         curved = jnp.where(self.curvature * gain < 1.0, gain, 0.0)
@@ -85,7 +83,7 @@ class QuadraticUtility:
         return jnp.where(self.curvature * gain < 1.0, value, top)
 
 
-@struct.dataclass
+@checked_struct
 class PiecewiseLinear:
     """Linear in gains and in losses: u(t) = gain_slope t for t >= 0, loss_slope t for t < 0.
 
@@ -104,8 +102,6 @@ class PiecewiseLinear:
 
     gain_slope: float = setting(0.5, "slope of gains", low=0.0)
     loss_slope: float = setting(2.0, "slope of losses", low=0.0)
-
-    __post_init__ = check_settings
 
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
@@ -171,11 +167,7 @@ class OptimisedCertaintyEquivalent:
 
     utility: Utility = setting(ExponentialUtility(), "utility of a gain")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False  # for every utility; it is for piecewise linear ones
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = MONETARY  # coherent for piecewise linear ones
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "utility", as_utility(self.utility))
@@ -203,6 +195,10 @@ class OptimisedCertaintyEquivalent:
 
         result = origin + (1 - share) * objective(low) + share * objective(high)
         return unless_infinite(_infinite_when_huge(result, values), probs, values)
+
+    def dual(self, least: float) -> Dual:
+        """Of one sampled value."""
+        return UtilityDual(self.utility)
 
 
 @struct.dataclass
@@ -239,11 +235,7 @@ class Shortfall:
     utility: Utility = setting(ExponentialUtility(), "utility of a gain")
     threshold: float = setting(0.0, "utility that must remain", unit="return")
 
-    monotone: ClassVar[bool] = True
-    translation_equivariant: ClassVar[bool] = True
-    coherent: ClassVar[bool] = False  # for every utility; it is for piecewise linear ones
-    time_consistent: ClassVar[bool] = False
-    needs_successors: ClassVar[bool] = True
+    facts = MONETARY  # coherent for piecewise linear ones
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "utility", as_utility(self.utility))

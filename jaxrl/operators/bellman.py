@@ -119,13 +119,13 @@ class BellmanOperator:
         It does when the functional is monotone and translation equivariant, the improvement does
         not expand, actions are compared by their means and the composition contracts.
         """
-        functional = self.successor_functional
+        facts = self.successor_functional.facts
         return bool(
-            functional.monotone
-            and functional.translation_equivariant
+            facts.monotone
+            and facts.translation_equivariant
             and self.improvement.nonexpansive
             and self.composition.contracts
-            and isinstance(self.return_functional, Mean)
+            and self.return_functional.facts.is_expectation
         )
 
     def require_successors(self, num_successors: int, exact: bool = False) -> None:
@@ -146,13 +146,13 @@ class BellmanOperator:
                 f"{describe(self.head)} stores a mean only. Give the operator a head that stores a "
                 "law, such as Quantile or Categorical."
             )
-        if not isinstance(self.return_functional, Mean) and not self.head.stores_law:
+        if not self.return_functional.facts.is_expectation and not self.head.stores_law:
             raise ValueError(
                 f"return_functional={describe(self.return_functional)} scores laws of returns, but "
                 f"{describe(self.head)} stores a mean only: use a head that stores a law, such as "
                 "Quantile or Gaussian."
             )
-        if exact or num_successors > 1 or not self.successor_functional.needs_successors:
+        if exact or num_successors > 1 or not self.successor_functional.facts.needs_successors:
             return
         raise ValueError(
             f"{describe(self.successor_functional)} ranges over successors, but this agent sees "
@@ -232,7 +232,7 @@ class BellmanOperator:
         composed = self.composition(reward[:, None], discount[:, None], held)  # [N, M]
         values = jax.vmap(Mean())(next_laws.probs, composed)  # [N]
         functional = self.successor_functional
-        if functional.monotone and functional.translation_equivariant:
+        if functional.facts.monotone and functional.facts.translation_equivariant:
             value, weights = jax.value_and_grad(functional, argnums=1)(probs, values)
         else:  # the gradient is no law: the nominal one, moved to `value`
             value, weights = functional(probs, values), probs
@@ -252,7 +252,7 @@ class BellmanOperator:
         `stock[]` [return] is what was gained before: the functional then sees stock + return, which
         makes a difference to those that are not translation equivariant.
         """
-        if isinstance(self.return_functional, Mean):
+        if self.return_functional.facts.is_expectation:
             return self.head.mean(params)
         law = self.head.law(params)
         atoms = law.atoms if stock is None else law.atoms + stock

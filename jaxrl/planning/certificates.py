@@ -29,8 +29,7 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
-from jaxrl.functionals.expectation import Mean
-from jaxrl.functionals.per_pair import PerPair, over_pairs
+from jaxrl.functionals.per_pair import over_pairs
 from jaxrl.operators.bellman import BellmanOperator
 from jaxrl.operators.improvement import EpsilonGreedy, FixedPolicy
 from jaxrl.operators.per_state import PerState
@@ -190,9 +189,8 @@ def rounding_unit(mdp: TabularMDP, operator: BellmanOperator) -> float:
     between 1 and the next number; it grows with the number of the model's outcomes K.
     """
     half = 0.5 * float(jnp.finfo(mdp.prob.dtype).eps)
-    functional = operator.successor_functional
-    inner = functional.functional if isinstance(functional, PerPair) else functional
-    terms = mdp.num_outcomes + 4 if isinstance(inner, Mean) else 64 * mdp.num_outcomes
+    is_expectation = operator.successor_functional.facts.is_expectation
+    terms = mdp.num_outcomes + 4 if is_expectation else 64 * mdp.num_outcomes
     actions = 0 if operator.improvement.deterministic else mdp.num_actions + 8
     return (terms + actions) * half * 1.01
 
@@ -232,7 +230,7 @@ def _greatest_rest(mdp: TabularMDP, operator: BellmanOperator, weights: Array) -
     """H w, `[S]`: at least what a backup gains when w >= 0 is added to the values."""
     functional = operator.successor_functional
     rest = discounts(mdp) * successor_values(mdp, weights)
-    if functional.coherent:
+    if functional.facts.coherent:
         # The greatest mean over the adversary's set: never less than what it picks.
         gains = -over_pairs(functional, mdp.prob, -rest)
     else:

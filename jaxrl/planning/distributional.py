@@ -195,7 +195,7 @@ def _check(mdp: TabularMDP, operator: BellmanOperator) -> None:
         )
     operator.require_successors(mdp.num_outcomes, exact=True)
     functional = operator.successor_functional
-    if getattr(functional, "shared_over_actions", False):
+    if functional.facts.shared_over_actions:
         raise ValueError(
             f"{describe(functional)} shares its budget over actions, so that no pair has a law of "
             "its own: plan with value_iteration and a scalar head."

@@ -70,7 +70,7 @@ def gap_increasing_value_iteration(
     operator = BellmanOperator() if operator is None else operator
     check_problem(mdp, operator, tolerance, max_iterations, None)
     functional = operator.successor_functional
-    shared = getattr(functional, "shared_over_actions", False)
+    shared = functional.facts.shared_over_actions
     if shared or not isinstance(operator.improvement, Greedy):
         part = functional if shared else operator.improvement
         raise ValueError(

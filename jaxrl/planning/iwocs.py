@@ -87,7 +87,7 @@ def iwocs(
         algorithm 1; Iyengar (2005), Robust dynamic programming, section 2 (static = dynamic).
     """
     check_problem(mdp, operator, tolerance, 1, None)
-    if is_shared(operator) or not operator.successor_functional.coherent:
+    if is_shared(operator) or not operator.successor_functional.facts.coherent:
         raise ValueError(
             f"{describe(operator.successor_functional)} is not the worst case over a set of laws "
             "for each state and action, which iwocs needs: use value_iteration."

@@ -121,7 +121,7 @@ def mirror_descent_value_iteration(
         )
     weights = [jnp.asarray(x, dtype) for x in (kl_weight, entropy_weight, regularised_evaluation)]
     functional = Mean() if successor_functional is None else successor_functional
-    if getattr(functional, "shared_over_actions", False):
+    if functional.facts.shared_over_actions:
         raise ValueError(
             "successor_functional shares its budget over actions: it chooses the policy by itself."
         )

@@ -12,7 +12,6 @@ from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
-from jaxrl.functionals.expectation import Mean
 from jaxrl.functionals.per_pair import PerPair, over_pairs
 from jaxrl.operators.bellman import BellmanOperator
 from jaxrl.operators.improvement import FixedPolicy
@@ -46,7 +45,7 @@ def outcome_values(mdp: TabularMDP, operator: BellmanOperator, values: Array) ->
 
 def action_values(mdp: TabularMDP, operator: BellmanOperator, values: Array) -> Array:
     """What each action is worth: `values[S]` [return] -> `q[S, A]` [return]."""
-    if is_large(mdp) and not isinstance(operator.successor_functional, Mean):
+    if is_large(mdp) and not operator.successor_functional.facts.is_expectation:
         return pair_by_pair(mdp, operator, values, lambda functional, p, x: functional(p, x))
     outcomes = outcome_values(mdp, operator, values)
     return over_pairs(operator.successor_functional, mdp.prob, outcomes)
@@ -157,12 +156,12 @@ def state_values(
 
 def is_shared(operator: BellmanOperator) -> bool:
     """Whether nature's budget is shared by the actions of a state (s-rectangular)."""
-    return getattr(operator.successor_functional, "shared_over_actions", False)
+    return operator.successor_functional.facts.shared_over_actions
 
 
 def is_linear(operator: BellmanOperator) -> bool:
     """Whether action values are linear in the values of the successors."""
-    return isinstance(operator.successor_functional, Mean) and operator.composition.linear
+    return operator.successor_functional.facts.is_expectation and operator.composition.linear
 
 
 def has_fixed_policy(operator: BellmanOperator) -> bool:
@@ -231,7 +230,7 @@ class Prepared:
         """Whether a sweep at values of 0 costs nothing: every outcome of a pair is worth the same,
         or action values are linear."""
         functional, composition = self.operator.successor_functional, self.operator.composition
-        is_same = functional.translation_equivariant and composition.linear
+        is_same = functional.facts.translation_equivariant and composition.linear
         one_reward = self.mdp.reward.shape[-1] == 1 and is_same and not is_shared(self.operator)
         return self.reward is not None or one_reward
 

@@ -47,7 +47,7 @@ def worst_case_kernel(
         slope is the envelope theorem.
     """
     functional = operator.successor_functional
-    if not (functional.monotone and functional.translation_equivariant):
+    if not (functional.facts.monotone and functional.facts.translation_equivariant):
         return mdp.prob
     if not is_shared(operator):
         return pair_by_pair(mdp, operator, values, lambda f, p, x: jax.grad(f, argnums=1)(p, x))

@@ -30,6 +30,7 @@ from jaxrl.agents.q_network import QNetworkAgent
 from jaxrl.agents.successors import Generative, Sampled
 from jaxrl.agents.targets import TargetUpdate
 from jaxrl.core import struct
+from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.schedules import Linear
 from jaxrl.functionals import (
     CVaR,
@@ -66,16 +67,11 @@ class OfDraws:
     functional: Any
     num_draws: int = struct.field(pytree_node=False)
 
-    needs_successors = True
-    coherent = False  # an average of coherent functionals is; nobody here asks
-
     @property
-    def monotone(self):
-        return self.functional.monotone
-
-    @property
-    def translation_equivariant(self):
-        return self.functional.translation_equivariant
+    def facts(self):
+        """An average of coherent functionals is coherent; nobody here asks."""
+        inner = self.functional.facts
+        return FunctionalFacts(inner.monotone, inner.translation_equivariant)
 
     def __call__(self, probs, values):
         counts = jnp.asarray(compositions(self.num_draws, probs.shape[0]), probs.dtype)
@@ -94,11 +90,7 @@ class OneOf:
     index: Any  # [] int32
     members: tuple
 
-    needs_successors = True
-    monotone = True
-    translation_equivariant = True
-    coherent = False
-    time_consistent = False
+    facts = FunctionalFacts()
     deterministic = False
     nonexpansive = False
 
@@ -223,7 +215,7 @@ class Row:
 
     def exact(self):
         functional = self.functional
-        if functional.needs_successors:
+        if functional.facts.needs_successors:
             functional = OfDraws(functional, self.num_samples)
         return planned(garnets(), BellmanOperator(Scalar(), self.improvement, functional))
 

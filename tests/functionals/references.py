@@ -13,7 +13,7 @@ from hard_laws import least
 from scipy.stats import norm
 
 from jaxrl import functionals as F
-from jaxrl.functionals.utility import ExponentialUtility, PiecewiseLinear, QuadraticUtility
+from jaxrl.functionals import ExponentialUtility, PiecewiseLinear, QuadraticUtility
 
 Wide = np.longdouble
 NUM_PROGRAMS = 6  # laws that a solver is called for; the others are NaN

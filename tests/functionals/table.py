@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxrl.functionals.deviation import MeanSemideviation, MeanStd
-from jaxrl.functionals.distortion import CumulativeProspect, PowerDistortion, Spectral, Wang
-from jaxrl.functionals.expectation import Mean
-from jaxrl.functionals.quantile import Expectile, VaR
-from jaxrl.functionals.risk import CVaR, Entropic, EVaR
-from jaxrl.functionals.utility import (
+from jaxrl.functionals import (
+    CumulativeProspect,
+    CVaR,
+    Entropic,
+    EVaR,
+    Expectile,
     ExponentialUtility,
+    Mean,
+    MeanSemideviation,
+    MeanStd,
     OptimisedCertaintyEquivalent,
     PiecewiseLinear,
+    PowerDistortion,
     QuadraticUtility,
     Shortfall,
+    Spectral,
+    VaR,
+    Wang,
 )
 
 LEVELS = np.array([0.05, 0.4, 1.0], np.float32)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxrl.functionals.ambiguity import Contamination, Interval, TotalVariation
-from jaxrl.functionals.ellipsoid import Ellipsoid
-from jaxrl.functionals.norms import L2Ball, WeightedL1
-from jaxrl.functionals.scenarios import Scenarios
-from jaxrl.functionals.wasserstein import Wasserstein
+from jaxrl.functionals import (
+    Contamination,
+    Ellipsoid,
+    Interval,
+    L2Ball,
+    Scenarios,
+    TotalVariation,
+    Wasserstein,
+    WeightedL1,
+)
 
 _RNG = np.random.default_rng(11)
 _FACTOR = _RNG.normal(size=(7, 9))

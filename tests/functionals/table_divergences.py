@@ -5,11 +5,15 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jaxrl.core.types import Array
-from jaxrl.functionals.burg import BurgBall
-from jaxrl.functionals.chi_square import ChiSquareBall
-from jaxrl.functionals.divergence import DivergenceBall
-from jaxrl.functionals.kl import KLBall
-from jaxrl.functionals.penalties import ChiSquarePenalty, KLPenalty, TotalVariationPenalty
+from jaxrl.functionals import (
+    BurgBall,
+    ChiSquareBall,
+    ChiSquarePenalty,
+    DivergenceBall,
+    KLBall,
+    KLPenalty,
+    TotalVariationPenalty,
+)
 
 
 def chi_square_conjugate(point: Array) -> Array:

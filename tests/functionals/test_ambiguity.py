@@ -8,13 +8,18 @@ from hard_laws import NUM_LAWS, least, measure, random_laws
 from table_ambiguity import COST, COVARIANCE, FUNCTIONALS, WEIGHTS
 
 from jaxrl.core.settings import list_settings
-from jaxrl.functionals.ambiguity import Contamination, Interval, TotalVariation
-from jaxrl.functionals.ellipsoid import Ellipsoid
-from jaxrl.functionals.norms import L2Ball, WeightedL1
-from jaxrl.functionals.scenarios import Scenarios
-from jaxrl.functionals.shared_budget import SharedL1
-from jaxrl.functionals.shared_divergence import SharedKL
-from jaxrl.functionals.wasserstein import Wasserstein
+from jaxrl.functionals import (
+    Contamination,
+    Ellipsoid,
+    Interval,
+    L2Ball,
+    Scenarios,
+    SharedKL,
+    SharedL1,
+    TotalVariation,
+    Wasserstein,
+    WeightedL1,
+)
 
 KINDS = (Contamination, TotalVariation, WeightedL1, L2Ball, Ellipsoid, Wasserstein)
 OWN_ARRAYS = {  # for 7 atoms

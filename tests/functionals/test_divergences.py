@@ -8,10 +8,7 @@ import pytest
 from hard_laws import measure
 from table_divergences import burg_conjugate, chi_square_conjugate
 
-from jaxrl.functionals.burg import BurgBall
-from jaxrl.functionals.chi_square import ChiSquareBall
-from jaxrl.functionals.divergence import DivergenceBall
-from jaxrl.functionals.kl import KLBall
+from jaxrl.functionals import BurgBall, ChiSquareBall, DivergenceBall, KLBall
 
 WIDE = np.longdouble
 MAX_ATOMS = 64

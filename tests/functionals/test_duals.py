@@ -8,10 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import brentq, linprog, minimize
+from scipy.optimize import brentq, linprog, minimize, minimize_scalar
 
-from jaxrl.functionals.duals import ChiSquareDual, CVaRDual, EntropicDual, ExpectileDual, KLDual
-from jaxrl.functionals.least_value_duals import ContaminationDual, TotalVariationDual
+from jaxrl.functionals import ChiSquarePenalty, CVaR, DivergenceBall, Entropic, EVaR
+from jaxrl.functionals.duals import (
+    ChiSquareDual,
+    ContaminationDual,
+    DivergenceDual,
+    ExpectileDual,
+    TotalVariationDual,
+)
 
 NUM_ATOMS, NUM_LAWS = 6, 8
 
@@ -72,11 +78,40 @@ def expectile(level, p, v):
     return brentq(balance, v.min(), v.max(), xtol=1e-14)
 
 
+def chi_square_penalty(weight, p, v):
+    """The least of q v + weight chi-square over the laws that a clipped affine tilt reaches."""
+
+    def price(log_t):
+        weights = p * np.maximum(1 - np.exp(log_t) * (v - v.min()), 0)
+        q = weights / weights.sum()
+        return q @ v + weight * np.sum((q - p) ** 2 / p)
+
+    grid = np.linspace(-9, 5, 200)  # beyond the greatest tilt of interest it is level
+    best = grid[np.argmin([price(log_t) for log_t in grid])]
+    near = (best - 0.1, best + 0.1)
+    return minimize_scalar(price, bounds=near, method="bounded", options={"xatol": 1e-10}).fun
+
+
+def chi_square_conjugate(point):
+    return jnp.where(point > -2.0, point + 0.25 * point**2, -1.0)
+
+
 # Dual, the functional in closed form or by SciPy, and the first step of the ascent.
 ROWS = {
-    "cvar_0.3": (CVaRDual(0.3), partial(cvar, 0.3), 0.5),
-    "entropic_0.8": (EntropicDual(0.8), partial(entropic, 0.8), 0.5),
-    "kl_0.1": (KLDual(0.1, least=0.05), partial(kl, 0.1), 0.5),
+    "cvar_0.3": (CVaR(0.3).dual(0.05), partial(cvar, 0.3), 0.5),
+    "entropic_0.8": (Entropic(0.8).dual(0.05), partial(entropic, 0.8), 0.5),
+    "kl_0.1": (DivergenceDual(0.1, least=0.05), partial(kl, 0.1), 0.5),
+    "evar_0.9": (EVaR(0.9).dual(0.05), partial(kl, -np.log(0.9)), 0.5),
+    "divergence_0.3": (
+        DivergenceBall(0.3, chi_square_conjugate).dual(0.05),
+        partial(chi_square, 0.3),
+        0.5,
+    ),
+    "chi_square_penalty_0.4": (
+        ChiSquarePenalty(0.4).dual(0.05),
+        partial(chi_square_penalty, 0.4),
+        0.5,
+    ),
     "chi_square_0.3": (ChiSquareDual(0.3, least=0.05), partial(chi_square, 0.3), 0.5),
     "chi_square_1": (ChiSquareDual(1.0, least=0.1), partial(chi_square, 1.0), 0.3),
     "total_variation_0.25": (TotalVariationDual(0.25), partial(total_variation, 0.25), 0.5),
@@ -98,6 +133,7 @@ def mean_dual(dual, probs, values, parameters):
 
 mean_and_slope = jax.jit(jax.value_and_grad(mean_dual, argnums=3))
 HAVE_BOUNDS = (TotalVariationDual, ContaminationDual)
+PIECEWISE_LINEAR = (ROWS["cvar_0.3"][0], ROWS["total_variation_0.25"][0])
 
 
 @jax.jit
@@ -113,7 +149,8 @@ def test_maximum_of_the_mean_is_the_functional(dual, exact, step):
         for p, v in zip(probs[:4], values[:4], strict=True):
             first = v.min() if isinstance(dual, HAVE_BOUNDS) else p @ v
             initial = np.asarray(start(dual, first))
-            bounds = [(1e-9, None) if isinstance(dual, (KLDual, ChiSquareDual)) else (None, None)]
+            has_multiplier = isinstance(dual, (DivergenceDual, ChiSquareDual))
+            bounds = [(1e-9 if has_multiplier else None, None)]
             bounds += [(None, None)] * (dual.shape[0] - 1)
             if isinstance(dual, HAVE_BOUNDS):
                 bounds[-1] = (None, v.min())
@@ -124,7 +161,7 @@ def test_maximum_of_the_mean_is_the_functional(dual, exact, step):
 
             found = minimize(loss, initial, jac=True, bounds=bounds, options={"ftol": 1e-15})
             best = -found.fun
-            if isinstance(dual, (CVaRDual, TotalVariationDual)):  # piecewise linear: at an atom
+            if dual in PIECEWISE_LINEAR:  # at an atom
                 rest = initial[1:]
                 best = max(-loss(np.concatenate([[x], rest]))[0] for x in v)
             assert best == pytest.approx(exact(p, v), abs=1e-7)
@@ -225,7 +262,7 @@ def test_the_one_parameter_form_of_kl_is_biased_and_the_dual_is_not():
     # By hand, d/dl of -l log E exp(-v / l) - l radius: what the whole law says.
     whole = -log_moment - (tilted @ v) / tilted.sum() / at - radius
     with jax.enable_x64(True):
-        slope = mean_and_slope(KLDual(radius), p, v, np.array([at, shift]))[1]
+        slope = mean_and_slope(DivergenceDual(radius), p, v, np.array([at, shift]))[1]
     np.testing.assert_allclose(slope, [whole, 0.0], atol=1e-12)
     assert abs(whole + radius) > 0.05
 
@@ -254,7 +291,7 @@ def test_least_value_duals_refuse_a_bound_above_a_value_seen():
 
 
 def test_entropic_without_aversion_is_the_value():
-    dual = EntropicDual(0.0)
+    dual = Entropic(0.0).dual(0.05)
     value, slope = jax.jit(jax.value_and_grad(dual, argnums=1))(np.float32(3.0), np.float32([1.0]))
     assert float(value) == 3.0 and slope.tolist() == [0.0]
 
@@ -262,9 +299,9 @@ def test_entropic_without_aversion_is_the_value():
 @pytest.mark.parametrize(
     ("kind", "name", "wrong"),
     [
-        (CVaRDual, "level", 0.0),
-        (EntropicDual, "risk_aversion", -1.0),
-        (KLDual, "radius", -0.1),
+        (lambda level: CVaR(level).dual(0.05), "level", 0.0),
+        (lambda risk_aversion: Entropic(risk_aversion).dual(0.05), "risk_aversion", -1.0),
+        (DivergenceDual, "radius", -0.1),
         (ChiSquareDual, "radius", -0.1),
         (TotalVariationDual, "radius", -0.1),
         (ContaminationDual, "radius", -0.1),
@@ -274,3 +311,8 @@ def test_entropic_without_aversion_is_the_value():
 def test_settings_are_checked(kind, name, wrong):
     with pytest.raises(ValueError, match=name):
         kind(**{name: wrong})
+
+
+def test_a_divergence_whose_conjugate_ends_has_no_dual_of_one_sample():
+    with pytest.raises(ValueError, match="finite everywhere"):
+        DivergenceBall(0.1, lambda point: -jnp.log1p(-point)).dual(0.05)

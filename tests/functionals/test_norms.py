@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from hard_laws import NUM_LAWS, least, measure, random_laws
 
-from jaxrl.functionals.ambiguity import TotalVariation
-from jaxrl.functionals.ellipsoid import Ellipsoid
-from jaxrl.functionals.norms import L2Ball, WeightedL1
+from jaxrl.functionals import Ellipsoid, L2Ball, TotalVariation, WeightedL1
 
 CONIC = {"solver": "CLARABEL", "tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
 SUPPORTS = ["nominal", "full"]

@@ -10,7 +10,7 @@ import pytest
 from hard_laws import measure
 from scipy.optimize import linprog, minimize_scalar
 
-from jaxrl.functionals.penalties import ChiSquarePenalty, KLPenalty, TotalVariationPenalty
+from jaxrl.functionals import ChiSquarePenalty, KLPenalty, TotalVariationPenalty
 
 NUM_LAWS, NUM_ATOMS = 96, 12
 WIDE = np.longdouble

@@ -13,19 +13,26 @@ from references import reference
 from scipy.optimize import linprog
 from scipy.stats import norm
 
-from jaxrl.functionals import worst_case
-from jaxrl.functionals.deviation import MeanSemideviation, MeanStd
-from jaxrl.functionals.distortion import CumulativeProspect, PowerDistortion, Spectral, Wang
-from jaxrl.functionals.expectation import Mean
-from jaxrl.functionals.quantile import Expectile, VaR
-from jaxrl.functionals.risk import CVaR, Entropic, EVaR
-from jaxrl.functionals.utility import (
+from jaxrl.functionals import (
+    CumulativeProspect,
+    CVaR,
+    Entropic,
+    EVaR,
+    Expectile,
     ExponentialUtility,
+    Mean,
+    MeanSemideviation,
+    MeanStd,
     OptimisedCertaintyEquivalent,
     PiecewiseLinear,
+    PowerDistortion,
     QuadraticUtility,
     Shortfall,
+    Spectral,
     UtilityFunction,
+    VaR,
+    Wang,
+    worst_case,
 )
 
 Wide = np.longdouble

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from jaxrl.functionals.ambiguity import TotalVariation
-from jaxrl.functionals.shared_budget import SharedL1
-from jaxrl.functionals.shared_divergence import SharedKL
+from jaxrl.functionals import SharedKL, SharedL1, TotalVariation
 
 NUM_STATES = 24
 KINDS = (SharedL1, SharedKL)

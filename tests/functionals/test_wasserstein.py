@@ -5,8 +5,7 @@ import pytest
 from hard_laws import NUM_LAWS, measure, random_laws
 from scipy.optimize import linprog
 
-from jaxrl.functionals.ambiguity import TotalVariation
-from jaxrl.functionals.wasserstein import Wasserstein
+from jaxrl.functionals import TotalVariation, Wasserstein
 
 TIGHT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 

@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
+from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.settings import check_settings, list_settings
 from jaxrl.functionals import CVaR, Entropic, Mean, MeanStd, PerPair, worst_case
 from jaxrl.operators import (
@@ -223,7 +224,7 @@ def test_stock_is_added_before_a_return_is_scored():
 
     @struct.dataclass
     class Shortfall:
-        translation_equivariant = monotone = True
+        facts = FunctionalFacts()
 
         def __call__(self, probs, values):
             return jnp.sum(probs * jnp.minimum(values, 0.0))

@@ -11,11 +11,7 @@ from scipy.optimize import linprog
 
 from jaxrl import BellmanOperator, outcome_mdp, tabular_mdp
 from jaxrl.envs import cycle, riverswim
-from jaxrl.functionals.ambiguity import TotalVariation
-from jaxrl.functionals.deviation import MeanStd
-from jaxrl.functionals.per_pair import PerPair
-from jaxrl.functionals.risk import Entropic
-from jaxrl.functionals.scenarios import Scenarios
+from jaxrl.functionals import Entropic, MeanStd, PerPair, Scenarios, TotalVariation
 from jaxrl.operators.composition import Mapped
 from jaxrl.operators.improvement import FixedPolicy
 from jaxrl.operators.per_state import PerState

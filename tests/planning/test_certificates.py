@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl.functionals.ambiguity import Contamination
-from jaxrl.functionals.deviation import MeanStd
-from jaxrl.functionals.risk import Entropic
+from jaxrl.functionals import Contamination, Entropic, MeanStd
 from jaxrl.operators.improvement import Boltzmann
 from jaxrl.planning.acceleration import FrozenSweeps, Plain
 from jaxrl.planning.value_iteration import value_iteration

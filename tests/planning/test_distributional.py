@@ -10,8 +10,7 @@ from scipy.special import softmax
 from scipy.stats import wasserstein_distance
 
 from jaxrl import BellmanOperator, outcome_mdp, stack_mdps
-from jaxrl.functionals import CVaR, Entropic
-from jaxrl.functionals.per_pair import PerPair
+from jaxrl.functionals import CVaR, Entropic, PerPair
 from jaxrl.operators import Categorical, EpsilonGreedy, Quantile, Scalar, Softmax
 from jaxrl.operators.composition import MaxForm, MinForm
 from jaxrl.operators.heads import Expectiles, Gaussian, Particles

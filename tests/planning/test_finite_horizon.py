@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrl import BellmanOperator, outcome_mdp, stack_mdps, tabular_mdp
-from jaxrl.functionals.per_pair import PerPair
-from jaxrl.functionals.risk import CVaR
-from jaxrl.functionals.scenarios import Scenarios
-from jaxrl.functionals.shared_budget import SharedL1
+from jaxrl.functionals import CVaR, PerPair, Scenarios, SharedL1
 from jaxrl.operators.composition import MinForm
 from jaxrl.operators.heads.quantile import Quantile
 from jaxrl.operators.regularised import Softmax

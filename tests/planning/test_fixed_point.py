@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl.functionals.kl import KLBall
-from jaxrl.functionals.risk import CVaR
+from jaxrl.functionals import CVaR, KLBall
 from jaxrl.operators.improvement import Softmax
 from jaxrl.planning.policy_evaluation import policy_evaluation
 from jaxrl.planning.value_iteration import value_iteration

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl import BellmanOperator, outcome_mdp, stack_mdps, tabular_mdp
-from jaxrl.functionals.ambiguity import TotalVariation
-from jaxrl.functionals.per_pair import PerPair
-from jaxrl.functionals.risk import CVaR, Entropic
-from jaxrl.functionals.scenarios import Scenarios
-from jaxrl.functionals.shared_budget import SharedL1
+from jaxrl.functionals import CVaR, Entropic, PerPair, Scenarios, SharedL1, TotalVariation
 from jaxrl.operators.regularised import Softmax
 from jaxrl.planning.iwocs import iwocs
 

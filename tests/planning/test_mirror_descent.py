@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 from jaxrl import BellmanOperator, outcome_mdp, tabular_mdp
-from jaxrl.functionals.ambiguity import TotalVariation
+from jaxrl.functionals import TotalVariation
 from jaxrl.operators.regularised import Softmax
 from jaxrl.planning.gap_increasing import gap_increasing_value_iteration
 from jaxrl.planning.mirror_descent import mirror_descent_value_iteration

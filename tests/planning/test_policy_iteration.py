@@ -11,8 +11,7 @@ import pytest
 from scipy.optimize import linprog
 
 import jaxrl
-from jaxrl.functionals.ambiguity import TotalVariation
-from jaxrl.functionals.shared_budget import SharedL1
+from jaxrl.functionals import SharedL1, TotalVariation
 from jaxrl.operators.improvement import Softmax
 from jaxrl.planning.policy_evaluation import policy_evaluation
 from jaxrl.planning.policy_iteration import modified_policy_iteration, policy_iteration

@@ -11,9 +11,7 @@ import pytest
 from scipy.optimize import linprog
 
 import jaxrl
-from jaxrl.functionals.ambiguity import Contamination
-from jaxrl.functionals.per_pair import PerPair
-from jaxrl.functionals.risk import CVaR, Entropic
+from jaxrl.functionals import Contamination, CVaR, Entropic, PerPair
 from jaxrl.operators.composition import MinForm
 from jaxrl.operators.heads import Quantile
 from jaxrl.operators.improvement import Softmax
