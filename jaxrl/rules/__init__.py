@@ -1,6 +1,9 @@
 """What an actor-critic minimises: update rules as values."""
 
-from jaxrl.rules.actor_critic import AdvantageActorCritic as AdvantageActorCritic
+from jaxrl.rules.actor_critic import (
+    AdvantageActorCritic as AdvantageActorCritic,
+    ProximalPolicy as ProximalPolicy,
+)
 from jaxrl.rules.contract import (
     PolicyOutputs as PolicyOutputs,
     PolicyTargets as PolicyTargets,
@@ -31,13 +34,10 @@ from jaxrl.rules.mirror_descent import (
     MirrorDescentPolicy as MirrorDescentPolicy,
     TsallisDivergence as TsallisDivergence,
 )
-from jaxrl.rules.proximal import ProximalPolicy as ProximalPolicy
-from jaxrl.rules.reactive_entropy import (
+from jaxrl.rules.reactive import (
     ReactiveEntropy as ReactiveEntropy,
-    reactive_entropy as reactive_entropy,
-)
-from jaxrl.rules.reactive_exploration import (
     ReactiveExploration as ReactiveExploration,
+    reactive_entropy as reactive_entropy,
     reactive_exploration as reactive_exploration,
 )
 from jaxrl.rules.static_risk import StaticRiskGradient as StaticRiskGradient

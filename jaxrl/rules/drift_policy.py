@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Progress
 from jaxrl.rules.contract import (
+    NO_HEADS,
     PolicyOutputs,
     PolicyTargets,
-    advantage_targets,
     clipped_value_loss,
+    learned_in,
     log_ratio,
+    plain_targets,
+    remember_nothing,
 )
 
 
@@ -143,29 +146,14 @@ class DriftPolicy:
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
+    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
+    init = remember_nothing
+    targets = plain_targets
+
     @property
     def learned(self) -> tuple[str, ...]:
         """What of the drift is learned, by dotted path."""
-        return tuple(f"drift.{name}" for name in getattr(self.drift, "learned", ()))
-
-    @property
-    def outputs(self) -> Mapping[str, tuple[int, ...]]:
-        """No extra network heads."""
-        return {}
-
-    def init(self, params: PyTree) -> tuple:
-        """Nothing is remembered: `()`."""
-        return ()
-
-    def targets(
-        self,
-        rule_state: tuple,
-        outputs: PolicyOutputs,
-        trajectory: Transition,
-        progress: Progress,
-    ) -> tuple[PolicyTargets, tuple]:
-        """Advantages and returns `[T, ...]`."""
-        return advantage_targets(self.lambda_, outputs, trajectory), rule_state
+        return learned_in(self, "drift")
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""

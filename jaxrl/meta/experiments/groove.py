@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core.schedules import LinearSteps
 from jaxrl.envs.grid_levels import DugWalls
 from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Run, table_agent
-from jaxrl.meta.fit import HeldOut, OuterLoop
+from jaxrl.meta.fit import HeldOut
 from jaxrl.meta.gradients import MetaGradient, MetaGradientState
 from jaxrl.meta.level_buffer import LevelReplay, RankScores
 from jaxrl.meta.levels import Curated
@@ -25,65 +24,37 @@ CURATED, UNIFORM = "curated levels", "uniform levels"
 _NUM_STEPS, _NUM_UPDATES, _TIME_LIMIT = 160, 100, 50
 
 
-@dataclasses.dataclass(frozen=True)
-class LevelExperiment:
-    """The same rule learned twice, alike but for where levels come from, then compared.
-
-    Attributes:
-        experiment: both arms, held-out mazes, and a baseline.
-        uniform: the outer loop of both arms, by meta-seed; one of them curates its levels.
-    """
-
-    experiment: Experiment
-    uniform: Callable[[int], MetaGradient]
-
-    @property
-    def about(self) -> str:
-        """One line."""
-        return self.experiment.about
-
-    @property
-    def learned(self) -> Mapping[str, Callable[[int], OuterLoop]]:
-        """The arms."""
-        return self.experiment.learned
-
-    @property
-    def num_steps(self) -> int:
-        """Outer steps of each."""
-        return self.experiment.num_steps
-
-    def run(self, run: Run) -> ExperimentResult:
-        """As `Experiment.run`, with notes: what curation was worth, and whether critics learned."""
-        found = self.experiment.run(run)
-        notes = []
-        for name, comparison in found.comparisons.items():
-            gain = comparison.difference(CURATED, UNIFORM)
-            notes.append(
-                f"* {name}: {CURATED} less {UNIFORM}, paired: "
-                f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]."
-            )
-        outer = self.uniform(run.seed)
-        step = jax.jit(outer.step)  # one program for both arms
-        for name, one in found.fits.items():
-            if not one.metrics:  # gone on with where all steps were done already
-                continue
-            loss = one.metrics["outer_critic_loss"]
-            part = max(len(loss) // 10, 1)
-            state = one.state.outer if name == CURATED else one.state
-            errors = [
-                float(step(start)[1]["outer_critic_loss"])
-                for start in (_with_new_critics(outer, state), state)
-            ]
-            notes.append(
-                f"* {name}: outer critics' loss {np.mean(loss[:part]):.4f} in the first {part} "
-                f"outer steps, {np.mean(loss[-part:]):.4f} in the last {part}; on the data after "
-                f"the last one {errors[0]:.4f} for critics without training, {errors[1]:.4f} for "
-                "the lives' own."
-            )
-            if "regret" in one.metrics:
-                regret = np.nanmean(one.metrics["regret"])
-                notes.append(f"* Mean regret of the levels that were scored: {regret:.3f}.")
-        return dataclasses.replace(found, notes="\n".join(notes))
+def _noted(experiment: Experiment, run: Run, found: ExperimentResult) -> ExperimentResult:
+    """With notes: what curation was worth, and whether critics learned."""
+    notes = []
+    for name, comparison in found.comparisons.items():
+        gain = comparison.difference(CURATED, UNIFORM)
+        notes.append(
+            f"* {name}: {CURATED} less {UNIFORM}, paired: "
+            f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]."
+        )
+    outer = _uniform(run.seed)
+    step = jax.jit(outer.step)  # one program for both arms
+    for name, one in found.fits.items():
+        if not one.metrics:  # gone on with where all steps were done already
+            continue
+        loss = one.metrics["outer_critic_loss"]
+        part = max(len(loss) // 10, 1)
+        state = one.state.outer if name == CURATED else one.state
+        errors = [
+            float(step(start)[1]["outer_critic_loss"])
+            for start in (_with_new_critics(outer, state), state)
+        ]
+        notes.append(
+            f"* {name}: outer critics' loss {np.mean(loss[:part]):.4f} in the first {part} "
+            f"outer steps, {np.mean(loss[-part:]):.4f} in the last {part}; on the data after "
+            f"the last one {errors[0]:.4f} for critics without training, {errors[1]:.4f} for "
+            "the lives' own."
+        )
+        if "regret" in one.metrics:
+            regret = np.nanmean(one.metrics["regret"])
+            notes.append(f"* Mean regret of the levels that were scored: {regret:.3f}.")
+    return dataclasses.replace(found, notes="\n".join(notes))
 
 
 def _with_new_critics(outer: MetaGradient, state: MetaGradientState) -> MetaGradientState:
@@ -128,11 +99,14 @@ def _total_steps() -> float:
     return float(agent.num_envs * agent.rollout_length * _NUM_UPDATES)
 
 
-def curated_levels() -> LevelExperiment:
-    """GROOVE: regret against uniform, on mazes of one size, and of a larger one."""
+def curated_levels() -> Experiment:
+    """GROOVE: one rule learned twice, alike but for where levels come from, by regret or at random.
+
+    Both arms live on mazes of one size; larger ones are held out too.
+    """
     steps = _total_steps()
     held_out = {"mazes of the law of training": _mazes(7), "larger mazes": _mazes(9)}
-    experiment = Experiment(
+    return Experiment(
         about="learned policy gradient on mazes: levels replayed by regret, or drawn at random",
         learned={CURATED: _curated, UNIFORM: _uniform},
         num_steps=_NUM_STEPS,
@@ -143,5 +117,5 @@ def curated_levels() -> LevelExperiment:
             "rule.entropy_weight": [0.0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
         },
         num_tuning_lives=32,
+        afterwards=_noted,
     )
-    return LevelExperiment(experiment, _uniform)
