@@ -14,7 +14,7 @@ from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, select
 from jaxrl.meta.gradients import MetaGradient, MetaGradientState
 from jaxrl.meta.level_buffer import LevelBuffer, LevelReplay
-from jaxrl.meta.lives import Life, birth_keys, start_life
+from jaxrl.meta.lives import Life, birth_keys, ratio, start_life
 from jaxrl.meta.tasks import Task
 from jaxrl.training.episodes import play_episodes
 from jaxrl.training.loop import train_iteration
@@ -116,17 +116,12 @@ class Curated:
             lambda: self._renewed(state, over, ended),
             lambda: (state, jnp.full(over.shape, jnp.nan), jnp.zeros_like(over)),
         )
-        count, born = jnp.sum(ended), jnp.sum(over)
         filled = state.levels.filled
         held = jnp.sum(jnp.where(filled, state.levels.scores, 0.0))
         return state, {
             **metrics,
-            "regret": jnp.where(
-                count > 0, jnp.sum(jnp.where(ended, regret, 0.0)) / jnp.maximum(count, 1), jnp.nan
-            ),
-            "replayed_fraction": jnp.where(
-                born > 0, jnp.sum(old & over) / jnp.maximum(born, 1), jnp.nan
-            ),
+            "regret": ratio(jnp.sum(jnp.where(ended, regret, 0.0)), jnp.sum(ended)),
+            "replayed_fraction": ratio(jnp.sum(old & over), jnp.sum(over)),
             "filled_fraction": jnp.mean(filled),
             "buffer_score": held / jnp.maximum(jnp.sum(filled), 1),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,9 @@ from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, select
 from jaxrl.meta.tasks import Task
 from jaxrl.training.loop import Tally, TrainState, check_training, start_training, train_iteration
+
+
+MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
 
 
 @struct.dataclass
@@ -66,9 +68,6 @@ def birth_keys(key: Key, births: Array) -> Key:
 def restart(over: Array, lives: Life, fresh: Life) -> Life:
     """Put `fresh` lives in place of those that are `over[L]`, all `[L, ...]`."""
     return select(over, fresh, lives)
-
-
-MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
 
 
 @struct.dataclass
@@ -162,13 +161,14 @@ def lifetime_of(
     is_late = jnp.arange(len(rows)) >= late_from
     whole, late = jnp.sum(rows, axis=0), jnp.sum(jnp.where(is_late[:, None], rows, 0.0), axis=0)
     return Lifetime(
-        final_return=_ratio(late[1], late[0]),
-        lifetime_return=_ratio(whole[1], whole[0]),
+        final_return=ratio(late[1], late[0]),
+        lifetime_return=ratio(whole[1], whole[0]),
         final_rate=late[2] / ((num_lived - late_from) * per_update),
         lifetime_rate=whole[2] / (num_lived * per_update),
         life=life,
     )
 
 
-def _ratio(total: Array, count: Any) -> Array:
+def ratio(total: Array, count: Array) -> Array:
+    """`total / count`, NaN where there is none."""
     return jnp.where(count > 0, total / jnp.maximum(count, 1.0), jnp.nan)

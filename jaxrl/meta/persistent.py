@@ -12,7 +12,7 @@ from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, select
 from jaxrl.meta.evolution import climb, is_broken
-from jaxrl.meta.lives import Life, birth_keys, earnings, restart, start_life, step_life
+from jaxrl.meta.lives import Life, birth_keys, earnings, ratio, restart, start_life, step_life
 from jaxrl.meta.mirrored import Particles, persistent_estimate, unroll_pairs
 from jaxrl.meta.shaping import Plain, Shaping
 from jaxrl.meta.tasks import TaskDistribution, take
@@ -158,11 +158,10 @@ class PersistentEvolution:
             births=state.births + over,
             step=state.step + 1,
         )
-        episodes = jnp.sum(of_centre["num_episodes"])
+        totals = (jnp.sum(of_centre[name]) for name in ("episode_return", "num_episodes"))
         return after, report | {
             "centre_rate": jnp.mean(rates),
-            "centre_episode_return": jnp.sum(of_centre["episode_return"])
-            / jnp.where(episodes > 0, episodes, jnp.nan),
+            "centre_episode_return": ratio(*totals),
             "replaced_fraction": jnp.mean(over),
         }
 

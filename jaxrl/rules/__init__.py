@@ -10,13 +10,14 @@ from jaxrl.rules.contract import (
     advantage_targets as advantage_targets,
     clipped_value_loss as clipped_value_loss,
 )
-from jaxrl.rules.drift_network import NetworkDrift as NetworkDrift, drift as drift
 from jaxrl.rules.drift_policy import (
     ClipDrift as ClipDrift,
     DiscoveredDrift as DiscoveredDrift,
     DriftPolicy as DriftPolicy,
     FunctionDrift as FunctionDrift,
+    NetworkDrift as NetworkDrift,
     ZeroDrift as ZeroDrift,
+    drift as drift,
 )
 from jaxrl.rules.learned_policy_gradient import (
     LearnedPolicyGradient as LearnedPolicyGradient,

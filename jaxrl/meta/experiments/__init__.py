@@ -12,8 +12,7 @@ from jaxrl.meta.experiments.experiment import (
     Runnable,
     table_agent as table_agent,
 )
-from jaxrl.meta.experiments.groove import curated_levels
-from jaxrl.meta.experiments.learned import learned_policy_gradient, timed_rates
+from jaxrl.meta.experiments.learned import curated_levels, learned_policy_gradient, timed_rates
 from jaxrl.meta.experiments.lpo import learnt_policy_optimisation
 from jaxrl.meta.experiments.self_tuning import bootstrapped_entropy, short_horizons
 
