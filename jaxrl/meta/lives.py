@@ -13,7 +13,6 @@ from jaxrl.core.types import Array, Key, select
 from jaxrl.meta.tasks import Task
 from jaxrl.training.loop import Tally, TrainState, check_training, start_training, train_iteration
 
-
 MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
 
 

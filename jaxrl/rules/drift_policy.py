@@ -24,7 +24,6 @@ from jaxrl.rules.contract import (
 )
 from jaxrl.rules.random_weights import random_weights
 
-
 _NUM_FEATURES = 8
 
 

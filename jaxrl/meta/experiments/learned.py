@@ -25,7 +25,6 @@ from jaxrl.meta.tasks import Horizon, RandomGrids, RandomMazes
 from jaxrl.meta.tuned import timed, tuned
 from jaxrl.rules import AdvantageActorCritic, lpg
 
-
 CURATED, UNIFORM = "curated levels", "uniform levels"
 _NUM_STEPS, _NUM_UPDATES, _TIME_LIMIT = 160, 100, 50
 
