@@ -180,12 +180,8 @@ class PersistentEvolution:
     @property
     def _places(self) -> Array:
         """Of each row of the particles, both of a pair alike, `[2 P + C]`."""
-        return jnp.concatenate(
-            [
-                jnp.repeat(jnp.arange(self.num_pairs), 2),
-                self.num_pairs + jnp.arange(self.num_centre_lives),
-            ]
-        )
+        rows = jnp.arange(2 * self.num_pairs + self.num_centre_lives)
+        return jnp.where(rows < 2 * self.num_pairs, rows // 2, rows - self.num_pairs)
 
     @property
     def _speakers(self) -> Array:
