@@ -33,13 +33,11 @@ from jaxrl.meta.level_buffer import (
     SoftmaxScores as SoftmaxScores,
 )
 from jaxrl.meta.levels import Curated as Curated, CuratedState as CuratedState
-from jaxrl.meta.lifetimes import (
+from jaxrl.meta.lives import (
+    Life as Life,
     Lifetime as Lifetime,
     live as live,
     num_updates_of as num_updates_of,
-)
-from jaxrl.meta.lives import (
-    Life as Life,
     restart as restart,
     start_life as start_life,
     step_life as step_life,
@@ -51,8 +49,11 @@ from jaxrl.meta.neumann import (
     NeumannSeries as NeumannSeries,
     hypergradient as hypergradient,
 )
-from jaxrl.meta.objectives import Bootstrap as Bootstrap, PolicyReturn as PolicyReturn
-from jaxrl.meta.outer_critic import OuterCritic as OuterCritic
+from jaxrl.meta.objectives import (
+    Bootstrap as Bootstrap,
+    OuterCritic as OuterCritic,
+    PolicyReturn as PolicyReturn,
+)
 from jaxrl.meta.persistent import (
     PersistentEvolution as PersistentEvolution,
     PersistentState as PersistentState,

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core.estimates import Estimate
@@ -18,13 +17,17 @@ from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import SettingInfo, list_settings, near_names, resolve_setting
 from jaxrl.core.types import Array, Key
 from jaxrl.meta.fit import HeldOut
-from jaxrl.meta.lifetimes import live, num_updates_of
-from jaxrl.meta.tasks import TaskDistribution
+from jaxrl.meta.lives import MEASURES
 from jaxrl.training.bootstrap import mean_of_settings, stratified_estimate
-from jaxrl.training.lanes import expand_settings, strong_floats, with_settings
+from jaxrl.training.lanes import (
+    expand_settings,
+    lane_axes,
+    make_groups,
+    strong_floats,
+    with_settings,
+)
 
 Grid = Mapping[str, Sequence[float]]  # settings, with the values to combine
-MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,53 +234,33 @@ def _grids(agents: Mapping[str, Agent], tune: Any) -> dict[str, Grid]:
 def _scores(
     key: Key,
     agent: Agent,
-    settings: Sequence[Mapping[str, float]],
+    settings: list[dict[str, float]],
     held_out: HeldOut,
     measure: str,
     width: int,
 ) -> np.ndarray:
     """`[C, num_lives]`, in calls of one program of `width` lives; the last call is padded."""
-    num_lives = held_out.num_lives
-    rows = [(c, life) for c in range(len(settings)) for life in range(num_lives)]
-    static = (num_updates_of(agent, held_out.total_steps), held_out.last_part)
-    found: list[np.ndarray] = []
-    for start in range(0, len(rows), width):
-        part = rows[start : start + width]
-        padded = part + [part[-1]] * (width - len(part))
-        values = _arrays([settings[c] for c, _ in padded])
-        lives = jnp.asarray([life for _, life in padded])
-        scores = _life_scores(key, strong_floats(agent), values, lives, held_out.tasks, static)
-        found.append(np.asarray(scores[measure], np.float64)[: len(part)])
-    return np.concatenate(found).reshape(len(settings), num_lives)
+    lives, found = range(held_out.num_lives), []
+    one_program = held_out.replace(num_lives=width)
+    for group in make_groups(key, agent, settings, lives, width):
+        scores = _life_scores(group.agent, group.keys, one_program, tuple(settings[0]))
+        found.append(np.asarray(scores[measure], np.float64)[: group.num_runs])
+    return np.concatenate(found).reshape(len(settings), -1)
 
 
-@partial(jax.jit, static_argnums=5)
+@partial(jax.jit, static_argnums=3)
 def _life_scores(
-    key: Key,
-    agent: Agent,
-    values: dict[str, Array],
-    lives: Array,
-    tasks: TaskDistribution,
-    static: tuple[int, float],
+    agent: Agent, keys: Key, held_out: HeldOut, swept: tuple[str, ...]
 ) -> dict[str, Array]:
-    """All measures `[W]` of settings `values[W]` in the lives numbered `lives[W]`.
+    """All measures `[W]` of agents whose swept settings are `[W]`, in the lives of `keys[W]`.
 
-    The lives are those of `jaxrl.meta.evaluate_rule` under this key.
+    The lives are those of `jaxrl.meta.evaluate_rule` under the same key.
     """
-    num_updates, last_part = static
 
-    def one(values: dict[str, Array], number: Array) -> dict[str, Array]:
-        task_key, life_key = jax.random.split(jax.random.fold_in(key, number))
-        life_agent, task = with_settings(agent, values), tasks.sample(task_key)
-        life = live(life_key, life_agent, task, num_updates=num_updates, last_part=last_part)
-        return {name: getattr(life, name) for name in MEASURES}
+    def one(agent: Agent, own: Key) -> dict[str, Array]:
+        return held_out.live(own, agent).measures
 
-    return jax.vmap(one)(values, lives)
-
-
-def _arrays(settings: Sequence[Mapping[str, float]]) -> dict[str, Array]:
-    """Values `[C]` by name."""
-    return {name: jnp.asarray([one[name] for one in settings], jnp.float32) for name in settings[0]}
+    return jax.vmap(one, (lane_axes(agent, swept), 0))(agent, keys)
 
 
 def _at_end(agent: Agent, grid: Grid, chosen: Mapping[str, float]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.core import struct
 from jaxrl.core.schedules import values_at
 from jaxrl.core.types import Array, Progress
-from jaxrl.meta.sparse_fit import Family, Fit, refine, select_terms
+from jaxrl.meta.sparse_fit import Family, Fit, Terms, refine, select_terms
 from jaxrl.rules import DriftPolicy, WithReward
 
 _MOST_LOG_RATIO = 3.0  # of the points: no policy moves further within one rollout
@@ -198,7 +198,7 @@ def distil(
     fit = _fit(log_ratio[0], advantage[0], target[0], num_terms, least_gain * spread)
     found = SparseDrift(
         weights=jnp.asarray(fit.weights, jnp.float32),
-        scales=jnp.asarray(fit.scales, jnp.float32),
+        scales=jnp.asarray([scale for _, scale in fit.terms], jnp.float32),
         terms=fit.names,
     )
     said = found(jnp.asarray(log_ratio[1]), jnp.asarray(advantage[1]), Progress.start())
@@ -249,21 +249,20 @@ def _fit(
         return {side + name: family(term) for name, term in _PLAIN_TERMS.items()}
 
     both = families("")
-    names: tuple[str, ...] = ()
-    scales: tuple[float, ...] = ()
+    terms: Terms = ()
     for side in ("[A>=0] ", "[A<0] "):
         rows = _SIDES[side](advantage)
         one = select_terms(families(side, rows), target[rows], num_terms, least_gain)
-        names, scales, both = names + one.names, scales + one.scales, both | families(side)
-    if not names:
-        return Fit((), (), np.zeros(0), float(target @ target))
-    fit = refine(both, target, names, scales)
+        terms, both = terms + one.terms, both | families(side)
+    if not terms:
+        return Fit((), np.zeros(0), float(target @ target))
+    fit = refine(both, target, terms)
     for name in _PLAIN_TERMS:
         split = [side + name for side in ("[A>=0] ", "[A<0] ")]
         if set(split) <= set(fit.names):
-            merged = [(n, s) for n, s in zip(fit.names, fit.scales, strict=True) if n != split[1]]
-            merged = [(name, s) if n == split[0] else (n, s) for n, s in merged]
-            one = refine(both, target, *(tuple(part) for part in zip(*merged, strict=True)))
+            kept = [(n, s) for n, s in fit.terms if n != split[1]]
+            merged = tuple((name, s) if n == split[0] else (n, s) for n, s in kept)
+            one = refine(both, target, merged)
             if one.error - fit.error <= least_gain:
                 fit = one
     return fit

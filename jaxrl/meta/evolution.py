@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,13 +13,11 @@ from jaxrl.core.protocols import Agent
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree
-from jaxrl.meta.lifetimes import live
+from jaxrl.meta.lives import MEASURES, live
 from jaxrl.meta.mirrored import estimate, evaluate_pairs
 from jaxrl.meta.shaping import PairSign, Shaping
 from jaxrl.meta.tasks import TaskDistribution
 from jaxrl.meta.tuned import Tuned
-
-MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
 
 
 @struct.dataclass
@@ -79,7 +79,7 @@ class Evolution:
     Example:
         >>> from jaxrl import a2c
         >>> from jaxrl.meta import RandomBandits
-        >>> from jaxrl.meta.lifetimes import num_updates_of
+        >>> from jaxrl.meta.lives import num_updates_of
         >>> from jaxrl.meta.tuned import tuned
         >>> rule = tuned(a2c(), ["discount", "entropy_weight"])
         >>> outer = Evolution(rule, RandomBandits(1e4), num_updates=num_updates_of(a2c(), 1e4))
@@ -153,11 +153,9 @@ class Evolution:
         )
         fitness = pairs[self.fitness]
         ascent = estimate(key, centre, self._weights(fitness), sigma, self.chunk)
-        descent = jax.tree.map(lambda g, c: self.weight_decay * c - g, ascent, centre)
-        centre, optimiser = self.optimiser.step(descent, state.optimiser, centre, progress)
-        report = {f"centre_{name}": jnp.mean(row) for name, row in of_centre.items()}
-        after = EvolutionState(centre, optimiser, state.key, state.generation + 1)
-        return after, report | population_metrics(fitness, ascent, sigma)
+        after, report = climb(self, state, ascent, fitness, progress)
+        report |= {f"centre_{name}": jnp.mean(row) for name, row in of_centre.items()}
+        return after.replace(generation=state.generation + 1), report
 
     def measures_of(self, rule_params: PyTree, task_key: Key, life_key: Key) -> dict[str, Array]:
         """What one life of a candidate earns, by name, `[]` each.
@@ -172,7 +170,7 @@ class Evolution:
             last_part=self.last_part,
         )
         lost = is_broken(found.life.train.agent)
-        return {name: jnp.where(lost, jnp.nan, getattr(found, name)) for name in MEASURES}
+        return {name: jnp.where(lost, jnp.nan, row) for name, row in found.measures.items()}
 
     def _weights(self, fitness: Array) -> Array:
         """`fitness[P, 2, L]` -> `[P]`."""
@@ -188,14 +186,33 @@ def is_broken(learner: PyTree) -> Array:
     return jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in floats]))
 
 
-def population_metrics(fitness: Array, ascent: PyTree, sigma: Array) -> dict[str, Array]:
-    """What a generation says of itself: `fitness[P, 2, ...]`, the gradient, sigma."""
-    finite = jnp.isfinite(fitness)
-    total = jnp.sum(jnp.where(finite, fitness, 0.0))
+def climb(
+    outer: Any, state: Any, ascent: PyTree, fitness: Array, progress: Progress
+) -> tuple[Any, dict[str, Array]]:
+    """A step of the centre along an estimated gradient -> state, metrics of the generation.
+
+    Args:
+        outer: `Evolution` or `PersistentEvolution`: its optimiser, weight decay and sigma.
+        state: with the centre, `rule_params`, and the optimiser's state.
+        ascent: the gradient.
+        fitness: that it was estimated from, `[P, 2, ...]`.
+        progress: of the outer loop.
+    """
+    centre = state.rule_params
+    descent = jax.tree.map(lambda g, c: outer.weight_decay * c - g, ascent, centre)
+    centre, optimiser = outer.optimiser.step(descent, state.optimiser, centre, progress)
     squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(ascent))
-    return {
-        "population_fitness": total / jnp.sum(finite),  # NaN where all are lost
-        "nonfinite_fraction": 1.0 - jnp.mean(finite),
+    return state.replace(rule_params=centre, optimiser=optimiser), {
+        **fitness_metrics(fitness),
         "meta_gradient_norm": jnp.sqrt(squares),
-        "sigma": jnp.asarray(sigma, fitness.dtype),
+        "sigma": jnp.asarray(value_at(outer.sigma, progress), fitness.dtype),
+    }
+
+
+def fitness_metrics(fitness: Array) -> dict[str, Array]:
+    """Mean of what is finite, NaN where all are lost, and the share of what is not."""
+    finite = jnp.isfinite(fitness)
+    return {
+        "population_fitness": jnp.sum(jnp.where(finite, fitness, 0.0)) / jnp.sum(finite),
+        "nonfinite_fraction": 1.0 - jnp.mean(finite),
     }

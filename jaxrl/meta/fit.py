@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.meta.lifetimes import Lifetime, live, num_updates_of
+from jaxrl.meta.lives import Lifetime, live, num_updates_of
 from jaxrl.meta.tasks import TaskDistribution
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.identity import identity
@@ -37,7 +39,7 @@ class OuterLoop(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class HeldOut:
     """Whole lives in tasks that the outer loop does not see, always the same ones.
 
@@ -49,9 +51,20 @@ class HeldOut:
     """
 
     tasks: TaskDistribution
-    total_steps: float
-    num_lives: int = 64
-    last_part: float = 0.1
+    total_steps: float = struct.field(pytree_node=False)
+    num_lives: int = struct.field(pytree_node=False, default=64)
+    last_part: float = struct.field(pytree_node=False, default=0.1)
+
+    def keys(self, key: Key) -> Key:
+        """`fold_in(key, l)` of each life l, `[num_lives]`: of its task and its randomness."""
+        return jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(self.num_lives))
+
+    def live(self, key: Key, agent: Agent) -> Lifetime:
+        """The whole life that one of the `keys` stands for."""
+        task_key, life_key = jax.random.split(key)
+        num_updates = num_updates_of(agent, self.total_steps)
+        task = self.tasks.sample(task_key)
+        return live(life_key, agent, task, num_updates=num_updates, last_part=self.last_part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +123,9 @@ def fit(
     if checkpoints is not None and (found := checkpoints.restore(state, run)) is not None:
         done, state, _ = found
     held_out_key = jax.random.fold_in(key, 0x7E57)
-    evaluate = None if held_out is None else partial(lives_of, held_out_key, outer.agent, held_out)
     looks: dict[int, Lifetime] = {}
-    if evaluate is not None:
-        looks[done] = evaluate(state)
+    if held_out is not None:
+        looks[done] = evaluate_rule(held_out_key, outer.agent(state), held_out)
     history: list[dict[str, np.ndarray]] = []
     every, saved, interrupted = evaluate_every or num_steps, time.monotonic(), False
     try:
@@ -124,8 +136,8 @@ def fit(
             history.append(jax.device_get(metrics))
             if report is not None:
                 report(done, {name: float(np.mean(row)) for name, row in history[-1].items()})
-            if evaluate is not None and (done % every == 0 or done == num_steps):
-                looks[done] = evaluate(state)
+            if held_out is not None and (done % every == 0 or done == num_steps):
+                looks[done] = evaluate_rule(held_out_key, outer.agent(state), held_out)
             if checkpoints is not None and (time.monotonic() - saved > 60 or done >= num_steps):
                 checkpoints.save(done, state, run=run)
                 saved = time.monotonic()
@@ -136,10 +148,9 @@ def fit(
     return FitResult(
         agent=outer.agent(state),
         state=state,
-        metrics={n: np.concatenate([row[n] for row in history]) for n in history[0]}
-        if history
-        else {},
-        held_out=_looks(looks),
+        metrics=_table(np.concatenate, history),
+        held_out=({"step": np.array(list(looks))} if looks else {})
+        | _table(np.stack, [jax.device_get(look.measures) for look in looks.values()]),
         held_out_key=held_out_key,
         interrupted=interrupted,
     )
@@ -160,44 +171,18 @@ def _chunk(outer: Any, state: PyTree, length: int) -> tuple[PyTree, dict[str, Ar
     return jax.lax.scan(step, state, None, length)
 
 
-def lives_of(key: Key, agent_of: Callable, held_out: HeldOut, state: PyTree) -> Lifetime:
-    """The held-out lives of the agent under an outer state, `[num_lives]`."""
-    return evaluate_rule(key, agent_of(state), held_out)
-
-
+@jax.jit
 def evaluate_rule(key: Key, agent: Agent, held_out: HeldOut) -> Lifetime:
     """Whole lives of an agent in held-out tasks, one each, `[num_lives]`; nothing is learned twice.
 
     Life `l` draws its task and its randomness from `fold_in(key, l)`, so that agents given the same
     key are compared in pairs.
     """
-    num_updates = num_updates_of(agent, held_out.total_steps)
-    return _lives(key, agent, held_out.tasks, held_out.num_lives, num_updates, held_out.last_part)
+    return jax.vmap(lambda own: held_out.live(own, agent))(held_out.keys(key))
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
-def _lives(
-    key: Key,
-    agent: Agent,
-    tasks: TaskDistribution,
-    num_lives: int,
-    num_updates: int,
-    last_part: float,
-) -> Lifetime:
-    def one(number: Array) -> Lifetime:
-        task_key, life_key = jax.random.split(jax.random.fold_in(key, number))
-        task = tasks.sample(task_key)
-        return live(life_key, agent, task, num_updates=num_updates, last_part=last_part)
-
-    return jax.vmap(one)(jax.numpy.arange(num_lives))
-
-
-def _looks(looks: dict[int, Lifetime]) -> dict[str, np.ndarray]:
-    if not looks:
-        return {}
-    names = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
-    found = {n: np.stack([np.asarray(getattr(look, n)) for look in looks.values()]) for n in names}
-    return {"step": np.array(list(looks)), **found}
+def _table(join: Callable, rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: join([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -11,15 +12,21 @@ from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.types import Array, Key, Progress, PyTree, select
-from jaxrl.meta.inner import collect, differentiable_iteration, scan_keeping
-from jaxrl.meta.lives import Life, start_life
-from jaxrl.meta.objectives import Objective, PolicyReturn
-from jaxrl.meta.outer_critic import CriticState, OuterCritic
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
+from jaxrl.meta.inner import (
+    check_policy,
+    differentiable_iteration,
+    lived,
+    look_ahead,
+    losing,
+    scan_keeping,
+)
+from jaxrl.meta.lives import Life, birth_keys, start_life
+from jaxrl.meta.objectives import CriticState, Objective, OuterCritic, PolicyReturn
 from jaxrl.meta.rows import over_rows
 from jaxrl.meta.tasks import Task, TaskDistribution
 from jaxrl.meta.tuned import Tuned
-from jaxrl.training.loop import summarise, with_gaps
+from jaxrl.training.loop import Tally, TrainState, summarise, with_gaps
 
 
 @struct.dataclass
@@ -127,12 +134,7 @@ class MetaGradient:
                 f"keep_every={self.keep_every} does not divide num_updates={self.num_updates}: "
                 "give a divisor."
             )
-        if getattr(self.tuned.agent, "policy_of", None) is None:
-            raise ValueError(
-                f"{type(self.tuned.agent).__name__} has no policy_of(state, trajectory), which the "
-                "outer objective needs: use an ActorCriticAgent or ParallelQAgent, or search with "
-                "Evolution."
-            )
+        check_policy(self.tuned.agent)
         life_key, end_key = jax.random.split(key)
         rule_params = self.tuned.init()
         optimiser = self.optimiser.init(rule_params)
@@ -177,23 +179,26 @@ class MetaGradient:
 
         A life is over when its steps are spent or something about it is not finite.
         """
-        axis = 0 if self.own_rules else None
 
-        def slope(rule_params: dict, life: Life, critic: CriticState) -> tuple:
+        def slope(life: Life, critic: CriticState, rule_params: dict = state.rule_params) -> tuple:
             return self.through.slope(self, rule_params, life, critic)
 
-        (loss, (lives, tally, trajectories, extra)), grads = self.over_lives(slope, (axis, 0, 0))(
-            state.rule_params, state.lives, state.critics
-        )
+        rows = (state.lives, state.critics, *([state.rule_params] if self.own_rules else []))
+        (loss, (lives, tally, trajectories, extra)), grads = self.over_lives(slope, *rows)
         finite = _finite((loss, grads), self.num_lives)
         grads = select(finite, grads, jax.tree.map(jnp.zeros_like, grads))
         count = jnp.maximum(jnp.sum(finite), 1)
         if not self.own_rules:
             grads = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0) / count, grads)
-        learn = jax.vmap(self._learn, (0, 0, 0, None)) if self.own_rules else self._learn
-        rule_params, optimiser = learn(grads, state.optimiser, state.rule_params, state.step)
-        critics, critic_loss = self.over_lives(self._critic, (0, 0, 0))(
-            state.critics, lives.env, trajectories
+
+        def learn(grads: PyTree, optimiser: PyTree, rule_params: dict) -> tuple[dict, PyTree]:
+            progress = Progress(state.step, jnp.asarray(jnp.inf))
+            return self.optimiser.step(grads, optimiser, rule_params, progress)
+
+        learn = jax.vmap(learn) if self.own_rules else learn
+        rule_params, optimiser = learn(grads, state.optimiser, state.rule_params)
+        critics, critic_loss = self.over_lives(
+            self.critic.learn, state.critics, lives.env, trajectories
         )
 
         steps = lives.steps_done(self.tuned.agent)
@@ -248,32 +253,22 @@ class MetaGradient:
         """
         agent, env = self.tuned.agent_of(rule_params), life.env
 
-        def loss_of(train: Any, trajectory: Any) -> Array:
+        def loss_of(train: TrainState, trajectory: Transition) -> Array:
             return self.objective.loss(agent, env, train, trajectory, self.critic, critic)
 
-        def update(carry: tuple, first: Array) -> tuple[tuple, tuple]:
-            train, loss = carry
-            after, trajectory, tally = differentiable_iteration(agent, env, train, self.auto_reset)
-            if self.objective.every:  # the first state is none of this window's making
-                loss = loss + jnp.where(first, 0.0, loss_of(train, trajectory))
-            return (after, loss), (trajectory, tally)
+        def update(train: TrainState) -> tuple[TrainState, Transition, Tally]:
+            return differentiable_iteration(agent, env, train, self.auto_reset)
 
-        (train, loss), (trajectories, tallies) = scan_keeping(
+        update = losing(update, loss_of, self.objective.every)
+        (train, loss), learned_from = scan_keeping(
             self.keep_every, update, (life.train, jnp.zeros(())), jnp.arange(self.num_updates) == 0
         )
-        rollout_state, last, episodes, _ = collect(agent, env, train, self.auto_reset)
-        # The next window begins with keys that this rollout has not spent.
-        train = train.replace(rollout=rollout_state, key=jax.random.fold_in(train.key, 1))
+        train, last, episodes, _ = look_ahead(agent, env, train, self.auto_reset)
         loss = loss + loss_of(train, last)
         if self.objective.every:
             loss = loss / self.num_updates
-        tally = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), tallies)
-        tally = tally.replace(episodes=jax.tree.map(jnp.add, tally.episodes, episodes))
-        trajectories = jax.tree.map(
-            lambda rows, row: jnp.concatenate([rows, row[None]]), trajectories, last
-        )
-        out = jax.lax.stop_gradient((life.replace(train=train), tally, trajectories))
-        return loss, out
+        looked_at = jax.tree.map(lambda leaf: leaf[None], (last, episodes))
+        return loss, jax.lax.stop_gradient(lived(life, train, learned_from, looked_at))
 
     @property
     def num_parts(self) -> int:
@@ -297,45 +292,11 @@ class MetaGradient:
 
     def _keys(self, key: Key, births: Array) -> Key:
         """Of each place's next task, life and critic, `[L, 3]`."""
+        return jax.vmap(lambda own: jax.random.split(own, 3))(birth_keys(key, births))
 
-        def one(place: Array, number: Array) -> Key:
-            return jax.random.split(jax.random.fold_in(jax.random.fold_in(key, place), number), 3)
-
-        return jax.vmap(one)(jnp.arange(self.num_lives), births)
-
-    def over_lives(self, function: Any, axes: tuple) -> Any:
-        """`vmap` over lives in parts of `chunk`, each spread over `num_devices`.
-
-        Args:
-            function: of one life.
-            axes: 0 for arguments `[L, ...]`, None for those that all lives share.
-        """
-
-        def batched(*arguments: Any) -> Any:
-            def one(*rows: Any) -> Any:
-                left = list(rows)
-                return function(
-                    *[
-                        left.pop(0) if axis == 0 else argument
-                        for argument, axis in zip(arguments, axes, strict=True)
-                    ]
-                )
-
-            mapped = tuple(a for a, axis in zip(arguments, axes, strict=True) if axis == 0)
-            return over_rows(one, mapped, self.chunk, self.num_devices)
-
-        return batched
-
-    def _learn(
-        self, grads: PyTree, optimiser: PyTree, rule_params: dict, step: Array
-    ) -> tuple[dict, PyTree]:
-        progress = Progress(step, jnp.asarray(jnp.inf))
-        return self.optimiser.step(grads, optimiser, rule_params, progress)
-
-    def _critic(
-        self, critic: CriticState, env: Any, trajectories: Any
-    ) -> tuple[CriticState, Array]:
-        return self.critic.learn(critic, env, trajectories)
+    def over_lives(self, function: Callable[..., Any], *rows: PyTree) -> Any:
+        """A function of one life over `rows[L, ...]`, in parts of `chunk` over `num_devices`."""
+        return over_rows(function, rows, self.chunk, self.num_devices)
 
 
 def _finite(tree: PyTree, num_lives: int) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,11 +12,13 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import UpdateRule
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
-from jaxrl.meta.inner import collect, differentiable_iteration, relive
+from jaxrl.meta.inner import differentiable_iteration, lived, look_ahead, relive
 from jaxrl.meta.lives import Life
 from jaxrl.meta.neumann import LinearSolver, NeumannSeries, hypergradient
-from jaxrl.meta.outer_critic import CriticState
+from jaxrl.meta.objectives import CriticState
 from jaxrl.meta.tasks import take
+from jaxrl.rules.contract import of_inner
+from jaxrl.training.loop import TrainState
 
 
 @struct.dataclass
@@ -69,19 +71,15 @@ class ImplicitGradient:
             )
         agent, env = outer.tuned.agent_of(rule_params), life.env
 
-        def update(train: Any, _: None) -> tuple[Any, tuple]:
-            after, trajectory, tally = differentiable_iteration(agent, env, train, outer.auto_reset)
-            return after, (trajectory, tally)
+        def over(step: Callable, train: TrainState, length: int) -> tuple[TrainState, list]:
+            def one(train: TrainState, _: None) -> tuple[TrainState, list]:
+                train, *seen = step(agent, env, train, outer.auto_reset)
+                return train, seen
 
-        train, (trajectories, tallies) = jax.lax.scan(update, life.train, None, outer.num_updates)
+            return jax.lax.scan(one, train, None, length)
 
-        def look(train: Any, _: None) -> tuple[Any, tuple]:
-            rollout_state, data, episodes, update_key = collect(agent, env, train, outer.auto_reset)
-            key = jax.random.fold_in(train.key, 1)  # what comes next spends other keys
-            return train.replace(rollout=rollout_state, key=key), (data, episodes, update_key)
-
-        num_looks = 2 * self.num_rollouts
-        train, (data, episodes, keys) = jax.lax.scan(look, train, None, num_looks)
+        train, learned_from = over(differentiable_iteration, life.train, outer.num_updates)
+        train, (data, episodes, keys) = over(look_ahead, train, 2 * self.num_rollouts)
         inner_data, outer_data = take(data, slice(0, None, 2)), take(data, slice(1, None, 2))
 
         def at(params: PyTree) -> Any:
@@ -106,12 +104,6 @@ class ImplicitGradient:
         found = hypergradient(
             inner_gradient, outer_loss, train.agent.params, rule_params, solver=self.solver
         )
-        tally = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), tallies)
-        seen = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), episodes)
-        tally = tally.replace(episodes=jax.tree.map(jnp.add, tally.episodes, seen))
-        trajectories = jax.tree.map(
-            lambda rows, more: jnp.concatenate([rows, more]), trajectories, data
-        )
         counts = found.residual <= self.max_residual
         metrics = {
             "implicit_residual": jnp.where(counts, found.residual, self.max_residual),
@@ -119,7 +111,7 @@ class ImplicitGradient:
             "diverged_fraction": 1.0 - counts,
         }
         nothing = jax.tree.map(jnp.zeros_like, found.gradient)
-        out = (life.replace(train=train), tally, trajectories, metrics)
+        out = (*lived(life, train, learned_from, (data, episodes)), metrics)
         return (found.loss, out), select(counts, found.gradient, nothing)
 
 
@@ -194,16 +186,9 @@ class _Weighted:
 
     rule: UpdateRule
 
-    @property
-    def needs_episodes(self) -> bool:
-        return getattr(self.rule, "needs_episodes", False)
-
-    @property
-    def outputs(self) -> Mapping[str, tuple[int, ...]]:
-        return self.rule.outputs
-
-    def init(self, params: PyTree) -> PyTree:
-        return self.rule.init(params)
+    needs_episodes = of_inner("needs_episodes", False)
+    outputs = of_inner("outputs")
+    init = of_inner("init")
 
     def targets(
         self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress

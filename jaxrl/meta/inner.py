@@ -9,24 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core.protocols import Agent, Environment
-from jaxrl.core.types import Array, PyTree, Transition
-from jaxrl.training.loop import Tally, TrainState
-from jaxrl.training.rollout import rollout
+from jaxrl.core.types import Array, Key, PyTree, Transition
+from jaxrl.meta.lives import Life
+from jaxrl.training.loop import Tally, TrainState, collect, tally_of
+from jaxrl.training.rollout import EpisodeSums
 
 
-def collect(
+def look_ahead(
     agent: Agent, env: Environment, state: TrainState, auto_reset: bool = True
-) -> tuple[Any, Transition, Any, Array]:
-    """The data of the next iteration, as constants to every gradient.
-
-    The keys are those of `jaxrl.training.train_iteration`, which gives the same numbers.
-
-    Returns:
-        `RolloutState`, trajectory `[T, B]`, `EpisodeSums`, and the key of the update.
-    """
-    rollout_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
-    data = rollout(rollout_key, agent, env, state.agent, state.rollout, auto_reset=auto_reset)
-    return *jax.lax.stop_gradient(data), update_key
+) -> tuple[TrainState, Transition, EpisodeSums, Key]:
+    """As `collect`, of data that are not learned from: what comes next spends other keys."""
+    after, *data = jax.lax.stop_gradient(collect(agent, env, state, auto_reset))
+    return state.replace(rollout=after.rollout, key=jax.random.fold_in(state.key, 1)), *data
 
 
 def relive(agent: Any, state: TrainState, trajectory: Transition) -> Transition:
@@ -53,19 +47,16 @@ def differentiable_iteration(
     Returns:
         the next state, the trajectory `[T, B]` learned from, and the tally.
     """
-    rollout_state, trajectory, episodes, update_key = collect(agent, env, state, auto_reset)
+    after, trajectory, episodes, update_key = jax.lax.stop_gradient(
+        collect(agent, env, state, auto_reset)
+    )
 
     @jax.checkpoint
     def learn(agent: Any, state: TrainState, trajectory: Transition) -> tuple:
         return agent.update(update_key, state.agent, relive(agent, state, trajectory))
 
     agent_state, metrics = learn(agent, state, trajectory)
-    after = TrainState(agent_state, rollout_state, state.key, state.iteration + 1)
-    return (
-        after,
-        trajectory,
-        Tally(episodes, metrics, jnp.ones((), jnp.float32), jnp.ones((), jnp.float32)),
-    )
+    return after.replace(agent=agent_state), trajectory, tally_of(episodes, metrics)
 
 
 def scan_keeping(
@@ -84,3 +75,54 @@ def scan_keeping(
 
     carry, out = jax.lax.scan(part, carry, rows.reshape(-1, keep_every))
     return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+
+
+def losing(step: Callable, loss_of: Callable, every: bool) -> Callable:
+    """A `step(train) -> (train, trajectory, row)` for `lax.scan`, which adds up losses on the way.
+
+    Args:
+        step: one iteration.
+        loss_of: `(train, trajectory) -> []` of the state that collected the trajectory.
+        every: whether the losses count.
+
+    Returns:
+        `(train, loss), first -> (train, loss), (trajectory, row)`; where `first`, the state is none
+        of this window's making and does not count.
+    """
+
+    def body(carry: tuple, first: Array) -> tuple[tuple, tuple]:
+        train, loss = carry
+        after, trajectory, row = step(train)
+        if every:
+            loss = loss + jnp.where(first, 0.0, loss_of(train, trajectory))
+        return (after, loss), (trajectory, row)
+
+    return body
+
+
+def lived(
+    life: Life, train: TrainState, learned_from: tuple[Transition, Tally], looked_at: tuple
+) -> tuple[Life, Tally, Transition]:
+    """The life after a window, the tally of its episodes, and its trajectories `[K + N, T, B]`.
+
+    Args:
+        life: before.
+        train: after.
+        learned_from: trajectories and tallies of its updates `[K, ...]`.
+        looked_at: trajectories and `EpisodeSums` of those that were only looked at, `[N, ...]`.
+    """
+    trajectories, tallies = learned_from
+    more, episodes = looked_at
+    tally, episodes = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), (tallies, episodes))
+    tally = tally.replace(episodes=jax.tree.map(jnp.add, tally.episodes, episodes))
+    trajectories = jax.tree.map(lambda *rows: jnp.concatenate(rows), trajectories, more)
+    return life.replace(train=train), tally, trajectories
+
+
+def check_policy(agent: Agent) -> None:
+    """Raise `ValueError` when an agent has no policy for an outer objective to differentiate."""
+    if getattr(agent, "policy_of", None) is None:
+        raise ValueError(
+            f"{type(agent).__name__} has no policy_of(state, trajectory), which the outer "
+            "objective needs: use an ActorCriticAgent or ParallelQAgent, or search with Evolution."
+        )

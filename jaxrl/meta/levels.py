@@ -14,7 +14,7 @@ from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, select
 from jaxrl.meta.gradients import MetaGradient, MetaGradientState
 from jaxrl.meta.level_buffer import LevelBuffer, LevelReplay
-from jaxrl.meta.lives import Life, start_life
+from jaxrl.meta.lives import Life, birth_keys, ratio, start_life
 from jaxrl.meta.tasks import Task
 from jaxrl.training.episodes import play_episodes
 from jaxrl.training.loop import train_iteration
@@ -107,7 +107,7 @@ class Curated:
         `regret` is the mean over the lives that ended in this step, NaN where none did.
         """
         outer, over, finite, metrics = self.outer.advance(state.outer)
-        antagonists = self.outer.over_lives(self._trained, (0,))(state.antagonists)
+        antagonists = self.outer.over_lives(self._trained, state.antagonists)
         state = state.replace(outer=outer, antagonists=antagonists)
         lives = outer.lives
         ended = finite & jax.vmap(lambda life: life.is_over(self.outer.tuned.agent))(lives)
@@ -116,17 +116,12 @@ class Curated:
             lambda: self._renewed(state, over, ended),
             lambda: (state, jnp.full(over.shape, jnp.nan), jnp.zeros_like(over)),
         )
-        count, born = jnp.sum(ended), jnp.sum(over)
         filled = state.levels.filled
         held = jnp.sum(jnp.where(filled, state.levels.scores, 0.0))
         return state, {
             **metrics,
-            "regret": jnp.where(
-                count > 0, jnp.sum(jnp.where(ended, regret, 0.0)) / jnp.maximum(count, 1), jnp.nan
-            ),
-            "replayed_fraction": jnp.where(
-                born > 0, jnp.sum(old & over) / jnp.maximum(born, 1), jnp.nan
-            ),
+            "regret": ratio(jnp.sum(jnp.where(ended, regret, 0.0)), jnp.sum(ended)),
+            "replayed_fraction": ratio(jnp.sum(old & over), jnp.sum(over)),
             "filled_fraction": jnp.mean(filled),
             "buffer_score": held / jnp.maximum(jnp.sum(filled), 1),
         }
@@ -154,13 +149,8 @@ class Curated:
 
     def _antagonists(self, key: Key, births: Array, tasks: Task) -> Life:
         """New ones for `tasks[L, ...]`, in their places for the `births[L]`-th time."""
-        key = jax.random.fold_in(key, _ANTAGONISTS)
-
-        def one(place: Array, number: Array, task: Task) -> Life:
-            own = jax.random.fold_in(jax.random.fold_in(key, place), number)
-            return start_life(own, self.antagonist, task)
-
-        return jax.vmap(one)(jnp.arange(self.outer.num_lives), births, tasks)
+        keys = birth_keys(jax.random.fold_in(key, _ANTAGONISTS), births)
+        return jax.vmap(lambda own, task: start_life(own, self.antagonist, task))(keys, tasks)
 
     def _renewed(
         self, state: CuratedState, over: Array, ended: Array
@@ -170,9 +160,7 @@ class Curated:
         key = jax.random.fold_in(jax.random.fold_in(outer.key, _LEVELS), outer.step)
         play_key, draw_key = jax.random.split(key)
         keys = jax.random.split(play_key, self.outer.num_lives)
-        regret = self.outer.over_lives(self._regret, (0, 0, 0))(
-            keys, outer.lives, state.antagonists
-        )
+        regret = self.outer.over_lives(self._regret, keys, outer.lives, state.antagonists)
         lived_in = Task(outer.lives.env, outer.lives.total_steps)
         buffer = self.replay.insert(state.levels, lived_in, state.ids, regret, ended)
         fresh = self.outer.fresh_tasks(outer)

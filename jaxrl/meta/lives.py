@@ -1,6 +1,8 @@
-"""A life: one learner in one task, from its first step to its last."""
+"""Lives: one learner in one task, from its first step to its last, and what it earns there."""
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +11,9 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, select
 from jaxrl.meta.tasks import Task
-from jaxrl.training.loop import (
-    Tally,
-    TrainState,
-    check_training,
-    start_training,
-    train_iteration,
-)
+from jaxrl.training.loop import Tally, TrainState, check_training, start_training, train_iteration
+
+MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
 
 
 @struct.dataclass
@@ -57,6 +55,119 @@ def step_life(agent: Agent, life: Life) -> tuple[Life, Tally]:
     )
 
 
+def birth_keys(key: Key, births: Array) -> Key:
+    """Of life `births[l]` in every place l, `[L]`: no two lives of an outer loop have the same."""
+
+    def one(place: Array, number: Array) -> Key:
+        return jax.random.fold_in(jax.random.fold_in(key, place), number)
+
+    return jax.vmap(one)(jnp.arange(births.shape[0]), births)
+
+
 def restart(over: Array, lives: Life, fresh: Life) -> Life:
     """Put `fresh` lives in place of those that are `over[L]`, all `[L, ...]`."""
     return select(over, fresh, lives)
+
+
+@struct.dataclass
+class Lifetime:
+    """What whole lives earned. `[...]` as the lives were batched.
+
+    Rewards are undiscounted; where no episode ended in time, returns are NaN and the rates speak.
+    """
+
+    final_return: Array  # mean of the episodes that ended in the life's last part [return]
+    lifetime_return: Array  # mean of all episodes [return]
+    final_rate: Array  # reward in the last part [return per step]
+    lifetime_rate: Array  # reward of the whole life [return per step]
+    life: Life  # as it ended
+
+    @property
+    def measures(self) -> dict[str, Array]:
+        """What was earned, by name."""
+        return {name: getattr(self, name) for name in MEASURES}
+
+
+def num_updates_of(agent: Agent, total_steps: float) -> int:
+    """Updates that a life of at most `total_steps` environment steps takes."""
+    return math.ceil(total_steps / (agent.num_envs * agent.rollout_length))
+
+
+def live(
+    key: Key, agent: Agent, task: Task, *, num_updates: int, last_part: float = 0.1
+) -> Lifetime:
+    """One whole life: pure, so `vmap` it over keys, agents and tasks.
+
+    Args:
+        key: of the life.
+        agent: the learner.
+        task: and how many steps it is given.
+        num_updates: computed; a longer life is cut there, a shorter one stands still at its end.
+        last_part: share of the life that counts as its end, in (0, 1].
+
+    Raises:
+        ValueError: fewer than one update, or a share out of range.
+    """
+    life, steps, per_update = begun(key, agent, task, num_updates, last_part)
+
+    def update(life: Life, _: None) -> tuple[Life, Array]:
+        after, tally = step_life(agent, life)
+        return after, earnings(life.train, after.train, tally)
+
+    life, rows = jax.lax.scan(update, life, None, num_updates)
+    return lifetime_of(rows, life, steps, per_update, last_part)
+
+
+def begun(
+    key: Key, agent: Agent, task: Task, num_updates: int, last_part: float
+) -> tuple[Life, Array, int]:
+    """A life, the environment steps `[]` that it gets, and those of an update.
+
+    Raises:
+        ValueError: as `live` does.
+    """
+    if num_updates < 1 or not 0.0 < last_part <= 1.0:
+        raise ValueError(
+            f"num_updates={num_updates} must be at least 1 and last_part={last_part} in (0, 1]."
+        )
+    life = start_life(key, agent, task)
+    per_update = agent.num_envs * agent.rollout_length
+    return life, jnp.minimum(life.total_steps, float(num_updates * per_update)), per_update
+
+
+def earnings(before: TrainState, after: TrainState, tally: Tally) -> Array:
+    """Episodes that ended in an update, their returns, and all reward of its rollout, `[3]`."""
+    episodes = tally.episodes
+    under_way = [jnp.sum(train.rollout.episode_return) for train in (before, after)]
+    earned = episodes.episode_return + under_way[1] - under_way[0]
+    return jnp.stack([episodes.num_episodes, episodes.episode_return, earned])
+
+
+def lifetime_of(
+    rows: Array, life: Life, steps: Array, per_update: int, last_part: float
+) -> Lifetime:
+    """What a life earned, from the `earnings` of its updates, `[N, 3]`, 0 after its end.
+
+    Args:
+        rows: of updates 0 to N - 1.
+        life: as it ended.
+        steps: that it was given, `[]`.
+        per_update: environment steps of an update.
+        last_part: share of the life that counts as its end.
+    """
+    num_lived = jnp.ceil(steps / per_update)
+    late_from = num_lived - jnp.maximum(jnp.round(last_part * num_lived), 1.0)
+    is_late = jnp.arange(len(rows)) >= late_from
+    whole, late = jnp.sum(rows, axis=0), jnp.sum(jnp.where(is_late[:, None], rows, 0.0), axis=0)
+    return Lifetime(
+        final_return=ratio(late[1], late[0]),
+        lifetime_return=ratio(whole[1], whole[0]),
+        final_rate=late[2] / ((num_lived - late_from) * per_update),
+        lifetime_rate=whole[2] / (num_lived * per_update),
+        life=life,
+    )
+
+
+def ratio(total: Array, count: Array) -> Array:
+    """`total / count`, NaN where there is none."""
+    return jnp.where(count > 0, total / jnp.maximum(count, 1.0), jnp.nan)

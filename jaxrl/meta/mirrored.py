@@ -6,6 +6,7 @@ devices, changes nothing but rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -106,10 +107,7 @@ def evaluate_pairs(
 
     rows = Rows.of(num_pairs, num_lives, num_centre)
     found = over_rows(one, (rows,), 2 * num_lives * chunk, num_devices)
-    count = num_pairs * 2 * num_lives
-    shape = (num_pairs, 2, num_lives)
-    pairs = jax.tree.map(lambda leaf: leaf[:count].reshape(*shape, *leaf.shape[1:]), found)
-    return pairs, jax.tree.map(lambda leaf: leaf[count:], found)
+    return split_rows(found, num_pairs, 2, num_lives)
 
 
 def estimate(
@@ -194,14 +192,17 @@ def unroll_pairs(
     scores = jax.tree.map(
         lambda s, e: s + e / jnp.asarray(sigma).astype(e.dtype), particles.scores, noise
     )
-    of_pairs, of_centre = split_rows(earned, num_pairs)
-    return Particles(states, scores), of_pairs, of_centre
+    return Particles(states, scores), *split_rows(earned, num_pairs, 2)
 
 
-def split_rows(tree: PyTree, num_pairs: int) -> tuple[PyTree, PyTree]:
-    """`[2 P + C, ...]` -> `[P, 2, ...]`, `[C, ...]`."""
-    count = 2 * num_pairs
-    pairs = jax.tree.map(lambda leaf: leaf[:count].reshape(num_pairs, 2, *leaf.shape[1:]), tree)
+def split_rows(tree: PyTree, *shape: int) -> tuple[PyTree, PyTree]:
+    """Rows of pairs, as many as `shape` holds, and then those of the centre, apart.
+
+    Returns:
+        `[*shape, ...]` and `[C, ...]`.
+    """
+    count = math.prod(shape)
+    pairs = jax.tree.map(lambda leaf: leaf[:count].reshape(*shape, *leaf.shape[1:]), tree)
     return pairs, jax.tree.map(lambda leaf: leaf[count:], tree)
 
 

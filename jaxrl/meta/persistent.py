@@ -11,11 +11,11 @@ from jaxrl.core.protocols import Agent
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, select
-from jaxrl.meta.evolution import is_broken, population_metrics
-from jaxrl.meta.lives import Life, restart, start_life, step_life
-from jaxrl.meta.mirrored import Particles, persistent_estimate, split_rows, unroll_pairs
+from jaxrl.meta.evolution import climb, is_broken
+from jaxrl.meta.lives import Life, birth_keys, earnings, ratio, restart, start_life, step_life
+from jaxrl.meta.mirrored import Particles, persistent_estimate, unroll_pairs
 from jaxrl.meta.shaping import Plain, Shaping
-from jaxrl.meta.tasks import TaskDistribution
+from jaxrl.meta.tasks import TaskDistribution, take
 from jaxrl.meta.tuned import Tuned
 
 
@@ -105,18 +105,17 @@ class PersistentEvolution:
         check_settings(self)
         _, life_key, end_key = jax.random.split(key, 3)
         rule_params = self.tuned.init()
-        places = jnp.arange(self.num_pairs + self.num_centre_lives)
-        births = jnp.zeros(places.shape, jnp.int32)
+        births = jnp.zeros(self.num_pairs + self.num_centre_lives, jnp.int32)
         lives = self._born(life_key, births)
         scores = jax.tree.map(
             lambda leaf: jnp.zeros((self.num_pairs, *jnp.shape(leaf)), jnp.result_type(leaf)),
             rule_params,
         )
-        share = jax.random.uniform(end_key, places.shape)
+        share = jax.random.uniform(end_key, births.shape)
         return PersistentState(
             rule_params=rule_params,
             optimiser=self.optimiser.init(rule_params),
-            particles=Particles(self._twice(lives), scores),
+            particles=Particles(take(lives, self._places), scores),
             ends=lives.total_steps * share,
             births=births + 1,
             key=key,
@@ -143,16 +142,13 @@ class PersistentEvolution:
         )
         fitness, rates = of_pairs["rate"], of_centre["rate"]
         ascent = persistent_estimate(particles, self.shaping.weights(fitness))
-        descent = jax.tree.map(lambda g, c: self.weight_decay * c - g, ascent, centre)
-        centre, optimiser = self.optimiser.step(descent, state.optimiser, centre, progress)
+        after, report = climb(self, state, ascent, fitness, progress)
 
-        one_each: Life = self._once(particles.states)
+        one_each: Life = take(particles.states, self._speakers)
         finite = jnp.concatenate([jnp.all(jnp.isfinite(fitness), 1), jnp.isfinite(rates)])
         steps = one_each.steps_done(self.tuned.agent)
         over = (steps >= jnp.minimum(state.ends, one_each.total_steps)) | ~finite
-        after = PersistentState(
-            rule_params=centre,
-            optimiser=optimiser,
+        after = after.replace(
             particles=jax.lax.cond(
                 jnp.any(over),
                 lambda: self._replaced(over, particles, self._born(life_key, state.births)),
@@ -160,46 +156,43 @@ class PersistentEvolution:
             ),
             ends=jnp.where(over, jnp.inf, state.ends),
             births=state.births + over,
-            key=state.key,
             step=state.step + 1,
         )
-        episodes = jnp.sum(of_centre["num_episodes"])
-        report = {
+        totals = (jnp.sum(of_centre[name]) for name in ("episode_return", "num_episodes"))
+        return after, report | {
             "centre_rate": jnp.mean(rates),
-            "centre_episode_return": jnp.sum(of_centre["episode_return"])
-            / jnp.where(episodes > 0, episodes, jnp.nan),
+            "centre_episode_return": ratio(*totals),
             "replaced_fraction": jnp.mean(over),
         }
-        return after, report | population_metrics(fitness, ascent, sigma)
 
     # ---- parts -----------------------------------------------------------------------------
 
     def _born(self, key: Key, births: Array) -> Life:
         """Life `births[p]` in every place p, `[P + C]`."""
 
-        def one(place: Array, number: Array) -> Life:
-            own = jax.random.fold_in(jax.random.fold_in(key, place), number)
+        def one(own: Key) -> Life:
             task_key, life_key = jax.random.split(own)
             # What is searched does not change how a life starts.
             return start_life(life_key, self.tuned.agent, self.tasks.sample(task_key))
 
-        return jax.vmap(one)(jnp.arange(births.shape[0]), births)
+        return jax.vmap(one)(birth_keys(key, births))
 
-    def _twice(self, tree: PyTree) -> PyTree:
-        """`[P + C, ...]` -> `[2 P + C, ...]`: both of a pair alike."""
-        pairs = jnp.repeat(jnp.arange(self.num_pairs), 2)
-        centre = self.num_pairs + jnp.arange(self.num_centre_lives)
-        return jax.tree.map(lambda leaf: leaf[jnp.concatenate([pairs, centre])], tree)
+    @property
+    def _places(self) -> Array:
+        """Of each row of the particles, both of a pair alike, `[2 P + C]`."""
+        rows = jnp.arange(2 * self.num_pairs + self.num_centre_lives)
+        return jnp.where(rows < 2 * self.num_pairs, rows // 2, rows - self.num_pairs)
 
-    def _once(self, tree: PyTree) -> PyTree:
-        """`[2 P + C, ...]` -> `[P + C, ...]`: the first of each pair."""
-        pairs, centre = split_rows(tree, self.num_pairs)
-        return jax.tree.map(lambda p, c: jnp.concatenate([p[:, 0], c]), pairs, centre)
+    @property
+    def _speakers(self) -> Array:
+        """The row that stands for each place, the first of a pair, `[P + C]`."""
+        places = jnp.arange(self.num_pairs + self.num_centre_lives)
+        return places + jnp.minimum(places, self.num_pairs)
 
     def _replaced(self, over: Array, particles: Particles, fresh: Life) -> Particles:
         nothing = jax.tree.map(jnp.zeros_like, particles.scores)
         return Particles(
-            restart(self._twice(over), particles.states, self._twice(fresh)),
+            restart(over[self._places], particles.states, take(fresh, self._places)),
             select(over[: self.num_pairs], nothing, particles.scores),
         )
 
@@ -211,14 +204,12 @@ class PersistentEvolution:
 
         def update(life: Life, _: None) -> tuple[Life, Array]:
             after, tally = step_life(agent, life)
-            episodes = tally.episodes
-            running = [jnp.sum(x.train.rollout.episode_return) for x in (after, life)]
-            earned = episodes.episode_return + running[0] - running[1]
-            late = jnp.where(after.steps_done(agent) > late_from, earned, 0.0)
-            return after, jnp.stack([late, episodes.episode_return, episodes.num_episodes])
+            row = earnings(life.train, after.train, tally)
+            late = after.steps_done(agent) > late_from
+            return after, row.at[2].set(jnp.where(late, row[2], 0.0))
 
         life, rows = jax.lax.scan(update, life, None, self.window)
-        earned, returns, num_episodes = jnp.sum(rows, axis=0)
+        num_episodes, returns, earned = jnp.sum(rows, axis=0)
         rate = earned / (self.window * per_update)
         return life, {
             "rate": jnp.where(is_broken(life.train.agent), jnp.nan, rate),

@@ -13,16 +13,21 @@ _RIDGE = 1e-13  # of unit columns: two that are almost one share the weight
 
 # (the term at a scale `[N]`, scales to begin with; none for a term without a scale)
 Family = tuple[Callable[[float], np.ndarray], Sequence[float]]
+Terms = tuple[tuple[str, float], ...]  # names, with their scales
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """A few terms, their scales and their weights."""
 
-    names: tuple[str, ...]
-    scales: tuple[float, ...]
+    terms: Terms
     weights: np.ndarray  # [K]
     error: float  # sum of squares
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the terms."""
+        return tuple(name for name, _ in self.terms)
 
 
 def select_terms(
@@ -45,15 +50,15 @@ def select_terms(
         >>> x = np.linspace(0.0, 2.0, 50)
         >>> families = {"x": (lambda s: x, ()), "power": (lambda s: x**s, (0.5, 2.0))}
         >>> fit = select_terms(families, 3.0 * x**1.5, 2, 1e-3)
-        >>> fit.names, f"{fit.scales[0]:.2f}", f"{fit.weights[0]:.2f}"
+        >>> fit.names, f"{fit.terms[0][1]:.2f}", f"{fit.weights[0]:.2f}"
         (('power',), '1.50', '3.00')
     """
-    best = Fit((), (), np.zeros(0), float(target @ target))
+    best = Fit((), np.zeros(0), float(target @ target))
     for _ in range(num_terms):
         more = _best_entry(families, target, best)
-        if len(more.names) > 1:
+        if len(more.terms) > 1:
             more = _exchange(families, target, more)
-        more = refine(families, target, more.names, more.scales, _FINE)
+        more = refine(families, target, more.terms)
         if best.error - more.error <= least_gain:
             break
         best = more
@@ -63,31 +68,31 @@ def select_terms(
 def refine(
     families: Mapping[str, Family],
     target: np.ndarray,
-    names: tuple[str, ...],
-    scales: tuple[float, ...],
+    terms: Terms,
     last_step: float = _FINE,
     only: int | None = None,
 ) -> Fit:
     """Move the scales (or that of the term `only`), one at a time, while the error falls."""
-    columns = [families[name][0](scale) for name, scale in zip(names, scales, strict=True)]
-    moving = [i for i in range(len(names)) if families[names[i]][1] and only in (None, i)]
-    scales, step = tuple(scales), 0.2
+    columns = [families[name][0](scale) for name, scale in terms]
+    moving = [i for i, (name, _) in enumerate(terms) if families[name][1] and only in (None, i)]
+    step = 0.2
     weights, error = fit_weights(columns, target)
     while moving and step > last_step:
         before = error
         for index in moving:
+            name, start = terms[index]
             for factor in (np.exp(step), np.exp(-step)):
-                scale = float(scales[index] * factor)
+                scale = float(start * factor)
                 moved = [*columns]
-                moved[index] = families[names[index]][0](scale)
+                moved[index] = families[name][0](scale)
                 other, other_error = fit_weights(moved, target)
                 if other_error < error:
                     columns, weights, error = moved, other, other_error
-                    scales = (*scales[:index], scale, *scales[index + 1 :])
+                    terms = (*terms[:index], (name, scale), *terms[index + 1 :])
                     break
         if error >= before * (1.0 - 1e-9):
             step /= 3.0
-    return Fit(tuple(names), scales, weights, error)
+    return Fit(terms, weights, error)
 
 
 def fit_weights(columns: Sequence[np.ndarray], target: np.ndarray) -> tuple[np.ndarray, float]:
@@ -120,11 +125,10 @@ def _best_entry(families: Mapping[str, Family], target: np.ndarray, fit: Fit) ->
         if name in fit.names:
             continue
         starts = [
-            refine(families, target, (*fit.names, name), (*fit.scales, scale), 1.0)
-            for scale in scales or (1.0,)
+            refine(families, target, (*fit.terms, (name, scale)), 1.0) for scale in scales or (1.0,)
         ]
         first = min(starts, key=lambda one: one.error)
-        found.append(refine(families, target, first.names, first.scales, _COARSE, len(fit.names)))
+        found.append(refine(families, target, first.terms, _COARSE, len(fit.terms)))
     return min(found, key=lambda one: one.error)
 
 
@@ -132,14 +136,8 @@ def _exchange(families: Mapping[str, Family], target: np.ndarray, fit: Fit) -> F
     for _ in range(_MOST_SWEEPS):
         before = fit.error
         for name in fit.names:
-            kept = [i for i, other in enumerate(fit.names) if other != name]
-            rest = Fit(
-                tuple(fit.names[i] for i in kept),
-                tuple(fit.scales[i] for i in kept),
-                np.zeros(len(kept)),
-                0.0,
-            )
-            other = _best_entry(families, target, rest)
+            kept = tuple(term for term in fit.terms if term[0] != name)
+            other = _best_entry(families, target, dataclasses.replace(fit, terms=kept))
             if other.error < fit.error * (1.0 - 1e-3):
                 fit = other
         if fit.error >= before * (1.0 - 1e-3):

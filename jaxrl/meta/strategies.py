@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.meta.evolution import Evolution
+from jaxrl.meta.evolution import Evolution, fitness_metrics
 from jaxrl.meta.rows import over_rows
 
 _LIVES, _CENTRE = 0x11FE, 0xCE27E
@@ -112,9 +112,8 @@ class StrategySearch:
             outer.num_centre_lives,
         )
         report = {f"centre_{name}": row for name, row in centre.items()}
-        report["population_fitness"] = jnp.sum(jnp.where(finite, fitness, 0.0)) / jnp.sum(finite)
-        report["nonfinite_fraction"] = 1.0 - jnp.mean(finite)
-        return StrategyState(after, state.key, state.generation + 1), report
+        after = StrategyState(after, state.key, state.generation + 1)
+        return after, report | fitness_metrics(fitness)
 
     @property
     def _params(self) -> PyTree:

@@ -14,6 +14,7 @@ from jaxrl.core.ranges import Range
 from jaxrl.core.schedules import LifetimeCurve, Schedule
 from jaxrl.core.settings import list_settings, near_names, resolve_name
 from jaxrl.core.types import Array, PyTree
+from jaxrl.rules.contract import learned_in
 from jaxrl.training.lanes import strong_floats
 
 
@@ -77,7 +78,7 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = ()) -> Tuned:
         ('0.50', '0.20')
     """
     known = {info.name: info for info in list_settings(agent)}
-    names = list(free) if free else _learned(agent)
+    names = list(free) or learned_in(agent, "rule", "optimiser", "exploration")
     if not names:
         raise ValueError(
             f"{type(agent).__name__} has no learned rule: name the numbers to change, such as "
@@ -143,14 +144,6 @@ def _moves(span: Range, value: Array) -> bool:
         return True
     with jax.ensure_compile_time_eval():  # inside a trace, constants are still known
         return bool(np.all(np.isfinite(span.free(value))))
-
-
-def _learned(agent: Agent) -> list[str]:
-    return [
-        f"{part}.{name}"
-        for part in ("rule", "optimiser", "exploration")
-        for name in getattr(getattr(agent, part, None), "learned", ())
-    ]
 
 
 def _resolve(agent: Agent, known: list[str], name: str) -> str:

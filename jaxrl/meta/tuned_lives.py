@@ -18,14 +18,12 @@ from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
 from jaxrl.meta.compare import Comparison, Contender
 from jaxrl.meta.fit import HeldOut
-from jaxrl.meta.inner import collect, differentiable_iteration, relive
-from jaxrl.meta.lifetimes import Lifetime, earnings, lifetime_of, num_updates_of
-from jaxrl.meta.lives import Life, start_life
-from jaxrl.meta.objectives import Bootstrap, Objective, PolicyReturn
-from jaxrl.meta.outer_critic import CriticState, OuterCritic
-from jaxrl.meta.tasks import Task, TaskDistribution
+from jaxrl.meta.inner import check_policy, differentiable_iteration, losing, relive
+from jaxrl.meta.lives import Life, Lifetime, begun, earnings, lifetime_of, num_updates_of
+from jaxrl.meta.objectives import Bootstrap, CriticState, Objective, OuterCritic, PolicyReturn
+from jaxrl.meta.tasks import Task
 from jaxrl.meta.tuned import Tuned
-from jaxrl.training.loop import TrainState
+from jaxrl.training.loop import TrainState, collect
 
 Watch = Callable[[Any, PyTree], PyTree]  # (agent, its state) -> what to record
 
@@ -86,30 +84,25 @@ class SelfTuning:
         agent, env = self.tuned.agent_of(rule_params), life.env
 
         def loss_of(train: TrainState, data: Transition) -> Array:
-            return self.objective.loss(agent, env, train, data, self.critic, critic)
+            loss = self.objective.loss(agent, env, train, data, self.critic, critic)
+            return loss / self.num_updates if self.objective.every else loss
 
-        def update(by: Any, train: TrainState) -> tuple[TrainState, tuple, Transition]:
+        def update(train: TrainState, by: Any = agent) -> tuple[TrainState, Transition, Array]:
             over = life.replace(train=train).is_over(agent)
             after, data, tally = differentiable_iteration(by, env, train)
             row = earnings(train, after, tally)
-            return select(over, train, after), jnp.where(over, 0.0, row), data
+            return select(over, train, after), data, jnp.where(over, 0.0, row)
 
-        def learn(carry: tuple, first: Array) -> tuple[tuple, tuple]:
-            train, loss = carry
-            after, row, data = update(agent, train)
-            if self.objective.every:  # the first state is none of this step's making
-                loss = loss + jnp.where(first, 0.0, loss_of(train, data)) / self.num_updates
-            return (after, loss), (row, data)
-
+        learn = losing(update, loss_of, self.objective.every)
         first = jnp.arange(self.num_updates) == 0
-        (train, loss), (rows, data) = jax.lax.scan(learn, (life.train, jnp.zeros(())), first)
+        (train, loss), (data, rows) = jax.lax.scan(learn, (life.train, jnp.zeros(())), first)
         fixed, goal = jax.lax.stop_gradient((agent, train))
 
         def further(goal: TrainState, _: None) -> tuple[TrainState, tuple]:
-            goal, row, data = update(fixed, goal)
-            return goal, (row, data)
+            goal, *row = update(goal, fixed)
+            return goal, tuple(row)
 
-        goal, (more_rows, more_data) = jax.lax.scan(further, goal, None, self.num_further)
+        goal, (more_data, more_rows) = jax.lax.scan(further, goal, None, self.num_further)
         _, coming, _, update_key = collect(fixed, env, goal)  # what is learned from next
         if isinstance(self.objective, Bootstrap):
             plain = self.objective.plain
@@ -118,8 +111,7 @@ class SelfTuning:
             seen = jax.tree.map(lambda leaf: leaf[0], more_data) if self.num_further else coming
             loss = self.objective.match(agent, train, target, seen)
         else:
-            share = self.num_updates if self.objective.every else 1
-            loss = loss + loss_of(train, coming) / share
+            loss = loss + loss_of(train, coming)
         rows, data = jax.tree.map(
             lambda *parts: jnp.concatenate(parts), (rows, data), (more_rows, more_data)
         )
@@ -163,18 +155,8 @@ def live_tuned(
     """
     agent = learner.tuned.agent
     check_settings(learner)
-    if num_updates < 1 or not 0.0 < last_part <= 1.0:
-        raise ValueError(
-            f"num_updates={num_updates} must be at least 1 and last_part={last_part} in (0, 1]."
-        )
-    if getattr(agent, "policy_of", None) is None:
-        raise ValueError(
-            f"{type(agent).__name__} has no policy_of(state, trajectory), which the outer "
-            "objective needs: use an ActorCriticAgent or a ParallelQAgent."
-        )
-    life = start_life(key, agent, task)
-    per_update = agent.num_envs * agent.rollout_length
-    steps = jnp.minimum(life.total_steps, float(num_updates * per_update))
+    check_policy(agent)
+    life, steps, per_update = begun(key, agent, task, num_updates, last_part)
     life = life.replace(total_steps=steps)
     critic = learner.critic.init(jax.random.fold_in(key, 0xC2171C), task.env)
     rule_params = learner.tuned.init()
@@ -197,8 +179,8 @@ def live_tuned(
         return (after, critic, rule_params, optimiser), (rows, seen)
 
     num_steps = math.ceil(num_updates / learner.updates_per_step)
-    begun = (life, critic, rule_params, learner.optimiser.init(rule_params))
-    (life, *_), (rows, watched) = jax.lax.scan(step, begun, jnp.arange(num_steps))
+    first = (life, critic, rule_params, learner.optimiser.init(rule_params))
+    (life, *_), (rows, watched) = jax.lax.scan(step, first, jnp.arange(num_steps))
 
     before = jnp.arange(num_steps) * learner.updates_per_step
     num_lived = jnp.clip(jnp.ceil(steps / per_update) - before, 0, learner.updates_per_step)
@@ -209,6 +191,7 @@ def live_tuned(
     )
 
 
+@partial(jax.jit, static_argnames="watch")
 def tuned_lives(
     key: Key, learner: SelfTuning, held_out: HeldOut, watch: Watch | None = None
 ) -> TunedLife:
@@ -222,33 +205,19 @@ def tuned_lives(
         held_out: tasks, length and number of the lives.
         watch: as `live_tuned` takes it.
     """
-    num_updates = num_updates_of(learner.tuned.agent, held_out.total_steps)
-    static = (held_out.num_lives, num_updates, held_out.last_part)
-    return _tuned_lives(key, learner, held_out.tasks, static, watch)
 
-
-@partial(jax.jit, static_argnums=(3, 4))
-def _tuned_lives(
-    key: Key,
-    learner: SelfTuning,
-    tasks: TaskDistribution,
-    static: tuple[int, int, float],
-    watch: Watch | None,
-) -> TunedLife:
-    num_lives, num_updates, last_part = static
-
-    def one(number: Array) -> TunedLife:
-        task_key, life_key = jax.random.split(jax.random.fold_in(key, number))
+    def one(own: Key) -> TunedLife:
+        task_key, life_key = jax.random.split(own)
         return live_tuned(
             life_key,
             learner,
-            tasks.sample(task_key),
-            num_updates=num_updates,
-            last_part=last_part,
+            held_out.tasks.sample(task_key),
+            num_updates=num_updates_of(learner.tuned.agent, held_out.total_steps),
+            last_part=held_out.last_part,
             watch=watch,
         )
 
-    return jax.vmap(one)(jnp.arange(num_lives))
+    return jax.vmap(one)(held_out.keys(key))
 
 
 def beside(

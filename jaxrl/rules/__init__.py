@@ -1,20 +1,24 @@
 """What an actor-critic minimises: update rules as values."""
 
 from jaxrl.core.notation import register
-from jaxrl.rules.actor_critic import AdvantageActorCritic as AdvantageActorCritic
+from jaxrl.rules.actor_critic import (
+    AdvantageActorCritic as AdvantageActorCritic,
+    ProximalPolicy as ProximalPolicy,
+)
 from jaxrl.rules.contract import (
     PolicyOutputs as PolicyOutputs,
     PolicyTargets as PolicyTargets,
     advantage_targets as advantage_targets,
     clipped_value_loss as clipped_value_loss,
 )
-from jaxrl.rules.drift_network import NetworkDrift as NetworkDrift, drift as drift
 from jaxrl.rules.drift_policy import (
     ClipDrift as ClipDrift,
     DiscoveredDrift as DiscoveredDrift,
     DriftPolicy as DriftPolicy,
     FunctionDrift as FunctionDrift,
+    NetworkDrift as NetworkDrift,
     ZeroDrift as ZeroDrift,
+    drift as drift,
 )
 from jaxrl.rules.learned_policy_gradient import (
     LearnedPolicyGradient as LearnedPolicyGradient,
@@ -32,13 +36,10 @@ from jaxrl.rules.mirror_descent import (
     MirrorDescentPolicy as MirrorDescentPolicy,
     TsallisDivergence as TsallisDivergence,
 )
-from jaxrl.rules.proximal import ProximalPolicy as ProximalPolicy
-from jaxrl.rules.reactive_entropy import (
+from jaxrl.rules.reactive import (
     ReactiveEntropy as ReactiveEntropy,
-    reactive_entropy as reactive_entropy,
-)
-from jaxrl.rules.reactive_exploration import (
     ReactiveExploration as ReactiveExploration,
+    reactive_entropy as reactive_entropy,
     reactive_exploration as reactive_exploration,
 )
 from jaxrl.rules.static_risk import StaticRiskGradient as StaticRiskGradient

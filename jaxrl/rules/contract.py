@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.holding import held
-from jaxrl.core.types import Array, Transition
+from jaxrl.core.types import Array, Progress, PyTree, Transition
 from jaxrl.networks import Policy
 from jaxrl.returns import generalised_advantages
 
 MOST_LOG_RATIO = 20.0  # e^20 and its square are float32
+NO_HEADS: dict[str, tuple[int, ...]] = {}  # `outputs` of a rule that asks for no network heads
 
 
 @struct.dataclass
@@ -75,3 +78,36 @@ def clipped_value_loss(value: Array, targets: PolicyTargets, clip: float | Array
     change = jnp.clip(value - targets.value, -clip, clip)
     clipped = targets.value + change
     return 0.5 * jnp.maximum((value - targets.returns) ** 2, (clipped - targets.returns) ** 2)
+
+
+# ---- what most rules have in common: `init = remember_nothing` in a class makes it the rule's ----
+
+
+def remember_nothing(rule: Any, params: PyTree) -> tuple:
+    """Nothing is remembered: `()`."""
+    return ()
+
+
+def plain_targets(
+    rule: Any, rule_state: tuple, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
+) -> tuple[PolicyTargets, tuple]:
+    """Advantages and returns `[T, ...]` under the rule's `lambda_`."""
+    return advantage_targets(rule.lambda_, outputs, trajectory), rule_state
+
+
+def of_inner(name: str, otherwise: Any = None) -> Any:
+    """What a rule round another one, its `rule`, leaves to that: a property or method `name`."""
+
+    def inner(owner: Any) -> Any:
+        return getattr(owner.rule, name, otherwise)
+
+    return property(inner, doc=f"The inner rule's `{name}`.")
+
+
+def learned_in(owner: Any, *parts: str) -> tuple[str, ...]:
+    """What these parts of a rule or agent declare as `learned`, by dotted path."""
+    return tuple(
+        f"{part}.{name}"
+        for part in parts
+        for name in getattr(getattr(owner, part, None), "learned", ())
+    )

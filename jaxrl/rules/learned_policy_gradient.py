@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Key, Progress, Transition
 from jaxrl.networks import CategoricalPolicy
-from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, remember_nothing
 from jaxrl.rules.random_weights import random_weights
 
 _HEAD = "prediction"
@@ -66,15 +66,12 @@ class LearnedPolicyGradient:
 
     learned: ClassVar[tuple[str, ...]] = ("weights",)
     raw_advantages: ClassVar[bool] = True  # the agent must not standardise pi_hat
+    init = remember_nothing
 
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         """The logits of the prediction."""
         return {_HEAD: (self.num_predictions,)}
-
-    def init(self, params: PyTree) -> tuple:
-        """Nothing is remembered: `()`."""
-        return ()
 
     def targets(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import jax
@@ -14,6 +14,7 @@ from jaxrl.core.protocols import UpdateRule
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.rules.contract import learned_in, of_inner
 from jaxrl.rules.random_weights import random_weights
 
 
@@ -105,8 +106,7 @@ class HintedReward:
     @property
     def learned(self) -> tuple[str, ...]:
         """What is learned of the other reward, by dotted path, and the factor."""
-        names = getattr(self.reward, "learned", ())
-        return (*(f"reward.{name}" for name in names), "hint_factor")
+        return (*learned_in(self, "reward"), "hint_factor")
 
     def __call__(self, observation: PyTree, action: Array, reward: Array) -> Array:
         """-> `[...]` [return]."""
@@ -146,33 +146,16 @@ class WithReward:
     reward: Reward
     discount_factor: float = setting(1.0, "factor of the discount", low=0.0, high=1.0)
 
+    needs_episodes = of_inner("needs_episodes", False)
+    raw_advantages = of_inner("raw_advantages", False)
+    outputs = of_inner("outputs")
+    init = of_inner("init")
+    loss = of_inner("loss")
+
     @property
     def learned(self) -> tuple[str, ...]:
         """What is learned of the reward and of the inner rule, by dotted path."""
-        return tuple(
-            f"{part}.{name}"
-            for part in ("reward", "rule")
-            for name in getattr(getattr(self, part), "learned", ())
-        )
-
-    @property
-    def needs_episodes(self) -> bool:
-        """Whether the inner rule must be told which episodes are whole."""
-        return getattr(self.rule, "needs_episodes", False)
-
-    @property
-    def raw_advantages(self) -> bool:
-        """Whether the inner rule's advantages must not be standardised."""
-        return getattr(self.rule, "raw_advantages", False)
-
-    @property
-    def outputs(self) -> Mapping[str, tuple[int, ...]]:
-        """The heads of the inner rule."""
-        return self.rule.outputs
-
-    def init(self, params: PyTree) -> PyTree:
-        """What the inner rule remembers."""
-        return self.rule.init(params)
+        return learned_in(self, "reward", "rule")
 
     def targets(
         self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress
@@ -182,10 +165,6 @@ class WithReward:
         discount = self.discount_factor * trajectory.discount
         trajectory = trajectory.replace(reward=reward, discount=discount)
         return self.rule.targets(rule_state, outputs, trajectory, progress)
-
-    def loss(self, outputs: PyTree, targets: PyTree, progress: Progress) -> Array:
-        """The inner rule's loss `[]` of one step."""
-        return self.rule.loss(outputs, targets, progress)
 
 
 def with_reward(

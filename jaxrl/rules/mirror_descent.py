@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Progress, Transition
 from jaxrl.networks import CategoricalPolicy, Policy
 from jaxrl.operators.tsallis import log_of_order
 from jaxrl.rules.contract import (
     MOST_LOG_RATIO,
+    NO_HEADS,
     PolicyOutputs,
     PolicyTargets,
     advantage_targets,
     clipped_value_loss,
     log_ratio,
+    remember_nothing,
 )
 
 
@@ -125,14 +127,8 @@ class MirrorDescentPolicy:
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
 
-    @property
-    def outputs(self) -> Mapping[str, tuple[int, ...]]:
-        """No extra network heads."""
-        return {}
-
-    def init(self, params: PyTree) -> tuple:
-        """Nothing is remembered: `()`."""
-        return ()
+    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
+    init = remember_nothing
 
     def targets(
         self,

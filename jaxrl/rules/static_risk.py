@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.protocols import Functional
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Progress, Transition
 from jaxrl.functionals.risk import CVaR
 from jaxrl.returns import generalised_advantages
-from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
+from jaxrl.rules.contract import NO_HEADS, PolicyOutputs, PolicyTargets, remember_nothing
 
 
 @struct.dataclass
@@ -77,15 +77,8 @@ class StaticRiskGradient:
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
 
     needs_episodes: ClassVar[bool] = True
-
-    @property
-    def outputs(self) -> Mapping[str, tuple[int, ...]]:
-        """No extra network heads."""
-        return {}
-
-    def init(self, params: PyTree) -> tuple:
-        """Nothing is remembered: `()`."""
-        return ()
+    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
+    init = remember_nothing
 
     def targets(
         self,

@@ -14,7 +14,7 @@ from jaxrl.core.arguments import check_key, check_parts, check_whole
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import check_settings
 from jaxrl.core.totals import add_exactly
-from jaxrl.core.types import Array, Key, PyTree, select
+from jaxrl.core.types import Array, Key, PyTree, Transition, select
 from jaxrl.envs.checker import explained
 from jaxrl.training.rollout import EpisodeSums, RolloutState, rollout, start_rollout
 
@@ -144,10 +144,15 @@ def start_training(
     )
 
 
-def train_iteration(
+def collect(
     agent: Agent, env: Environment, state: TrainState, auto_reset: bool = True
-) -> tuple[TrainState, Tally]:
-    """Roll out `[T, B]` steps, then let the agent learn from them."""
+) -> tuple[TrainState, Transition, EpisodeSums, Key]:
+    """The data that the next update learns from.
+
+    Returns:
+        the state after the iteration, but for what the agent will have learned; the trajectory
+        `[T, B]`; the sums of its episodes; and the key of the update.
+    """
     key = jax.random.fold_in(state.key, state.iteration)
     rollout_key, update_key, next_key = jax.random.split(key, 3)
     # The numbers of iterations begin again, under another key, before they overflow.
@@ -162,11 +167,24 @@ def train_iteration(
         auto_reset=auto_reset,
         keep_env_state=getattr(agent, "keep_env_state", False),  # only learners that step it again
     )
-    agent_state, metrics = agent.update(update_key, state.agent, trajectory)
     iteration = jnp.where(wraps, 0, state.iteration + 1)
+    after = TrainState(state.agent, rollout_state, life_key, iteration)
+    return after, trajectory, episodes, update_key
+
+
+def train_iteration(
+    agent: Agent, env: Environment, state: TrainState, auto_reset: bool = True
+) -> tuple[TrainState, Tally]:
+    """Roll out `[T, B]` steps, then let the agent learn from them."""
+    after, trajectory, episodes, update_key = collect(agent, env, state, auto_reset)
+    agent_state, metrics = agent.update(update_key, state.agent, trajectory)
+    return after.replace(agent=agent_state), tally_of(episodes, metrics)
+
+
+def tally_of(episodes: EpisodeSums, metrics: dict[str, Array]) -> Tally:
+    """Of one iteration."""
     one = jnp.ones((), jnp.float32)
-    state = TrainState(agent_state, rollout_state, life_key, iteration)
-    return state, Tally(episodes, metrics, one, one)
+    return Tally(episodes, metrics, one, one)
 
 
 def empty_tally(agent: Agent, env: Environment, state: TrainState) -> Tally:

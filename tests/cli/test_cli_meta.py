@@ -12,7 +12,6 @@ from jaxrl import meta
 from jaxrl.cli.main import main
 from jaxrl.core.files import take_lock
 from jaxrl.meta.experiments import EXPERIMENTS, Experiment, table_agent
-from jaxrl.meta.experiments.lpo import DriftExperiment
 from jaxrl.meta.experiments.self_tuning import LifelongExperiment
 
 
@@ -37,8 +36,6 @@ def tiny():
 
 
 def outer_loops(experiment):
-    if isinstance(experiment, DriftExperiment):
-        return [experiment.outer(0)]
     if isinstance(experiment, LifelongExperiment):
         return []  # learners that tune themselves have none
     return [make(0) for make in experiment.learned.values()]

@@ -18,7 +18,7 @@ from jaxrl.agents.presets import a2c
 from jaxrl.core.schedules import Linear
 from jaxrl.meta.evolution import Evolution
 from jaxrl.meta.gradients import MetaGradient
-from jaxrl.meta.lifetimes import live
+from jaxrl.meta.lives import live
 from jaxrl.meta.mirrored import (
     Particles,
     Rows,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jaxrl.core.settings import near_names
-from jaxrl.meta.experiments.bootstrapped import bootstrapped_entropy
 from jaxrl.meta.experiments.experiment import (
     Experiment as Experiment,
     ExperimentResult as ExperimentResult,
@@ -13,11 +12,9 @@ from jaxrl.meta.experiments.experiment import (
     Runnable,
     table_agent as table_agent,
 )
-from jaxrl.meta.experiments.groove import curated_levels
-from jaxrl.meta.experiments.lpg import learned_policy_gradient
+from jaxrl.meta.experiments.learned import curated_levels, learned_policy_gradient, timed_rates
 from jaxrl.meta.experiments.lpo import learnt_policy_optimisation
-from jaxrl.meta.experiments.self_tuning import short_horizons
-from jaxrl.meta.experiments.timed import timed_rates
+from jaxrl.meta.experiments.self_tuning import bootstrapped_entropy, short_horizons
 
 EXPERIMENTS: dict[str, Callable[[], Runnable]] = {
     "lpg": learned_policy_gradient,

@@ -103,6 +103,8 @@ class Experiment:
         tune: settings tried for each baseline.
         num_tuning_lives: for each combination of them.
         measure: of a life.
+        tune_learned: try the settings for what was learned too.
+        afterwards: from the experiment, this run of it and its result, a result with more in it.
     """
 
     about: str
@@ -113,6 +115,8 @@ class Experiment:
     tune: Grid
     num_tuning_lives: int = 128
     measure: str = "final_return"
+    tune_learned: bool = False
+    afterwards: Callable[[Experiment, Run, ExperimentResult], ExperimentResult] | None = None
 
     def run(self, run: Run) -> ExperimentResult:
         """Fit every outer loop, tune every baseline, and compare all on the same new lives."""
@@ -120,7 +124,7 @@ class Experiment:
         for part, make in self.learned.items():
             fits[part], seconds[part] = run.fitted(part, make(run.seed), self.num_steps)
         agents = {**self.baselines, **{part: found.agent for part, found in fits.items()}}
-        tune = {part: self.tune for part in self.baselines}
+        tune = dict.fromkeys(agents if self.tune_learned else self.baselines, self.tune)
         comparisons = {
             part: compare(
                 run.comparison_key,
@@ -132,7 +136,8 @@ class Experiment:
             )
             for part, held_out in self.held_out.items()
         }
-        return ExperimentResult(fits, comparisons, seconds)
+        found = ExperimentResult(fits, comparisons, seconds)
+        return found if self.afterwards is None else self.afterwards(self, run, found)
 
 
 def table_agent(rule: Any = None, **changes: Any) -> ActorCriticAgent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +10,11 @@ import jax.numpy as jnp
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core.protocols import Environment
-from jaxrl.core.types import Key
 from jaxrl.envs.control import Acrobot, CartPole
-from jaxrl.meta.compare import Comparison, compare
+from jaxrl.meta.compare import compare
 from jaxrl.meta.evolution import Evolution
-from jaxrl.meta.experiments.experiment import ExperimentResult, Run
+from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Run
 from jaxrl.meta.fit import HeldOut
-from jaxrl.meta.lifetimes import num_updates_of
 from jaxrl.meta.shaping import ZScore
 from jaxrl.meta.tasks import Fixed, Listed
 from jaxrl.meta.tuned import tuned
@@ -26,90 +23,27 @@ from jaxrl.rules import drift
 
 RATE = "optimiser.learning_rate"
 OLD, OWN, SHARED = "ppo", "lpo", "lpo at ppo's rate"
+_NUM_UPDATES = 40  # of every life, in training and after
+_LAST_PART = 0.5  # episodes of 500 steps must end within the part of a life that counts as its end
 
 
-@dataclasses.dataclass(frozen=True)
-class DriftExperiment:
-    """A drift is evolved from PPO's, then compared with PPO twice: each at the learning rate that
-    is best for itself, and both at the one that is best for PPO.
+def _trained_on() -> dict[str, Environment]:
+    return {
+        "cart-pole": CartPole(),
+        "cart-pole, long pole": CartPole(pole_half_length=1.5, pole_mass=0.5),
+    }
 
-    Attributes:
-        about: one line.
-        trained_on: tasks that fitness is measured in.
-        held_out: tasks that nothing was learned on.
-        learned: names of what is learned.
-        num_steps: generations.
-        num_updates: of every life, in training and after.
-        rates: learning rates tried for either side in every task; [per update].
-        num_tuning_lives: for each rate.
-        num_lives: of the comparison in every task.
-    """
 
-    about: str
-    trained_on: Mapping[str, Environment]
-    held_out: Mapping[str, Environment]
-    learned: tuple[str, ...] = (OWN,)
-    num_steps: int = 50
-    num_updates: int = 40
-    rates: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
-    num_tuning_lives: int = 32
-    num_lives: int = 128
+def _held_out() -> dict[str, Environment]:
+    return {
+        "cart-pole, heavy": CartPole(cart_mass=2.0, pole_mass=1.0),
+        "acrobot": Acrobot(),
+    }
 
-    # Episodes of 500 steps must end within the part of a life that counts as its end.
-    last_part: float = 0.5
 
-    def run(self, run: Run) -> ExperimentResult:
-        """Evolve, then compare in every task."""
-        found, seconds = run.fitted(OWN, self.outer(run.seed), self.num_steps)
-        comparisons = {
-            name: self.compared(run.comparison_key, found.agent, env)
-            for name, env in {**self.held_out, **self.trained_on}.items()
-        }
-        notes = f"Held out: {', '.join(self.held_out)}."
-        return ExperimentResult({OWN: found}, comparisons, {OWN: seconds}, notes)
-
-    def outer(self, seed: int) -> Evolution:
-        """The evolution of a meta-seed, from PPO's drift and random weights near zero."""
-        agent = small_agent().replace(rule=drift(jax.random.key(seed), num_hidden=16))
-        tasks = [
-            Fixed(env, self._total_steps).sample(jax.random.key(0))  # nothing of it is random
-            for env in self.trained_on.values()
-        ]
-        return Evolution(
-            tuned(agent),
-            Listed(jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)),
-            num_updates=num_updates_of(agent, self._total_steps),
-            shaping=ZScore(),
-            optimiser=Optimiser(learning_rate=0.03, max_grad_norm=None),
-            num_pairs=24,
-            num_lives=2,
-            common_tasks=True,
-            shape_each=True,
-            last_part=self.last_part,
-        )
-
-    def compared(self, key: Key, learned: ActorCriticAgent, env: Environment) -> Comparison:
-        """PPO, the learned drift, and the learned drift at PPO's rate, in the same lives."""
-        held_out = HeldOut(
-            Fixed(env, self._total_steps), self._total_steps, self.num_lives, self.last_part
-        )
-        agents = {OLD: small_agent(), OWN: learned}
-        swept = compare(
-            key,
-            agents,
-            held_out,
-            tune={RATE: self.rates},
-            num_tuning_lives=self.num_tuning_lives,
-        )
-        rate = swept.contenders[OLD].settings[RATE]
-        # One value is no choice: no lives are spent on tuning.
-        shared = compare(key, {SHARED: learned}, held_out, tune={RATE: [rate]})
-        return dataclasses.replace(swept, contenders={**swept.contenders, **shared.contenders})
-
-    @property
-    def _total_steps(self) -> float:
-        agent = small_agent()
-        return float(self.num_updates * agent.num_envs * agent.rollout_length)
+def _total_steps() -> float:
+    agent = small_agent()
+    return float(_NUM_UPDATES * agent.num_envs * agent.rollout_length)
 
 
 def small_agent() -> ActorCriticAgent:
@@ -124,16 +58,60 @@ def small_agent() -> ActorCriticAgent:
     )
 
 
-def learnt_policy_optimisation() -> DriftExperiment:
-    """LPO: two cart-poles to learn on, a third and an acrobot held out."""
-    return DriftExperiment(
+def _evolution(seed: int) -> Evolution:
+    """From PPO's drift and random weights near zero."""
+    agent = small_agent().replace(rule=drift(jax.random.key(seed), num_hidden=16))
+    tasks = [
+        Fixed(env, _total_steps()).sample(jax.random.key(0))  # nothing of it is random
+        for env in _trained_on().values()
+    ]
+    return Evolution(
+        tuned(agent),
+        Listed(jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)),
+        num_updates=_NUM_UPDATES,
+        shaping=ZScore(),
+        optimiser=Optimiser(learning_rate=0.03, max_grad_norm=None),
+        num_pairs=24,
+        num_lives=2,
+        common_tasks=True,
+        shape_each=True,
+        last_part=_LAST_PART,
+    )
+
+
+def _at_shared_rate(experiment: Experiment, run: Run, found: ExperimentResult) -> ExperimentResult:
+    """With the learned drift at PPO's rate, in the same lives."""
+    learned, comparisons = found.fits[OWN].agent, {}
+    for name, swept in found.comparisons.items():
+        rate = swept.contenders[OLD].settings[RATE]
+        # One value is no choice: no lives are spent on tuning.
+        shared = compare(
+            run.comparison_key, {SHARED: learned}, experiment.held_out[name], tune={RATE: [rate]}
+        )
+        both = {**swept.contenders, **shared.contenders}
+        comparisons[name] = dataclasses.replace(swept, contenders=both)
+    notes = f"Held out: {', '.join(_held_out())}."
+    return dataclasses.replace(found, comparisons=comparisons, notes=notes)
+
+
+def learnt_policy_optimisation() -> Experiment:
+    """LPO: two cart-poles to learn on, a third and an acrobot held out.
+
+    The drift is evolved from PPO's, then compared with PPO twice: each at the learning rate that is
+    best for itself, and both at the one that is best for PPO.
+    """
+    steps = _total_steps()
+    return Experiment(
         about="a drift network, by evolution from PPO's drift, on two cart-poles",
-        trained_on={
-            "cart-pole": CartPole(),
-            "cart-pole, long pole": CartPole(pole_half_length=1.5, pole_mass=0.5),
-        },
+        learned={OWN: _evolution},
+        num_steps=50,
         held_out={
-            "cart-pole, heavy": CartPole(cart_mass=2.0, pole_mass=1.0),
-            "acrobot": Acrobot(),
+            name: HeldOut(Fixed(env, steps), steps, 128, _LAST_PART)
+            for name, env in {**_held_out(), **_trained_on()}.items()
         },
+        baselines={OLD: small_agent()},
+        tune={RATE: (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)},  # [per update]
+        num_tuning_lives=32,
+        tune_learned=True,
+        afterwards=_at_shared_rate,
     )
