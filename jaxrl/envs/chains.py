@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from jaxrl.core.arguments import check_prob
 from jaxrl.core.mdp import TabularMDP, outcome_mdp
 from jaxrl.core.types import Key
 
@@ -79,8 +80,7 @@ def chain(
     """
     if num_states < 2:
         raise ValueError(f"chain needs at least 2 states; got num_states={num_states}.")
-    if not 0.0 <= slip_prob <= 1.0:
-        raise ValueError(f"slip_prob={slip_prob} is out of range: give a value in [0, 1].")
+    check_prob("slip_prob", slip_prob)
     state, last = np.arange(num_states), num_states - 1
     outcomes = np.stack([np.minimum(state + 1, last), np.zeros_like(state)], axis=-1)
     rewards = np.stack([large_reward * (state == last), np.full(num_states, small_reward)], axis=-1)

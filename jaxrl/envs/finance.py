@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.arguments import check_prob
 from jaxrl.core.mdp import TabularMDP, outcome_mdp
 from jaxrl.core.settings import check_settings, setting
 
@@ -39,8 +40,7 @@ def gambler(goal: int = 100, head_prob: float = 0.4, discount: float = 1.0) -> T
     """
     if goal < 2:
         raise ValueError(f"gambler needs goal >= 2; got goal={goal}.")
-    if not 0.0 <= head_prob <= 1.0:
-        raise ValueError(f"head_prob={head_prob} is out of range: give a value in [0, 1].")
+    check_prob("head_prob", head_prob)
     capital, stake = np.arange(goal + 1)[:, None], np.arange(goal // 2 + 1)
     legal = (stake >= 1) & (stake <= np.minimum(capital, goal - capital))
     after = np.stack([capital + stake, capital - stake], axis=-1)  # heads, tails

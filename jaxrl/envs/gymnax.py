@@ -132,8 +132,6 @@ class GymnaxEnv:
             reward=jnp.asarray(reward, jnp.float32),
             terminated=terminated,
             truncated=limit & ~terminated,
-            cost=jnp.zeros((0,), jnp.float32),
-            info={},
         )
         return jax.tree.map(_strong, state), step
 

@@ -11,7 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
-from jaxrl.envs.control.mechanics import constants_as, outcome, push, wrapped
+from jaxrl.envs.clock import clock, clocked
+from jaxrl.envs.control.mechanics import constants_as, push, wrapped
 
 
 @struct.dataclass
@@ -102,9 +103,7 @@ class Acrobot:
     initial_spread: float = setting(
         0.1, "first angles and speeds are uniform within this distance of 0", low=0.0
     )
-    time_limit: float = setting(
-        500.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(500.0)
 
     @property
     def observation_space(self) -> Space:
@@ -145,7 +144,7 @@ class Acrobot:
         height = -jnp.cos(state.angle_1) - jnp.cos(state.angle_1 + state.angle_2)
         terminated = height > env.goal_height
         reward = jnp.where(terminated, 0.0, -1.0)
-        return state, outcome(_observe(state), reward, terminated, state.time, env.time_limit)
+        return state, clocked(_observe(state), reward, terminated, state.time, env.time_limit)
 
 
 def _runge_kutta(env: Acrobot, motion: Array, torque: Array) -> Array:

@@ -11,7 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
-from jaxrl.envs.control.mechanics import constants_as, outcome, push
+from jaxrl.envs.clock import clock, clocked
+from jaxrl.envs.control.mechanics import constants_as, push
 
 
 @struct.dataclass
@@ -84,9 +85,7 @@ class CartPole:
     initial_spread: float = setting(
         0.05, "first positions and speeds are uniform within this distance of 0", low=0.0
     )
-    time_limit: float = setting(
-        500.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(500.0)
 
     @property
     def observation_space(self) -> Space:
@@ -124,7 +123,7 @@ class CartPole:
         off_track = jnp.abs(state.position) > env.position_limit
         terminated = off_track | (jnp.abs(state.angle) > env.angle_limit)
         reward = jnp.ones((), jnp.float32)
-        return state, outcome(_observe(state), reward, terminated, state.time, env.time_limit)
+        return state, clocked(_observe(state), reward, terminated, state.time, env.time_limit)
 
 
 def _accelerations(env: CartPole, state: CartPoleState, force: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What the classic control tasks share: the disturbance, the clock, angles and number types.
+"""What the classic control tasks share: the disturbance, angles and number types.
 
 The disturbance channel. Each task names one force or torque that enters its equations of motion
 beside the action; in each step it is
@@ -28,7 +28,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core.types import Array, Key
 
 Struct = TypeVar("Struct")
 
@@ -54,17 +54,3 @@ def push(key: Key, disturbance: Array, noise_scale: Array) -> Array:
 def wrapped(angle: Array) -> Array:
     """The same direction in [-pi, pi) [rad]; what lies there already keeps its bits."""
     return angle - 2.0 * math.pi * jnp.floor((angle + math.pi) / (2.0 * math.pi))
-
-
-def outcome(
-    observation: Array, reward: Array, terminated: Array, time: Array, time_limit: Array
-) -> TimeStep:
-    """The step just made, which ends by the clock at `time_limit` unless the task ended it."""
-    return TimeStep(
-        observation=observation,
-        reward=jnp.asarray(reward, jnp.float32),
-        terminated=terminated,
-        truncated=(time >= time_limit) & ~terminated,
-        cost=jnp.zeros((0,), jnp.float32),
-        info={},
-    )

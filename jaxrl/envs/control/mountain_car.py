@@ -12,7 +12,8 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
-from jaxrl.envs.control.mechanics import constants_as, outcome, push
+from jaxrl.envs.clock import clock, clocked
+from jaxrl.envs.control.mechanics import constants_as, push
 
 _PER_STEP = "position/step"
 _PER_STEP_SQUARED = "position/step^2"
@@ -77,9 +78,7 @@ class MountainCar:
     goal_velocity: float = setting(0.0, "least velocity at the goal", unit=_PER_STEP)
     initial_low: float = setting(-0.6, "least first position", unit="position")
     initial_high: float = setting(-0.4, "greatest first position", unit="position")
-    time_limit: float = setting(
-        200.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(200.0)
 
     @property
     def observation_space(self) -> Space:
@@ -103,7 +102,7 @@ class MountainCar:
         throttle = (jnp.asarray(action, jnp.int32) - 1).astype(state.position.dtype)
         state, arrived = _drive(env, key, state, throttle)
         reward = -jnp.ones((), jnp.float32)
-        return state, outcome(_observe(state), reward, arrived, state.time, env.time_limit)
+        return state, clocked(_observe(state), reward, arrived, state.time, env.time_limit)
 
 
 def _like(name: str, default: float | None = None) -> Any:
@@ -175,7 +174,7 @@ class MountainCarContinuous:
         action = jnp.asarray(action, state.position.dtype).reshape(())
         state, arrived = _drive(env, key, state, jnp.clip(action, -1.0, 1.0))
         reward = jnp.where(arrived, 100.0, 0.0) - 0.1 * action**2
-        return state, outcome(_observe(state), reward, arrived, state.time, env.time_limit)
+        return state, clocked(_observe(state), reward, arrived, state.time, env.time_limit)
 
 
 def _start(env: MountainCar | MountainCarContinuous, key: Key) -> tuple[MountainCarState, Array]:

@@ -11,7 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, TimeStep
-from jaxrl.envs.control.mechanics import constants_as, outcome, push, wrapped
+from jaxrl.envs.clock import clock, clocked
+from jaxrl.envs.control.mechanics import constants_as, push, wrapped
 
 
 @struct.dataclass
@@ -78,9 +79,7 @@ class Pendulum:
     initial_speed: float = setting(
         1.0, "first angular speeds are uniform within this distance of 0", unit="rad/s", low=0.0
     )
-    time_limit: float = setting(
-        200.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(200.0)
 
     @property
     def observation_space(self) -> Space:
@@ -117,7 +116,7 @@ class Pendulum:
         angle = wrapped(state.angle + env.time_step * speed)
         state = PendulumState(angle, speed, state.time + 1)
         never = jnp.zeros((), bool)
-        return state, outcome(_observe(state), -cost, never, state.time, env.time_limit)
+        return state, clocked(_observe(state), -cost, never, state.time, env.time_limit)
 
 
 def _observe(state: PendulumState) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.envs.wrappers.forwarding import inner_actions
 
 
 @struct.dataclass
@@ -29,10 +30,7 @@ class ObservationNoise:
         space = _float_box(self.env.observation_space, "ObservationNoise")
         return Box(jnp.asarray(-jnp.inf), jnp.asarray(jnp.inf), space.shape, space.dtype)
 
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[PyTree, Array]:
         """A new episode, seen through noise."""
@@ -80,10 +78,7 @@ class FrameStack:
         high = jnp.tile(jnp.broadcast_to(space.high, space.shape), repeats)
         return Box(low, high, low.shape, space.dtype)
 
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[FrameStackState, Array]:
         """A new episode; the first observation fills the stack."""
