@@ -279,6 +279,7 @@ class List:
     what: Annotated[
         Positional[
             Literal[
+                "kinds",
                 "agents",
                 "envs",
                 "operators",
@@ -294,7 +295,7 @@ class List:
             ]
         ],
         arg(help="the kind of thing"),
-    ]
+    ] = "kinds"
 
 
 Command = (

@@ -15,7 +15,9 @@ from jaxrl.core.settings import SettingInfo, list_settings
 
 def list_names(arguments: List) -> int:
     """Run `jaxrl list`."""
-    if arguments.what == "agents":
+    if arguments.what == "kinds":
+        _list_kinds()
+    elif arguments.what == "agents":
         _list_agents()
     elif arguments.what == "envs":
         _list_envs()
@@ -64,6 +66,31 @@ def _range(info: SettingInfo) -> str:
     return f"{left}x{right}"
 
 
+_KINDS = {
+    "agents": "learners, for --agent",
+    "envs": "environments, for --env",
+    "operators": "functionals, improvements, heads and compositions: what an operator is made of",
+    "functionals": "over the successors of a step or an action's return law, for --functional",
+    "improvements": "which next actions count, for --improvement",
+    "heads": "how returns are stored, for --head",
+    "compositions": "how a reward and what follows make a return, for --composition",
+    "successors": "where successors come from, for --successors",
+    "average_rewards": "values against the average reward, for --average-reward",
+    "channels": "gains and losses stored apart, for --channels",
+    "wrappers": "what stands round an environment, for --env-wrap",
+    "experiments": "what `jaxrl meta` learns",
+}
+
+
+def _list_kinds() -> None:
+    table = make_table(["kind", "what it is"])
+    for kind, about in _KINDS.items():
+        add_row(table, kind, about)
+    console = make_console()
+    console.print(table)
+    say(console, "Names of a kind: jaxrl list KIND.")
+
+
 def _list_agents() -> None:
     from jaxrl.agents.presets import PRESETS
 
@@ -74,13 +101,27 @@ def _list_agents() -> None:
 
 
 def _list_envs() -> None:
-    from jaxrl.envs import make, names
+    from jaxrl.envs.registry import facts_of, names
 
-    table = make_table(["environment", "observation", "actions"])
+    table = make_table(["environment", "suite", "observation", "actions", "kind", "what it is"])
+    table.columns[0].no_wrap = True
     for name in names():
-        env = make(name)
-        add_row(table, name, _space(env.observation_space), _space(env.action_space))
-    make_console().print(table)
+        facts = facts_of(name)
+        marks = {
+            "tabular": facts.is_tabular,
+            "continuous": facts.is_continuous,
+            "partial": facts.is_partial,
+        }
+        kind = ", ".join(mark for mark, holds in marks.items() if holds)
+        spaces = (_size(facts.observation), _size(facts.action))
+        add_row(table, name, facts.suite, *spaces, kind, facts.about)
+    console = make_console()
+    console.print(table)
+    say(
+        console,
+        "tabular: its whole model is known, as `jaxrl plan` needs it; continuous: actions are "
+        "numbers; partial: observations hide what an agent should remember.",
+    )
 
 
 def _list_parts(what: str) -> None:
@@ -102,12 +143,10 @@ def _first_line(documented: Any) -> str:
     return (documented.__doc__ or "").strip().partition("\n")[0]
 
 
-def _space(space: Any) -> str:
-    from jaxrl.core.spaces import Discrete
-
-    if isinstance(space, Discrete):
-        return f"{space.num_values} values"
-    return f"{'x'.join(map(str, space.shape)) or 1} number{'s' * (math.prod(space.shape) != 1)}"
+def _size(size: int | tuple[int, ...]) -> str:
+    if isinstance(size, int):
+        return f"{size} value{'s' * (size != 1)}"
+    return f"{'x'.join(map(str, size)) or 1} number{'s' * (math.prod(size) != 1)}"
 
 
 def _list_experiments() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from typing import Any
 
 import jax
@@ -72,12 +73,12 @@ class SettingInfo:
 
     name: str  # dotted path from the struct, `head.num_atoms`
     value: Any
-    help: str
-    unit: str
-    low: float
-    high: float
-    low_open: bool
-    choices: tuple
+    help: str = ""
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    choices: tuple = ()
     infinite: bool = False
     whole: bool = False  # a whole number, or several
 
@@ -202,14 +203,26 @@ def resolve_name(names: list[str], name: str) -> str:
 
 
 def near_names(name: str, known: list[str]) -> str:
-    """A half sentence naming the entries of `known` nearest to `name`, or all when few."""
-    lowered = {entry.lower(): entry for entry in known}
-    near = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    """A half sentence naming the entries of `known` nearest to `name`, or all when few.
+
+    A part of an entry will do: "maze" is near MetaMaze-misc.
+    """
+    likeness = {entry: _likeness(name.lower(), entry) for entry in known}
+    near = sorted((e for e in known if likeness[e] >= 0.5), key=lambda e: -likeness[e])[:3]
     if near:
         return f"did you mean {' or '.join(near)}?"
     if len(known) <= 12:
         return f"known: {', '.join(known)}."
     return f"there are {len(known)}, from {known[0]} to {known[-1]}; see `jaxrl list`."
+
+
+def _likeness(name: str, entry: str) -> float:
+    """1 for an equal name; parts, between marks and at capitals, count where they hardly differ."""
+    parts = {*re.split(r"[-.]", entry), *re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", entry)}
+    whole, *ratios = (
+        difflib.SequenceMatcher(None, name, text.lower()).ratio() for text in (entry, *parts)
+    )
+    return max(whole, *(0.95 * ratio for ratio in ratios if ratio >= 0.8), 0.0)
 
 
 def _replace_path(owner: Any, path: list[str], value: Any) -> Any:

@@ -99,9 +99,9 @@ def cliff_walking(
 
     Sources: Sutton and Barto (2018), "Reinforcement Learning: An Introduction", example 6.6.
     """
-    at_start, on_cliff, at_goal = _cliff("cliff_walking", num_rows, num_columns)
+    start, goal = _ends("cliff_walking", num_rows, num_columns)
     prob, landing = _slipping(landings((num_rows, num_columns)), slip_prob)
-    return _climbed(at_start, on_cliff, at_goal, prob, landing, 100.0, discount)
+    return _climbed(start, goal, prob, landing, 100.0, discount)
 
 
 def windy_cliff(
@@ -143,13 +143,13 @@ def windy_cliff(
         >>> mdp.next_state[10, 1].tolist(), mdp.reward[10, 1].tolist()  # along the edge
         ([11, 15], [-1.0, -10.0])
     """
-    at_start, on_cliff, at_goal = _cliff("windy_cliff", num_rows, num_columns)
+    start, goal = _ends("windy_cliff", num_rows, num_columns)
     check_prob("wind", wind)
     if not cliff_cost >= 0.0:
         raise ValueError(f"cliff_cost={cliff_cost} is out of range: give a value in [0, inf).")
     landing = landings((num_rows, num_columns), push=np.arange(2))
     prob = np.broadcast_to([1 - wind, wind], landing.shape)
-    return _climbed(at_start, on_cliff, at_goal, prob, landing, cliff_cost, discount)
+    return _climbed(start, goal, prob, landing, cliff_cost, discount)
 
 
 def windy_gridworld(
@@ -238,45 +238,43 @@ def windy_walk(
         >>> [round(float(p), 3) for p in mdp.prob[0, 0]]
         [0.9, 0.09, 0.01]
     """
-    at_start, is_hazard, is_goal = _cliff("windy_walk", num_rows, num_columns)
+    start, goal = _ends("windy_walk", num_rows, num_columns)
     check_prob("wind", wind)
     next_state = landings((num_rows, num_columns), push=np.arange(3))
+    states = np.arange(goal + 1)
+    is_hazard, is_goal = (states > start) & (states < goal), states == goal
     return outcome_mdp(
         np.broadcast_to([1 - wind, wind * (1 - wind), wind**2], next_state.shape),
         next_state,
         -1.0 - hazard_cost * is_hazard[next_state] + goal_reward * is_goal[next_state],
         discount,
-        initial=at_start,
+        initial=states == start,
         terminal=is_hazard | is_goal,
     )
 
 
-def _cliff(name: str, num_rows: int, num_columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which cells are the start, the rest of the bottom row, and the goal, `[S]` bool each."""
+def _ends(name: str, num_rows: int, num_columns: int) -> tuple[int, int]:
+    """The cells at both ends of the bottom row, start and goal; between them is the cliff."""
     if num_rows < 2 or num_columns < 3:
         raise ValueError(
             f"{name} needs at least 2 rows and 3 columns; got {num_rows} and {num_columns}."
         )
-    goal, start = num_rows * num_columns - 1, (num_rows - 1) * num_columns
-    cells = np.arange(goal + 1)
-    return cells == start, (cells > start) & (cells < goal), cells == goal
+    return (num_rows - 1) * num_columns, num_rows * num_columns - 1
 
 
 def _climbed(
-    at_start: np.ndarray,
-    on_cliff: np.ndarray,
-    at_goal: np.ndarray,
-    prob: np.ndarray,
-    landing: np.ndarray,
-    fall_cost: float,
-    discount: float,
+    start: int, goal: int, prob: np.ndarray, landing: np.ndarray, fall_cost: float, discount: float
 ) -> TabularMDP:
-    """The walk at whose `landing[S, A, K]` on the cliff one is back at the start."""
-    falls = on_cliff[landing]
-    next_state = np.where(falls, np.argmax(at_start), landing)
-    reward = np.where(falls, -float(fall_cost), -1.0)
+    """The walk in which who lands on the cliff, `landing[S, A, K]`, is back at the start."""
+    falls = (landing > start) & (landing < goal)
+    next_state = np.where(falls, start, landing)
     return outcome_mdp(
-        prob, next_state, reward, discount, initial=at_start, terminal=at_goal[next_state]
+        prob,
+        next_state,
+        np.where(falls, -float(fall_cost), -1.0),
+        discount,
+        initial=np.arange(goal + 1) == start,
+        terminal=next_state == goal,
     )
 
 

@@ -1,13 +1,17 @@
 """Every gymnax environment as a pure struct whose parameters are leaves.
 
-`import jaxrl.envs` does not import gymnax (about 1.6 s); building the first environment does.
+`import jaxrl.envs` does not import gymnax; building the first environment does, without what gymnax
+only draws pictures with.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -18,37 +22,73 @@ from jaxrl.core import struct
 from jaxrl.core.settings import near_names
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.envs.facts import EnvFacts
 from jaxrl.envs.gymnax_cures import cure_of
 
-# Kept by hand so that listing names needs no import of gymnax; a test compares it with gymnax.
-GYMNAX_NAMES: tuple[str, ...] = (
-    "Acrobot-v1",
-    "CartPole-v1",
-    "MountainCar-v0",
-    "MountainCarContinuous-v0",
-    "Pendulum-v1",
-    "Asterix-MinAtar",
-    "Breakout-MinAtar",
-    "Freeway-MinAtar",
-    "Seaquest-MinAtar",
-    "SpaceInvaders-MinAtar",
-    "Catch-bsuite",
-    "DeepSea-bsuite",
-    "DiscountingChain-bsuite",
-    "MNISTBandit-bsuite",
-    "MemoryChain-bsuite",
-    "SimpleBandit-bsuite",
-    "UmbrellaChain-bsuite",
-    "BernoulliBandit-misc",
-    "FourRooms-misc",
-    "FrozenLake-misc",
-    "GaussianBandit-misc",
-    "MetaMaze-misc",
-    "PointRobot-misc",
-    "Pong-misc",
-    "Reacher-misc",
-    "Swimmer-misc",
-)
+# Kept by hand so that listing them needs no import of gymnax; tests compare them with gymnax.
+_PARTIAL = True  # see `EnvFacts.is_partial`
+_SUITES: dict[str, dict[str, tuple]] = {
+    "gymnax classic": {
+        "Acrobot-v1": ("Swing up the tip of an arm of two links.", (6,), 3),
+        "CartPole-v1": ("Push a cart so that the pole on it does not fall.", (4,), 2),
+        "MountainCar-v0": ("Drive a weak car out of a valley.", (2,), 3),
+        "MountainCarContinuous-v0": ("Drive a weak car out of a valley, fuel is paid.", (2,), (1,)),
+        "Pendulum-v1": ("Swing up a rod and hold it.", (3,), (1,)),
+    },
+    "MinAtar": {
+        "Asterix-MinAtar": ("Collect gold, avoid enemies, faster and faster.", (10, 10, 4), 5),
+        "Breakout-MinAtar": ("Break bricks with a ball and a paddle.", (10, 10, 4), 3),
+        "Freeway-MinAtar": ("Cross a road of eight cars.", (10, 10, 7), 3),
+        "Seaquest-MinAtar": ("Rescue divers, shoot fish, come up for air.", (10, 10, 10), 6),
+        "SpaceInvaders-MinAtar": ("Shoot aliens that come nearer.", (10, 10, 6), 4),
+    },
+    "bsuite": {
+        "Catch-bsuite": ("Catch a ball that falls.", (10, 5), 3),
+        "DeepSea-bsuite": ("Find the one way to a treasure: deep exploration.", (8, 8), 2),
+        "DiscountingChain-bsuite": ("Choose one of five rewards, near or far.", (2,), 5),
+        "MNISTBandit-bsuite": ("Name the digit in a picture.", (28, 28), 10),
+        "MemoryChain-bsuite": ("Remember a bit shown at the start.", (3,), 2, _PARTIAL),
+        "SimpleBandit-bsuite": ("Pull one of eleven arms of fixed rewards.", (1, 1), 11),
+        "UmbrellaChain-bsuite": ("Take the umbrella or not; noise distracts.", (3,), 2),
+    },
+    "gymnax misc": {
+        "BernoulliBandit-misc": (
+            "Find out in an episode which coin pays.",
+            (4,),
+            2,
+            _PARTIAL,
+        ),
+        "FourRooms-misc": ("Walk through four rooms to a goal.", (4,), 4),
+        "FrozenLake-misc": ("Cross slippery ice without falling into a hole.", 16, 4),
+        "GaussianBandit-misc": (
+            "Find out in an episode which arm pays.",
+            (4,),
+            2,
+            _PARTIAL,
+        ),
+        "MetaMaze-misc": (
+            "Find out in an episode where the goal is.",
+            (15,),
+            4,
+            _PARTIAL,
+        ),
+        "PointRobot-misc": (
+            "Find a hidden goal in the plane.",
+            (6,),
+            (2,),
+            _PARTIAL,
+        ),
+        "Pong-misc": ("Keep a ball in play.", (30, 40, 3), 3),
+        "Reacher-misc": ("Reach a goal with an arm of two links.", (8,), (2,)),
+        "Swimmer-misc": ("Swim to a goal past urchins.", (14,), (2,)),
+    },
+}
+GYMNAX_FACTS: dict[str, EnvFacts] = {
+    name: EnvFacts(*row, suite=suite)
+    for suite, rows in _SUITES.items()
+    for name, row in rows.items()
+}
+GYMNAX_NAMES: tuple[str, ...] = tuple(GYMNAX_FACTS)
 
 
 @struct.dataclass
@@ -198,11 +238,39 @@ def gymnax_env(
     return env.with_parameters(given)
 
 
+class _Deferred(ModuleType):
+    """Stands for a module that is imported when one of its names is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@functools.cache
+def _gymnax() -> ModuleType:
+    """gymnax, which gets seaborn and pyplot when it draws a picture, if ever.
+
+    It imports them for its drawings alone; with pandas they take three of its four seconds. While
+    it is imported something stands for them, and nowhere but in gymnax thereafter.
+    """
+    drawing = {
+        name: _Deferred(name)
+        for name in ("matplotlib.pyplot", "seaborn")
+        if "gymnax" not in sys.modules and name not in sys.modules
+    }
+    sys.modules.update(drawing)
+    try:
+        return importlib.import_module("gymnax")
+    finally:
+        for name, module in drawing.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
 def _options(name: str) -> tuple[str, ...]:
     """Names of the constructor options of a gymnax class."""
-    import gymnax
-
-    if name not in gymnax.registered_envs:
+    if name not in _gymnax().registered_envs:
         raise ValueError(
             f"unknown gymnax environment {name!r}; {near_names(name, [*GYMNAX_NAMES])}"
         )
@@ -218,12 +286,10 @@ def _raw(name: str, options: tuple[tuple[str, Any], ...], transition_gradients: 
 
     gymnax objects compare by identity; sharing one lets equal adapters share one compilation.
     """
-    import gymnax
-
     # Outside any trace, so that no tracer is kept in the object when called under `jit`.
     try:
         with jax.ensure_compile_time_eval():
-            raw, _ = gymnax.make(name, **dict(options))
+            raw, _ = _gymnax().make(name, **dict(options))
     except (AssertionError, TypeError) as error:
         raise ValueError(
             f"{name} refuses {dict(options)}: {str(error) or 'out of range'}."

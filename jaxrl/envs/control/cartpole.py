@@ -12,7 +12,7 @@ from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, push
+from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady
 
 
 @struct.dataclass
@@ -61,21 +61,19 @@ class CartPole:
     """
 
     gravity: float = setting(9.8, "acceleration of free fall", unit="m/s^2", low=0.0)
-    cart_mass: float = setting(1.0, "mass of the cart", unit="kg", low=0.0, low_open=True)
-    pole_mass: float = setting(0.1, "mass of the pole", unit="kg", low=0.0, low_open=True)
-    pole_half_length: float = setting(
-        0.5, "distance from the hinge to the middle of the pole", unit="m", low=0.0, low_open=True
+    cart_mass: float = positive(1.0, "mass of the cart", "kg")
+    pole_mass: float = positive(0.1, "mass of the pole", "kg")
+    pole_half_length: float = positive(
+        0.5, "distance from the hinge to the middle of the pole", "m"
     )
     force: float = setting(10.0, "force of a push on the cart", unit="N", low=0.0)
     cart_friction: float = setting(0.0, "sliding friction of the cart", unit="N", low=0.0)
     pole_friction: float = setting(
         0.0, "friction torque in the hinge per angular speed", unit="N m s/rad", low=0.0
     )
-    disturbance: float = setting(0.0, "horizontal force on the cart in every step", unit="N")
-    noise_scale: float = setting(
-        0.0, "greatest random horizontal force on the cart, drawn in every step", unit="N", low=0.0
-    )
-    time_step: float = setting(0.02, "time that a step takes", unit="s", low=0.0, low_open=True)
+    disturbance: float = steady("horizontal force on the cart", "N")
+    noise_scale: float = random("horizontal force on the cart", "N")
+    time_step: float = positive(0.02, "time that a step takes", "s")
     position_limit: float = setting(
         2.4, "distance from the middle beyond which the episode ends", unit="m", low=0.0
     )

@@ -23,14 +23,30 @@ JAX (float64 under x64); observations and rewards are float32.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key
 
 Struct = TypeVar("Struct")
+
+
+def positive(default: float, help: str, unit: str) -> Any:
+    """A setting above 0, such as a mass or a speed that is never exceeded."""
+    return setting(default, help, unit=unit, low=0.0, low_open=True)
+
+
+def steady(what: str, unit: str) -> Any:
+    """The setting `disturbance`: the given part of the force or torque `what`."""
+    return setting(0.0, f"{what} in every step", unit=unit)
+
+
+def random(what: str, unit: str) -> Any:
+    """The setting `noise_scale`: the random part of the force or torque `what`."""
+    return setting(0.0, f"greatest random {what}, drawn in every step", unit=unit, low=0.0)
 
 
 def constants_as(dtype: jnp.dtype, env: Struct) -> Struct:

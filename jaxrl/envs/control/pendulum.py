@@ -12,7 +12,7 @@ from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, TimeStep
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, push, wrapped
+from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady, wrapped
 
 
 @struct.dataclass
@@ -59,20 +59,16 @@ class Pendulum:
     """
 
     gravity: float = setting(10.0, "acceleration of free fall", unit="m/s^2", low=0.0)
-    mass: float = setting(1.0, "mass of the rod", unit="kg", low=0.0, low_open=True)
-    length: float = setting(1.0, "length of the rod", unit="m", low=0.0, low_open=True)
+    mass: float = positive(1.0, "mass of the rod", "kg")
+    length: float = positive(1.0, "length of the rod", "m")
     friction: float = setting(
         0.0, "friction torque in the hinge per angular speed", unit="N m s/rad", low=0.0
     )
     max_torque: float = setting(2.0, "greatest torque of the motor", unit="N m", low=0.0)
-    max_speed: float = setting(
-        8.0, "angular speed that is never exceeded", unit="rad/s", low=0.0, low_open=True
-    )
-    disturbance: float = setting(0.0, "torque on the hinge in every step", unit="N m")
-    noise_scale: float = setting(
-        0.0, "greatest random torque on the hinge, drawn in every step", unit="N m", low=0.0
-    )
-    time_step: float = setting(0.05, "time that a step takes", unit="s", low=0.0, low_open=True)
+    max_speed: float = positive(8.0, "angular speed that is never exceeded", "rad/s")
+    disturbance: float = steady("torque on the hinge", "N m")
+    noise_scale: float = random("torque on the hinge", "N m")
+    time_step: float = positive(0.05, "time that a step takes", "s")
     initial_angle: float = setting(
         math.pi, "first angles are uniform within this distance of upright", unit="rad", low=0.0
     )
