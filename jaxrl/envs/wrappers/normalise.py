@@ -16,6 +16,7 @@ from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
+from jaxrl.envs.wrappers.observations import float_box
 
 
 @struct.dataclass
@@ -89,9 +90,7 @@ class NormaliseObservation:
         Raises:
             ValueError: the observations of `env` are not a box of floats.
         """
-        space = env.observation_space
-        if not isinstance(space, Box) or not jnp.issubdtype(space.dtype, jnp.floating):
-            raise ValueError(f"NormaliseObservation needs float observations; got {space}.")
+        space = float_box(env.observation_space, "NormaliseObservation")
         return cls(env, RunningMoments.start(space.shape))
 
     @property

@@ -27,7 +27,7 @@ class ObservationNoise:
     @property
     def observation_space(self) -> Space:
         """The inner box without bounds."""
-        space = _float_box(self.env.observation_space, "ObservationNoise")
+        space = float_box(self.env.observation_space, "ObservationNoise")
         return Box(jnp.asarray(-jnp.inf), jnp.asarray(jnp.inf), space.shape, space.dtype)
 
     action_space = inner_actions
@@ -45,7 +45,7 @@ class ObservationNoise:
         return state, step.replace(observation=self._noisy(noise_key, step.observation))
 
     def _noisy(self, key: Key, observation: Array) -> Array:
-        _float_box(self.env.observation_space, "ObservationNoise")
+        float_box(self.env.observation_space, "ObservationNoise")
         noise = jax.random.normal(key, observation.shape, observation.dtype)
         return (observation + self.scale * noise).astype(observation.dtype)
 
@@ -97,7 +97,8 @@ class FrameStack:
         return FrameStackState(inner, frames), step.replace(observation=frames)
 
 
-def _float_box(space: Space, owner: str) -> Box:
+def float_box(space: Space, owner: str) -> Box:
+    """The space, if it is a box of floats, as `owner` needs it."""
     if not isinstance(space, Box) or not jnp.issubdtype(space.dtype, jnp.floating):
         raise ValueError(f"{owner} needs float observations; got {space.dtype} in {space}.")
     return space
