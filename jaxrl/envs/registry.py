@@ -23,8 +23,8 @@ from jaxrl.envs.control import (
     MountainCarContinuous,
     Pendulum,
 )
-from jaxrl.envs.facts import Builder, EnvFacts, Registered, Size, first_line, size_of
-from jaxrl.envs.gymnax import GYMNAX_FACTS, gymnax_env
+from jaxrl.envs.facts import GYMNAX_FACTS, Builder, EnvFacts, Registered, Size, first_line, size_of
+from jaxrl.envs.gymnax import gymnax_env
 from jaxrl.envs.gymnax_cures import cure_of
 from jaxrl.envs.tabular import TabularEnv
 from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
