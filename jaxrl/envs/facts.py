@@ -75,7 +75,7 @@ _SUITES: dict[str, dict[str, tuple]] = {
         "MNISTBandit-bsuite": ("Name the digit in a picture.", (28, 28), 10),
         "MemoryChain-bsuite": ("Remember a bit shown at the start.", (3,), 2, _PARTIAL),
         "SimpleBandit-bsuite": ("Pull one of eleven arms of fixed rewards.", (1, 1), 11),
-        "UmbrellaChain-bsuite": ("Take the umbrella or not; noise distracts.", (3,), 2),
+        "UmbrellaChain-bsuite": ("Take an umbrella or not: what matters comes late.", (3,), 2),
     },
     "gymnax misc": {
         "BernoulliBandit-misc": (
