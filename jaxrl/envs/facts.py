@@ -106,7 +106,7 @@ _SUITES: dict[str, dict[str, tuple]] = {
         ),
         "Pong-misc": ("Keep a ball in play.", (30, 40, 3), 3),
         "Reacher-misc": ("Reach a goal with an arm of two links.", (8,), (2,)),
-        "Swimmer-misc": ("Swim to a goal past urchins.", (14,), (2,)),
+        "Swimmer-misc": ("Swim to a goal past urchins.", (16,), (2,)),
     },
 }
 GYMNAX_FACTS: dict[str, EnvFacts] = {
