@@ -13,7 +13,8 @@ from jaxrl.agents.normalised import NormalisedAgent
 from jaxrl.agents.presets import preset
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.errors import BadInput, check_seed, refusing
-from jaxrl.cli.parts import OPTIONS, agent_with, canonical, import_modules, wrapped
+from jaxrl.cli.imports import import_modules
+from jaxrl.cli.parts import OPTIONS, agent_with, canonical, wrapped
 from jaxrl.core import notation
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxrl.cli.arguments import List
 from jaxrl.cli.errors import BadInput, refusing
+from jaxrl.cli.imports import import_modules
 from jaxrl.cli.screen import add_row, make_console, make_table, say
 from jaxrl.core.notation import to_text
 from jaxrl.core.schedules import Schedule
@@ -19,19 +20,32 @@ def list_names(arguments: List) -> int:
     Raises:
         BadInput: no such kind.
     """
-    from jaxrl.cli.parts import KINDS, import_modules
-
     import_modules(arguments.imports)
-    others = {"envs": _list_envs, "agents": _list_agents, "experiments": _list_experiments}
-    kinds = [*others, "operators", *(kind for kind in KINDS if kind not in others)]
+    if arguments.what == "envs":
+        _list_envs()  # which needs no other package
+        return 0
+    from jaxrl.cli.parts import KINDS
+
+    others = {"agents": _list_agents, "experiments": _list_experiments}
+    kinds = {
+        "envs": "environments, for --env",
+        "experiments": "what `jaxrl meta` learns",
+        "operators": "functionals, improvements, heads and compositions: what an operator is of",
+        **{name: kind.about for name, kind in KINDS.items()},
+    }
     if not arguments.what:
-        make_console().print("\n".join(f"jaxrl list {kind}" for kind in kinds))
+        table = make_table(["kind", "what it is"])
+        for kind, about in kinds.items():
+            add_row(table, kind, about)
+        console = make_console()
+        console.print(table)
+        say(console, "Names of a kind: jaxrl list KIND.")
     elif arguments.what in others:
         others[arguments.what]()
     elif arguments.what in kinds:
         _list_parts(arguments.what)
     else:
-        near = near_names(arguments.what, kinds)
+        near = near_names(arguments.what, [*kinds])
         raise BadInput(f"no kind {arguments.what!r}; {near} There are: {', '.join(kinds)}.")
     return 0
 
@@ -84,13 +98,27 @@ def _list_agents() -> None:
 
 
 def _list_envs() -> None:
-    from jaxrl.envs import make, names
+    from jaxrl.envs.registry import facts_of, names
 
-    table = make_table(["environment", "observation", "actions"])
+    table = make_table(["environment", "suite", "observation", "actions", "kind", "what it is"])
+    table.columns[0].no_wrap = True
     for name in names():
-        env = make(name)
-        add_row(table, name, _space(env.observation_space), _space(env.action_space))
-    make_console().print(table)
+        facts = facts_of(name)
+        marks = {
+            "tabular": facts.is_tabular,
+            "continuous": facts.is_continuous,
+            "partial": facts.is_partial,
+        }
+        kind = ", ".join(mark for mark, holds in marks.items() if holds)
+        spaces = (_size(facts.observation), _size(facts.action))
+        add_row(table, name, facts.suite, *spaces, kind, facts.about)
+    console = make_console()
+    console.print(table)
+    say(
+        console,
+        "tabular: its whole model is known, as `jaxrl plan` needs it; continuous: actions are "
+        "numbers; partial: observations hide what an agent should remember.",
+    )
 
 
 def _list_parts(what: str) -> None:
@@ -113,12 +141,10 @@ def _first_line(documented: Any) -> str:
     return (documented.__doc__ or "").strip().partition("\n")[0]
 
 
-def _space(space: Any) -> str:
-    from jaxrl.core.spaces import Discrete
-
-    if isinstance(space, Discrete):
-        return f"{space.num_values} values"
-    return f"{'x'.join(map(str, space.shape)) or 1} number{'s' * (math.prod(space.shape) != 1)}"
+def _size(size: int | tuple[int, ...]) -> str:
+    if isinstance(size, int):
+        return f"{size} value{'s' * (size != 1)}"
+    return f"{'x'.join(map(str, size)) or 1} number{'s' * (math.prod(size) != 1)}"
 
 
 def _list_experiments() -> None:

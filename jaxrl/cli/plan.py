@@ -22,8 +22,9 @@ from jaxrl.cli.contraction import why_no_contraction
 from jaxrl.cli.errors import BadInput, refusing
 from jaxrl.cli.evaluate import write_report
 from jaxrl.cli.grids import grid_layout
+from jaxrl.cli.imports import import_modules
 from jaxrl.cli.job import assignments, given_parts
-from jaxrl.cli.parts import canonical, import_modules, operator_with
+from jaxrl.cli.parts import canonical, operator_with
 from jaxrl.cli.screen import add_row, make_console, make_table, say
 from jaxrl.core import notation
 from jaxrl.core.mdp import TabularMDP

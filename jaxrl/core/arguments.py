@@ -37,6 +37,12 @@ def check_number(name: str, value: Any, low: float = 0.0) -> float:
     return float(value)
 
 
+def check_prob(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` lies in [0, 1]; a traced one passes."""
+    if not isinstance(value, jax.core.Tracer) and not 0.0 <= float(value) <= 1.0:
+        raise ValueError(f"{name}={value} is out of range: give a value in [0, 1].")
+
+
 def check_numbers(name: str, values: Any) -> list[float]:
     """A sequence of numbers as Python floats; `ValueError` for anything else."""
     try:

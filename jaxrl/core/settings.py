@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
 
@@ -221,15 +222,26 @@ def resolve_name(names: list[str], name: str) -> str:
 
 
 def near_names(name: str, known: list[str], see: str = "jaxrl list") -> str:
-    """A half sentence naming the entries of `known` nearest to `name`, or all when few; `see` is
-    the command that lists them."""
-    lowered = {entry.lower(): entry for entry in known}
-    near = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    """A half sentence naming the entries of `known` nearest to `name`, or all when few.
+
+    A part of an entry will do: "maze" is near MetaMaze-misc. `see` is the command that lists them.
+    """
+    likeness = {entry: _likeness(name.lower(), entry) for entry in known}
+    near = sorted((e for e in known if likeness[e] >= 0.5), key=lambda e: -likeness[e])[:3]
     if near:
         return f"did you mean {' or '.join(near)}?"
     if len(known) <= 12:
         return f"known: {', '.join(known)}."
     return f"there are {len(known)}, from {known[0]} to {known[-1]}; see `{see}`."
+
+
+def _likeness(name: str, entry: str) -> float:
+    """1 for an equal name; parts, between marks and at capitals, count where they hardly differ."""
+    parts = {*re.split(r"[-.]", entry), *re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", entry)}
+    whole, *ratios = (
+        difflib.SequenceMatcher(None, name, text.lower()).ratio() for text in (entry, *parts)
+    )
+    return max(whole, *(0.95 * ratio for ratio in ratios if ratio >= 0.8), 0.0)
 
 
 def setting_label(values: Mapping[str, float], owner: Any) -> str:

@@ -27,8 +27,9 @@ class TimeStep:
     reward: Array  # [] float32 [return], or a vector of channels
     terminated: Array  # [] bool or float in [0, 1]
     truncated: Array  # [] bool
-    cost: Array  # [num_costs] float32, empty when the task has none
-    info: dict[str, Array]  # static keys
+    # Made where they are needed, because an array made at import would start the backend.
+    cost: Array = struct.field(default_factory=lambda: jnp.zeros((0,), jnp.float32))  # [num_costs]
+    info: dict[str, Array] = struct.field(default_factory=dict)  # static keys
 
 
 @struct.dataclass

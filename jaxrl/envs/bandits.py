@@ -94,8 +94,6 @@ class Bandit:
             reward=self.payout.draw(key, self.means[action]).astype(jnp.float32),
             terminated=state.time >= jnp.asarray(self.num_pulls, jnp.float32),
             truncated=jnp.zeros((), jnp.bool_),
-            cost=jnp.zeros((0,), jnp.float32),
-            info={},
         )
         return state, step
 

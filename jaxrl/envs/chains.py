@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from jaxrl.core.arguments import check_prob
 from jaxrl.core.mdp import TabularMDP, outcome_mdp
 from jaxrl.core.types import Key
 
@@ -28,19 +29,14 @@ def riverswim(num_states: int = 6, discount: float = 0.99) -> TabularMDP:
     """
     if num_states < 2:
         raise ValueError(f"riverswim needs at least 2 states; got num_states={num_states}.")
-    last = num_states - 1
-    prob = np.zeros((num_states, 2, 3))
-    next_state = np.zeros((num_states, 2, 3), np.int32)
+    state, last = np.arange(num_states), num_states - 1
+    # Outcomes are: back, stay, up. Action 0 is the sure drift back.
+    prob = np.tile([[1.0, 0.0, 0.0], [0.05, 0.60, 0.35]], (num_states, 1, 1))
+    prob[0, 1], prob[last, 1] = [0.0, 0.4, 0.6], [0.4, 0.6, 0.0]
+    next_state = np.clip(state[:, None, None] + np.array([-1, 0, 1]), 0, last)
     reward = np.zeros((num_states, 2))
-    for state in range(num_states):
-        # Outcomes are: back, stay, up. Action 0 is the sure drift back.
-        next_state[state] = [max(state - 1, 0), state, min(state + 1, last)]
-        prob[state, 0] = [1.0, 0.0, 0.0]
-        prob[state, 1] = [0.05, 0.60, 0.35]
-    prob[0, 1] = [0.0, 0.4, 0.6]
-    prob[last, 1] = [0.4, 0.6, 0.0]
     reward[0, 0], reward[last, 1] = 0.005, 1.0
-    return outcome_mdp(prob, next_state, reward, discount=discount)
+    return outcome_mdp(prob, np.broadcast_to(next_state, prob.shape), reward, discount)
 
 
 def chain(
@@ -79,8 +75,7 @@ def chain(
     """
     if num_states < 2:
         raise ValueError(f"chain needs at least 2 states; got num_states={num_states}.")
-    if not 0.0 <= slip_prob <= 1.0:
-        raise ValueError(f"slip_prob={slip_prob} is out of range: give a value in [0, 1].")
+    check_prob("slip_prob", slip_prob)
     state, last = np.arange(num_states), num_states - 1
     outcomes = np.stack([np.minimum(state + 1, last), np.zeros_like(state)], axis=-1)
     rewards = np.stack([large_reward * (state == last), np.full(num_states, small_reward)], axis=-1)
@@ -147,21 +142,19 @@ def deep_sea(
     """
     if size < 1:
         raise ValueError(f"deep_sea needs size >= 1; got size={size}.")
-    right_action = np.ones((size, size), np.int32)
+    right_action = np.ones((size, size), bool)
     if key is not None:
-        right_action = np.asarray(jax.random.bernoulli(key, 0.5, (size, size)), np.int32)
-    num_states = size * size
-    next_state = np.zeros((num_states, 2, 1), np.int32)
-    reward = np.zeros((num_states, 2, 1))
-    terminal = np.zeros((num_states, 2, 1), bool)
-    for row in range(size):
-        for column in range(size):
-            state, right = row * size + column, right_action[row, column]
-            below = min(row + 1, size - 1) * size
-            next_state[state, right, 0] = below + min(column + 1, size - 1)
-            next_state[state, 1 - right, 0] = below + max(column - 1, 0)
-            reward[state, right, 0] = float(column == size - 1) - move_cost / size
-            terminal[state, :, 0] = row == size - 1
+        right_action = np.asarray(jax.random.bernoulli(key, 0.5, (size, size)))
+    row, column = np.divmod(np.arange(size * size)[:, None], size)
+    is_right = right_action.reshape(-1, 1) == np.arange(2)  # [S, A]
+    aside = np.clip(column + np.where(is_right, 1, -1), 0, size - 1)
+    next_state = np.minimum(row + 1, size - 1) * size + aside
+    reward = np.where(is_right, (column == size - 1) - move_cost / size, 0.0)
+    shape = (size * size, 2, 1)
     return outcome_mdp(
-        np.ones((num_states, 2, 1)), next_state, reward, terminal=terminal, discount=discount
+        np.ones(shape),
+        next_state.reshape(shape),
+        reward.reshape(shape),
+        discount,
+        terminal=np.broadcast_to(row[..., None] == size - 1, shape),
     )

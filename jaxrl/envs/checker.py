@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrl.core.arguments import check_parts
 from jaxrl.core.protocols import Environment
-from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.spaces import Box, Discrete
 from jaxrl.core.types import Key, PyTree, TimeStep, select
 
 _EXAMPLE = 'jaxrl.envs.make("CartPole")'
@@ -86,7 +86,11 @@ def structure(env: Environment) -> list[str]:
     after, seen = stepped
     wrong = [*_differences("state", state, after)]
     wrong += _differences("observation", observation, seen.observation)
-    wrong += _in_space("observation", seen.observation, env.observation_space)
+    value, space = seen.observation, env.observation_space
+    shape, dtype = jnp.shape(value), jnp.result_type(value)
+    if shape != space.shape or dtype != space.dtype:
+        says = f"{space.dtype}{list(space.shape)}"
+        wrong.append(f"observation is {dtype}{list(shape)}, but its space says {says}.")
     for name in ("terminated", "truncated"):
         if jnp.shape(getattr(seen, name)) != ():
             wrong.append(f"{name} has shape {list(jnp.shape(getattr(seen, name)))}: give a scalar.")
@@ -108,15 +112,6 @@ def _spaces(env: Environment) -> list[str]:
         elif isinstance(space, Box) and np.any(np.asarray(space.low) > np.asarray(space.high)):
             wrong.append(f"{name} has a lower bound above the upper one.")
     return wrong
-
-
-def _in_space(what: str, value: Any, space: Space) -> list[str]:
-    shape, dtype = jnp.shape(value), jnp.result_type(value)
-    if shape != space.shape or dtype != space.dtype:
-        return [
-            f"{what} is {dtype}{list(shape)}, but its space says {space.dtype}{list(space.shape)}."
-        ]
-    return []
 
 
 def _differences(what: str, first: PyTree, then: PyTree) -> list[str]:

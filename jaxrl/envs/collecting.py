@@ -13,6 +13,7 @@ from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.spaces import Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.grid_moves import cell_index, reached_cells
 
 
@@ -64,9 +65,7 @@ class CollectingGrid:
     end_probs: Array  # [num_objects] in [0, 1] [per collection]
     respawn_probs: Array  # [num_objects] in [0, 1] [per step]
     start: Array  # [] int32, the first cell
-    time_limit: float = setting(
-        100.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(100.0)
     height: int = setting(5, "rows")
     width: int = setting(5, "columns")
     num_moves: int = setting(4, "moves: 4, 5 with staying, 9 with diagonals", choices=(4, 5, 9))
@@ -107,15 +106,8 @@ class CollectingGrid:
         terminated = jnp.any(taken & (draw < self.end_probs))
         back = ~state.present & (draw < self.respawn_probs)
         state = CollectingState(cell, (state.present & ~taken) | back, state.time + 1)
-        step = TimeStep(
-            observation=self._observe(state),
-            reward=jnp.sum(jnp.where(taken, self.rewards, 0.0)).astype(jnp.float32),
-            terminated=terminated,
-            truncated=(state.time >= self.time_limit) & ~terminated,
-            cost=jnp.zeros((0,), jnp.float32),
-            info={},
-        )
-        return state, step
+        reward = jnp.sum(jnp.where(taken, self.rewards, 0.0))
+        return state, clocked(self._observe(state), reward, terminated, state.time, self.time_limit)
 
     def _observe(self, state: CollectingState) -> Array:
         bits = jnp.asarray(2 ** np.arange(self.num_objects), jnp.int32)

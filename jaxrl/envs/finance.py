@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.arguments import check_prob
 from jaxrl.core.mdp import TabularMDP, outcome_mdp
 from jaxrl.core.settings import check_settings, setting
 
@@ -39,8 +40,7 @@ def gambler(goal: int = 100, head_prob: float = 0.4, discount: float = 1.0) -> T
     """
     if goal < 2:
         raise ValueError(f"gambler needs goal >= 2; got goal={goal}.")
-    if not 0.0 <= head_prob <= 1.0:
-        raise ValueError(f"head_prob={head_prob} is out of range: give a value in [0, 1].")
+    check_prob("head_prob", head_prob)
     capital, stake = np.arange(goal + 1)[:, None], np.arange(goal // 2 + 1)
     legal = (stake >= 1) & (stake <= np.minimum(capital, goal - capital))
     after = np.stack([capital + stake, capital - stake], axis=-1)  # heads, tails
@@ -66,6 +66,16 @@ class OptionTerms:
     volatility: float = setting(0.2, "of log price", unit="per sqrt(year)", low=0.0, low_open=True)
     maturity: float = setting(1.0, "time to run", unit="year", low=0.0, low_open=True)
     dividend_yield: float = setting(0.0, "paid by the share", unit="per year", low=0.0)
+
+    def per_step(self, volatility: float, num_steps: int) -> tuple[float, float, float]:
+        """Of one of `num_steps`: log of a move up, growth without risk, discount."""
+        step = self.maturity / num_steps
+        growth = np.exp((self.rate - self.dividend_yield) * step)
+        return volatility * np.sqrt(step), growth, float(np.exp(-self.rate * step))
+
+    def payoff(self, price: np.ndarray, is_put: bool) -> np.ndarray:
+        """What exercising at these prices pays [money]."""
+        return np.maximum((self.strike - price) if is_put else (price - self.strike), 0.0)
 
 
 def american_option(
@@ -102,9 +112,8 @@ def american_option(
     check_settings(terms)
     if num_steps < 1:
         raise ValueError(f"american_option needs num_steps >= 1; got num_steps={num_steps}.")
-    step = terms.maturity / num_steps
-    log_up = terms.volatility * np.sqrt(step)
-    up, growth = np.exp(log_up), np.exp((terms.rate - terms.dividend_yield) * step)
+    log_up, growth, discount = terms.per_step(terms.volatility, num_steps)
+    up = np.exp(log_up)
     up_prob = (growth - 1 / up) / (up - 1 / up)
     if not 0.0 <= up_prob <= 1.0:
         raise ValueError(
@@ -112,19 +121,34 @@ def american_option(
             "volatility against the rates."
         )
     time, num_ups = np.tril_indices(num_steps + 1)  # row by row: t, then j = 0, ..., t
-    states = np.arange(time.size)
     price = terms.spot * np.exp(log_up * (2 * num_ups - time))
-    payoff = np.maximum((terms.strike - price) if is_put else (price - terms.strike), 0.0)
-    is_last = time == num_steps
-    up_state = states + time + 2  # the next level is t + 1 states longer
-    hold = np.where(is_last[:, None], states[:, None], np.stack([up_state, up_state - 1], axis=-1))
-    stop = np.stack([states, states], axis=-1)
-    prob = np.where(np.arange(2)[:, None] == 0, [up_prob, 1 - up_prob], [1.0, 0.0])
-    ends = np.stack([is_last, np.ones_like(is_last)], axis=-1)
+    up_state = np.arange(time.size) + time + 2  # the next level is t + 1 states longer
+    after = np.stack([up_state, up_state - 1], axis=-1)
+    chance = np.broadcast_to([up_prob, 1 - up_prob], after.shape)
+    payoff = terms.payoff(price, is_put)
+    return stopping_mdp(payoff, time == num_steps, chance, after, discount)
+
+
+def stopping_mdp(
+    payoff: np.ndarray, is_last: np.ndarray, chance: np.ndarray, after: np.ndarray, discount: float
+) -> TabularMDP:
+    """Hold 0, or exercise 1, which pays and ends; holding at maturity ends and pays nothing.
+
+    Args:
+        payoff: `[S]`, of exercising [money].
+        is_last: `[S]`, at maturity.
+        chance: `[S, K]`, of what follows where one holds.
+        after: `[S, K]`, states that follow.
+        discount: [per step of the tree].
+    """
+    states = np.broadcast_to(np.arange(payoff.size)[:, None], after.shape)
+    exercised = np.broadcast_to(np.arange(after.shape[1]) == 0, after.shape)
+    prob = np.stack([chance, exercised], axis=1)
+    ends = np.stack([is_last, np.ones_like(is_last)], axis=1)
     return outcome_mdp(
-        np.broadcast_to(prob, (states.size, 2, 2)),
-        np.stack([hold, stop], axis=1),
-        np.stack([np.zeros_like(payoff), payoff], axis=-1),
-        float(np.exp(-terms.rate * step)),
-        terminal=np.broadcast_to(ends[..., None], (states.size, 2, 2)),
+        prob,
+        np.stack([np.where(is_last[:, None], states, after), states], axis=1),
+        np.stack([np.zeros_like(payoff), payoff], axis=1),
+        discount,
+        terminal=np.broadcast_to(ends[..., None], prob.shape),
     )

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrl.core.arguments import check_prob
 from jaxrl.core.mdp import TabularMDP, outcome_mdp
+from jaxrl.envs.grid_moves import MOVES, landings
 
 LAKE_4X4 = ("SFFF", "FHFH", "FFFH", "HFFG")
 LAKE_8X8 = (
@@ -23,8 +25,6 @@ LAKE_8X8 = (
     "FFFHFFFG",
 )
 WIND_OF_COLUMNS = (0, 0, 0, 1, 1, 1, 2, 2, 1, 0)  # Sutton and Barto, example 6.5 [cells]
-
-_UP, _RIGHT, _DOWN, _LEFT = (-1, 0), (0, 1), (1, 0), (0, -1)
 
 
 def frozen_lake(
@@ -60,7 +60,7 @@ def frozen_lake(
     starts = (cells == "S").ravel()
     if not starts.any():
         raise ValueError("lake has no start: put at least one S.")
-    target = _moves(cells.shape, (_LEFT, _DOWN, _RIGHT, _UP))
+    target = landings(cells.shape, MOVES[3::-1])
     prob, next_state = _slipping(target, slip_prob)
     is_goal, is_over = (cells == "G").ravel(), np.isin(cells, ["G", "H"]).ravel()
     # Gymnasium's end cells stay put: one outcome, which ends and pays nothing.
@@ -99,23 +99,9 @@ def cliff_walking(
 
     Sources: Sutton and Barto (2018), "Reinforcement Learning: An Introduction", example 6.6.
     """
-    if num_rows < 2 or num_columns < 3:
-        raise ValueError(
-            f"cliff_walking needs at least 2 rows and 3 columns; got {num_rows} and {num_columns}."
-        )
-    target = _moves((num_rows, num_columns), (_UP, _RIGHT, _DOWN, _LEFT))
-    prob, landing = _slipping(target, slip_prob)
-    goal, start = num_rows * num_columns - 1, (num_rows - 1) * num_columns
-    falls = (landing > start) & (landing < goal)
-    next_state = np.where(falls, start, landing)
-    return outcome_mdp(
-        prob,
-        next_state,
-        np.where(falls, -100.0, -1.0),
-        discount,
-        initial=np.arange(goal + 1) == start,
-        terminal=next_state == goal,
-    )
+    start, goal = _ends("cliff_walking", num_rows, num_columns)
+    prob, landing = _slipping(landings((num_rows, num_columns)), slip_prob)
+    return _climbed(start, goal, prob, landing, 100.0, discount)
 
 
 def windy_cliff(
@@ -157,25 +143,13 @@ def windy_cliff(
         >>> mdp.next_state[10, 1].tolist(), mdp.reward[10, 1].tolist()  # along the edge
         ([11, 15], [-1.0, -10.0])
     """
-    if num_rows < 2 or num_columns < 3:
-        raise ValueError(
-            f"windy_cliff needs at least 2 rows and 3 columns; got {num_rows} and {num_columns}."
-        )
-    _check_prob("wind", wind)
+    start, goal = _ends("windy_cliff", num_rows, num_columns)
+    check_prob("wind", wind)
     if not cliff_cost >= 0.0:
         raise ValueError(f"cliff_cost={cliff_cost} is out of range: give a value in [0, inf).")
-    landing = _moves((num_rows, num_columns), (_UP, _RIGHT, _DOWN, _LEFT), np.arange(2))
-    goal, start = num_rows * num_columns - 1, (num_rows - 1) * num_columns
-    falls = (landing > start) & (landing < goal)
-    next_state = np.where(falls, start, landing)
-    return outcome_mdp(
-        np.broadcast_to([1 - wind, wind], landing.shape),
-        next_state,
-        np.where(falls, -float(cliff_cost), -1.0),
-        discount,
-        initial=np.arange(goal + 1) == start,
-        terminal=next_state == goal,
-    )
+    landing = landings((num_rows, num_columns), push=np.arange(2))
+    prob = np.broadcast_to([1 - wind, wind], landing.shape)
+    return _climbed(start, goal, prob, landing, cliff_cost, discount)
 
 
 def windy_gridworld(
@@ -204,14 +178,13 @@ def windy_gridworld(
     Sources: Sutton and Barto (2018), "Reinforcement Learning: An Introduction", example 6.5 and
     exercises 6.9 and 6.10.
     """
-    _check_prob("gust_prob", gust_prob)
+    check_prob("gust_prob", gust_prob)
     shape, start, goal = (7, len(WIND_OF_COLUMNS)), 3 * 10, 3 * 10 + 7
-    moves = (_UP, _RIGHT, _DOWN, _LEFT)
-    moves += ((-1, 1), (1, 1), (1, -1), (-1, -1)) if kings_moves else ()
+    moves = MOVES[:4] + (MOVES[5:] if kings_moves else ())
     wind = np.broadcast_to(WIND_OF_COLUMNS, shape).ravel()
     gusts = np.array([0, -1, 1])  # outcomes: the mean wind, one cell stronger, one cell weaker
     push = np.where(wind[:, None] > 0, gusts - wind[:, None], 0)[:, None, :]
-    next_state = _moves(shape, moves, push)
+    next_state = landings(shape, moves, push)
     chance = np.where(
         (wind > 0)[:, None], [1 - gust_prob, gust_prob / 2, gust_prob / 2], [1.0, 0, 0]
     )
@@ -265,13 +238,9 @@ def windy_walk(
         >>> [round(float(p), 3) for p in mdp.prob[0, 0]]
         [0.9, 0.09, 0.01]
     """
-    if num_rows < 2 or num_columns < 3:
-        raise ValueError(
-            f"windy_walk needs at least 2 rows and 3 columns; got {num_rows} and {num_columns}."
-        )
-    _check_prob("wind", wind)
-    goal, start = num_rows * num_columns - 1, (num_rows - 1) * num_columns
-    next_state = _moves((num_rows, num_columns), (_UP, _RIGHT, _DOWN, _LEFT), np.arange(3))
+    start, goal = _ends("windy_walk", num_rows, num_columns)
+    check_prob("wind", wind)
+    next_state = landings((num_rows, num_columns), push=np.arange(3))
     states = np.arange(goal + 1)
     is_hazard, is_goal = (states > start) & (states < goal), states == goal
     return outcome_mdp(
@@ -284,18 +253,29 @@ def windy_walk(
     )
 
 
-def _moves(
-    shape: tuple[int, int], moves: Sequence[tuple[int, int]], push: np.ndarray | None = None
-) -> np.ndarray:
-    """Cells reached, `[S, A, K]`, by each move and a push of so many rows, clipped to the grid.
+def _ends(name: str, num_rows: int, num_columns: int) -> tuple[int, int]:
+    """The cells at both ends of the bottom row, start and goal; between them is the cliff."""
+    if num_rows < 2 or num_columns < 3:
+        raise ValueError(
+            f"{name} needs at least 2 rows and 3 columns; got {num_rows} and {num_columns}."
+        )
+    return (num_rows - 1) * num_columns, num_rows * num_columns - 1
 
-    `push` broadcasts against `[S, A, K]` [cells down]; without one K is 1.
-    """
-    row, column = np.unravel_index(np.arange(shape[0] * shape[1]), shape)
-    step = np.array(moves)[None, :, None, :]
-    row = row[:, None, None] + step[..., 0] + (0 if push is None else push)
-    column = np.broadcast_to(column[:, None, None] + step[..., 1], row.shape)
-    return np.clip(row, 0, shape[0] - 1) * shape[1] + np.clip(column, 0, shape[1] - 1)
+
+def _climbed(
+    start: int, goal: int, prob: np.ndarray, landing: np.ndarray, fall_cost: float, discount: float
+) -> TabularMDP:
+    """The walk in which who lands on the cliff, `landing[S, A, K]`, is back at the start."""
+    falls = (landing > start) & (landing < goal)
+    next_state = np.where(falls, start, landing)
+    return outcome_mdp(
+        prob,
+        next_state,
+        np.where(falls, -float(fall_cost), -1.0),
+        discount,
+        initial=np.arange(goal + 1) == start,
+        terminal=next_state == goal,
+    )
 
 
 def _slipping(target: np.ndarray, slip_prob: float) -> tuple[np.ndarray, np.ndarray]:
@@ -304,14 +284,9 @@ def _slipping(target: np.ndarray, slip_prob: float) -> tuple[np.ndarray, np.ndar
     `target[S, 4, 1]` -> `prob[S, 4, K]`, `next_state[S, 4, K]`; K is 1 without slips, else 3 in
     the order: the move before, the move, the move after.
     """
-    _check_prob("slip_prob", slip_prob)
+    check_prob("slip_prob", slip_prob)
     if slip_prob == 0.0:
         return np.ones(target.shape), target
     next_state = np.concatenate([np.roll(target, 1, axis=1), target, np.roll(target, -1, 1)], -1)
     chance = [slip_prob / 2, 1 - slip_prob, slip_prob / 2]
     return np.broadcast_to(chance, next_state.shape), next_state
-
-
-def _check_prob(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name}={value} is out of range: give a probability in [0, 1].")

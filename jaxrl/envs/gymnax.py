@@ -1,13 +1,17 @@
 """Every gymnax environment as a pure struct whose parameters are leaves.
 
-`import jaxrl.envs` does not import gymnax (about 1.6 s); building the first environment does.
+`import jaxrl.envs` does not import gymnax; building the first environment does, without what gymnax
+only draws pictures with.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -18,37 +22,10 @@ from jaxrl.core import struct
 from jaxrl.core.settings import near_names
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.envs.facts import GYMNAX_FACTS
 from jaxrl.envs.gymnax_cures import cure_of
 
-# Kept by hand so that listing names needs no import of gymnax; a test compares it with gymnax.
-GYMNAX_NAMES: tuple[str, ...] = (
-    "Acrobot-v1",
-    "CartPole-v1",
-    "MountainCar-v0",
-    "MountainCarContinuous-v0",
-    "Pendulum-v1",
-    "Asterix-MinAtar",
-    "Breakout-MinAtar",
-    "Freeway-MinAtar",
-    "Seaquest-MinAtar",
-    "SpaceInvaders-MinAtar",
-    "Catch-bsuite",
-    "DeepSea-bsuite",
-    "DiscountingChain-bsuite",
-    "MNISTBandit-bsuite",
-    "MemoryChain-bsuite",
-    "SimpleBandit-bsuite",
-    "UmbrellaChain-bsuite",
-    "BernoulliBandit-misc",
-    "FourRooms-misc",
-    "FrozenLake-misc",
-    "GaussianBandit-misc",
-    "MetaMaze-misc",
-    "PointRobot-misc",
-    "Pong-misc",
-    "Reacher-misc",
-    "Swimmer-misc",
-)
+GYMNAX_NAMES: tuple[str, ...] = tuple(GYMNAX_FACTS)
 
 
 @struct.dataclass
@@ -132,8 +109,6 @@ class GymnaxEnv:
             reward=jnp.asarray(reward, jnp.float32),
             terminated=terminated,
             truncated=limit & ~terminated,
-            cost=jnp.zeros((0,), jnp.float32),
-            info={},
         )
         return jax.tree.map(_strong, state), step
 
@@ -200,11 +175,39 @@ def gymnax_env(
     return env.with_parameters(given)
 
 
+class _Deferred(ModuleType):
+    """Stands for a module that is imported when one of its names is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@functools.cache
+def _gymnax() -> ModuleType:
+    """gymnax, which gets seaborn and pyplot when it draws a picture, if ever.
+
+    It imports them for its drawings alone; with pandas they take three of its four seconds. While
+    it is imported something stands for them, and nowhere but in gymnax thereafter.
+    """
+    drawing = {
+        name: _Deferred(name)
+        for name in ("matplotlib.pyplot", "seaborn")
+        if "gymnax" not in sys.modules and name not in sys.modules
+    }
+    sys.modules.update(drawing)
+    try:
+        return importlib.import_module("gymnax")
+    finally:
+        for name, module in drawing.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
 def _options(name: str) -> tuple[str, ...]:
     """Names of the constructor options of a gymnax class."""
-    import gymnax
-
-    if name not in gymnax.registered_envs:
+    if name not in _gymnax().registered_envs:
         raise ValueError(
             f"unknown gymnax environment {name!r}; {near_names(name, [*GYMNAX_NAMES])}"
         )
@@ -220,12 +223,10 @@ def _raw(name: str, options: tuple[tuple[str, Any], ...], transition_gradients: 
 
     gymnax objects compare by identity; sharing one lets equal adapters share one compilation.
     """
-    import gymnax
-
     # Outside any trace, so that no tracer is kept in the object when called under `jit`.
     try:
         with jax.ensure_compile_time_eval():
-            raw, _ = gymnax.make(name, **dict(options))
+            raw, _ = _gymnax().make(name, **dict(options))
     except (AssertionError, TypeError) as error:
         raise ValueError(
             f"{name} refuses {dict(options)}: {str(error) or 'out of range'}."

@@ -22,45 +22,25 @@ RawEnv = Any  # a gymnax Environment
 Outcome = tuple[Array, PyTree, Array, Array]  # observation, state, reward, terminated
 
 
-def _own_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
-    return raw.step_env(key, state, action, params)[:4]
-
-
-def _own_reset(raw: RawEnv, key: Key, params: PyTree) -> tuple[Array, PyTree]:
-    return raw.reset_env(key, params)
-
-
-def _own_params(raw: RawEnv) -> PyTree:
-    return raw.default_params
-
-
-def _as_observed(observation: Array, raw: RawEnv, state: PyTree, params: PyTree) -> Array:
-    del raw, state, params
-    return observation
-
-
-def _as_given(params: PyTree) -> PyTree:
-    return params
-
-
-def _accept(options: Mapping[str, Any]) -> None:
-    del options
-
-
 @dataclasses.dataclass(frozen=True)
 class Cure:
     """How one gymnax environment is driven; every default is the environment's own way."""
 
-    note: str = ""  # what is changed, in a sentence
     refusal: str = ""  # why the environment is not offered; empty when it is
     horizon_is_terminal: bool = False  # default of the adapter's switch
     derived: tuple[str, ...] = ()  # parameters that `derive` computes, so that none may be set
-    check_options: Callable[[Mapping[str, Any]], None] = _accept  # raises on a bad option
-    params: Callable[[RawEnv], PyTree] = _own_params
-    derive: Callable[[PyTree], PyTree] = _as_given
-    reset: Callable[[RawEnv, Key, PyTree], tuple[Array, PyTree]] = _own_reset
-    step: Callable[[RawEnv, Key, PyTree, Array, PyTree], Outcome] = _own_step
-    observe: Callable[[Array, RawEnv, PyTree, PyTree], Array] = _as_observed
+    check_options: Callable[[Mapping[str, Any]], None] = lambda options: None  # raises on a bad one
+    params: Callable[[RawEnv], PyTree] = lambda raw: raw.default_params
+    derive: Callable[[PyTree], PyTree] = lambda params: params
+    reset: Callable[[RawEnv, Key, PyTree], tuple[Array, PyTree]] = lambda raw, key, params: (
+        raw.reset_env(key, params)
+    )
+    step: Callable[[RawEnv, Key, PyTree, Array, PyTree], Outcome] = (
+        lambda raw, key, state, action, params: raw.step_env(key, state, action, params)[:4]
+    )
+    observe: Callable[[Array, RawEnv, PyTree, PyTree], Array] = (
+        lambda observation, raw, state, params: observation
+    )
     bounds: Callable[[RawEnv, PyTree], tuple[Any, Any]] | None = None  # low, high of observations
 
 
@@ -144,7 +124,7 @@ def _observe_time(observation: Array, raw: RawEnv, state: PyTree, params: PyTree
 
 
 def _meta_maze_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
-    observation, state, reward, _ = _own_step(raw, key, state, action, params)
+    observation, state, reward = raw.step_env(key, state, action, params)[:3]
     return observation, state, reward, jnp.zeros((), bool)
 
 
@@ -239,63 +219,43 @@ def _asterix_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: P
 
 
 CURES: dict[str, Cure] = {
-    "CartPole-v1": Cure(
-        note="total_mass and polemass_length follow masscart, masspole and length.",
-        derived=("total_mass", "polemass_length"),
-        derive=_cartpole_masses,
-    ),
-    "MountainCarContinuous-v0": Cure(
-        note="gymnasium's dynamics; gymnax puts the inelastic wall at the goal.",
-        step=_mountain_car_step,
-    ),
-    "Asterix-MinAtar": Cure(
-        note="spawning never deletes an entity, and speed stops at one cell per frame.",
-        step=_asterix_step,
-    ),
-    "Freeway-MinAtar": Cure(
-        note="the time limit ends the game, as in MinAtar.", horizon_is_terminal=True
-    ),
-    "DiscountingChain-bsuite": Cure(
-        note="the time limit ends the task, as in bsuite.", horizon_is_terminal=True
-    ),
-    "SimpleBandit-bsuite": Cure(
-        note="arms stay the same over episodes and are the parameter arm_rewards.",
-        params=_bandit_params,
-        reset=_bandit_reset,
-        step=_bandit_step,
-    ),
-    "MemoryChain-bsuite": Cure(
-        note="the observation space holds the observations.", bounds=_memory_chain_bounds
-    ),
+    # total_mass and polemass_length follow masscart, masspole and length.
+    "CartPole-v1": Cure(derived=("total_mass", "polemass_length"), derive=_cartpole_masses),
+    # Gymnasium's dynamics; gymnax puts the inelastic wall at the goal.
+    "MountainCarContinuous-v0": Cure(step=_mountain_car_step),
+    # Spawning never deletes an entity, and speed stops at one cell per frame.
+    "Asterix-MinAtar": Cure(step=_asterix_step),
+    # The time limit ends the game, as in MinAtar.
+    "Freeway-MinAtar": Cure(horizon_is_terminal=True),
+    # The time limit ends the task, as in bsuite.
+    "DiscountingChain-bsuite": Cure(horizon_is_terminal=True),
+    # Arms stay the same over episodes and are the parameter arm_rewards.
+    "SimpleBandit-bsuite": Cure(params=_bandit_params, reset=_bandit_reset, step=_bandit_step),
+    # The observation space holds the observations.
+    "MemoryChain-bsuite": Cure(bounds=_memory_chain_bounds),
     "MNISTBandit-bsuite": Cure(
         refusal="it downloads MNIST when built, and stores pixels above 127 as negative numbers"
     ),
-    "BernoulliBandit-misc": Cure(note="the time limit ends the task.", horizon_is_terminal=True),
+    # The time limit ends the task.
+    "BernoulliBandit-misc": Cure(horizon_is_terminal=True),
+    # The time limit ends the task; the clock is scaled by it; the space is right.
     "GaussianBandit-misc": Cure(
-        note="the time limit ends the task; the clock is scaled by it; the space is right.",
-        horizon_is_terminal=True,
-        observe=_observe_time,
-        bounds=_gaussian_bandit_bounds,
+        horizon_is_terminal=True, observe=_observe_time, bounds=_gaussian_bandit_bounds
     ),
-    "FourRooms-misc": Cure(
-        note="the agent is drawn where it is, not transposed.", observe=_four_rooms_observe
-    ),
+    # The agent is drawn where it is, not transposed.
+    "FourRooms-misc": Cure(observe=_four_rooms_observe),
+    # Only the time limit ends the task; the clock is scaled by it; the space is right.
     "MetaMaze-misc": Cure(
-        note="only the time limit ends the task; the clock is scaled by it; the space is right.",
         horizon_is_terminal=True,
         step=_meta_maze_step,
         observe=_observe_time,
         bounds=_meta_maze_bounds,
     ),
-    "PointRobot-misc": Cure(
-        note="the time limit ends the task, and the clock is scaled by it.",
-        horizon_is_terminal=True,
-        observe=_observe_time,
-    ),
-    "Reacher-misc": Cure(
-        note="actions are clipped; num_joints other than 2 is refused.",
-        check_options=_check_reacher,
-    ),
-    "Swimmer-misc": Cure(note="actions are clipped."),
-    "Pong-misc": Cure(note="the ball bounces off both borders.", step=_pong_step),
+    # The time limit ends the task, and the clock is scaled by it.
+    "PointRobot-misc": Cure(horizon_is_terminal=True, observe=_observe_time),
+    # Actions are clipped; num_joints other than 2 is refused.
+    "Reacher-misc": Cure(check_options=_check_reacher),
+    "Swimmer-misc": Cure(),  # actions are clipped, as are those of every box
+    # The ball bounces off both borders.
+    "Pong-misc": Cure(step=_pong_step),
 }

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core.arguments import check_prob
 from jaxrl.core.mdp import TabularMDP, outcome_mdp
 from jaxrl.core.types import Array, Key
+from jaxrl.envs.grid_moves import MOVES, cells_beside, goal_mdp
 
 FOUR_ROOMS = (
     "#############",
@@ -28,8 +30,6 @@ FOUR_ROOMS = (
     "#############",
 )
 EAST_HALLWAY = (7, 9)  # row, column of `FOUR_ROOMS`
-
-_MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left; a move + 2 undoes it
 
 
 def four_rooms(
@@ -64,7 +64,7 @@ def four_rooms(
         >>> mdp.num_states, int(mdp.next_state[0, 1, 1]), int(mdp.next_state[0, 2, 2])
         (104, 1, 10)
     """
-    _check_prob("slip_prob", slip_prob)
+    check_prob("slip_prob", slip_prob)
     is_floor = np.array([list(row) for row in FOUR_ROOMS]) == "."
     cells = np.argwhere(is_floor)  # [S, 2]
     state_of = np.full(is_floor.shape, -1)
@@ -76,7 +76,7 @@ def four_rooms(
         is_goal[state_of[tuple(goal)]] = True
     if not 0 < is_goal.sum() < len(cells):
         raise ValueError("four_rooms needs at least one goal, and a cell that is none.")
-    beside = cells[:, None, :] + np.array(_MOVES)  # the outer wall keeps it on the map
+    beside = cells[:, None, :] + np.array(MOVES[:4])  # the outer wall keeps it on the map
     reached = state_of[beside[..., 0], beside[..., 1]]  # [S, 4], -1 in a wall
     reached = np.where(reached < 0, np.arange(len(cells))[:, None], reached)
     shape = (len(cells), 4, 4)
@@ -147,7 +147,7 @@ def random_maze(
     if min(height, width) < 1 or num_cells < 2:
         raise ValueError(f"random_maze needs at least 2 cells; got {height} x {width}.")
     for name, value in (("slip_prob", slip_prob), ("loop_prob", loop_prob), ("discount", discount)):
-        _check_prob(name, value)
+        check_prob(name, value)
     if not any(isinstance(cell, jax.core.Tracer) for cell in (start, goal)):
         if not all(-num_cells <= int(cell) < num_cells for cell in (start, goal)):
             raise ValueError(
@@ -172,32 +172,19 @@ def _maze(
     height: int,
     width: int,
 ) -> TabularMDP:
-    num_cells, number = height * width, discount.dtype
     is_open = dig(key, height, width, first, loop_prob)
-    cell = jnp.arange(num_cells, dtype=jnp.int32)
-    reached = jnp.where(is_open, _neighbours(height, width), cell[:, None])  # [S, 4]
-    at_goal = (cell == last)[:, None]
-    # At the goal it is over: stay put, pay nothing.
-    reached = jnp.where(at_goal, cell[:, None], reached)
+    cells = jnp.arange(height * width, dtype=jnp.int32)[:, None]
+    reached = jnp.where(is_open, cells_beside(height, width, MOVES[:4], -1), cells)  # [S, 4]
+    reached = jnp.broadcast_to(reached[:, None, :], (*reached.shape, 4))
     chance = jnp.where(jnp.eye(4, dtype=bool), 1 - slip_prob, slip_prob / 3)
-    shape = (num_cells, 4, 4)
-    enters = jnp.broadcast_to((reached == last)[:, None, :], shape)
-    return TabularMDP(
-        prob=jnp.broadcast_to(chance, shape),
-        next_state=jnp.broadcast_to(reached[:, None, :], shape),
-        reward=jnp.where(enters & ~at_goal[..., None], 1.0, 0.0).astype(number),
-        terminal=enters,
-        initial=(cell == first).astype(number),
-        legal=jnp.ones((num_cells, 4), bool),
-        discount=discount,
-    )
+    return goal_mdp(chance, reached, first, last, discount)
 
 
 def dig(key: Key, height: int, width: int, start: Array, loop_prob: Array) -> Array:
     """Open sides `[S, 4]` of a random maze: a depth-first tree from `start`, and loops."""
     num_cells = height * width
     tree_key, loop_key = jax.random.split(key)
-    beside = _neighbours(height, width)
+    beside = jnp.asarray(cells_beside(height, width, MOVES[:4], -1))
     inside = beside >= 0
     sides = jnp.arange(4)
 
@@ -225,16 +212,3 @@ def dig(key: Key, height: int, width: int, start: Array, loop_prob: Array) -> Ar
     closed = jnp.zeros((num_cells,), bool)
     left, up = closed.at[beside[:, 1]].max(right), closed.at[beside[:, 2]].max(down)
     return is_open | jnp.stack([up, right, down, left], axis=1)
-
-
-def _neighbours(height: int, width: int) -> Array:
-    """The cell on each side of each cell, `[S, 4]` int32; -1 off the grid."""
-    row, column = np.unravel_index(np.arange(height * width), (height, width))
-    row, column = (at[:, None] + np.array(_MOVES)[:, k] for k, at in enumerate((row, column)))
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return jnp.asarray(np.where(inside, row * width + column, -1), jnp.int32)
-
-
-def _check_prob(name: str, value: float | Array) -> None:
-    if not isinstance(value, jax.core.Tracer) and not 0.0 <= float(value) <= 1.0:
-        raise ValueError(f"{name}={value} is out of range: give a value in [0, 1].")

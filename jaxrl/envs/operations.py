@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.arguments import check_prob
 from jaxrl.core.mdp import TabularMDP, outcome_mdp, tabular_mdp
 from jaxrl.core.settings import check_settings, setting
 
@@ -155,8 +156,7 @@ def access_control_queue(
     """
     if num_servers < 1 or not len(priorities):
         raise ValueError("access_control_queue needs at least one server and one priority.")
-    if not 0.0 <= free_prob <= 1.0:
-        raise ValueError(f"free_prob={free_prob} is out of range: give a value in [0, 1].")
+    check_prob("free_prob", free_prob)
     num_classes = len(priorities)
     free_after = np.zeros((num_servers + 1, num_servers + 1))  # [free once decided, free next]
     for free in range(num_servers + 1):

@@ -8,7 +8,6 @@ the last part alone will do where only one parameter has it, as for the settings
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +72,7 @@ def with_parameters(env: Any, values: Mapping[str, float | Array]) -> Any:
 def _list(owner: Any, prefix: str) -> list[SettingInfo]:
     if isinstance(owner, GymnaxEnv):
         known = {prefix + name: value for name, value in owner.parameters.items()}
-        return [_free(name, value) for name, value in known.items() if _is_scalar(value)]
+        return [SettingInfo(name, value) for name, value in known.items() if _is_scalar(value)]
     found = []
     for field in dataclasses.fields(owner):
         value, name = getattr(owner, field.name), prefix + field.name
@@ -82,14 +81,9 @@ def _list(owner: Any, prefix: str) -> list[SettingInfo]:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             found.extend(_list(value, name + "."))
         elif _is_scalar(value):
-            ranged = "help" in field.metadata
-            limits = {key: field.metadata[key] for key in _RANGE} if ranged else {}
-            found.append(SettingInfo(name, value, **limits) if ranged else _free(name, value))
+            limits = {key: field.metadata[key] for key in _RANGE if key in field.metadata}
+            found.append(SettingInfo(name, value, **limits))
     return found
-
-
-def _free(name: str, value: Any) -> SettingInfo:
-    return SettingInfo(name, value, "", "", -math.inf, math.inf, low_open=False, choices=())
 
 
 def _is_scalar(value: Any) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP, outcome_mdp
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.envs.finance import OptionTerms
+from jaxrl.envs.finance import OptionTerms, stopping_mdp
 
 
 def regime_option(
@@ -75,10 +75,9 @@ def regime_option(
         )
     if num_steps < 1:
         raise ValueError(f"regime_option needs num_steps >= 1; got num_steps={num_steps}.")
-    step = terms.maturity / num_steps
     volatility = terms.volatility * factors
-    log_up = volatility.max() * np.sqrt(step)
-    up, growth = np.exp(log_up), np.exp((terms.rate - terms.dividend_yield) * step)
+    log_up, growth, discount = terms.per_step(volatility.max(), num_steps)
+    up = np.exp(log_up)
     moves = (volatility / volatility.max()) ** 2
     up_prob = (growth - 1 + moves * (1 - 1 / up)) / (up - 1 / up)
     by_move = np.stack([up_prob, 1 - moves, moves - up_prob], axis=1)  # [R, 3]: up, stay, down
@@ -88,33 +87,22 @@ def regime_option(
             "num_steps, or volatility against the rates."
         )
     num_regimes = factors.size
-    others = (leaving / max(num_regimes - 1, 1))[:, None] * (1 - np.eye(num_regimes))
-    switching = _expm((others - np.diag(others.sum(axis=1))) * step)  # [R, R]
+    others = _left_for(leaving)
+    rates = others - np.diag(others.sum(axis=1))
+    switching = _expm(rates * (terms.maturity / num_steps))  # [R, R]
 
     time = np.repeat(np.arange(num_steps + 1), 2 * np.arange(num_steps + 1) + 1)
     node = np.arange(time.size) - time**2
     price = terms.spot * np.exp(log_up * (node - time))
-    payoff = np.maximum((terms.strike - price) if is_put else (price - terms.strike), 0.0)
-    is_last = np.repeat(time == num_steps, num_regimes)
-    states = np.arange(time.size * num_regimes)
     above = ((time + 1) ** 2 + node)[:, None] + np.array([2, 1, 0])  # nodes after up, stay, down
     after = above[:, None, :, None] * num_regimes + np.arange(num_regimes)  # [nodes, 1, 3, R]
     num_outcomes = 3 * num_regimes
     after = np.repeat(after, num_regimes, axis=1).reshape(-1, num_outcomes)
-    hold = np.where(is_last[:, None], states[:, None], after)
     chance = (by_move[:, :, None] * switching[:, None, :]).reshape(num_regimes, num_outcomes)
     chance = np.tile(chance, (time.size, 1))
-    stop = np.broadcast_to(np.arange(num_outcomes) == 0, chance.shape)
-    shape = (states.size, 2, num_outcomes)
-    ends = np.stack([is_last, np.ones_like(is_last)], axis=1)
-    payoff = np.repeat(payoff, num_regimes)
-    return outcome_mdp(
-        np.stack([chance, stop], axis=1),
-        np.stack([hold, np.broadcast_to(states[:, None], hold.shape)], axis=1),
-        np.stack([np.zeros_like(payoff), payoff], axis=1),
-        float(np.exp(-terms.rate * step)),
-        terminal=np.broadcast_to(ends[..., None], shape),
-    )
+    price, is_last = (np.repeat(x, num_regimes) for x in (price, time == num_steps))
+    payoff = terms.payoff(price, is_put)
+    return stopping_mdp(payoff, is_last, chance, after, discount)
 
 
 @struct.dataclass
@@ -187,8 +175,7 @@ def regime_portfolio(
     )
     if num_regimes == 1:
         leaving = np.zeros(1)
-    others = (leaving / max(num_regimes - 1, 1))[:, None] * (1 - np.eye(num_regimes))
-    switching = others + np.diag(1 - leaving)  # [R, R]
+    switching = _left_for(leaving) + np.diag(1 - leaving)  # [R, R]
     gains = drift[:, None] + spread[:, None] * np.array([1.0, -1.0])  # [R, 2]
     grown = 1 + rate + share[:, None] * (gains[:, None, :] - rate)  # [R, chosen, 2]
     if not np.all(grown > 0):
@@ -206,6 +193,12 @@ def regime_portfolio(
         np.broadcast_to(growth[..., None], shape).reshape(flat),
         discount,
     )
+
+
+def _left_for(leaving: np.ndarray) -> np.ndarray:
+    """`[R, R]`, what leaves each regime by `leaving[R]` for each other one alike."""
+    num_regimes = leaving.size
+    return (leaving / max(num_regimes - 1, 1))[:, None] * (1 - np.eye(num_regimes))
 
 
 def _expm(matrix: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from typing import Any
 
 from jaxrl.core.protocols import Environment
 from jaxrl.core.settings import check_settings, near_names
-from jaxrl.envs.bandits import bandit
-from jaxrl.envs.collecting import collecting_grid
+from jaxrl.envs.bandits import Bandit, bandit
+from jaxrl.envs.collecting import CollectingGrid, collecting_grid
 from jaxrl.envs.control import (
     Acrobot,
     CartPole,
@@ -23,13 +23,13 @@ from jaxrl.envs.control import (
     MountainCarContinuous,
     Pendulum,
 )
-from jaxrl.envs.gymnax import GYMNAX_NAMES, gymnax_env
+from jaxrl.envs.facts import GYMNAX_FACTS, Builder, EnvFacts, Registered, Size, first_line, size_of
+from jaxrl.envs.gymnax import gymnax_env
 from jaxrl.envs.gymnax_cures import cure_of
+from jaxrl.envs.tabular import TabularEnv
 from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
-from jaxrl.envs.two_colours import two_colours
-from jaxrl.envs.walled import walled_grid
-
-Builder = Callable[..., Environment]
+from jaxrl.envs.two_colours import TwoColours, two_colours
+from jaxrl.envs.walled import WalledGrid, walled_grid
 
 
 def make(name: str, **parameters: Any) -> Environment:
@@ -49,9 +49,9 @@ def make(name: str, **parameters: Any) -> Environment:
         >>> make("RiverSwim", num_states=5).observation_space.shape
         (5,)
     """
-    if not isinstance(name, str) or name not in _builders:
+    if not isinstance(name, str) or name not in _registered:
         raise ValueError(f"unknown environment {name!r}; {near_names(str(name), names())}")
-    builder = _builders[name]
+    builder = _registered[name].build
     accepted = inspect.signature(builder).parameters.values()
     if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in accepted):
         known = sorted(parameter.name for parameter in accepted)
@@ -63,7 +63,7 @@ def make(name: str, **parameters: Any) -> Environment:
 
 def names() -> list[str]:
     """Every name that `make` accepts, sorted; costs no import of gymnax."""
-    return sorted(name for name in _builders if not cure_of(name).refusal)
+    return sorted(name for name in _registered if not cure_of(name).refusal)
 
 
 def register(name: str, builder: Builder) -> None:
@@ -72,24 +72,28 @@ def register(name: str, builder: Builder) -> None:
     Raises:
         ValueError: the name is taken.
     """
-    if name in _builders:
+    if name in _registered:
         raise ValueError(f"the environment name {name!r} is taken: choose another.")
-    _builders[name] = builder
+    _registered[name] = Registered(builder)
+
+
+def facts_of(name: str) -> EnvFacts:
+    """What is known of the environment `name`; one of `register` is built to know it."""
+    build, facts = _registered[name]
+    if facts is None:
+        env = build()
+        spaces = size_of(env.observation_space), size_of(env.action_space)
+        is_tabular = isinstance(env, TabularEnv)
+        return EnvFacts(first_line(build), *spaces, is_tabular=is_tabular, suite="registered")
+    return facts
 
 
 def _gymnax_builder(name: str) -> Builder:
-    def build(
-        *,
-        horizon_is_terminal: bool | None = None,
-        transition_gradients: bool = False,
-        **parameters: Any,
-    ) -> Environment:
-        return gymnax_env(
-            name,
-            parameters,
-            horizon_is_terminal=horizon_is_terminal,
-            transition_gradients=transition_gradients,
-        )
+    switches = ("horizon_is_terminal", "transition_gradients")
+
+    def build(**parameters: Any) -> Environment:
+        given = {switch: parameters.pop(switch) for switch in switches if switch in parameters}
+        return gymnax_env(name, parameters, **given)
 
     return build
 
@@ -119,16 +123,27 @@ def _scalar(name: str, value: Any) -> Any:
     return value
 
 
-_builders: dict[str, Builder] = {
-    **{name: _gymnax_builder(name) for name in GYMNAX_NAMES},
-    "CartPole": _struct_builder(CartPole),
-    "Pendulum": _struct_builder(Pendulum),
-    "Acrobot": _struct_builder(Acrobot),
-    "MountainCar": _struct_builder(MountainCar),
-    "MountainCarContinuous": _struct_builder(MountainCarContinuous),
-    "CollectingGrid": collecting_grid,
-    "TwoColours": two_colours,
-    "WalledGrid": walled_grid,
-    "Bandit": bandit,
+def _own(
+    kind: Callable[..., Environment],
+    observation: Size,
+    action: Size,
+    builder: Builder | None = None,
+    is_partial: bool = False,
+) -> Registered:
+    facts = EnvFacts(first_line(kind), observation, action, is_partial=is_partial)
+    return Registered(builder or _struct_builder(kind), facts)
+
+
+_registered: dict[str, Registered] = {
+    **{name: Registered(_gymnax_builder(name), facts) for name, facts in GYMNAX_FACTS.items()},
+    "CartPole": _own(CartPole, (4,), 2),
+    "Pendulum": _own(Pendulum, (3,), (1,)),
+    "Acrobot": _own(Acrobot, (6,), 3),
+    "MountainCar": _own(MountainCar, (2,), 3),
+    "MountainCarContinuous": _own(MountainCarContinuous, (2,), (1,)),
+    "CollectingGrid": _own(CollectingGrid, 100, 4, collecting_grid),
+    "TwoColours": _own(TwoColours, (30,), 4, two_colours, is_partial=True),
+    "WalledGrid": _own(WalledGrid, 25, 4, walled_grid),
+    "Bandit": _own(Bandit, 1, 3, bandit),
     **TABULAR_BUILDERS,
 }

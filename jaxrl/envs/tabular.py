@@ -9,6 +9,7 @@ from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.envs.clock import clocked
 
 
 @struct.dataclass
@@ -65,17 +66,10 @@ class TabularEnv:
         # One reward may stand for all outcomes of the pair.
         paid = (*outcome[:2], jnp.minimum(outcome[2], self.mdp.reward.shape[-1] - 1))
         index = self.mdp.next_state[outcome].astype(jnp.int32)
-        time = state.time + 1
+        reward, time = self.mdp.reward[paid], state.time + 1
         terminated = self.mdp.terminal[outcome]
-        step = TimeStep(
-            observation=self._observe(index),
-            reward=self.mdp.reward[paid].astype(jnp.float32),
-            terminated=terminated,
-            truncated=(time >= self.time_limit) & (terminated < 1),
-            cost=jnp.zeros((0,), jnp.float32),
-            info={"legal": self.mdp.legal[index]},
-        )
-        return TabularState(index, time), step
+        step = clocked(self._observe(index), reward, terminated, time, self.time_limit)
+        return TabularState(index, time), step.replace(info={"legal": self.mdp.legal[index]})
 
     def _observe(self, index: Array) -> Array:
         if self.one_hot:

@@ -109,8 +109,6 @@ class TwoColours:
             reward=pay.astype(jnp.float32),
             terminated=jnp.zeros((), jnp.bool_),
             truncated=jnp.zeros((), jnp.bool_),
-            cost=jnp.zeros((0,), jnp.float32),
-            info={},
         )
         return state, step
 

@@ -12,8 +12,9 @@ from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.grid_levels import GridLevel, is_solvable
-from jaxrl.envs.grid_moves import reached_cells
+from jaxrl.envs.grid_moves import cells_beside, goal_mdp, reached_cells
 
 DETOUR = (
     "S..#.",
@@ -53,9 +54,7 @@ class WalledGrid:
     """
 
     level: GridLevel
-    time_limit: float = setting(
-        100.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(100.0)
     view: int = setting(0, "cells seen in each direction; 0 observes the index of the cell")
 
     @property
@@ -84,14 +83,7 @@ class WalledGrid:
         cell = jnp.where(self.level.walls.reshape(-1)[cell], state.cell, cell)
         terminated = cell == self.level.goal
         time = state.time + 1
-        step = TimeStep(
-            observation=self._observe(cell),
-            reward=jnp.where(terminated, jnp.float32(1.0), jnp.float32(0.0)),
-            terminated=terminated,
-            truncated=(time >= self.time_limit) & ~terminated,
-            cost=jnp.zeros((0,), jnp.float32),
-            info={},
-        )
+        step = clocked(self._observe(cell), terminated, terminated, time, self.time_limit)
         return WalledState(cell, time), step
 
     def _observe(self, cell: Array) -> Array:
@@ -99,11 +91,8 @@ class WalledGrid:
             return cell
         height, width = self.level.walls.shape
         beyond = height * width  # one more cell, a wall, stands for all that is off the grid
-        down, right = np.indices((2 * self.view + 1,) * 2).reshape(2, -1) - self.view
-        row, column = (at[:, None] for at in np.divmod(np.arange(beyond), width))
-        row, column = row + down, column + right
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        seen = jnp.asarray(np.where(inside, row * width + column, beyond), jnp.int32)[cell]
+        moves = np.indices((2 * self.view + 1,) * 2).reshape(2, -1).T - self.view
+        seen = jnp.asarray(cells_beside(height, width, moves, beyond))[cell]
         walls = jnp.pad(self.level.walls.reshape(-1), (0, 1), constant_values=True)
         return jnp.concatenate([walls[seen], seen == self.level.goal]).astype(jnp.float32)
 
@@ -115,22 +104,11 @@ class WalledGrid:
         Args:
             discount: gamma in [0, 1] [per step].
         """
-        number, (height, width) = jnp.result_type(float), self.level.walls.shape
-        cells, walls = np.arange(height * width), self.level.walls.reshape(-1)
+        height, width = self.level.walls.shape
+        cells, walls = np.arange(height * width)[:, None], self.level.walls.reshape(-1)
         reached = jnp.asarray(reached_cells(height, width))
-        at_goal = (cells == self.level.goal)[:, None]
-        # At the goal it is over: stay put, pay nothing.
-        reached = jnp.where(walls[reached] | at_goal, cells[:, None], reached)[..., None]
-        enters = reached == self.level.goal
-        return TabularMDP(
-            prob=jnp.ones(reached.shape, number),
-            next_state=reached.astype(jnp.int32),
-            reward=jnp.where(enters & ~at_goal[..., None], 1.0, 0.0).astype(number),
-            terminal=enters,
-            initial=(cells == self.level.start).astype(number),
-            legal=jnp.ones(reached.shape[:2], bool),
-            discount=jnp.asarray(discount, number),
-        )
+        reached = jnp.where(walls[reached], cells, reached)[..., None]
+        return goal_mdp(1.0, reached, self.level.start, self.level.goal, discount)
 
 
 def walled_grid(

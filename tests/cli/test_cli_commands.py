@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -163,7 +164,8 @@ def test_plot_refuses_an_unknown_metric(trained: Path, jaxrl: Run) -> None:
     ("what", "names"),
     [
         ("agents", sorted(PRESETS)),
-        pytest.param("envs", envs.names(), marks=pytest.mark.slow),  # makes them all
+        ("envs", envs.names()),
+        ("kinds", ["agents", "envs", "heads", "wrappers", "experiments"]),
         ("operators", ["cvar", "greedy", "quantile"]),
     ],
 )
@@ -171,6 +173,25 @@ def test_list_names_everything(what: str, names: list[str], jaxrl: Run) -> None:
     code, out, error = jaxrl("list", what)
     assert code == 0 and error == ""
     assert all(f" {name} " in out for name in names)
+
+
+def test_list_without_a_kind_names_the_kinds(jaxrl: Run) -> None:
+    listed = jaxrl("list")
+    assert listed == jaxrl("list", "kinds")
+    _, _, error = jaxrl("list", "robots")
+    choices = re.findall(r"'(\w+)'", error.partition("one of")[2])
+    names = [line.split()[1] for line in listed[1].splitlines() if line.startswith("│")]
+    assert ["kinds", *names] == choices
+
+
+def test_the_list_of_environments_builds_none(jaxrl: Run, monkeypatch) -> None:
+    for builds in ("registry.gymnax_env", "tabular_builders.TabularEnv"):
+        monkeypatch.delattr(f"jaxrl.envs.{builds}")
+    code, out, _ = jaxrl("list", "envs")
+    assert code == 0
+    row = next(line for line in out.splitlines() if " PointRobot-misc " in line)
+    cells = ["gymnax misc", "6 numbers", "2 numbers", "continuous, partial", "hidden goal"]
+    assert all(cell in row for cell in cells)
 
 
 @pytest.mark.parametrize("agent", ["ppo", "dqn"])

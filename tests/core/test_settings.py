@@ -85,10 +85,14 @@ def test_a_name_that_is_not_one_setting_is_explained(name, words):
         assert word in str(caught.value)
 
 
-def test_near_names_ignore_case_and_shorten_long_lists():
+def test_near_names_ignore_case_look_at_parts_and_shorten_long_lists():
     assert near_names("cartpole-V1", ["CartPole-v1", "Catch-bsuite"]) == (
         "did you mean CartPole-v1?"
     )
+    known = ["RandomMaze", "MetaMaze-misc", "Pendulum", "optimiser.learning_rate", "kl_ball"]
+    assert near_names("maze", known) == "did you mean RandomMaze or MetaMaze-misc?"
+    assert near_names("kl", known) == "did you mean kl_ball?"
+    assert near_names("learning_rat", known) == "did you mean optimiser.learning_rate?"
     many = [f"name{i:02}" for i in range(40)]
     message = near_names("#", many)
     assert "40" in message and "name00" in message and "name20" not in message

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl.core.spaces import Box
 from jaxrl.envs import TabularEnv, make, names, register, riverswim
+from jaxrl.envs.facts import size_of
 from jaxrl.envs.gymnax import GYMNAX_NAMES
+from jaxrl.envs.registry import facts_of
 
 
 def test_names_cover_gymnax():
@@ -18,6 +21,47 @@ def test_names_cover_gymnax():
     assert set(GYMNAX_NAMES) == set(gymnax.registered_envs)
     assert set(gymnax.registered_envs) - set(names()) == {"MNISTBandit-bsuite"}
     assert {"RiverSwim", "DeepSea", "Garnet"} <= set(names())
+
+
+FEW = ("CartPole-v1", "RiverSwim", "MountainCarContinuous", "WalledGrid", "TwoColours")
+
+
+@pytest.mark.parametrize(
+    "listed", [FEW, pytest.param([*names()], marks=pytest.mark.slow)], ids=["few", "all"]
+)
+def test_facts_of_an_environment_are_those_of_the_built_one(listed):
+    for name in listed:
+        env, facts = make(name), facts_of(name)
+        assert facts.observation == size_of(env.observation_space), name
+        assert facts.action == size_of(env.action_space), name
+        assert facts.is_continuous == isinstance(env.action_space, Box), name
+        assert facts.is_tabular == isinstance(env, TabularEnv), name
+        assert facts.suite and facts.about.endswith((".", "?")) and "\n" not in facts.about, name
+
+
+def test_every_environment_that_hides_something_is_marked():
+    # An agent that looks at one observation cannot know what pays, by the papers of these tasks.
+    marked = {name for name in names() if facts_of(name).is_partial}
+    assert marked == {
+        "BernoulliBandit-misc",
+        "GaussianBandit-misc",
+        "MemoryChain-bsuite",
+        "MetaMaze-misc",
+        "PointRobot-misc",
+        "TwoColours",
+    }
+
+
+@pytest.mark.slow
+def test_building_one_does_not_import_what_gymnax_draws_with():
+    code = (
+        "import sys, jaxrl.envs as e; e.make('CartPole-v1');"
+        "assert not {'pandas', 'seaborn', 'matplotlib.pyplot'} & set(sys.modules);"
+        "import matplotlib; matplotlib.use('Agg'); from gymnax.environments.misc import pong;"
+        "import seaborn; assert pong.sns.color_palette is seaborn.color_palette;"
+        "assert pong.plt.subplots().__class__ is tuple"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
@@ -33,6 +77,9 @@ def test_listing_names_does_not_import_gymnax():
     ("name", "parameters", "message"),
     [
         ("CartPole-v2", {}, "did you mean CartPole-v1"),
+        ("breakout", {}, "did you mean Breakout-MinAtar"),
+        ("maze", {}, "did you mean RandomMaze or MetaMaze-misc|MetaMaze-misc or RandomMaze"),
+        ("lake", {}, "FrozenLake-4x4 or FrozenLake-8x8 or FrozenLake-misc"),
         ("CartPole-v1", {"gravty": 1.0}, "did you mean gravity"),
         ("CartPole-v1", {"total_mass": 1.0}, "derives 'total_mass'"),
         ("CartPole-v1", {"gravity": "heavy"}, "parameter gravity must be float32"),
@@ -91,7 +138,7 @@ def test_vmap_over_a_parameter_is_an_uncertainty_set():
 
 def test_register():
     register("test-river", lambda num_states=4: TabularEnv(riverswim(num_states)))
-    assert "test-river" in names()
+    assert "test-river" in names() and facts_of("test-river").observation == 4
     assert make("test-river", num_states=9).observation_space.num_values == 9
     with pytest.raises(ValueError, match="taken"):
         register("test-river", make)

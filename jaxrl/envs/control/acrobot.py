@@ -11,7 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
-from jaxrl.envs.control.mechanics import constants_as, outcome, push, wrapped
+from jaxrl.envs.clock import clock, clocked
+from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady, wrapped
 
 
 @struct.dataclass
@@ -65,46 +66,34 @@ class Acrobot:
     """
 
     gravity: float = setting(9.8, "acceleration of free fall", unit="m/s^2", low=0.0)
-    link_mass_1: float = setting(1.0, "mass of link 1", unit="kg", low=0.0, low_open=True)
-    link_mass_2: float = setting(1.0, "mass of link 2", unit="kg", low=0.0, low_open=True)
-    link_length_1: float = setting(1.0, "length of link 1", unit="m", low=0.0, low_open=True)
-    link_length_2: float = setting(1.0, "length of link 2", unit="m", low=0.0, low_open=True)
+    link_mass_1: float = positive(1.0, "mass of link 1", "kg")
+    link_mass_2: float = positive(1.0, "mass of link 2", "kg")
+    link_length_1: float = positive(1.0, "length of link 1", "m")
+    link_length_2: float = positive(1.0, "length of link 2", "m")
     link_centre_1: float = setting(
         0.5, "where on link 1 its centre of mass is", unit="link length", low=0.0, high=1.0
     )
     link_centre_2: float = setting(
         0.5, "where on link 2 its centre of mass is", unit="link length", low=0.0, high=1.0
     )
-    link_inertia_1: float = setting(
-        1.0, "moment of inertia of link 1 about its centre", unit="kg m^2", low=0.0, low_open=True
-    )
-    link_inertia_2: float = setting(
-        1.0, "moment of inertia of link 2 about its centre", unit="kg m^2", low=0.0, low_open=True
-    )
+    link_inertia_1: float = positive(1.0, "moment of inertia of link 1 about its centre", "kg m^2")
+    link_inertia_2: float = positive(1.0, "moment of inertia of link 2 about its centre", "kg m^2")
     friction: float = setting(
         0.0, "friction torque in each joint per angular speed", unit="N m s/rad", low=0.0
     )
     torque: float = setting(1.0, "torque of the motor between the links", unit="N m", low=0.0)
-    max_speed_1: float = setting(
-        4.0 * math.pi, "speed of angle 1 never exceeded", unit="rad/s", low=0.0, low_open=True
-    )
-    max_speed_2: float = setting(
-        9.0 * math.pi, "speed of angle 2 never exceeded", unit="rad/s", low=0.0, low_open=True
-    )
-    disturbance: float = setting(0.0, "torque on the second joint in every step", unit="N m")
-    noise_scale: float = setting(
-        0.0, "greatest random torque on the second joint, drawn in every step", unit="N m", low=0.0
-    )
-    time_step: float = setting(0.2, "time that a step takes", unit="s", low=0.0, low_open=True)
+    max_speed_1: float = positive(4.0 * math.pi, "speed of angle 1 never exceeded", "rad/s")
+    max_speed_2: float = positive(9.0 * math.pi, "speed of angle 2 never exceeded", "rad/s")
+    disturbance: float = steady("torque on the second joint", "N m")
+    noise_scale: float = random("torque on the second joint", "N m")
+    time_step: float = positive(0.2, "time that a step takes", "s")
     goal_height: float = setting(
         1.0, "height of the line that the tip must pass, for links of length 1", unit="link length"
     )
     initial_spread: float = setting(
         0.1, "first angles and speeds are uniform within this distance of 0", low=0.0
     )
-    time_limit: float = setting(
-        500.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(500.0)
 
     @property
     def observation_space(self) -> Space:
@@ -145,7 +134,7 @@ class Acrobot:
         height = -jnp.cos(state.angle_1) - jnp.cos(state.angle_1 + state.angle_2)
         terminated = height > env.goal_height
         reward = jnp.where(terminated, 0.0, -1.0)
-        return state, outcome(_observe(state), reward, terminated, state.time, env.time_limit)
+        return state, clocked(_observe(state), reward, terminated, state.time, env.time_limit)
 
 
 def _runge_kutta(env: Acrobot, motion: Array, torque: Array) -> Array:

@@ -11,7 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
-from jaxrl.envs.control.mechanics import constants_as, outcome, push
+from jaxrl.envs.clock import clock, clocked
+from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady
 
 
 @struct.dataclass
@@ -60,21 +61,19 @@ class CartPole:
     """
 
     gravity: float = setting(9.8, "acceleration of free fall", unit="m/s^2", low=0.0)
-    cart_mass: float = setting(1.0, "mass of the cart", unit="kg", low=0.0, low_open=True)
-    pole_mass: float = setting(0.1, "mass of the pole", unit="kg", low=0.0, low_open=True)
-    pole_half_length: float = setting(
-        0.5, "distance from the hinge to the middle of the pole", unit="m", low=0.0, low_open=True
+    cart_mass: float = positive(1.0, "mass of the cart", "kg")
+    pole_mass: float = positive(0.1, "mass of the pole", "kg")
+    pole_half_length: float = positive(
+        0.5, "distance from the hinge to the middle of the pole", "m"
     )
     force: float = setting(10.0, "force of a push on the cart", unit="N", low=0.0)
     cart_friction: float = setting(0.0, "sliding friction of the cart", unit="N", low=0.0)
     pole_friction: float = setting(
         0.0, "friction torque in the hinge per angular speed", unit="N m s/rad", low=0.0
     )
-    disturbance: float = setting(0.0, "horizontal force on the cart in every step", unit="N")
-    noise_scale: float = setting(
-        0.0, "greatest random horizontal force on the cart, drawn in every step", unit="N", low=0.0
-    )
-    time_step: float = setting(0.02, "time that a step takes", unit="s", low=0.0, low_open=True)
+    disturbance: float = steady("horizontal force on the cart", "N")
+    noise_scale: float = random("horizontal force on the cart", "N")
+    time_step: float = positive(0.02, "time that a step takes", "s")
     position_limit: float = setting(
         2.4, "distance from the middle beyond which the episode ends", unit="m", low=0.0
     )
@@ -84,9 +83,7 @@ class CartPole:
     initial_spread: float = setting(
         0.05, "first positions and speeds are uniform within this distance of 0", low=0.0
     )
-    time_limit: float = setting(
-        500.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(500.0)
 
     @property
     def observation_space(self) -> Space:
@@ -124,7 +121,7 @@ class CartPole:
         off_track = jnp.abs(state.position) > env.position_limit
         terminated = off_track | (jnp.abs(state.angle) > env.angle_limit)
         reward = jnp.ones((), jnp.float32)
-        return state, outcome(_observe(state), reward, terminated, state.time, env.time_limit)
+        return state, clocked(_observe(state), reward, terminated, state.time, env.time_limit)
 
 
 def _accelerations(env: CartPole, state: CartPoleState, force: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What the classic control tasks share: the disturbance, the clock, angles and number types.
+"""What the classic control tasks share: the disturbance, angles and number types.
 
 The disturbance channel. Each task names one force or torque that enters its equations of motion
 beside the action; in each step it is
@@ -23,14 +23,30 @@ JAX (float64 under x64); observations and rewards are float32.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Key
 
 Struct = TypeVar("Struct")
+
+
+def positive(default: float, help: str, unit: str) -> Any:
+    """A setting above 0, such as a mass or a speed that is never exceeded."""
+    return setting(default, help, unit=unit, low=0.0, low_open=True)
+
+
+def steady(what: str, unit: str) -> Any:
+    """The setting `disturbance`: the given part of the force or torque `what`."""
+    return setting(0.0, f"{what} in every step", unit=unit)
+
+
+def random(what: str, unit: str) -> Any:
+    """The setting `noise_scale`: the random part of the force or torque `what`."""
+    return setting(0.0, f"greatest random {what}, drawn in every step", unit=unit, low=0.0)
 
 
 def constants_as(dtype: jnp.dtype, env: Struct) -> Struct:
@@ -54,17 +70,3 @@ def push(key: Key, disturbance: Array, noise_scale: Array) -> Array:
 def wrapped(angle: Array) -> Array:
     """The same direction in [-pi, pi) [rad]; what lies there already keeps its bits."""
     return angle - 2.0 * math.pi * jnp.floor((angle + math.pi) / (2.0 * math.pi))
-
-
-def outcome(
-    observation: Array, reward: Array, terminated: Array, time: Array, time_limit: Array
-) -> TimeStep:
-    """The step just made, which ends by the clock at `time_limit` unless the task ended it."""
-    return TimeStep(
-        observation=observation,
-        reward=jnp.asarray(reward, jnp.float32),
-        terminated=terminated,
-        truncated=(time >= time_limit) & ~terminated,
-        cost=jnp.zeros((0,), jnp.float32),
-        info={},
-    )

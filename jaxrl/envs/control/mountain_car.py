@@ -12,7 +12,8 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, TimeStep
-from jaxrl.envs.control.mechanics import constants_as, outcome, push
+from jaxrl.envs.clock import clock, clocked
+from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady
 
 _PER_STEP = "position/step"
 _PER_STEP_SQUARED = "position/step^2"
@@ -25,6 +26,26 @@ class MountainCarState:
     position: Array  # [] along the track; the valley is at -pi/6 [position]
     velocity: Array  # [] [position/step]
     time: Array  # [] int32 [steps]
+
+
+@property
+def _track(env: Any) -> Space:
+    """`Box[2]`: position, velocity."""
+    ends = [[env.min_position, -env.max_speed], [env.max_position, env.max_speed]]
+    low, high = (jnp.stack([jnp.asarray(end, jnp.float32) for end in pair]) for pair in ends)
+    return Box(low, high, (2,))
+
+
+def _start(env: Any, key: Key) -> tuple[MountainCarState, Array]:
+    """The car at rest somewhere in the valley."""
+    low, high = (jnp.asarray(end, float) for end in (env.initial_low, env.initial_high))
+    position = jax.random.uniform(key, (), low.dtype, low, high)
+    state = MountainCarState(position, jnp.zeros_like(position), jnp.zeros((), jnp.int32))
+    return state, _observe(state)
+
+
+def _observe(state: MountainCarState) -> Array:
+    return jnp.stack([state.position, state.velocity]).astype(jnp.float32)
 
 
 @struct.dataclass
@@ -63,37 +84,25 @@ class MountainCar:
     friction: float = setting(
         0.0, "share of the velocity that a step takes away", unit="per step", low=0.0, high=1.0
     )
-    disturbance: float = setting(0.0, "force along the track in every step", unit=_PER_STEP_SQUARED)
-    noise_scale: float = setting(
-        0.0,
-        "greatest random force along the track, drawn in every step",
-        unit=_PER_STEP_SQUARED,
-        low=0.0,
-    )
-    max_speed: float = setting(0.07, "speed never exceeded", unit=_PER_STEP, low=0.0, low_open=True)
+    disturbance: float = steady("force along the track", _PER_STEP_SQUARED)
+    noise_scale: float = random("force along the track", _PER_STEP_SQUARED)
+    max_speed: float = positive(0.07, "speed never exceeded", _PER_STEP)
     min_position: float = setting(-1.2, "left end of the track, a wall", unit="position")
     max_position: float = setting(0.6, "right end of the track", unit="position")
     goal_position: float = setting(0.5, "where the episode ends", unit="position")
     goal_velocity: float = setting(0.0, "least velocity at the goal", unit=_PER_STEP)
     initial_low: float = setting(-0.6, "least first position", unit="position")
     initial_high: float = setting(-0.4, "greatest first position", unit="position")
-    time_limit: float = setting(
-        200.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(200.0)
 
-    @property
-    def observation_space(self) -> Space:
-        """`Box[2]`: position, velocity."""
-        return _track(self)
+    observation_space = _track
 
     @property
     def action_space(self) -> Space:
         """`Discrete(3)`: back, coast, forward."""
         return Discrete(3)
 
-    def reset(self, key: Key) -> tuple[MountainCarState, Array]:
-        """The car at rest somewhere in the valley."""
-        return _start(self, key)
+    reset = _start
 
     def step(
         self, key: Key, state: MountainCarState, action: Array
@@ -103,7 +112,7 @@ class MountainCar:
         throttle = (jnp.asarray(action, jnp.int32) - 1).astype(state.position.dtype)
         state, arrived = _drive(env, key, state, throttle)
         reward = -jnp.ones((), jnp.float32)
-        return state, outcome(_observe(state), reward, arrived, state.time, env.time_limit)
+        return state, clocked(_observe(state), reward, arrived, state.time, env.time_limit)
 
 
 def _like(name: str, default: float | None = None) -> Any:
@@ -153,19 +162,14 @@ class MountainCarContinuous:
     initial_high: float = _like("initial_high")
     time_limit: float = _like("time_limit", 999.0)
 
-    @property
-    def observation_space(self) -> Space:
-        """`Box[2]`: position, velocity."""
-        return _track(self)
+    observation_space = _track
 
     @property
     def action_space(self) -> Space:
         """`Box[1]`: the throttle, from full back to full forward."""
         return Box(-jnp.ones((), jnp.float32), jnp.ones((), jnp.float32), (1,))
 
-    def reset(self, key: Key) -> tuple[MountainCarState, Array]:
-        """The car at rest somewhere in the valley."""
-        return _start(self, key)
+    reset = _start
 
     def step(
         self, key: Key, state: MountainCarState, action: Array
@@ -175,14 +179,7 @@ class MountainCarContinuous:
         action = jnp.asarray(action, state.position.dtype).reshape(())
         state, arrived = _drive(env, key, state, jnp.clip(action, -1.0, 1.0))
         reward = jnp.where(arrived, 100.0, 0.0) - 0.1 * action**2
-        return state, outcome(_observe(state), reward, arrived, state.time, env.time_limit)
-
-
-def _start(env: MountainCar | MountainCarContinuous, key: Key) -> tuple[MountainCarState, Array]:
-    low, high = (jnp.asarray(end, float) for end in (env.initial_low, env.initial_high))
-    position = jax.random.uniform(key, (), low.dtype, low, high)
-    state = MountainCarState(position, jnp.zeros_like(position), jnp.zeros((), jnp.int32))
-    return state, _observe(state)
+        return state, clocked(_observe(state), reward, arrived, state.time, env.time_limit)
 
 
 def _drive(
@@ -197,13 +194,3 @@ def _drive(
     velocity = jnp.where((position <= env.min_position) & (velocity < 0.0), 0.0, velocity)
     arrived = (position >= env.goal_position) & (velocity >= env.goal_velocity)
     return MountainCarState(position, velocity, state.time + 1), arrived
-
-
-def _track(env: MountainCar | MountainCarContinuous) -> Box:
-    ends = [[env.min_position, -env.max_speed], [env.max_position, env.max_speed]]
-    low, high = (jnp.stack([jnp.asarray(end, jnp.float32) for end in pair]) for pair in ends)
-    return Box(low, high, (2,))
-
-
-def _observe(state: MountainCarState) -> Array:
-    return jnp.stack([state.position, state.velocity]).astype(jnp.float32)

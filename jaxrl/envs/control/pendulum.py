@@ -11,7 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, TimeStep
-from jaxrl.envs.control.mechanics import constants_as, outcome, push, wrapped
+from jaxrl.envs.clock import clock, clocked
+from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady, wrapped
 
 
 @struct.dataclass
@@ -58,29 +59,23 @@ class Pendulum:
     """
 
     gravity: float = setting(10.0, "acceleration of free fall", unit="m/s^2", low=0.0)
-    mass: float = setting(1.0, "mass of the rod", unit="kg", low=0.0, low_open=True)
-    length: float = setting(1.0, "length of the rod", unit="m", low=0.0, low_open=True)
+    mass: float = positive(1.0, "mass of the rod", "kg")
+    length: float = positive(1.0, "length of the rod", "m")
     friction: float = setting(
         0.0, "friction torque in the hinge per angular speed", unit="N m s/rad", low=0.0
     )
     max_torque: float = setting(2.0, "greatest torque of the motor", unit="N m", low=0.0)
-    max_speed: float = setting(
-        8.0, "angular speed that is never exceeded", unit="rad/s", low=0.0, low_open=True
-    )
-    disturbance: float = setting(0.0, "torque on the hinge in every step", unit="N m")
-    noise_scale: float = setting(
-        0.0, "greatest random torque on the hinge, drawn in every step", unit="N m", low=0.0
-    )
-    time_step: float = setting(0.05, "time that a step takes", unit="s", low=0.0, low_open=True)
+    max_speed: float = positive(8.0, "angular speed that is never exceeded", "rad/s")
+    disturbance: float = steady("torque on the hinge", "N m")
+    noise_scale: float = random("torque on the hinge", "N m")
+    time_step: float = positive(0.05, "time that a step takes", "s")
     initial_angle: float = setting(
         math.pi, "first angles are uniform within this distance of upright", unit="rad", low=0.0
     )
     initial_speed: float = setting(
         1.0, "first angular speeds are uniform within this distance of 0", unit="rad/s", low=0.0
     )
-    time_limit: float = setting(
-        200.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
-    )
+    time_limit: float = clock(200.0)
 
     @property
     def observation_space(self) -> Space:
@@ -117,7 +112,7 @@ class Pendulum:
         angle = wrapped(state.angle + env.time_step * speed)
         state = PendulumState(angle, speed, state.time + 1)
         never = jnp.zeros((), bool)
-        return state, outcome(_observe(state), -cost, never, state.time, env.time_limit)
+        return state, clocked(_observe(state), -cost, never, state.time, env.time_limit)
 
 
 def _observe(state: PendulumState) -> Array:

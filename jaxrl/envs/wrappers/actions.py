@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.spaces import Box, Discrete
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations, inner_reset
 
 
 @struct.dataclass
@@ -40,15 +41,8 @@ class StickyActions:
     env: Any
     probability: float = 0.25  # of repeating, in [0, 1] [per step]
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    observation_space = inner_observations
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[StickyActionsState, PyTree]:
         """A new episode without a last action."""
@@ -85,19 +79,9 @@ class NoisyActions:
     probability: float = 0.1  # of replacing a discrete action, in [0, 1] [per step]
     scale: float = 0.1  # standard deviation of the noise on a box action [action]
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
-
-    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
-        """A new episode; nothing is disturbed."""
-        return self.env.reset(key)
+    observation_space = inner_observations
+    action_space = inner_actions
+    reset = inner_reset
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One step with the disturbed action."""
@@ -137,10 +121,7 @@ class DiscreteActions:
         if self.num_values < 2:
             raise ValueError(f"num_values={self.num_values} is out of range: give at least 2.")
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
+    observation_space = inner_observations
 
     @property
     def action_space(self) -> Discrete:
@@ -162,9 +143,7 @@ class DiscreteActions:
         share = jnp.stack(places).reshape(space.shape) / (self.num_values - 1)
         return (space.low + share * (space.high - space.low)).astype(space.dtype)
 
-    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
-        """A new episode."""
-        return self.env.reset(key)
+    reset = inner_reset
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One step with the box action."""

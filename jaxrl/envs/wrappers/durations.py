@@ -11,6 +11,7 @@ from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Discrete, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, select
+from jaxrl.envs.wrappers.forwarding import inner_observations, inner_reset
 
 
 @struct.dataclass
@@ -65,10 +66,7 @@ class HeldActions:
         if not self.durations or min(self.durations) < 1:
             raise ValueError(f"durations={self.durations} must be whole numbers of at least 1.")
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
+    observation_space = inner_observations
 
     @property
     def action_space(self) -> Space:
@@ -83,9 +81,7 @@ class HeldActions:
             )
         return Discrete(space.num_values * len(self.durations))
 
-    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
-        """A new episode."""
-        return self.env.reset(key)
+    reset = inner_reset
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """Hold the action; `info["duration"]` [unit steps] is how long it was held."""

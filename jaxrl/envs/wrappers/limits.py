@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.spaces import Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
 
 
 @struct.dataclass
@@ -32,15 +32,8 @@ class TimeLimit:
     max_steps: int  # leaf, so that a new limit does not recompile [steps]
     horizon_is_terminal: bool = struct.field(pytree_node=False, default=False)
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    observation_space = inner_observations
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[TimeLimitState, PyTree]:
         """A new episode, at time 0."""
@@ -85,15 +78,8 @@ class EpisodeStatistics:
 
     env: Any
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    observation_space = inner_observations
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[EpisodeStatisticsState, PyTree]:
         """A new episode with totals of zero."""

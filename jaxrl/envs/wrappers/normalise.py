@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
+from jaxrl.envs.wrappers.observations import float_box
 
 
 @struct.dataclass
@@ -88,9 +90,7 @@ class NormaliseObservation:
         Raises:
             ValueError: the observations of `env` are not a box of floats.
         """
-        space = env.observation_space
-        if not isinstance(space, Box) or not jnp.issubdtype(space.dtype, jnp.floating):
-            raise ValueError(f"NormaliseObservation needs float observations; got {space}.")
+        space = float_box(env.observation_space, "NormaliseObservation")
         return cls(env, RunningMoments.start(space.shape))
 
     @property
@@ -100,10 +100,7 @@ class NormaliseObservation:
         limit = jnp.asarray(self.clip, jnp.float32)
         return Box(-limit, limit, space.shape, space.dtype)
 
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[PyTree, Array]:
         """A new episode, its first observation normalised."""
@@ -155,15 +152,8 @@ class NormaliseReward:
     epsilon: float = 1e-8
     clip: float = 10.0  # [standard deviations]
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    observation_space = inner_observations
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[NormaliseRewardState, PyTree]:
         """A new episode with an empty accumulator."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.envs.wrappers.forwarding import inner_actions
 
 
 @struct.dataclass
@@ -26,13 +27,10 @@ class ObservationNoise:
     @property
     def observation_space(self) -> Space:
         """The inner box without bounds."""
-        space = _float_box(self.env.observation_space, "ObservationNoise")
+        space = float_box(self.env.observation_space, "ObservationNoise")
         return Box(jnp.asarray(-jnp.inf), jnp.asarray(jnp.inf), space.shape, space.dtype)
 
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[PyTree, Array]:
         """A new episode, seen through noise."""
@@ -47,7 +45,7 @@ class ObservationNoise:
         return state, step.replace(observation=self._noisy(noise_key, step.observation))
 
     def _noisy(self, key: Key, observation: Array) -> Array:
-        _float_box(self.env.observation_space, "ObservationNoise")
+        float_box(self.env.observation_space, "ObservationNoise")
         noise = jax.random.normal(key, observation.shape, observation.dtype)
         return (observation + self.scale * noise).astype(observation.dtype)
 
@@ -80,10 +78,7 @@ class FrameStack:
         high = jnp.tile(jnp.broadcast_to(space.high, space.shape), repeats)
         return Box(low, high, low.shape, space.dtype)
 
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[FrameStackState, Array]:
         """A new episode; the first observation fills the stack."""
@@ -102,7 +97,8 @@ class FrameStack:
         return FrameStackState(inner, frames), step.replace(observation=frames)
 
 
-def _float_box(space: Space, owner: str) -> Box:
+def float_box(space: Space, owner: str) -> Box:
+    """The space, if it is a box of floats, as `owner` needs it."""
     if not isinstance(space, Box) or not jnp.issubdtype(space.dtype, jnp.floating):
         raise ValueError(f"{owner} needs float observations; got {space.dtype} in {space}.")
     return space

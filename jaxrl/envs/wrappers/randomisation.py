@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
-from jaxrl.core.spaces import Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
+from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
 
 
 class Range(Protocol):
@@ -90,15 +90,8 @@ class DomainRandomisation:
     env: Any
     ranges: dict[str, Any]  # name of a parameter: where it is drawn from; leaves
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    observation_space = inner_observations
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[RandomisedState, PyTree]:
         """A new episode in an environment drawn for it."""

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from jaxrl.core import struct
-from jaxrl.core.spaces import Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations, inner_reset
 
 
 @struct.dataclass
@@ -18,19 +18,9 @@ class RewardScale:
     env: Any
     scale: float = 1.0
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
-
-    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
-        """A new episode."""
-        return self.env.reset(key)
+    observation_space = inner_observations
+    action_space = inner_actions
+    reset = inner_reset
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One step with the scaled reward."""
@@ -48,19 +38,9 @@ class RewardNoise:
     env: Any
     scale: float = 0.1  # standard deviation [return]
 
-    @property
-    def observation_space(self) -> Space:
-        """Unchanged."""
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
-
-    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
-        """A new episode."""
-        return self.env.reset(key)
+    observation_space = inner_observations
+    action_space = inner_actions
+    reset = inner_reset
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One step with the noisy reward."""

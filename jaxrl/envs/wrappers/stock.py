@@ -12,6 +12,7 @@ from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.wrappers.appended import appended, appended_space
+from jaxrl.envs.wrappers.forwarding import inner_actions
 from jaxrl.returns import next_stock
 
 
@@ -66,10 +67,7 @@ class Stock:
         end = jnp.asarray(self.limit, jnp.float32)[None]
         return appended_space(self.env.observation_space, -end, end)
 
-    @property
-    def action_space(self) -> Space:
-        """Unchanged."""
-        return self.env.action_space
+    action_space = inner_actions
 
     def reset(self, key: Key) -> tuple[StockState, Array]:
         """A new episode, with a stock drawn uniformly in [low, high]."""

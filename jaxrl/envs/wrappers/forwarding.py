@@ -1,0 +1,25 @@
+"""What a wrapper hands through as it is: `action_space = inner_actions` in its class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxrl.core.spaces import Space
+from jaxrl.core.types import Key, PyTree
+
+
+@property
+def inner_observations(self: Any) -> Space:
+    """That of the environment inside."""
+    return self.env.observation_space
+
+
+@property
+def inner_actions(self: Any) -> Space:
+    """That of the environment inside."""
+    return self.env.action_space
+
+
+def inner_reset(self: Any, key: Key) -> tuple[PyTree, PyTree]:
+    """A new episode of the environment inside."""
+    return self.env.reset(key)
