@@ -16,13 +16,20 @@ if TYPE_CHECKING:
         planning as planning,
     )
     from jaxrl.agents.actor_critic import ActorCriticAgent as ActorCriticAgent
+    from jaxrl.agents.actors import (
+        Deterministic as Deterministic,
+        SquashedGaussian as SquashedGaussian,
+    )
     from jaxrl.agents.average_reward import AverageReward as AverageReward
     from jaxrl.agents.channels import ValueChannels as ValueChannels
+    from jaxrl.agents.critic_agent import CriticAgent as CriticAgent
     from jaxrl.agents.dual import Dual as Dual
     from jaxrl.agents.ensemble import Ensemble as Ensemble
     from jaxrl.agents.munchausen import Munchausen as Munchausen
     from jaxrl.agents.parallel_q import ParallelQAgent as ParallelQAgent
     from jaxrl.agents.presets import (
+        SoftActorCriticAgent as SoftActorCriticAgent,
+        TwinDelayedAgent as TwinDelayedAgent,
         a2c as a2c,
         annealed_sac as annealed_sac,
         annealed_td3 as annealed_td3,
@@ -47,14 +54,12 @@ if TYPE_CHECKING:
         tqc as tqc,
     )
     from jaxrl.agents.q_network import QNetworkAgent as QNetworkAgent
-    from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent as SoftActorCriticAgent
     from jaxrl.agents.stock import (
         ExpectedUtility as ExpectedUtility,
         StockConditioned as StockConditioned,
         static_cvar_stocks as static_cvar_stocks,
     )
     from jaxrl.agents.successors import Generative as Generative, Sampled as Sampled
-    from jaxrl.agents.twin_delayed import TwinDelayedAgent as TwinDelayedAgent
     from jaxrl.core.distances import (
         cramer_distance as cramer_distance,
         wasserstein_distance as wasserstein_distance,
@@ -96,6 +101,8 @@ _HOME = {
     "AverageReward": "jaxrl.agents.average_reward",
     "BellmanOperator": "jaxrl.operators.bellman",
     "Checkpoints": "jaxrl.training.checkpoint",
+    "CriticAgent": "jaxrl.agents.critic_agent",
+    "Deterministic": "jaxrl.agents.actors",
     "Dual": "jaxrl.agents.dual",
     "Ensemble": "jaxrl.agents.ensemble",
     "Evaluation": "jaxrl.training.episodes",
@@ -111,14 +118,15 @@ _HOME = {
     "Sampled": "jaxrl.agents.successors",
     "SmoothedPolicy": "jaxrl.training.smoothing",
     "SmoothingCertificate": "jaxrl.training.smoothing",
-    "SoftActorCriticAgent": "jaxrl.agents.soft_actor_critic",
+    "SoftActorCriticAgent": "jaxrl.agents.presets",
+    "SquashedGaussian": "jaxrl.agents.actors",
     "StockConditioned": "jaxrl.agents.stock",
     "SweepResult": "jaxrl.training.session",
     "TabularMDP": "jaxrl.core.mdp",
     "TimeStep": "jaxrl.core.types",
     "TrainResult": "jaxrl.training.loop",
     "Transition": "jaxrl.core.types",
-    "TwinDelayedAgent": "jaxrl.agents.twin_delayed",
+    "TwinDelayedAgent": "jaxrl.agents.presets",
     "ValueChannels": "jaxrl.agents.channels",
     "WorstCaseTraining": "jaxrl.training.iwocs",
     "certify_smoothed": "jaxrl.training.smoothing",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.schedules import Schedule
+
+T = TypeVar("T")
 
 
 def setting(
@@ -176,6 +179,44 @@ def replace_setting(owner: Any, name: str, value: Any) -> Any:
     return _replace_path(owner, path, value)
 
 
+def settable(cls: type[T]) -> type[T]:
+    """Let `replace` of a struct take settings of inner structs too, and refuse bad values.
+
+    Names are short or dotted, as in `replace_setting`; values are checked as in `check_value`.
+
+    Raises:
+        KeyError: by `replace`, of a name that is no field and no setting; near names are listed.
+        ValueError: by `replace`, of a value out of range.
+
+    Example:
+        >>> @struct.dataclass
+        ... class Descent:
+        ...     learning_rate: float = setting(0.1, "step size", low=0.0)
+        >>> @settable
+        ... @struct.dataclass
+        ... class Learner:
+        ...     optimiser: Descent = struct.field(default_factory=Descent)
+        >>> Learner().replace(learning_rate=0.5).optimiser
+        Descent(learning_rate=0.5)
+    """
+    cls.replace = _replaced  # pyright: ignore[reportAttributeAccessIssue]
+    return cls
+
+
+def _replaced(owner: Any, /, **changes: Any) -> Any:
+    fields = [field.name for field in dataclasses.fields(owner)]
+    # Parts first: a setting may be one of a part that is new.
+    owner = dataclasses.replace(owner, **{n: changes[n] for n in changes if n in fields})
+    settings = {info.name: info for info in list_settings(owner)}
+    for name, value in changes.items():
+        full = name if name in fields else resolve_name([*settings, *fields], name)
+        if full in settings:
+            check_value(settings[full], value)
+        if full not in fields:
+            owner = _replace_path(owner, full.split("."), value)
+    return owner
+
+
 def resolve_setting(owner: Any, name: str) -> str:
     """The full dotted path of the setting called `name`.
 
@@ -199,6 +240,24 @@ def resolve_name(names: list[str], name: str) -> str:
     if matches:
         raise KeyError(f"setting {name!r} is ambiguous: {', '.join(matches)}.")
     raise KeyError(f"unknown setting {name!r}; {near_names(name, names)}")
+
+
+def moved_names(old: Mapping[str, T], new: Collection[str]) -> dict[str, T]:
+    """What was written by `old` names, by the `new` ones: a setting that has moved into a part of
+    its struct since keeps its last name.
+
+    Example:
+        >>> moved_names({"agent.noise": 0.1, "agent.size": 4}, ["agent.actor.noise", "agent.size"])
+        {'agent.actor.noise': 0.1, 'agent.size': 4}
+    """
+
+    def moved(name: str) -> str:
+        owner, dot, last = name.rpartition(".")
+        into = [n for n in new if n.startswith(owner + dot) and n.endswith("." + last)]
+        into = [n for n in into if n not in old]
+        return into[0] if name not in new and len(into) == 1 else name
+
+    return {moved(name): value for name, value in old.items()}
 
 
 def near_names(name: str, known: list[str]) -> str:

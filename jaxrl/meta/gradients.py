@@ -12,7 +12,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, select
-from jaxrl.meta.inner import collect, differentiable_iteration, scan_keeping
+from jaxrl.meta.inner import check_policy, collect, differentiable_iteration, scan_keeping
 from jaxrl.meta.lives import Life, start_life
 from jaxrl.meta.objectives import Objective, PolicyReturn
 from jaxrl.meta.outer_critic import CriticState, OuterCritic
@@ -127,12 +127,7 @@ class MetaGradient:
                 f"keep_every={self.keep_every} does not divide num_updates={self.num_updates}: "
                 "give a divisor."
             )
-        if getattr(self.tuned.agent, "policy_of", None) is None:
-            raise ValueError(
-                f"{type(self.tuned.agent).__name__} has no policy_of(state, trajectory), which the "
-                "outer objective needs: use an ActorCriticAgent or ParallelQAgent, or search with "
-                "Evolution."
-            )
+        check_policy(self.tuned.agent)
         life_key, end_key = jax.random.split(key)
         rule_params = self.tuned.init()
         optimiser = self.optimiser.init(rule_params)

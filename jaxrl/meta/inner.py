@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.readers import HasPolicy, along
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, PyTree, Transition
 from jaxrl.training.loop import Tally, TrainState
@@ -29,13 +30,22 @@ def collect(
     return *jax.lax.stop_gradient(data), update_key
 
 
+def check_policy(agent: Any) -> None:
+    """Raise `ValueError` for agents without a law that an outer gradient can pass through."""
+    if not isinstance(agent, HasPolicy):
+        raise ValueError(
+            f"{type(agent).__name__} has no policy(state, observation, memory), which the outer "
+            "objective needs: use an ActorCriticAgent or ParallelQAgent, or search with Evolution."
+        )
+
+
 def relive(agent: Any, state: TrainState, trajectory: Transition) -> Transition:
     """A trajectory of constants with what depends on the agent's numbers put back.
 
     That is the discount, and the log-probability of what was done. Their values do not change.
     """
     raw = trajectory.extras.get("raw_action", trajectory.action)
-    log_prob = agent.policy_of(state.agent, trajectory).log_prob(raw)
+    log_prob = along(agent.policy, state.agent, trajectory).log_prob(raw)
     return trajectory.replace(
         discount=agent.discount * (1.0 - trajectory.terminated),
         extras={**trajectory.extras, "log_prob": log_prob},

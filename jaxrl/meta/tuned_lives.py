@@ -18,7 +18,7 @@ from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
 from jaxrl.meta.compare import Comparison, Contender
 from jaxrl.meta.fit import HeldOut
-from jaxrl.meta.inner import collect, differentiable_iteration, relive
+from jaxrl.meta.inner import check_policy, collect, differentiable_iteration, relive
 from jaxrl.meta.lifetimes import Lifetime, earnings, lifetime_of, num_updates_of
 from jaxrl.meta.lives import Life, start_life
 from jaxrl.meta.objectives import Bootstrap, Objective, PolicyReturn
@@ -167,11 +167,7 @@ def live_tuned(
         raise ValueError(
             f"num_updates={num_updates} must be at least 1 and last_part={last_part} in (0, 1]."
         )
-    if getattr(agent, "policy_of", None) is None:
-        raise ValueError(
-            f"{type(agent).__name__} has no policy_of(state, trajectory), which the outer "
-            "objective needs: use an ActorCriticAgent or a ParallelQAgent."
-        )
+    check_policy(agent)
     life = start_life(key, agent, task)
     per_update = agent.num_envs * agent.rollout_length
     steps = jnp.minimum(life.total_steps, float(num_updates * per_update))
