@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -150,20 +152,19 @@ class ParallelQAgent:
         return epsilon_greedy_law(self.q_values(state, observation), state.exploration)
 
     def values(self, state: ParallelQState, observation: PyTree, memory: PyTree = ()) -> Array:
-        """The improvement's values at `observation[T, B, *]`, `[T, B]` [return]."""
-        return self._value(state, self.q_values(state, observation))
+        """The improvement's values at `observation[..., *]`, `[...]` [return]."""
+        q_values = self.q_values(state, observation)
+        improvement: Any = values_at(self.improvement, state.progress)
+        for _ in q_values.shape[:-1]:
+            improvement = jax.vmap(improvement)
+        probs, bonus = improvement(q_values)
+        return jnp.sum(probs * (q_values + bonus), axis=-1)
 
     def response(
         self, key: Key, state: ParallelQState, observation: Array, memory: PyTree
     ) -> tuple[Array, bool]:
         """The values of the actions, as the law is flat in them: see `readers.response`."""
         return self.q_values(state, observation), True
-
-    def _value(self, state: ParallelQState, q_values: Array) -> Array:
-        """`q_values[T, B, A]` -> `[T, B]` [return]."""
-        improvement = values_at(self.improvement, state.progress)
-        probs, bonus = jax.vmap(jax.vmap(improvement))(q_values)
-        return jnp.sum(probs * (q_values + bonus), axis=-1)
 
     def update(
         self, key: Key, state: ParallelQState, trajectory: Transition

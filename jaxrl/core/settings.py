@@ -243,19 +243,22 @@ def resolve_name(names: list[str], name: str) -> str:
 
 
 def moved_names(old: Mapping[str, T], new: Collection[str]) -> dict[str, T]:
-    """What was written by `old` names, by the `new` ones: a setting that has moved into a part of
-    its struct since keeps its last name.
+    """What was written by `old` names, by the `new` ones: dotted names of which some have since got
+    one part more, as a setting's that moved into a part of its struct.
 
     Example:
         >>> moved_names({"agent.noise": 0.1, "agent.size": 4}, ["agent.actor.noise", "agent.size"])
         {'agent.actor.noise': 0.1, 'agent.size': 4}
     """
+    into: dict[str, list[str]] = {}
+    for name in (name for name in new if name not in old):
+        parts = name.split(".")
+        for place in range(1, len(parts) - 1):
+            into.setdefault(".".join(parts[:place] + parts[place + 1 :]), []).append(name)
 
     def moved(name: str) -> str:
-        owner, dot, last = name.rpartition(".")
-        into = [n for n in new if n.startswith(owner + dot) and n.endswith("." + last)]
-        into = [n for n in into if n not in old]
-        return into[0] if name not in new and len(into) == 1 else name
+        found = into.get(name, [])
+        return found[0] if name not in new and len(found) == 1 else name
 
     return {moved(name): value for name, value in old.items()}
 

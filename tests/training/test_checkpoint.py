@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import jaxrl
+from jaxrl.core.schedules import Linear
 from jaxrl.training.checkpoint import Checkpoints, CheckpointWarning
 from jaxrl.training.identity import check_identity, identity
 
@@ -237,6 +238,7 @@ def test_a_checkpoint_belongs_to_its_run(tmp_path: Path) -> None:
     [
         (jaxrl.sac(), "SoftActorCriticAgent", {"initial_temperature": "1.0"}),
         (jaxrl.td3(), "TwinDelayedAgent", {"policy_delay": "2"}),
+        (jaxrl.td3(exploration=Linear(1.0, 0.5)), "TwinDelayedAgent", {"exploration.final": "0.5"}),
     ],
 )
 def test_a_checkpoint_of_a_former_class_belongs_to_what_took_its_place(agent, former, own) -> None:
