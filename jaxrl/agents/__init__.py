@@ -1,8 +1,10 @@
 """Learners: presets by name, the agents behind them, and the parts they are made of."""
 
 from jaxrl.agents.actor_critic import ActorCriticAgent
+from jaxrl.agents.actors import Deterministic, SquashedGaussian
 from jaxrl.agents.average_reward import AverageReward
 from jaxrl.agents.channels import BySign, ValueChannels, Whole
+from jaxrl.agents.critic_agent import CriticAgent
 from jaxrl.agents.dual import Dual
 from jaxrl.agents.ensemble import Ensemble
 from jaxrl.agents.learned_optimiser import LearnedOptimiser, learned_optimiser
@@ -12,6 +14,8 @@ from jaxrl.agents.optimiser import GradientDescent, GradientStep, Optimiser, RMS
 from jaxrl.agents.parallel_q import ParallelQAgent
 from jaxrl.agents.presets import (
     PRESETS,
+    SoftActorCriticAgent,
+    TwinDelayedAgent,
     a2c,
     annealed_sac,
     annealed_td3,
@@ -37,16 +41,16 @@ from jaxrl.agents.presets import (
     tqc,
 )
 from jaxrl.agents.q_network import QNetworkAgent
-from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
 from jaxrl.agents.stock import ExpectedUtility, StockConditioned, static_cvar_stocks
 from jaxrl.agents.successors import Generative, Sampled
-from jaxrl.agents.twin_delayed import TwinDelayedAgent
 
 __all__ = [
     "PRESETS",
     "ActorCriticAgent",
     "AverageReward",
     "BySign",
+    "CriticAgent",
+    "Deterministic",
     "Dual",
     "Ensemble",
     "ExpectedUtility",
@@ -62,6 +66,7 @@ __all__ = [
     "RMSProp",
     "Sampled",
     "SoftActorCriticAgent",
+    "SquashedGaussian",
     "StockConditioned",
     "TwinDelayedAgent",
     "ValueChannels",

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.checks import check_environment, check_explicit, check_without_table
-from jaxrl.agents.successors import Outcomes, Successors
-from jaxrl.agents.variance_adjustment import VarianceAdjustment
+from jaxrl.agents.successors import Outcomes
 from jaxrl.core import struct
 from jaxrl.core.law import Law
-from jaxrl.core.protocols import Environment, Head
+from jaxrl.core.protocols import Head
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, PyTree
-from jaxrl.operators import BellmanOperator, Gaussian, Greedy
-from jaxrl.operators.bellman import describe
-from jaxrl.replay import UniformReplay
+from jaxrl.operators import BellmanOperator, Gaussian
 
 
 class Pessimism(Protocol):
@@ -147,78 +142,11 @@ class Optimism:
         return 2.0 * jnp.where(td_errors < 0, 1.0 - level, level)
 
 
-class CriticAgent(Protocol):
-    """The settings of an agent with critics of (state, action) pairs."""
-
-    @property
-    def operator(self) -> BellmanOperator:
-        """Its head, functionals and composition; the actor stands for its improvement."""
-        ...
-
-    @property
-    def pessimism(self) -> Pessimism:
-        """How the critics are read as one."""
-        ...
-
-    @property
-    def optimism(self) -> Optimism | None:
-        """Weights of the critics' errors; None for even ones."""
-        ...
-
-    @property
-    def variance_adjustment(self) -> VarianceAdjustment | None:
-        """The refined loss of Gaussian critics; None for the head's own."""
-        ...
-
-    @property
-    def successors(self) -> Successors:
-        """What the operator's functional over successors is fed."""
-        ...
-
-    @property
-    def discount(self) -> float:
-        """Discount factor [per step]."""
-        ...
-
-    @property
-    def replay(self) -> UniformReplay:
-        """Its replay, before the number of environments is set."""
-        ...
-
-
-def check_critics(agent: CriticAgent, env: Environment) -> None:
-    """Refuse operators and parts that critics of (state, action) pairs cannot serve.
-
-    Raises:
-        ValueError: an improvement, a functional of return laws on a head without them, a refined
-            loss on a head that is not Gaussian, actions held under another discount, or a
-            functional over successors that are not seen.
-    """
-    operator = agent.operator
-    check_without_table(operator)
-    check_explicit(operator)
-    if not isinstance(operator.improvement, Greedy):
-        raise ValueError(
-            f"{describe(operator.improvement)} chooses among finitely many actions; here the actor "
-            "is the improvement: leave operator.improvement at Greedy(), and set optimism for "
-            "targets between the policy's value and the optimal one."
-        )
-    if agent.variance_adjustment is not None and not isinstance(operator.head, Gaussian):
-        raise ValueError(
-            "variance_adjustment is a loss of means and standard deviations, but the head is "
-            f"{describe(operator.head)}: use Gaussian(), or variance_adjustment=None."
-        )
-    check_environment(env, agent.discount)
-    agent.successors.check(operator, env, agent.replay.num_step)
-
-
-def backup(
-    agent: CriticAgent, outcomes: Outcomes, next_params: Array, bonus: Array | None = None
-) -> Law:
+def backup(agent: Any, outcomes: Outcomes, next_params: Array, bonus: Array | None = None) -> Law:
     """The laws that critics regress to.
 
     Args:
-        agent: its operator, pessimism and successors.
+        agent: a `CriticAgent`: its operator, pessimism and successors.
         outcomes: `[B, N]`, what may follow each transition.
         next_params: `[C, B N, *head.shape]`, lagged critics at the successors and next actions.
         bonus: `[B N]` [return], added to each successor's return; None for none.
@@ -238,7 +166,7 @@ def backup(
 
 
 def critic_loss(
-    agent: CriticAgent,
+    agent: Any,
     params: Array,
     target: Law,
     weights: Array,
@@ -248,7 +176,7 @@ def critic_loss(
     """What all critics minimise together.
 
     Args:
-        agent: its operator, optimism and variance adjustment.
+        agent: a `CriticAgent`: its operator, optimism and variance adjustment.
         params: `[C, B, *head.shape]`, the critics at the transitions.
         target: law `[B, ...]` [return], see `backup`.
         weights: `[B]`, summing to one.
@@ -264,7 +192,8 @@ def critic_loss(
     if adjustment is None:
         losses = jax.vmap(jax.vmap(head.loss), (0, None))(params, target)
     else:
-        scales = jax.lax.stop_gradient(jax.vmap(jax.vmap(_gaussian(head).scale))(params))
+        assert isinstance(head, Gaussian)  # `check`
+        scales = jax.lax.stop_gradient(jax.vmap(jax.vmap(head.scale))(params))
         mean_scale = adjustment.move(mean_scale, scales, weights)
         losses = jax.vmap(jax.vmap(adjustment.loss, (None, 0, 0, None)), (None, 0, None, 0))(
             head, params, target, mean_scale
@@ -277,46 +206,3 @@ def critic_loss(
         jnp.sum(weights * jnp.mean(means, axis=0)),
         mean_scale,
     )
-
-
-def initial_scale(agent: CriticAgent, num_critics: int) -> PyTree:
-    """The running means `[num_critics]` before the first batch; () where none are kept."""
-    if agent.variance_adjustment is None:
-        return ()
-    return agent.variance_adjustment.init(num_critics)
-
-
-def each(function: Callable[[Array], Any], params: Array, head: Head) -> Any:
-    """`function` of one example's parameters, over all leading axes of `params`."""
-    for _ in range(params.ndim - len(head.shape)):
-        function = jax.vmap(function)
-    return function(params)
-
-
-def of_critics(
-    function: Callable[[Array], Any],
-    agent: CriticAgent,
-    state: Any,
-    observation: PyTree,
-    action: Array,
-) -> Any:
-    """`function` of every critic's parameters at pairs `[..., *observation]`, `[..., *shape]`.
-
-    Args:
-        function: of one example, `[*head.shape]`.
-        agent: its head.
-        state: the agent's, with `learner`, `critic` and `box`.
-        observation: of the pairs.
-        action: of the pairs, in the environment's scale.
-
-    Returns:
-        `[num_critics, ...]`.
-    """
-    unit = state.box.to_unit(action)
-    params = state.critic.apply(state.learner.params.critic, observation, unit)
-    return each(function, params, agent.operator.head)
-
-
-def _gaussian(head: Head) -> Gaussian:
-    assert isinstance(head, Gaussian)  # `check_critics`
-    return head

@@ -15,7 +15,7 @@ from jaxrl.agents.optimiser import GradientStep, Optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule
 from jaxrl.core.schedules import values_at
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import ActorCritic, GaussianPolicy, NetworkSettings, Policy, actor_critic
@@ -45,6 +45,7 @@ class _Minibatches:
     starts: Array
 
 
+@settable
 @struct.dataclass
 class ActorCriticAgent:
     """Rolls out `num_envs` x `rollout_length` steps, then makes `num_epochs` passes over them.
@@ -220,17 +221,27 @@ class ActorCriticAgent:
         spaces = (env.observation_space, env.action_space)
         return actor_critic(self.network, *spaces, self.shared_torso, self.rule.outputs)
 
-    def policy_of(self, state: ActorCriticState, trajectory: Transition) -> Policy:
-        """The policy over all actions at each step of `trajectory[T, B]`, under `state`."""
-        memory = trajectory.extras.get("memory_before", ())
-        arguments = (state.params, trajectory.observation, jnp.zeros((), bool), memory)
-        return state.model.apply(*arguments, method="policy")[0]
+    def policy(self, state: ActorCriticState, observation: PyTree, memory: PyTree = ()) -> Policy:
+        """The law of draws at `observation[..., *]`; of box actions, in units of the box."""
+        return self._read("policy", state, observation, memory)
 
-    def values_of(self, state: ActorCriticState, trajectory: Transition) -> Array:
-        """The critic's values at each step of `trajectory[T, B]`, under `state` [return]."""
-        memory = trajectory.extras.get("memory_before", ())
-        arguments = (state.params, trajectory.observation, jnp.zeros((), bool), memory)
-        return state.model.apply(*arguments, method="value")[0]
+    def values(self, state: ActorCriticState, observation: PyTree, memory: PyTree = ()) -> Array:
+        """The critic's values at `observation[..., *]` [return]."""
+        return self._read("value", state, observation, memory)
+
+    def response(
+        self, key: Key, state: ActorCriticState, observation: Array, memory: PyTree
+    ) -> tuple[Array, bool]:
+        """Logits, or the action before it is clipped: see `readers.response`."""
+        policy = self.policy(state, observation, memory)
+        if isinstance(policy, GaussianPolicy):
+            return state.box.stretched(policy.mode()), False
+        return policy.logits, True
+
+    def _read(self, what: str, state: ActorCriticState, observation: PyTree, memory: PyTree) -> Any:
+        memory = memory if memory or not self.network.recurrent_size else self._zero(observation)
+        arguments = (state.params, observation, jnp.zeros((), bool), memory)
+        return state.model.apply(*arguments, method=what)[0]
 
     def _targets(self, state: ActorCriticState, trajectory: Transition) -> tuple[Any, PyTree]:
         memory = trajectory.extras.get("memory_before", ())

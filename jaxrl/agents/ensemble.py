@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.checks import check_feed_forward
-from jaxrl.agents.nested import check_draws, over_groups
+from jaxrl.agents.nested import check_draws, over_own_models
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.successors import Backup, Outcomes, SourceState
 from jaxrl.core import struct
@@ -158,9 +158,7 @@ class Ensemble:
         draws = self.num_samples, self.num_models
         check_draws(operator, self.over_models, *draws, "Ensemble", "networks")
 
-    def operator(self, operator: BellmanOperator) -> BellmanOperator:
-        """With the functional over models round its own, when there is one."""
-        return over_groups(operator, self.over_models, self.num_models)
+    operator = over_own_models
 
     def init(
         self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings

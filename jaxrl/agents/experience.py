@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import values_at
-from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.replay import Batch, Replay
 
 
@@ -118,52 +117,9 @@ def counted_share(batch: Batch, ready: Array) -> Array:
     return jnp.where(ready, jnp.mean(batch.weights > 0, dtype=jnp.float32), 0.0)
 
 
-def learn_from_replay(
-    key: Key,
-    agent: ReplayAgent,
-    state: Any,
-    trajectory: Transition,
-    step: Callable[..., tuple[PyTree, PyTree, dict[str, Array]]],
-    metrics: tuple[str, ...],
-    turns: Callable[[PyTree], tuple] = lambda learner: (),
-) -> tuple[Any, dict[str, Array]]:
-    """Store a rollout, then take `num_updates` gradient steps once warmed up.
-
-    Args:
-        key: spent here.
-        agent: its replay and its rounds.
-        state: a struct with `replay`, `progress`, `learner` and `source`.
-        trajectory: `[T, B, ...]`.
-        step: `(state, key, batch, *turn)` -> the learner, what the source of successors learned,
-            and metrics `[]`.
-        metrics: their names; all are 0 before the warm-up is over.
-        turns: the learner before the first step -> more inputs of the steps `[num_updates, ...]`.
-
-    Returns:
-        The next state, and means of the metrics with `counted_share`.
-    """
-    draw_key, learn_key = jax.random.split(key)
-    state, ready = store(agent, state, trajectory)
-    batches = draw_rounds(draw_key, agent, state.replay)
-    keys = jax.random.split(learn_key, agent.num_updates)
-
-    def with_learned(learner: PyTree, learned: PyTree) -> Any:
-        return state.replace(learner=learner, source=state.source.replace(learned=learned))
-
-    zero = dict.fromkeys(metrics, jnp.zeros((), jnp.float32))
-
-    def one(carry: tuple, inputs: tuple) -> tuple[tuple, dict[str, Array]]:
-        learner, learned, logs = step(with_learned(*carry), *inputs)
-        return typed_like((carry, zero), ((learner, learned), logs))
-
-    def learn(carry: tuple) -> tuple[tuple, dict[str, Array]]:
-        return jax.lax.scan(one, carry, (keys, batches, *turns(carry[0])))
-
-    zeros = dict.fromkeys(metrics, jnp.zeros(agent.num_updates, jnp.float32))
-    carry = (state.learner, state.source.learned)
-    carry, logs = jax.lax.cond(ready, learn, lambda same: (same, zeros), carry)
-    logs = jax.tree.map(jnp.mean, logs)
-    return with_learned(*carry), logs | {"counted_share": counted_share(batches, ready)}
+def normalised_weights(batch: Batch) -> Array:
+    """The weights of a batch `[B]`, summing to one; all 0 where it holds nothing."""
+    return batch.weights / jnp.maximum(jnp.sum(batch.weights), 1.0)
 
 
 def at_present(agent: Any, progress: Progress) -> Any:

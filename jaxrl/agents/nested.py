@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -62,14 +64,12 @@ class Nested:
         return self.outer(mass, inside)
 
 
-def over_groups(
-    operator: BellmanOperator, outer: Functional | None, num_groups: int
-) -> BellmanOperator:
-    """`operator` with `outer` over equal groups of outcomes round its own functional; None: one
-    functional over all of them."""
-    if outer is None:
+def over_own_models(source: Any, operator: BellmanOperator) -> BellmanOperator:
+    """`operator` of sources with models: with `over_models` over equal groups of outcomes round its
+    own functional; where that is None, one functional over all of them."""
+    if source.over_models is None:
         return operator
-    nested = Nested(operator.successor_functional, outer, num_groups)
+    nested = Nested(operator.successor_functional, source.over_models, source.num_models)
     return operator.replace(successor_functional=nested)
 
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.inner import of_inner
+from jaxrl.agents.readers import response
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import Box
 from jaxrl.core.types import Array, Key, PyTree, Transition
 from jaxrl.envs.wrappers import RunningMoments
@@ -26,6 +27,7 @@ class NormalisedState:
     accumulated: Array  # [B] such a sum, running in each environment [return]
 
 
+@settable
 @struct.dataclass
 class NormalisedAgent:
     """Shifts and scales observations to mean 0, variance 1, and scales rewards by their returns.
@@ -104,6 +106,12 @@ class NormalisedAgent:
         """Raw `observation[B, ...]` -> the inner agent's action and extras."""
         seen = self._normalise(state, observation)
         return self.agent.act(key, state.inner, seen, explore, memory)
+
+    def response(
+        self, key: Key, state: NormalisedState, observation: Array, memory: PyTree
+    ) -> tuple[Array, bool]:
+        """The inner agent's to what it sees: see `readers.response`."""
+        return response(self.agent, key, state.inner, self._normalise(state, observation), memory)
 
     def update(
         self, key: Key, state: NormalisedState, trajectory: Transition

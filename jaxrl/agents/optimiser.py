@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,20 +29,26 @@ class GradientStep(Protocol):
         ...
 
 
-@struct.dataclass
-class Optimiser:
-    """Adam (Kingma & Ba 2015) after clipping by the global norm (Pascanu et al. 2013)."""
+def _learning_rate(default: float, help: str = "step size") -> Any:
+    return setting(default, help, unit="per update", low=0.0, low_open=True)
 
-    learning_rate: float | Schedule = setting(
-        3e-4, "step size of Adam", unit="per update", low=0.0, low_open=True
-    )
-    max_grad_norm: float | None = setting(
+
+def _max_grad_norm() -> Any:
+    return setting(
         0.5,
         "global norm above which gradients are scaled down; None for no clipping",
         low=0.0,
         low_open=True,
         infinite=True,
     )
+
+
+@struct.dataclass
+class Optimiser:
+    """Adam (Kingma & Ba 2015) after clipping by the global norm (Pascanu et al. 2013)."""
+
+    learning_rate: float | Schedule = _learning_rate(3e-4, "step size of Adam")
+    max_grad_norm: float | None = _max_grad_norm()
     epsilon: float = setting(1e-5, "added to Adam's denominator", low=0.0, low_open=True)
     eps_root: float = setting(
         1e-16, "added under Adam's root, so that it has a derivative at 0", low=0.0
@@ -80,17 +86,9 @@ class GradientDescent:
         '0.8'
     """
 
-    learning_rate: float | Schedule = setting(
-        1e-2, "step size", unit="per update", low=0.0, low_open=True
-    )
+    learning_rate: float | Schedule = _learning_rate(1e-2)
     momentum: float = setting(0.0, "share of the last step that is kept", low=0.0, high=1.0)
-    max_grad_norm: float | None = setting(
-        0.5,
-        "global norm above which gradients are scaled down; None for no clipping",
-        low=0.0,
-        low_open=True,
-        infinite=True,
-    )
+    max_grad_norm: float | None = _max_grad_norm()
 
     def init(self, params: PyTree) -> PyTree:
         """No velocity."""
@@ -122,17 +120,9 @@ class RMSProp:
         '0.8'
     """
 
-    learning_rate: float | Schedule = setting(
-        3e-4, "step size", unit="per update", low=0.0, low_open=True
-    )
+    learning_rate: float | Schedule = _learning_rate(3e-4)
     decay: float = setting(0.99, "share of the mean square that is kept", low=0.0, high=1.0)
-    max_grad_norm: float | None = setting(
-        0.5,
-        "global norm above which gradients are scaled down; None for no clipping",
-        low=0.0,
-        low_open=True,
-        infinite=True,
-    )
+    max_grad_norm: float | None = _max_grad_norm()
     epsilon: float = setting(1e-5, "added to the denominator", low=0.0, low_open=True)
     eps_root: float = setting(
         1e-16, "added under the root, so that it has a derivative at 0", low=0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +19,7 @@ from jaxrl.agents.optimiser import GradientStep, Optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, Improvement
 from jaxrl.core.schedules import Linear, Schedule, value_at, values_at
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import settable, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import CategoricalPolicy, NetworkSettings, QNetwork
 from jaxrl.operators import Greedy
@@ -37,6 +39,7 @@ class ParallelQState:
     model: QNetwork = struct.field(pytree_node=False)
 
 
+@settable
 @struct.dataclass
 class ParallelQAgent:
     """Regression on lambda-returns of fresh epsilon-greedy rollouts (Peng's Q(lambda) when greedy).
@@ -47,7 +50,7 @@ class ParallelQAgent:
 
     Outer loops take it as a learner: `exploration` may be a `ReactiveExploration`, whose weights a
     `Bootstrap` whose `plain` is this agent with little exploration can learn. The law that acts is
-    flat in the parameters, so that gradients of other numbers pass through `values_of` alone
+    flat in the parameters, so that gradients of other numbers pass through `values` alone
     (`Bootstrap.value_weight`).
 
     Source: Gallici et al. 2025, Simplifying deep temporal difference learning, algorithm 1.
@@ -123,7 +126,7 @@ class ParallelQAgent:
         memory: PyTree = (),
     ) -> tuple[Array, dict[str, PyTree]]:
         """`observation[B, ...]` -> `action[B]`, no extras."""
-        q_values = state.model.apply(state.params, observation)
+        q_values = self.q_values(state, observation)
         if not explore:
             return jnp.argmax(q_values, axis=-1).astype(jnp.int32), {}
         return epsilon_greedy(key, q_values, self._exploration(state.progress, state.recent)), {}
@@ -134,31 +137,41 @@ class ParallelQAgent:
             return self.exploration(recent)
         return jnp.asarray(value_at(self.exploration, progress), float)
 
-    def policy_of(self, state: ParallelQState, trajectory: Transition) -> CategoricalPolicy:
-        """The epsilon-greedy law at each step of `trajectory[T, B]`, under `state`.
+    def q_values(self, state: ParallelQState, observation: PyTree) -> Array:
+        """`observation[..., *]` -> `[..., A]` [return]."""
+        return state.model.apply(state.params, observation)
+
+    def policy(
+        self, state: ParallelQState, observation: PyTree, memory: PyTree = ()
+    ) -> CategoricalPolicy:
+        """The epsilon-greedy law at `observation[..., *]`.
 
         It explores as the agent did that `state` comes from, which may be another one: the target
         of a `Bootstrap` explores as its plain agent does.
         """
-        q_values = state.model.apply(state.params, trajectory.observation)
-        return epsilon_greedy_law(q_values, state.exploration)
+        return epsilon_greedy_law(self.q_values(state, observation), state.exploration)
 
-    def values_of(self, state: ParallelQState, trajectory: Transition) -> Array:
-        """The improvement's values at each step of `trajectory[T, B]`, under `state` [return]."""
-        return self._value(state, state.model.apply(state.params, trajectory.observation))
-
-    def _value(self, state: ParallelQState, q_values: Array) -> Array:
-        """`q_values[T, B, A]` -> `[T, B]` [return]."""
-        improvement = values_at(self.improvement, state.progress)
-        probs, bonus = jax.vmap(jax.vmap(improvement))(q_values)
+    def values(self, state: ParallelQState, observation: PyTree, memory: PyTree = ()) -> Array:
+        """The improvement's values at `observation[..., *]`, `[...]` [return]."""
+        q_values = self.q_values(state, observation)
+        improvement: Any = values_at(self.improvement, state.progress)
+        for _ in q_values.shape[:-1]:
+            improvement = jax.vmap(improvement)
+        probs, bonus = improvement(q_values)
         return jnp.sum(probs * (q_values + bonus), axis=-1)
+
+    def response(
+        self, key: Key, state: ParallelQState, observation: Array, memory: PyTree
+    ) -> tuple[Array, bool]:
+        """The values of the actions, as the law is flat in them: see `readers.response`."""
+        return self.q_values(state, observation), True
 
     def update(
         self, key: Key, state: ParallelQState, trajectory: Transition
     ) -> tuple[ParallelQState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
         model = state.model
-        next_value = self._value(state, model.apply(state.params, trajectory.next_observation))
+        next_value = self.values(state, trajectory.next_observation)
         trace = self.lambda_ * (1.0 - trajectory.truncated)
         target = lambda_returns(trajectory.reward, trajectory.discount, next_value, trace)
         data = (trajectory.observation, trajectory.action, target)

@@ -1,21 +1,26 @@
-"""Named agents: published combinations of settings, each a struct to change with `.replace`."""
+"""Named agents: published combinations of settings, each a struct to change with `.replace`.
+
+Settings may be given at once, by short or dotted name: `ppo(learning_rate=1e-3)`.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 
 from jaxrl.agents.action_critics import Optimism, TruncatedMixture
 from jaxrl.agents.actor_critic import ActorCriticAgent
+from jaxrl.agents.actors import Deterministic
 from jaxrl.agents.average_reward import AverageReward
 from jaxrl.agents.channels import ValueChannels
+from jaxrl.agents.critic_agent import CriticAgent
 from jaxrl.agents.munchausen import Munchausen
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.parallel_q import ParallelQAgent
 from jaxrl.agents.q_network import QNetworkAgent
-from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
-from jaxrl.agents.twin_delayed import TwinDelayedAgent
 from jaxrl.agents.variance_adjustment import VarianceAdjustment
 from jaxrl.core.notation import KINDS, register
 from jaxrl.core.protocols import Agent
@@ -41,12 +46,23 @@ from jaxrl.rules import (
     drift,
 )
 
-
-def ppo() -> ActorCriticAgent:
-    """Proximal policy optimisation, clipped (Schulman et al. 2017)."""
-    return ActorCriticAgent(optimiser=Optimiser(learning_rate=Linear(1e-3, 0.0)))
+AnyAgent = TypeVar("AnyAgent", bound=Agent)
+PRESETS: dict[str, Callable[..., Agent]] = KINDS["agents"].builders
 
 
+def _named(build: Callable[[], AnyAgent]) -> Callable[..., AnyAgent]:
+    """Enter an agent under the name of its builder, which takes settings to change."""
+
+    @functools.wraps(build)
+    def named(**settings: Any) -> AnyAgent:
+        return build().replace(**settings)  # pyright: ignore[reportAttributeAccessIssue]
+
+    del named.__wrapped__  # so that help shows how it is called
+    register("agents", named)
+    return named
+
+
+@_named
 def a2c() -> ActorCriticAgent:
     """Synchronous advantage actor-critic (Mnih et al. 2016)."""
     return ActorCriticAgent(
@@ -59,21 +75,31 @@ def a2c() -> ActorCriticAgent:
     )
 
 
+@_named
+def ppo() -> ActorCriticAgent:
+    """Proximal policy optimisation, clipped (Schulman et al. 2017)."""
+    return ActorCriticAgent(optimiser=Optimiser(learning_rate=Linear(1e-3, 0.0)))
+
+
+@_named
 def mdpo() -> ActorCriticAgent:
     """On-policy mirror descent policy optimisation (Tomar et al. 2022)."""
-    return ppo().replace(rule=MirrorDescentPolicy())
+    return ppo(rule=MirrorDescentPolicy())
 
 
+@_named
 def dpo() -> ActorCriticAgent:
     """Discovered policy optimisation, the closed form (Lu et al. 2022). No preferences."""
-    return ppo().replace(rule=DriftPolicy(DiscoveredDrift()))
+    return ppo(rule=DriftPolicy(DiscoveredDrift()))
 
 
+@_named
 def lpo() -> ActorCriticAgent:
     """Learnt policy optimisation (Lu et al. 2022) before any learning: near PPO's drift."""
-    return ppo().replace(rule=drift(jax.random.key(0)))
+    return ppo(rule=drift(jax.random.key(0)))
 
 
+@_named
 def cvar_pg() -> ActorCriticAgent:
     """Policy gradient of the CVaR of whole episodes (Tamar, Glassner & Mannor 2015), from the mean
     down to level 0.1. `rollout_length` must be at least the time limit of the task."""
@@ -88,22 +114,26 @@ def cvar_pg() -> ActorCriticAgent:
     )
 
 
+@_named
 def dqn() -> QNetworkAgent:
     """Deep Q-network (Mnih et al. 2015)."""
     return QNetworkAgent()
 
 
+@_named
 def double_dqn() -> QNetworkAgent:
     """DQN whose learning network chooses the next action (van Hasselt et al. 2016)."""
     return QNetworkAgent(double=True)
 
 
+@_named
 def munchausen_dqn() -> QNetworkAgent:
     """DQN with a soft backup and the log-policy in the reward (Vieillard et al. 2020)."""
     operator = BellmanOperator(Scalar(float("inf")), improvement=Softmax(temperature=0.03))
     return QNetworkAgent(operator=operator, munchausen=Munchausen(weight=0.9, clip=-1.0))
 
 
+@_named
 def c51() -> QNetworkAgent:
     """Categorical returns on 51 atoms (Bellemare et al. 2017).
 
@@ -113,26 +143,31 @@ def c51() -> QNetworkAgent:
     return QNetworkAgent(operator=BellmanOperator(head))
 
 
+@_named
 def qr_dqn() -> QNetworkAgent:
     """Quantile returns (Dabney et al. 2018), with fewer atoms than the published 200."""
     return QNetworkAgent(operator=BellmanOperator(Quantile(num_atoms=32)))
 
 
+@_named
 def iqn() -> QNetworkAgent:
     """Implicit quantile returns (Dabney, Ostrovski et al. 2018), with fewer levels than the 64."""
     return QNetworkAgent(operator=BellmanOperator(ImplicitQuantile(num_atoms=16)))
 
 
+@_named
 def differential_dqn() -> QNetworkAgent:
     """DQN for the average reward per step instead of a discounted return (Wan et al. 2021)."""
     return QNetworkAgent(average_reward=AverageReward(), discount=1.0)
 
 
+@_named
 def log_dqn() -> QNetworkAgent:
     """DQN on gains and losses apart, each stored as a logarithm (van Seijen et al. 2019)."""
     return QNetworkAgent(channels=ValueChannels())
 
 
+@_named
 def rainbow() -> QNetworkAgent:
     """Double, dueling, 3-step, prioritised C51 (Hessel et al. 2018).
 
@@ -147,77 +182,60 @@ def rainbow() -> QNetworkAgent:
     )
 
 
+@_named
 def pqn() -> ParallelQAgent:
     """Parallel Q-network without replay (Gallici et al. 2025)."""
     return ParallelQAgent()
 
 
-def sac() -> SoftActorCriticAgent:
+@_named
+def sac() -> CriticAgent:
     """Soft actor-critic with a learned temperature (Haarnoja et al. 2018)."""
-    return SoftActorCriticAgent()
+    return CriticAgent()
 
 
-def td3() -> TwinDelayedAgent:
+@_named
+def td3() -> CriticAgent:
     """Twin delayed deterministic policy gradient (Fujimoto et al. 2018)."""
-    return TwinDelayedAgent()
+    return CriticAgent(actor=Deterministic())
 
 
-def dsac_t() -> SoftActorCriticAgent:
+# Their names of when each was a class of its own.
+SoftActorCriticAgent, TwinDelayedAgent = sac, td3
+
+
+@_named
+def dsac_t() -> CriticAgent:
     """Soft actor-critic on Gaussian returns, with three refinements (Duan et al. 2025).
 
     The release moves the policy every second step and takes next actions from a lagged one; here
     the policy moves every step and there is no lagged one, as in `sac`.
     """
-    return SoftActorCriticAgent(
+    return CriticAgent(
         operator=BellmanOperator(Gaussian()), variance_adjustment=VarianceAdjustment()
     )
 
 
-def tqc() -> SoftActorCriticAgent:
+@_named
+def tqc() -> CriticAgent:
     """Soft actor-critic on truncated mixtures of quantile critics (Kuznetsov et al. 2020)."""
-    return SoftActorCriticAgent(
+    return CriticAgent(
         operator=BellmanOperator(Quantile(num_atoms=25)),
         pessimism=TruncatedMixture(share=0.08),
         num_critics=5,
     )
 
 
-def annealed_sac() -> SoftActorCriticAgent:
+@_named
+def annealed_sac() -> CriticAgent:
     """Soft actor-critic annealed from optimality to evaluation (Omura et al. 2025)."""
-    return SoftActorCriticAgent(optimism=Optimism())
+    return sac(optimism=Optimism())
 
 
-def annealed_td3() -> TwinDelayedAgent:
+@_named
+def annealed_td3() -> CriticAgent:
     """TD3 annealed from the optimality to the evaluation backup (Omura et al. 2025)."""
-    return TwinDelayedAgent(optimism=Optimism())
-
-
-register(
-    "agents",
-    a2c,
-    ppo,
-    mdpo,
-    dpo,
-    lpo,
-    cvar_pg,
-    dqn,
-    double_dqn,
-    munchausen_dqn,
-    c51,
-    qr_dqn,
-    iqn,
-    differential_dqn,
-    log_dqn,
-    rainbow,
-    pqn,
-    sac,
-    td3,
-    dsac_t,
-    tqc,
-    annealed_sac,
-    annealed_td3,
-)
-PRESETS: dict[str, Callable[[], Agent]] = KINDS["agents"].builders
+    return td3(optimism=Optimism())
 
 
 def preset(name: str) -> Agent:

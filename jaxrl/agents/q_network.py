@@ -31,7 +31,7 @@ from jaxrl.agents.value_network import (
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import settable, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Lookahead, Scalar
@@ -54,17 +54,7 @@ class QNetworkState:
     model: ValueNetwork = struct.field(pytree_node=False)
 
 
-@struct.dataclass
-class Learner:
-    """What a gradient step changes; as in `QNetworkState`."""
-
-    params: PyTree
-    target_params: PyTree
-    optimiser: PyTree
-    learned: PyTree  # by the source of successors
-    gain: Array
-
-
+@settable
 @struct.dataclass
 class QNetworkAgent:
     """Epsilon-greedy rollouts into a replay; gradient steps towards backups of a lagged copy.
@@ -200,11 +190,20 @@ class QNetworkAgent:
         memory: PyTree = (),
     ) -> tuple[Array, dict[str, PyTree]]:
         """`observation[B, ...]` -> `action[B]`, no extras."""
-        params = state.model.apply(state.params, observation)
-        scores = at_present(self, state.progress).scores(params, observation)
+        scores = self.q_values(state, observation)
         if not explore:
             return jnp.argmax(scores, axis=-1).astype(jnp.int32), {}
         return epsilon_greedy(key, scores, value_at(self.exploration, state.progress)), {}
+
+    def q_values(self, state: QNetworkState, observation: PyTree) -> Array:
+        """`observation[..., *]` -> the present scores `[..., A]` [return]."""
+        params = state.model.apply(state.params, observation)
+        return at_present(self, state.progress).scores(params, observation)
+
+    def acting(self, state: QNetworkState) -> QNetworkState:
+        """`state` without what learning alone needs."""
+        unused = {"target_params": (), "optimiser": (), "replay": (), "restart": ()}
+        return state.replace(**unused, source=SourceState())
 
     def scores(self, params: Array, observation: PyTree = None) -> Array:
         """Head parameters `[..., A, *head.shape]` at `observation[..., *]` (only needed with
@@ -235,28 +234,20 @@ class QNetworkAgent:
                 stock_key = jax.random.fold_in(draw_key, 1)
                 data = self.stock.relabelled(stock_key, batch.transition, self.discount)
                 batch = batch.replace(transition=data)
-            learned, (params, lagged) = state.source.learned, (state.params, state.target_params)
-            learner = Learner(params, lagged, state.optimiser, learned, state.gain)
 
-            # The replay stays outside the conditional, which would copy it.
-            def step(learner: Learner) -> tuple:
-                after = at_present(self, state.progress)._step(step_key, learner, batch, state)
+            def step(learner: QNetworkState) -> tuple:
+                after = at_present(self, state.progress)._step(step_key, learner, batch)
                 return typed_like(skip(learner), after)
 
-            def skip(learner: Learner) -> tuple:
+            def skip(learner: QNetworkState) -> tuple:
                 return learner, jnp.zeros(self.batch_size, jnp.float32), nothing
 
+            # The replay stays outside the conditional, which would copy it.
+            learner = state.replace(replay=())
             learner, priorities, logs = jax.lax.cond(ready, step, skip, learner)
             update = self.memory.update_priorities
-            state = state.replace(
-                params=learner.params,
-                target_params=learner.target_params,
-                optimiser=learner.optimiser,
-                source=state.source.replace(learned=learner.learned),
-                gain=learner.gain,
-                replay=update(state.replay, batch.indices, priorities, when=ready),
-                num_updates=state.num_updates + ready,
-            )
+            replay = update(state.replay, batch.indices, priorities, when=ready)
+            state = learner.replace(replay=replay, num_updates=state.num_updates + ready)
             return state, logs | {"counted_share": counted_share(batch, ready)}
 
         state, logs = jax.lax.scan(learn, state, jax.random.split(key, self.num_updates))
@@ -266,21 +257,21 @@ class QNetworkAgent:
         return state, metrics
 
     def _step(
-        self, key: Key, learner: Learner, batch: Batch, state: QNetworkState
-    ) -> tuple[Learner, Array, dict[str, Array]]:
-        head, model, data = self.head, state.model, batch.transition
-        source, learned = state.source.replace(learned=learner.learned), learner.learned
-        operator, lookahead = self._lookahead(key, learner, state.replace(source=source), data)
+        self, key: Key, state: QNetworkState, batch: Batch
+    ) -> tuple[QNetworkState, Array, dict[str, Array]]:
+        head, model, data, learned = self.head, state.model, batch.transition, state.source.learned
+        operator, lookahead = self._lookahead(key, state, data)
         backup = operator.backup
         if self.channels is not None:
             backup = functools.partial(self.channels.backup, operator)
         target = jax.vmap(backup)(lookahead)
-        outputs = model.apply(learner.target_params, data.observation)  # dropped where not read
+        outputs = model.apply(state.target_params, data.observation)  # dropped where not read
         lagged = jax.vmap(head.mean)(self._taken(outputs, data.action))
         if self.successors.learns:
             seen = Backup(data, batch.weights, target, lagged)
-            learned, target = self.successors.learn(source, self.operator, seen, state.progress)
-        target, gain = jax.lax.stop_gradient(target), learner.gain
+            source, operator = state.source, self.operator
+            learned, target = self.successors.learn(source, operator, seen, state.progress)
+        target, gain = jax.lax.stop_gradient(target), state.gain
         inputs = regression_inputs(jax.random.fold_in(key, 2), head, self.batch_size)
         count = jnp.maximum(jnp.sum(batch.weights > 0), 1)
         if self.average_reward is not None:
@@ -296,18 +287,24 @@ class QNetworkAgent:
             priority = losses if head.shape else jnp.abs(target.mean() - q_value)
             return jnp.sum(batch.weights * losses) / count, (priority, q_value)
 
-        (total, (priority, q_value)), grads = jax.value_and_grad(loss, has_aux=True)(learner.params)
+        (total, (priority, q_value)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         params, optimiser = self.optimiser.step(
-            grads, learner.optimiser, learner.params, state.progress
+            grads, state.optimiser, state.params, state.progress
         )
         logs = {"loss": total, "q_value": jnp.mean(q_value) - self._offset}
         if has_bounds(head):
             logs["clipped_fraction"] = clipped_fraction(head, target, batch.weights)
-        target_params = self.target.move(learner.target_params, params, state.num_updates + 1)
-        return Learner(params, target_params, optimiser, learned, gain), priority, logs
+        learner = state.replace(
+            params=params,
+            target_params=self.target.move(state.target_params, params, state.num_updates + 1),
+            optimiser=optimiser,
+            source=state.source.replace(learned=learned),
+            gain=gain,
+        )
+        return learner, priority, logs
 
     def _lookahead(
-        self, key: Key, learner: Learner, state: QNetworkState, data: Transition
+        self, key: Key, state: QNetworkState, data: Transition
     ) -> tuple[BellmanOperator, Lookahead]:
         """What is backed up for each of `data[B, ...]`, and by which operator."""
         model = state.model
@@ -315,8 +312,8 @@ class QNetworkAgent:
         operator, munchausen = implicit_policy(self.operator, self.munchausen)
 
         def outputs(observation: PyTree) -> tuple[Array, Array | None]:
-            rows = model.apply(learner.target_params, observation)
-            return rows, model.apply(learner.params, observation) if self.double else None
+            rows = model.apply(state.target_params, observation)
+            return rows, model.apply(state.params, observation) if self.double else None
 
         end_value = self._offset
         if self.average_reward is not None:
@@ -324,9 +321,9 @@ class QNetworkAgent:
             end_value = self.average_reward.start_value(
                 start_key, state.restart, self.batch_size, operator, outputs
             )
-        reward = shifted_reward(outcomes.reward, outcomes.discount, end_value) - learner.gain
+        reward = shifted_reward(outcomes.reward, outcomes.discount, end_value) - state.gain
         if munchausen is not None:
-            lagged = model.apply(learner.target_params, data.observation)
+            lagged = model.apply(state.target_params, data.observation)
             scores = self.scores(lagged, data.observation)
             bonus = jax.vmap(lambda row, action: munchausen.bonus(operator, row, action))
             reward = reward + bonus(scores, data.action)[:, None]

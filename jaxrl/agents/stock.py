@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.agents.durations import differs
 from jaxrl.agents.experience import at_present
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, FunctionalFacts
@@ -101,12 +102,9 @@ def check_stock(
             f"stock=StockConditioned(...) reads the stock off the observation, but the environment "
             f"is a {type(env).__name__}: wrap it, outermost, as Stock(env, low, high, discount)."
         )
-    rates = (discount, env.discount)
-    if not any(isinstance(rate, jax.core.Tracer) for rate in rates) and np.any(
-        np.abs(np.asarray(rates[0]) - np.asarray(rates[1])) > 1e-6
-    ):
+    if differs(discount, env.discount):
         raise ValueError(
-            f"The agent discounts by {rates[0]}, the stock by {rates[1]}: give both the same."
+            f"The agent discounts by {discount}, the stock by {env.discount}: give both the same."
         )
     if stock.relabel and (num_step > 1 or steps):
         raise ValueError(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.env_models import EnvModels, check_env_models, make_env_models
-from jaxrl.agents.nested import check_draws, over_groups
+from jaxrl.agents.nested import check_draws, over_own_models
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
@@ -89,6 +89,17 @@ class Successors(Protocol):
         ...
 
 
+def learn_nothing(
+    source: Successors,
+    state: SourceState,
+    operator: BellmanOperator,
+    backup: Backup,
+    progress: Progress,
+) -> tuple[PyTree, Law]:
+    """`learn` of sources without parameters: nothing; the backups as they are."""
+    return (), backup.target
+
+
 @struct.dataclass
 class Sampled:
     """The one successor that was seen, of any number of steps: what every replay and rollout has.
@@ -143,11 +154,7 @@ class Sampled:
             exact=self.accept_bias,
         )
 
-    def learn(
-        self, state: SourceState, operator: BellmanOperator, backup: Backup, progress: Progress
-    ) -> tuple[PyTree, Law]:
-        """Nothing; the backups as they are."""
-        return (), backup.target
+    learn = learn_nothing
 
 
 @struct.dataclass
@@ -223,9 +230,7 @@ class Generative:
         groups = "settings of the environment, as in spread=(('gravity', 8.0, 12.0),)"
         check_draws(operator, self.over_models, *draws, "Generative", groups)
 
-    def operator(self, operator: BellmanOperator) -> BellmanOperator:
-        """With the functional over models round its own, when there is one."""
-        return over_groups(operator, self.over_models, self.num_models)
+    operator = over_own_models
 
     def init(
         self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
@@ -266,11 +271,7 @@ class Generative:
             observation=steps.observation,
         )
 
-    def learn(
-        self, state: SourceState, operator: BellmanOperator, backup: Backup, progress: Progress
-    ) -> tuple[PyTree, Law]:
-        """Nothing; the backups as they are."""
-        return (), backup.target
+    learn = learn_nothing
 
 
 def _check_state(env: Environment) -> None:

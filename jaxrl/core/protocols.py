@@ -131,7 +131,27 @@ class Environment(Protocol):
         ...
 
 
-class Agent(Protocol):
+class Policy(Protocol):
+    """The part of an agent that acts."""
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """What a recurrent policy carries between steps, `[num_envs, ...]`; `()` when nothing."""
+        ...
+
+    def act(
+        self,
+        key: Key,
+        state: PyTree,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, Any]]:
+        """`observation[B, ...]` -> `action[B, ...]`, extras. A recurrent policy returns its next
+        memory as `extras["memory"]`; every other entry is recorded in the trajectory."""
+        ...
+
+
+class Agent(Policy, Protocol):
     """Three pure functions and the plan of their rollouts.
 
     `state` holds everything that learning changes: parameters, optimiser, targets, replay,
@@ -160,22 +180,6 @@ class Agent(Protocol):
 
     def init(self, key: Key, env: Environment, total_steps: float | Array = ...) -> PyTree:
         """-> `state`. `total_steps` is the length of the life that schedules see."""
-        ...
-
-    def initial_memory(self, num_envs: int) -> PyTree:
-        """What a recurrent policy carries between steps, `[num_envs, ...]`; `()` when nothing."""
-        ...
-
-    def act(
-        self,
-        key: Key,
-        state: PyTree,
-        observation: PyTree,
-        explore: bool = True,
-        memory: PyTree = (),
-    ) -> tuple[Array, dict[str, Any]]:
-        """`observation[B, ...]` -> `action[B, ...]`, extras. A recurrent policy returns its next
-        memory as `extras["memory"]`; every other entry is recorded in the trajectory."""
         ...
 
     def update(

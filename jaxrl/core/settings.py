@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -196,6 +196,44 @@ def replace_setting(owner: Any, name: str, value: Any) -> Any:
     return replace_path(owner, resolve_setting(owner, name), value)
 
 
+def settable(cls: type[T]) -> type[T]:
+    """Let `replace` of a struct take settings of inner structs too, and refuse bad values.
+
+    Names are short or dotted, as in `replace_setting`; values are checked as in `check_value`.
+
+    Raises:
+        KeyError: by `replace`, of a name that is no field and no setting; near names are listed.
+        ValueError: by `replace`, of a value out of range.
+
+    Example:
+        >>> @struct.dataclass
+        ... class Descent:
+        ...     learning_rate: float = setting(0.1, "step size", low=0.0)
+        >>> @settable
+        ... @struct.dataclass
+        ... class Learner:
+        ...     optimiser: Descent = struct.field(default_factory=Descent)
+        >>> Learner().replace(learning_rate=0.5).optimiser
+        Descent(learning_rate=0.5)
+    """
+    cls.replace = _replaced  # pyright: ignore[reportAttributeAccessIssue]
+    return cls
+
+
+def _replaced(owner: Any, /, **changes: Any) -> Any:
+    fields = [field.name for field in dataclasses.fields(owner)]
+    # Parts first: a setting may be one of a part that is new.
+    owner = dataclasses.replace(owner, **{n: changes[n] for n in changes if n in fields})
+    settings = {info.name: info for info in list_settings(owner)}
+    for name, value in changes.items():
+        full = name if name in fields else resolve_name([*settings, *fields], name)
+        if full in settings:
+            check_value(settings[full], value)
+        if full not in fields:
+            owner = replace_path(owner, full, value)
+    return owner
+
+
 def resolve_setting(owner: Any, name: str) -> str:
     """The full dotted path of the setting called `name`.
 
@@ -219,6 +257,27 @@ def resolve_name(names: list[str], name: str) -> str:
     if matches:
         raise KeyError(f"setting {name!r} is ambiguous: {', '.join(matches)}.")
     raise KeyError(f"unknown setting {name!r}; {near_names(name, names)}")
+
+
+def moved_names(old: Mapping[str, T], new: Collection[str]) -> dict[str, T]:
+    """What was written by `old` names, by the `new` ones: dotted names of which some have since got
+    one part more, as a setting's that moved into a part of its struct.
+
+    Example:
+        >>> moved_names({"agent.noise": 0.1, "agent.size": 4}, ["agent.actor.noise", "agent.size"])
+        {'agent.actor.noise': 0.1, 'agent.size': 4}
+    """
+    into: dict[str, list[str]] = {}
+    for name in (name for name in new if name not in old):
+        parts = name.split(".")
+        for place in range(1, len(parts) - 1):
+            into.setdefault(".".join(parts[:place] + parts[place + 1 :]), []).append(name)
+
+    def moved(name: str) -> str:
+        found = into.get(name, [])
+        return found[0] if name not in new and len(found) == 1 else name
+
+    return {moved(name): value for name, value in old.items()}
 
 
 def near_names(name: str, known: list[str], see: str = "jaxrl list") -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.readers import HasPolicy, along
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, PyTree, Transition
 from jaxrl.meta.lives import Life
@@ -23,13 +24,22 @@ def look_ahead(
     return state.replace(rollout=after.rollout, key=jax.random.fold_in(state.key, 1)), *data
 
 
+def check_policy(agent: Any) -> None:
+    """Raise `ValueError` for agents without a law that an outer gradient can pass through."""
+    if not isinstance(agent, HasPolicy):
+        raise ValueError(
+            f"{type(agent).__name__} has no policy(state, observation, memory), which the outer "
+            "objective needs: use an ActorCriticAgent or ParallelQAgent, or search with Evolution."
+        )
+
+
 def relive(agent: Any, state: TrainState, trajectory: Transition) -> Transition:
     """A trajectory of constants with what depends on the agent's numbers put back.
 
     That is the discount, and the log-probability of what was done. Their values do not change.
     """
     raw = trajectory.extras.get("raw_action", trajectory.action)
-    log_prob = agent.policy_of(state.agent, trajectory).log_prob(raw)
+    log_prob = along(agent.policy, state.agent, trajectory).log_prob(raw)
     return trajectory.replace(
         discount=agent.discount * (1.0 - trajectory.terminated),
         extras={**trajectory.extras, "log_prob": log_prob},
@@ -117,12 +127,3 @@ def lived(
     tally = tally.replace(episodes=jax.tree.map(jnp.add, tally.episodes, episodes))
     trajectories = jax.tree.map(lambda *rows: jnp.concatenate(rows), trajectories, more)
     return life.replace(train=train), tally, trajectories
-
-
-def check_policy(agent: Agent) -> None:
-    """Raise `ValueError` when an agent has no policy for an outer objective to differentiate."""
-    if getattr(agent, "policy_of", None) is None:
-        raise ValueError(
-            f"{type(agent).__name__} has no policy_of(state, trajectory), which the outer "
-            "objective needs: use an ActorCriticAgent or ParallelQAgent, or search with Evolution."
-        )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.readers import along
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import setting
@@ -163,7 +164,7 @@ class PolicyReturn:
         """As the formula says, of one state."""
         advantage, _ = critic.advantages(critic_state, env, trajectory)
         scale = jnp.sqrt(jnp.mean(advantage**2)) + 1e-6
-        policy = agent.policy_of(state.agent, trajectory)
+        policy = along(agent.policy, state.agent, trajectory)
         action = trajectory.extras.get("raw_action", trajectory.action)
         gain = policy.log_prob(action) * (advantage / scale)
         return -jnp.mean(gain + self.entropy_weight * policy.entropy())
@@ -211,9 +212,10 @@ class Bootstrap:
         self, agent: Any, state: TrainState, goal: TrainState, trajectory: Transition
     ) -> Array:
         """How far `state` is from `goal` at the states of `trajectory`, `[]`."""
-        target = agent.policy_of(goal.agent, trajectory)
-        loss = jnp.mean(target.kl(agent.policy_of(state.agent, trajectory)))
-        gap = agent.values_of(goal.agent, trajectory) - agent.values_of(state.agent, trajectory)
+        target = along(agent.policy, goal.agent, trajectory)
+        loss = jnp.mean(target.kl(along(agent.policy, state.agent, trajectory)))
+        values = along(agent.values, state.agent, trajectory)
+        gap = along(agent.values, goal.agent, trajectory) - values
         return loss + self.value_weight * jnp.mean(gap**2)
 
     def loss(

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.inner import of_inner
+from jaxrl.agents.readers import response
 from jaxrl.core import struct
+from jaxrl.core.protocols import Policy
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.training.episodes import Policy
-from jaxrl.training.responses import margin, response
 
 
 class Attack(Protocol):
@@ -245,6 +245,17 @@ class AttackedPolicy:
         extras = {**extras, "attack_norm": l2_norm(seen - observation)}
         extras["memory"] = (extras.get("memory", ()), attack_state)
         return action, extras
+
+
+def margin(rows: Array, chosen: Array) -> Array:
+    """How far the best other action stands above `chosen[B]`: above 0, another one is taken.
+
+    Returns:
+        `[B]`, in the unit of `rows[B, A]`.
+    """
+    is_chosen = jax.nn.one_hot(chosen, rows.shape[-1], dtype=bool)
+    other = jnp.max(jnp.where(is_chosen, -jnp.inf, rows), axis=-1)
+    return other - jnp.sum(jnp.where(is_chosen, rows, 0.0), axis=-1)
 
 
 def l2_norm(rows: Array) -> Array:

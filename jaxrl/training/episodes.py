@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, Policy
 from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.functionals import CVaR
-
-
-class Policy(Protocol):
-    """The part of an agent that acts; every `Agent` is one."""
-
-    def initial_memory(self, num_envs: int) -> PyTree:
-        """What is carried between steps, `[num_envs, ...]`; `()` when nothing is."""
-        ...
-
-    def act(
-        self,
-        key: Key,
-        state: PyTree,
-        observation: PyTree,
-        explore: bool = True,
-        memory: PyTree = (),
-    ) -> tuple[Array, dict[str, Any]]:
-        """`observation[B, ...]` -> `action[B, ...]`, extras; the next memory, if there is one, as
-        `extras["memory"]`."""
-        ...
 
 
 @struct.dataclass

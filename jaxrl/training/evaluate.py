@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack, overload
 
 from jaxrl.core.arguments import check_key, check_parts, check_whole
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, Policy
 from jaxrl.core.types import Key, PyTree
 from jaxrl.training.attacks import Attack, AttackedPolicy
-from jaxrl.training.episodes import Evaluation, Policy, play_episodes
+from jaxrl.training.episodes import Evaluation, play_episodes
 from jaxrl.training.robust_evaluation import (
     RobustEvaluation,
     environments_at,

@@ -12,8 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core.settings import moved_names
+
 _MOST_NUMBERS = 8  # of an array that is written out; larger ones are told by their digest
 _MOST_LINES = 8  # of a difference
+# What stands for agents that were classes of their own when a checkpoint was saved.
+_SINCE = {
+    "SoftActorCriticAgent": {"agent": "CriticAgent", "agent.actor": "SquashedGaussian"},
+    "TwinDelayedAgent": {"agent": "CriticAgent", "agent.actor": "Deterministic"},
+}
 
 
 def identity(**parts: Any) -> dict[str, str]:
@@ -39,6 +46,7 @@ def check_identity(where: str, stored: Mapping[str, str] | None, here: Mapping[s
     """
     if stored is None:
         return
+    stored = moved_names({**stored, **_SINCE.get(stored.get("agent", ""), {})}, here)
     parts = {name.split(".")[0] for name in here}
     names = [*here, *(n for n in stored if n.split(".")[0] in parts and n not in here)]
     different = [

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.agents.readers import acting
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, PyTree
@@ -20,7 +21,6 @@ from jaxrl.training.lanes import default_lanes, strong_floats
 from jaxrl.training.least_value import (
     LeastValuePolicy,
     LeastValueState,
-    acting,
     check_least_value,
 )
 from jaxrl.training.loop import check_training, train
@@ -223,7 +223,8 @@ def _train_group(keys: Key, agent: Agent, settings: PyTree, index: Array, num_st
 
     def one(key: Key, index: Array) -> PyTree:
         env = jax.tree.map(lambda leaf: leaf[index], settings)
-        return acting(train(key, agent, env, num_steps=num_steps, num_records=1).state.agent)
+        state = train(key, agent, env, num_steps=num_steps, num_records=1).state
+        return acting(agent, state.agent)
 
     if keys.shape[0] == 1:  # a conditional of one lane skips what it does not need
         return jax.tree.map(lambda leaf: leaf[None], one(keys[0], index[0]))

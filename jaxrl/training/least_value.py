@@ -7,18 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.parallel_q import ParallelQAgent
-from jaxrl.agents.q_network import QNetworkAgent, QNetworkState
-from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent, SoftActorCriticState
-from jaxrl.agents.successors import SourceState
-from jaxrl.agents.twin_delayed import TwinDelayedAgent, TwinDelayedState
+from jaxrl.agents.readers import HasQValues
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.training.responses import response
-
-_OF_VALUES = (QNetworkAgent, ParallelQAgent)
-_OF_CRITICS = (SoftActorCriticAgent, TwinDelayedAgent)
 
 
 @struct.dataclass
@@ -48,7 +40,7 @@ class LeastValuePolicy:
     Example:
         >>> from jaxrl import dqn
         >>> from jaxrl.envs.control import CartPole
-        >>> fresh = jax.jit(jax.vmap(lambda key: acting(dqn().init(key, CartPole()))))
+        >>> fresh = jax.jit(jax.vmap(lambda key: dqn().init(key, CartPole())))
         >>> agents = fresh(jax.random.split(jax.random.key(0), 2))
         >>> policy, state = LeastValuePolicy(dqn()), LeastValueState(agents, jnp.ones(2, bool))
         >>> policy.act(jax.random.key(0), state, jnp.zeros((5, 4)), explore=False)[0].shape
@@ -76,57 +68,38 @@ class LeastValuePolicy:
         memory: PyTree = (),
     ) -> tuple[Array, dict[str, Any]]:
         """`observation[B, ...]` -> `action[B, ...]`, no extras. It does not explore."""
-        if isinstance(self.agent, _OF_VALUES):
-            values = self.q_values(state, observation)
-            return jnp.argmax(values, axis=-1).astype(jnp.int32), {}
         chosen = jax.vmap(lambda one: self.agent.act(key, one, observation, explore=False)[0])
         actions = chosen(state.agents)  # [N, B, ...]
+        if jnp.issubdtype(actions.dtype, jnp.integer):
+            return jnp.argmax(self.q_values(state, observation), axis=-1).astype(jnp.int32), {}
         values = jax.vmap(lambda action: self.q_values(state, observation, action))(actions)
         values = jnp.where(state.used[:, None], values, -jnp.inf)  # [N, B]
         best = jnp.argmax(values, axis=0)
         return jax.vmap(lambda row, index: row[index], (1, 0))(actions, best), {}
 
-    def q_values(
-        self, state: LeastValueState, observation: PyTree, action: Array | None = None
-    ) -> Array:
+    def q_values(self, state: LeastValueState, observation: PyTree, *action: Array) -> Array:
         """The least values [return]: `[B, A]` of discrete actions, `[B]` of `action[B, ...]`."""
         agent: Any = self.agent
-        if isinstance(agent, _OF_VALUES):
-            key = jax.random.key(0)  # scores draw nothing
-            values = jax.vmap(lambda one: response(agent, key, one, observation, ())[0])
-            found = values(state.agents)  # [N, B, A]
-        else:
-            values = jax.vmap(lambda one: agent.q_values(one, observation, action))
-            found = jnp.min(values(state.agents), axis=1)  # [N, B]
+        found = jax.vmap(lambda one: agent.q_values(one, observation, *action))(state.agents)
+        found = jnp.min(found, axis=1) if action else found  # [N, B] of critics, [N, B, A]
         used = state.used.reshape(-1, *[1] * (found.ndim - 1))
         return jnp.min(jnp.where(used, found, jnp.inf), axis=0)
 
-
-@response.register
-def _(
-    agent: LeastValuePolicy, key: Key, state: PyTree, observation: Array, memory: PyTree
-) -> tuple[Array, bool]:
-    if isinstance(agent.agent, _OF_VALUES):
-        return agent.q_values(state, observation), True
-    actions = agent.act(key, state, observation, explore=False)[0]
-    return actions.reshape(actions.shape[0], -1), False
+    def response(
+        self, key: Key, state: LeastValueState, observation: Array, memory: PyTree
+    ) -> tuple[Array, bool]:
+        """The least values, or the action: see `jaxrl.agents.readers.response`."""
+        actions = self.act(key, state, observation, explore=False)[0]
+        if jnp.issubdtype(actions.dtype, jnp.integer):
+            return self.q_values(state, observation), True
+        return actions.reshape(actions.shape[0], -1), False
 
 
 def check_least_value(agent: Agent) -> None:
     """Raise `ValueError` for agents without values of actions."""
-    if not isinstance(agent, _OF_VALUES + _OF_CRITICS):
+    if not isinstance(agent, HasQValues):
         raise ValueError(
             f"{type(agent).__name__} has no values of single actions, of which the least is taken: "
             "use dqn, qr_dqn, c51 or pqn with discrete actions, sac, td3 or tqc with continuous "
             "ones."
         )
-
-
-def acting(state: PyTree) -> PyTree:
-    """An agent's state without its replay and what else learning alone needs."""
-    if isinstance(state, QNetworkState):
-        unused = {"target_params": (), "optimiser": (), "replay": (), "restart": ()}
-        return state.replace(**unused, source=SourceState())
-    if isinstance(state, (SoftActorCriticState, TwinDelayedState)):
-        return state.replace(replay=(), source=SourceState())
-    return state

@@ -13,12 +13,12 @@ import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.estimates import Estimate
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, Policy
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
 from jaxrl.envs.wrappers import DomainRandomisation
 from jaxrl.training import bootstrap
-from jaxrl.training.episodes import Evaluation, Policy, play_episodes, tail_mean
+from jaxrl.training.episodes import Evaluation, play_episodes, tail_mean
 from jaxrl.training.lanes import strong_floats
 
 

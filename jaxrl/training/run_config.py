@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl.core.settings import moved_names
+
 _MOST_CHARACTERS = 1_000_000
 
 
@@ -81,7 +83,8 @@ def describe_difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> l
         >>> describe_difference({"agent": {"discount": 0.9}}, {"agent": {"discount": 0.99}})
         ['agent.discount: 0.9 (folder) != 0.99 (asked)']
     """
-    old, new = _flatten(plain(found)), _flatten(plain(asked))
+    new = _flatten(plain(asked))
+    old = moved_names(_flatten(plain(found)), new)
     names = [*old, *(name for name in new if name not in old)]
     return [
         f"{name}: {old.get(name, 'absent')} (folder) != {new.get(name, 'absent')} (asked)"

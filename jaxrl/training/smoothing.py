@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxrl.agents.inner import of_inner
+from jaxrl.agents.readers import response
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, Policy
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.training.confidence import (
     clopper_pearson_lower,
     shifted_probability,
     survival_band,
 )
-from jaxrl.training.episodes import Policy, play_episodes
-from jaxrl.training.responses import response
+from jaxrl.training.episodes import play_episodes
 
 _DRAWS_OF_A_RESPONSE = 16
 
@@ -60,23 +60,21 @@ class SmoothedPolicy:
         noisy = _noisy(noise_key, observation, self.scale)
         return self.agent.act(act_key, state, noisy, explore, memory)
 
+    def response(
+        self, key: Key, state: PyTree, observation: Array, memory: PyTree
+    ) -> tuple[Array, bool]:
+        """The mean answer to several draws of the noise, which an attacker may compute."""
+        noise_key, inner_key = jax.random.split(key)
+        many = jnp.repeat(observation[None], _DRAWS_OF_A_RESPONSE, axis=0)
+        kinds: list[bool] = []
 
-@response.register
-def _(
-    agent: SmoothedPolicy, key: Key, state: PyTree, observation: Array, memory: PyTree
-) -> tuple[Array, bool]:
-    """The mean answer to several draws of the noise, which an attacker may compute."""
-    noise_key, inner_key = jax.random.split(key)
-    many = jnp.repeat(observation[None], _DRAWS_OF_A_RESPONSE, axis=0)
-    noisy = _noisy(noise_key, many, agent.scale)
-    kinds: list[bool] = []
+        def answer(seen: Array) -> Array:
+            rows, discrete = response(self.agent, inner_key, state, seen, memory)
+            kinds.append(discrete)
+            return rows
 
-    def answer(seen: Array) -> Array:
-        rows, discrete = response(agent.agent, inner_key, state, seen, memory)
-        kinds.append(discrete)
-        return rows
-
-    return jnp.mean(jax.vmap(answer)(noisy), axis=0), kinds[0]
+        answers = jax.vmap(answer)(_noisy(noise_key, many, self.scale))
+        return jnp.mean(answers, axis=0), kinds[0]
 
 
 @dataclasses.dataclass(frozen=True)

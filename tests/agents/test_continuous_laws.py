@@ -9,6 +9,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
+from jaxrl import SoftActorCriticAgent, TwinDelayedAgent
 from jaxrl.agents.action_critics import (
     Optimism,
     SmallestCritic,
@@ -19,10 +20,8 @@ from jaxrl.agents.action_critics import (
 from jaxrl.agents.dual import Dual
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import preset
-from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
 from jaxrl.agents.successors import Generative, Outcomes
 from jaxrl.agents.targets import TargetUpdate
-from jaxrl.agents.twin_delayed import TwinDelayedAgent
 from jaxrl.agents.variance_adjustment import VarianceAdjustment
 from jaxrl.core import struct
 from jaxrl.core.law import Law

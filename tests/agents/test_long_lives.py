@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl import envs
+from jaxrl import SoftActorCriticAgent, envs
 from jaxrl.agents.presets import preset
-from jaxrl.agents.soft_actor_critic import SoftActorCriticAgent
 
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)

@@ -14,6 +14,8 @@ import numpy as np
 import probes
 import pytest
 
+import jaxrl
+from jaxrl.agents.normalised import NormalisedAgent
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import PRESETS, preset
 from jaxrl.agents.targets import TargetUpdate
@@ -254,8 +256,28 @@ def test_risk_over_successors_that_are_not_seen_is_refused(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_training_refuses_settings_out_of_range(name):
+    agent = dataclasses.replace(small(name), discount=1.5)  # unlooked at, unlike `agent.replace`
     with pytest.raises(ValueError, match="discount"):
-        train(jax.random.key(0), small(name).replace(discount=1.5), probes.one_step(), num_steps=10)
+        train(jax.random.key(0), agent, probes.one_step(), num_steps=10)
+
+
+def test_presets_take_settings_by_short_and_dotted_name():
+    assert jaxrl.ppo(learning_rate=2e-4).optimiser.learning_rate == 2e-4
+    assert jaxrl.td3(**{"actor.smoothing": 0.4}) == jaxrl.TwinDelayedAgent(smoothing=0.4)
+    parts = jaxrl.sac(target_entropy=-2.0, actor=jaxrl.SquashedGaussian(0.5), num_envs=2)
+    assert parts.actor == jaxrl.SquashedGaussian(0.5, -2.0) and parts.num_envs == 2
+    inner = NormalisedAgent(jaxrl.ppo()).replace(entropy_weight=0.5)
+    assert inner.agent.rule.entropy_weight == 0.5
+
+
+@pytest.mark.parametrize("build", [jaxrl.ppo, jaxrl.ppo().replace, jaxrl.SoftActorCriticAgent])
+def test_settings_are_refused_where_they_are_written(build):
+    with pytest.raises(KeyError, match=r"learning_rat'; did you mean optimiser\.learning_rate"):
+        build(learning_rat=1e-3)
+    with pytest.raises(ValueError, match=r"optimiser\.learning_rate=-1\.0 is out of range"):
+        build(learning_rate=-1.0)
+    with pytest.raises(ValueError, match=r"discount=1\.5 is out of range"):
+        build(discount=1.5)
 
 
 def test_the_scalar_head_is_the_default():

@@ -638,9 +638,7 @@ def test_the_lagged_critics_take_the_new_ones_at_every_second_update(name):
 
 
 def lagged_critics(learner):
-    twin = hasattr(learner, "target_params")
-    params = learner.target_params.critic if twin else learner.target_critic
-    return kernel(params, "Dense_0")[..., 0]
+    return kernel(learner.lagged_critic, "Dense_0")[..., 0]
 
 
 def test_td3_moves_its_policy_at_every_second_step_and_its_copies_at_every_fourth():

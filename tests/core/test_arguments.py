@@ -1,5 +1,6 @@
 """Arguments of public functions that cannot be meant."""
 
+import dataclasses
 import re
 
 import jax
@@ -82,7 +83,7 @@ REFUSED = {
     "a schedule to nowhere": with_rate(Linear(1e-3, float("inf"))),
     "when": with_rate(Linear(1e-3, 0.0, end=float("nan"))),
     "no width": AGENT.replace(network=AGENT.network.replace(hidden_sizes=(64, 0))),
-    "half an environment": AGENT.replace(num_envs=1.5),
+    "half an environment": dataclasses.replace(AGENT, num_envs=1.5),
 }
 
 

@@ -149,7 +149,7 @@ def outcomes(rule_params):
     still = train.agent.replace(exploration=jax.lax.stop_gradient(train.agent.exploration))
     held = train.replace(agent=still)
     climbed = meta.PolicyReturn().loss(agent, noise(), held, data, CRITIC, critic)
-    values = jnp.mean(agent.values_of(train.agent, data))
+    values = jnp.mean(agent.values(train.agent, data.observation))
     found = jnp.stack([match, climbed, values])
     return found, (found, explored[1], train.agent.exploration, target.agent.exploration)
 
@@ -192,7 +192,11 @@ def test_a_network_that_is_constant_explores_as_the_number_does():
     def lived(agent):
         life = meta.start_life(KEY, agent, task)
         train, data, _ = differentiable_iteration(agent, noise(), life.train)
-        return train.agent.params, data.action, agent.policy_of(train.agent, data).log_probs()
+        return (
+            train.agent.params,
+            data.action,
+            agent.policy(train.agent, data.observation).log_probs(),
+        )
 
     ours, theirs = lived(agent), lived(PLAIN.replace(exploration=number))
     jax.tree.map(

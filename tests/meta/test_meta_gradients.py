@@ -185,7 +185,7 @@ def test_bootstrapping_moves_towards_a_target_that_stands_still(begun):
     [
         ({"num_lives": 0}, "num_lives=0 is out of range"),
         ({"keep_every": 2}, "keep_every=2 does not divide num_updates=3"),
-        ({"tuned": (dqn(), ["discount"])}, "QNetworkAgent has no policy_of.*Evolution"),
+        ({"tuned": (dqn(), ["discount"])}, "QNetworkAgent has no policy.*Evolution"),
         ({"tuned": (AGENT.replace(num_minibatches=5), NAMES)}, "num_minibatches"),
     ],
     ids=["lives", "kept states", "no policy", "minibatches"],

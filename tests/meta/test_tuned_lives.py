@@ -142,5 +142,5 @@ def test_what_cannot_be_tuned_is_refused():
     with pytest.raises(ValueError, match="last_part=0"):
         live_tuned(KEY, LEARNER, meta.Task(env(), jnp.float32(1.0)), num_updates=1, last_part=0.0)
     valued = LEARNER.replace(tuned=meta.tuned(dqn(), ["discount"]))
-    with pytest.raises(ValueError, match="policy_of"):
+    with pytest.raises(ValueError, match="no policy"):
         live_tuned(KEY, valued, meta.Task(env(), jnp.float32(1.0)), num_updates=1)

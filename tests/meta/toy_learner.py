@@ -124,11 +124,11 @@ class Toy:
         spent, pushed = jax.random.key_data(key), jnp.asarray(self.push, jnp.float32)
         return ToyState(x, optimiser, state.born, spent, pushed), {}
 
-    def policy_of(self, state, trajectory):
-        return self.law(state.params, trajectory.observation)
+    def policy(self, state, observation, memory=()):
+        return self.law(state.params, observation)
 
-    def values_of(self, state, trajectory):
-        return 3.0 * state.params + trajectory.observation
+    def values(self, state, observation, memory=()):
+        return 3.0 * state.params + observation
 
 
 @struct.dataclass

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.training.responses import response
+from jaxrl.networks import CategoricalPolicy, GaussianPolicy
 
 
 @struct.dataclass
@@ -25,10 +25,9 @@ class Linear:
         rows = observation @ state
         return (rows if self.box else jnp.argmax(rows, axis=-1).astype(jnp.int32)), {}
 
-
-@response.register
-def _(agent: Linear, key, state, observation, memory):
-    return observation @ state, not agent.box
+    def policy(self, state, observation, memory=()):
+        rows = observation @ state
+        return GaussianPolicy(rows, jnp.zeros(())) if self.box else CategoricalPolicy(rows)
 
 
 @struct.dataclass
@@ -46,10 +45,8 @@ class Dithered:
         rows = observation @ state
         return jnp.argmax(rows + jax.random.normal(key, rows.shape), axis=-1), {}
 
-
-@response.register
-def _(agent: Dithered, key, state, observation, memory):
-    return observation @ state, True
+    def q_values(self, state, observation):
+        return observation @ state
 
 
 @struct.dataclass

@@ -11,6 +11,7 @@ from toys import KEY
 
 import jaxrl
 from jaxrl.agents.normalised import NormalisedAgent
+from jaxrl.agents.readers import response
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box, Discrete
 from jaxrl.core.types import TimeStep
@@ -18,7 +19,6 @@ from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.training.attacks import L2, AttackedPolicy, GradientAttack, LInf, SensorBias
 from jaxrl.training.episodes import play_episodes
-from jaxrl.training.responses import response
 from jaxrl.training.rollout import start_rollout
 
 WEIGHTS = np.float32([[3.0], [-4.0]])  # l2 norm 5, l1 norm 7

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 import jaxrl
+from jaxrl.core.schedules import Linear
 from jaxrl.training.checkpoint import Checkpoints, CheckpointWarning
-from jaxrl.training.identity import identity
+from jaxrl.training.identity import check_identity, identity
 
 
 def tree_of(step: int) -> dict:
@@ -230,6 +231,29 @@ def test_a_checkpoint_belongs_to_its_run(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"(?s)saved by another run.*{words}"):
             checkpoints.restore({"x": 0.0}, other)
     assert checkpoints.steps() == [1]
+
+
+@pytest.mark.parametrize(
+    ("agent", "former", "own"),
+    [
+        (jaxrl.sac(), "SoftActorCriticAgent", {"initial_temperature": "1.0"}),
+        (jaxrl.td3(), "TwinDelayedAgent", {"policy_delay": "2"}),
+        (jaxrl.td3(exploration=Linear(1.0, 0.5)), "TwinDelayedAgent", {"exploration.final": "0.5"}),
+    ],
+)
+def test_a_checkpoint_of_a_former_class_belongs_to_what_took_its_place(agent, former, own) -> None:
+    now = identity(agent=agent)
+    assert {f"agent.actor.{name}" for name in own} < set(now)
+    then = {name.replace("agent.actor.", "agent."): text for name, text in now.items()}
+    then = {name: text for name, text in then.items() if name != "agent.actor"}
+    then |= {"agent": former, **{f"agent.{name}": text for name, text in own.items()}}
+    check_identity("here", then, now)
+    for name in ("agent.discount", f"agent.{next(iter(own))}"):
+        with pytest.raises(ValueError, match=rf"{name.rpartition('.')[2]}: 0.125 .checkpoint"):
+            check_identity("here", then | {name: "0.125"}, now)
+    other = jaxrl.td3() if former == "SoftActorCriticAgent" else jaxrl.sac()
+    with pytest.raises(ValueError, match=r"agent\.actor: .* != "):
+        check_identity("here", then, identity(agent=other))
 
 
 def test_functions_and_large_arrays_are_told_apart_across_processes() -> None:

@@ -160,6 +160,8 @@ def test_another_configuration_is_refused_line_by_line(tmp_path, change, lines) 
 
 
 def test_a_missing_setting_is_a_difference() -> None:
+    moved = {"resolved": {"smoothing": 0.2}}, {"resolved": {"actor.smoothing": 0.2}}
+    assert describe_difference(*moved) == []  # into a part, since the run began
     assert describe_difference({"a": 1, "b": 2}, {"a": 1}) == ["b: 2 (folder) != absent (asked)"]
 
 

@@ -14,6 +14,7 @@ from toys import KEY
 
 import jaxrl
 from jaxrl.agents.normalised import NormalisedAgent, NormalisedState
+from jaxrl.agents.readers import response
 from jaxrl.core import struct
 from jaxrl.core.spaces import Box
 from jaxrl.core.types import TimeStep
@@ -27,7 +28,6 @@ from jaxrl.training.confidence import (
     survival_band,
 )
 from jaxrl.training.episodes import play_episodes
-from jaxrl.training.responses import response
 from jaxrl.training.smoothing import SmoothedPolicy, SmoothingCertificate
 
 IDENTITY = np.ones((1, 1), np.float32)

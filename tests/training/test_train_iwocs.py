@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linear_policy import Dithered
 from toys import KEY
 
 import jaxrl
 from jaxrl import envs
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.presets import preset
+from jaxrl.agents.readers import response
 from jaxrl.core import struct
 from jaxrl.core.mdp import outcome_mdp
 from jaxrl.core.schedules import Linear
@@ -21,8 +23,7 @@ from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import UniformReplay
 from jaxrl.training.iwocs import _stacked, _train_group, train_iwocs
-from jaxrl.training.least_value import LeastValuePolicy, LeastValueState, acting
-from jaxrl.training.responses import response
+from jaxrl.training.least_value import LeastValuePolicy, LeastValueState
 
 TRACES = []
 
@@ -275,7 +276,7 @@ def test_the_action_is_the_one_whose_least_value_is_greatest(name):
 
     @jax.jit
     def run(key):
-        states = jax.vmap(lambda key: acting(agent.init(key, env)))(jax.random.split(key, 3))
+        states = jax.vmap(lambda key: agent.acting(agent.init(key, env)))(jax.random.split(key, 3))
         observation = jax.random.normal(key, (64, *env.observation_space.shape))
         state = LeastValueState(states, jnp.array([True, True, False]))
         chosen, _ = LeastValuePolicy(agent).act(key, state, observation)
@@ -296,6 +297,19 @@ def test_the_action_is_the_one_whose_least_value_is_greatest(name):
         expected = np.where((least[0] >= least[1])[:, None], *actions[:2])
         assert 0 < np.sum(least[0] >= least[1]) < 64
     np.testing.assert_allclose(chosen, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_agent_of_ones_own_needs_q_values_and_nothing_else():
+    """Preferences (1, 3) and (2, 1): the least are 1 and 1, a tie, or alone 1 and 3."""
+    policy = LeastValuePolicy(Dithered())
+    seen = np.ones((2, 1), np.float32)
+    agents = np.float32([[[1.0, 3.0]], [[2.0, 1.0]]])  # [N, D, A]
+    for used, action in (([True, True], 0), ([True, False], 1)):
+        state = LeastValueState(agents, np.array(used))
+        assert policy.act(KEY, state, seen)[0].tolist() == [action, action]
+        rows, are_preferences = response(policy, KEY, state, seen, ())
+        assert are_preferences
+        np.testing.assert_array_equal(rows[0], [1.0, 1.0] if action == 0 else [1.0, 3.0])
 
 
 # --- what is refused -----------------------------------------------------------------------------

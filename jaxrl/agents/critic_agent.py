@@ -1,0 +1,312 @@
+"""Critics of (state, action) pairs and an actor that climbs them, from replay: SAC, TD3 and kin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.agents.action_box import ActionBox, check_action_box
+from jaxrl.agents.action_critics import (
+    Optimism,
+    Pessimism,
+    SmallestCritic,
+    backup,
+    critic_loss,
+)
+from jaxrl.agents.actors import (
+    Actor,
+    CriticLearner,
+    CriticParams,
+    CriticState,
+    SquashedGaussian,
+)
+from jaxrl.agents.checks import (
+    check_environment,
+    check_explicit,
+    check_feed_forward,
+    check_without_table,
+)
+from jaxrl.agents.experience import (
+    at_present,
+    counted_share,
+    draw_rounds,
+    empty_replay,
+    normalised_weights,
+    store,
+)
+from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.successors import Backup, Sampled, SourceState, Successors
+from jaxrl.agents.targets import TargetUpdate
+from jaxrl.agents.value_network import clipped_fraction, each, has_bounds
+from jaxrl.agents.variance_adjustment import VarianceAdjustment
+from jaxrl.core import struct
+from jaxrl.core.law import Law
+from jaxrl.core.protocols import Environment
+from jaxrl.core.settings import settable, setting
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
+from jaxrl.networks import ActionCritic, NetworkSettings
+from jaxrl.operators import BellmanOperator, Gaussian, Greedy, Scalar
+from jaxrl.operators.bellman import describe
+from jaxrl.replay import Batch, UniformReplay
+
+
+@settable
+@struct.dataclass
+class CriticAgent:
+    """Critics of (state, action) pairs learned off policy, and an actor that climbs them.
+
+        target = R + D (min_i Q'_i(s', a') + what the actor adds),   a' by the actor
+        critic : mean over i of (target - Q_i(s, a))^2 / 2
+
+    R and D are the replay's n-step reward and discount: D is 0 where the MDP ended and is kept
+    where only the clock did; a window is not corrected for its age. Actions are scaled to [-1, 1].
+    The actor's part stands in `SquashedGaussian` (soft actor-critic) and `Deterministic` (TD3).
+
+    Any head of `operator` takes the scalar critics' place: the target is then a law, the critics
+    lower the head's loss, and the actor climbs the operator's return functional of their laws
+    (*greedy on the return law*: neither nested nor static risk). `pessimism` says what takes the
+    minimum's place, `variance_adjustment` refines the loss of Gaussian heads, `optimism` weights
+    the errors by their sign. A functional over successors (*nested* risk) needs
+    `successors=Generative(...)` or `Ensemble(...)`.
+
+    Metrics: `critic_loss`, `q_value` [return] and those of the actor; `clipped_fraction` of the
+    targets, entropies included, where the head's grid has ends.
+
+    Sources: Haarnoja et al. 2018, Soft actor-critic algorithms and applications; Fujimoto et al.
+    2018, Addressing function approximation error in actor-critic methods, equation 10.
+    """
+
+    operator: BellmanOperator = struct.field(
+        default_factory=lambda: BellmanOperator(Scalar(float("inf")))
+    )
+    actor: Actor = struct.field(default_factory=SquashedGaussian)
+    network: NetworkSettings = struct.field(
+        default_factory=lambda: NetworkSettings(hidden_sizes=(64, 64), activation="relu")
+    )
+    optimiser: Optimiser = struct.field(
+        default_factory=lambda: Optimiser(learning_rate=1e-3, max_grad_norm=1e3, epsilon=1e-8)
+    )
+    replay: UniformReplay = struct.field(default_factory=UniformReplay)
+    target: TargetUpdate = struct.field(default_factory=lambda: TargetUpdate(step_size=0.005))
+    successors: Successors = struct.field(default_factory=Sampled)
+    pessimism: Pessimism = struct.field(default_factory=SmallestCritic)
+    optimism: Optimism | None = None
+    variance_adjustment: VarianceAdjustment | None = None
+    discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
+    num_envs: int = setting(4, "environments stepped side by side", low=1)
+    rollout_length: int = setting(
+        4, "steps of each environment between updates", unit="steps", low=1
+    )
+    num_updates: int = setting(4, "gradient steps of the critics after each rollout", low=1)
+    batch_size: int = setting(256, "windows in each gradient step", low=1)
+    warmup: int = setting(
+        1000, "steps of uniform actions before the first gradient step", unit="steps", low=0
+    )
+    num_critics: int = setting(2, "critics, read as one by `pessimism`", low=1)
+
+    @property
+    def memory(self) -> UniformReplay:
+        """The replay at this agent's number of environments."""
+        return self.replay.replace(num_envs=self.num_envs)
+
+    @property
+    def keep_env_state(self) -> bool:
+        """Whether rollouts must record the environment's states."""
+        return self.successors.keeps_env_state
+
+    def check(self, env: Environment) -> None:
+        """Refuse environments and settings that the agent cannot learn with.
+
+        Raises:
+            ValueError: actions that are not a finite box, a recurrent network, a batch that the
+                replay cannot give, an improvement, a functional of return laws on a head without
+                them, a refined loss on a head that is not Gaussian, actions held under another
+                discount, or a functional over successors that are not seen.
+        """
+        operator = self.operator
+        check_action_box(env)
+        check_feed_forward(self.network, env)
+        self.memory.check(self.batch_size)
+        check_without_table(operator)
+        check_explicit(operator)
+        if not isinstance(operator.improvement, Greedy):
+            raise ValueError(
+                f"{describe(operator.improvement)} chooses among finitely many actions; here the "
+                "actor is the improvement: leave operator.improvement at Greedy(), and set "
+                "optimism for targets between the policy's value and the optimal one."
+            )
+        if self.variance_adjustment is not None and not isinstance(operator.head, Gaussian):
+            raise ValueError(
+                "variance_adjustment is a loss of means and standard deviations, but the head is "
+                f"{describe(operator.head)}: use Gaussian(), or variance_adjustment=None."
+            )
+        check_environment(env, self.discount)
+        self.successors.check(operator, env, self.replay.num_step)
+
+    def init(
+        self, key: Key, env: Environment, total_steps: float | Array = float("inf")
+    ) -> CriticState:
+        """Fresh parameters and an empty replay. `total_steps` [steps] is the life schedules see."""
+        actor_key, critic_key, reset_key, source_key = jax.random.split(key, 4)
+        torso = self.network.torso(env.observation_space)
+        box = ActionBox.of(env.action_space)
+        actor = self.actor.network(torso, box.size)
+        critic = ActionCritic(torso, self.num_critics, self.operator.head.shape)
+        env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
+        unit = jnp.zeros((self.num_envs, box.size))
+        parts = {
+            "actor": actor.init(actor_key, observation),
+            "critic": critic.init(critic_key, observation, unit),
+            **self.actor.start(),
+        }
+        params, adjustment = CriticParams(**parts), self.variance_adjustment
+        copies = jax.tree.map(jnp.copy, params)
+        learner = CriticLearner(
+            params=params,
+            target_params=copies if self.actor.lags else (),
+            optimiser=CriticParams(
+                **{name: self.optimiser.init(part) for name, part in parts.items()}
+            ),
+            target_critic=() if self.actor.lags else copies.critic,
+            mean_scale=() if adjustment is None else adjustment.init(self.num_critics),
+            num_updates=jnp.zeros((), jnp.int32),
+        )
+        return CriticState(
+            learner=learner,
+            replay=empty_replay(self, env, env_state, observation, box.from_unit(unit)),
+            progress=Progress.start(total_steps),
+            box=box,
+            source=self.successors.init(source_key, env, self.operator, self.network),
+            actor=actor,
+            critic=critic,
+        )
+
+    def initial_memory(self, num_envs: int) -> tuple:
+        """Nothing is carried between steps."""
+        return ()
+
+    def act(
+        self,
+        key: Key,
+        state: CriticState,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, PyTree]]:
+        """`observation[B, ...]` -> `action[B, *shape]`, no extras. Uniform until `warmup`."""
+        outputs = state.actor.apply(state.learner.params.actor, observation)
+        if not explore:
+            return state.box.from_unit(self.actor.greedy(outputs)), {}
+        draw_key, uniform_key = jax.random.split(key)
+        drawn = self.actor.draw(draw_key, outputs, state.progress)
+        uniform = state.box.uniform(uniform_key, drawn.shape[0])
+        return state.box.from_unit(jnp.where(state.progress.step < self.warmup, uniform, drawn)), {}
+
+    def q_values(self, state: CriticState, observation: PyTree, action: Array) -> Array:
+        """`observation[..., *observation]`, `action[..., *shape]` -> each critic's mean
+        `[num_critics, ...]` [return]."""
+        return self._of_critics(self.operator.head.mean, state, observation, action)
+
+    def return_laws(self, state: CriticState, observation: PyTree, action: Array) -> Law:
+        """As `q_values`, each critic's law of the return: leaves `[num_critics, ..., N]`."""
+        return self._of_critics(self.operator.head.law, state, observation, action)
+
+    def acting(self, state: CriticState) -> CriticState:
+        """`state` without replay and source of successors."""
+        return state.replace(replay=(), source=SourceState())
+
+    def response(
+        self, key: Key, state: CriticState, observation: Array, memory: PyTree
+    ) -> tuple[Array, bool]:
+        """The action, see `jaxrl.agents.readers.response`."""
+        action, _ = self.act(key, state, observation, explore=False)
+        return action.reshape(action.shape[0], -1), False
+
+    def _of_critics(
+        self,
+        function: Callable[[Array], Any],
+        state: CriticState,
+        observation: PyTree,
+        action: Array,
+    ) -> Any:
+        """`function` of every critic's parameters, those of one example `[*head.shape]`."""
+        unit = state.box.to_unit(action)
+        params = state.critic.apply(state.learner.params.critic, observation, unit)
+        return each(function, params, self.operator.head)
+
+    def update(
+        self, key: Key, state: CriticState, trajectory: Transition
+    ) -> tuple[CriticState, dict[str, Array]]:
+        """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
+        names = ("critic_loss", "q_value", *self.actor.metrics)
+        names += ("clipped_fraction",) * has_bounds(self.operator.head)
+        draw_key, learn_key = jax.random.split(key)
+        state, ready = store(self, state, trajectory)
+        batches = draw_rounds(draw_key, self, state.replay)
+        keys = jax.random.split(learn_key, self.num_updates)
+        zero = dict.fromkeys(names, jnp.zeros((), jnp.float32))
+
+        def step(learner: CriticState, inputs: tuple) -> tuple[CriticState, dict[str, Array]]:
+            return typed_like((learner, zero), self._step(learner, *inputs))
+
+        def learn(learner: CriticState) -> tuple[CriticState, dict[str, Array]]:
+            turns = self.actor.turns(learner.learner, self.num_updates)
+            return jax.lax.scan(step, learner, (keys, batches, *turns))
+
+        def skip(learner: CriticState) -> tuple[CriticState, dict[str, Array]]:
+            return learner, dict.fromkeys(names, jnp.zeros(self.num_updates, jnp.float32))
+
+        # The replay stays outside the conditional, which would copy it.
+        learner, logs = jax.lax.cond(ready, learn, skip, state.replace(replay=()))
+        metrics = jax.tree.map(jnp.mean, logs) | {"counted_share": counted_share(batches, ready)}
+        return learner.replace(replay=state.replay), metrics
+
+    def _step(
+        self, state: CriticState, key: Key, batch: Batch, *turn: Array
+    ) -> tuple[CriticState, dict[str, Array]]:
+        agent, data = at_present(self, state.progress), batch.transition
+        # What spends no key of its own leaves the others as they are without it.
+        key, climb_key = jax.random.split(key) if self.actor.is_random else (key, key)
+        is_random = agent.successors.is_random
+        follow_key, outcome_key = jax.random.split(key) if is_random else (key, key)
+        outcomes = agent.successors.outcomes(outcome_key, state.source, data, agent.discount)
+        size = outcomes.probs.size
+        flat = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), outcomes.observation)
+        action, bonus = agent.actor.follow(follow_key, state, flat)
+        next_critics = state.critic.apply(state.learner.lagged_critic, flat, action)
+        target = backup(agent, outcomes, next_critics, bonus)
+        state, metrics = _critic_step(agent, state, batch, target)
+        learner, logs = agent.actor.climb(climb_key, agent, state, batch, *turn)
+        return state.replace(learner=learner), {**metrics, **logs}
+
+
+def _critic_step(
+    agent: CriticAgent, state: CriticState, batch: Batch, target: Law
+) -> tuple[CriticState, dict[str, Array]]:
+    """Move all critics towards `target[B, ...]`, after what the source of successors learns from
+    it."""
+    learner, critic, data = state.learner, state.critic, batch.transition
+    weights, taken = normalised_weights(batch), state.box.to_unit(data.action)
+    learned = state.source.learned
+    if agent.successors.learns:
+        before = critic.apply(learner.lagged_critic, data.observation, taken)
+        law = jax.vmap(agent.pessimism.law, (None, 1))(agent.operator.head, before)
+        seen = Backup(data, batch.weights, target, law.mean())
+        learned, target = agent.successors.learn(state.source, agent.operator, seen, state.progress)
+        target = jax.lax.stop_gradient(target)
+
+    def loss(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+        outputs = critic.apply(params, data.observation, taken)
+        return critic_loss(agent, outputs, target, weights, learner.mean_scale, state.progress)
+
+    found, slope = jax.value_and_grad(loss, has_aux=True)(learner.params.critic)
+    cost, (q_value, mean_scale) = found
+    metrics = {"critic_loss": cost, "q_value": q_value}
+    if has_bounds(agent.operator.head):
+        metrics["clipped_fraction"] = clipped_fraction(agent.operator.head, target, batch.weights)
+    moved = learner.stepped(agent.optimiser, state.progress, critic=slope)
+    moved = moved.replace(mean_scale=mean_scale, num_updates=learner.num_updates + 1)
+    return state.replace(learner=moved, source=state.source.replace(learned=learned)), metrics
