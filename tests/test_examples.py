@@ -60,8 +60,8 @@ SLOW = {
     "replay": "ring",
     "report": "plots rule_pictures statistics",
     "rules": (
-        "drift_network learned_policy_gradient learned_reward mirror_descent random_weights "
-        "reactive_entropy reactive_exploration static_risk"
+        "drift_policy learned_policy_gradient learned_reward mirror_descent random_weights "
+        "reactive static_risk"
     ),
     "training": (
         "checkpoint confidence evaluate iwocs least_value loop robust_evaluation run_folder "
