@@ -7,10 +7,13 @@ from jaxrl.core.law import Law
 from jaxrl.core.mdp import TabularMDP, outcome_mdp, stack_mdps, tabular_mdp
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import (
+    COHERENT,
+    MONETARY,
     Agent,
     Composition,
     Environment,
     Functional,
+    FunctionalFacts,
     Head,
     Improvement,
     UpdateRule,
@@ -21,6 +24,8 @@ from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, Progress, PyTree, TimeStep, Transition
 
 __all__ = [
+    "COHERENT",
+    "MONETARY",
     "Agent",
     "Array",
     "Box",
@@ -31,6 +36,7 @@ __all__ = [
     "Estimate",
     "Exponential",
     "Functional",
+    "FunctionalFacts",
     "Head",
     "Improvement",
     "Key",

@@ -48,6 +48,23 @@ MONETARY = FunctionalFacts()
 COHERENT = FunctionalFacts(coherent=True)
 
 
+def state_facts(kind: type) -> None:
+    """Gather the facts of a functional's class that states them one by one: `monotone = True`.
+
+    Raises:
+        TypeError: it states neither `facts` nor the three that have no safe default.
+    """
+    if hasattr(kind, "facts"):
+        return
+    names = [fact.name for fact in dataclasses.fields(FunctionalFacts) if hasattr(kind, fact.name)]
+    if not {"monotone", "translation_equivariant", "needs_successors"} <= {*names}:
+        raise TypeError(
+            f"{kind.__name__} does not say what holds of it: give the class "
+            "`facts = FunctionalFacts(monotone=..., translation_equivariant=...)`, from jaxrl.core."
+        )
+    kind.facts = FunctionalFacts(**{name: getattr(kind, name) for name in names})  # pyright: ignore
+
+
 class Functional(Protocol):
     """A scalar of a finite law: expectation, risk measure or worst case over an ambiguity set."""
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
-from jaxrl.core.protocols import Composition, Functional, Head, Improvement
+from jaxrl.core.protocols import Composition, Functional, Head, Improvement, state_facts
 from jaxrl.core.types import Array
 from jaxrl.functionals.expectation import Mean
 from jaxrl.operators.composition import DiscountedSum
@@ -111,6 +111,10 @@ class BellmanOperator:
     successor_functional: Functional = struct.field(default_factory=Mean)
     return_functional: Functional = struct.field(default_factory=Mean)
     composition: Composition = struct.field(default_factory=DiscountedSum)
+
+    def __post_init__(self) -> None:
+        state_facts(type(self.successor_functional))
+        state_facts(type(self.return_functional))
 
     @property
     def contracts(self) -> bool:
