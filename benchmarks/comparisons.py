@@ -34,14 +34,13 @@ from provenance import made_by, told
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import preset
+from jaxrl.agents import Optimiser, preset
 from jaxrl.cli.summary import final_scores
-from jaxrl.core.schedules import Linear
+from jaxrl.core import Linear
 from jaxrl.envs.wrappers import RewardNoise, RewardScale
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import Categorical, HLGauss
-from jaxrl.report.statistics import aggregate, probability_of_improvement
+from jaxrl.report import aggregate, probability_of_improvement
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 Arm = tuple[str, Any, Any, str]  # name, agent, environment, name of the arm to compare with

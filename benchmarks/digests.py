@@ -23,7 +23,7 @@ from provenance import made_by, told
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.presets import PRESETS, preset
+from jaxrl.agents import PRESETS, preset
 
 FILE = pathlib.Path(__file__).parent / "results" / "digests.json"
 NUM_STEPS = 6_000

@@ -15,9 +15,8 @@ from throughput_settings import SETTINGS, DQNSettings, PPOSettings, whole_iterat
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core.schedules import Linear
+from jaxrl.agents import Optimiser, TargetUpdate
+from jaxrl.core import Linear
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.replay import UniformReplay

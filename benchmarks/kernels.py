@@ -68,7 +68,7 @@ def measure() -> dict[str, dict[str, float]]:
 
     import jaxrl
     from jaxrl import envs
-    from jaxrl.agents.presets import preset
+    from jaxrl.agents import preset
 
     rows = {}
     for name, task in RUNS.items():

@@ -24,13 +24,12 @@ from provenance import made_by
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import preset
+from jaxrl.agents import Optimiser, preset
 from jaxrl.cli.summary import final_scores
-from jaxrl.core.schedules import Linear
+from jaxrl.core import Linear
 from jaxrl.networks import NetworkSettings
-from jaxrl.report.statistics import aggregate
-from jaxrl.training.observer import Silent
+from jaxrl.report import aggregate
+from jaxrl.training import Silent
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import a2c
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.core.settings import replace_setting
-from jaxrl.core.types import Array, Key
+from jaxrl.agents import Optimiser
+from jaxrl.core import Array, Key, replace_setting
 from jaxrl.envs.control import CartPole
 from jaxrl.meta import (
     Evolution,

@@ -28,7 +28,7 @@ from meta_costs import costs, costs_table
 from meta_pictures import draw
 from provenance import made_by, told
 
-from jaxrl.core.estimates import Estimate
+from jaxrl.core import Estimate
 from jaxrl.meta import Comparison
 from jaxrl.meta.experiments import EXPERIMENTS, ExperimentResult, Run, run_experiment
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrl.meta import probe
 from jaxrl.meta.experiments import ExperimentResult
-from jaxrl.report.rule_pictures import draw_probe
+from jaxrl.report import draw_probe
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

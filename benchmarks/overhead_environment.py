@@ -17,11 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import envs
-from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
-from jaxrl.core.spaces import Discrete, Space
-from jaxrl.core.types import Array, Key, PyTree, Transition
-from jaxrl.training.rollout import rollout, start_rollout
+from jaxrl.core import Array, Discrete, Environment, Key, PyTree, Space, Transition, struct
+from jaxrl.training import rollout, start_rollout
 
 ENVIRONMENTS = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar")
 NUM_ENVS = (256, 4096)

@@ -9,9 +9,8 @@ import jax
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.presets import preset
-from jaxrl.core.settings import replace_setting
-from jaxrl.core.types import PyTree
+from jaxrl.agents import preset
+from jaxrl.core import PyTree, replace_setting
 
 ENVIRONMENT = "CartPole-v1"
 NUM_STEPS = {"ppo": 1_200_000, "dqn": 330_000}  # about 6 CPU-seconds on a 2.6 GHz core

@@ -39,19 +39,22 @@ from provenance import made_by, told
 
 import jaxrl
 from jaxrl import BellmanOperator, Generative, envs, planning
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.q_network import QNetworkAgent
-from jaxrl.agents.stock import ExpectedUtility, StockConditioned, static_cvar_stocks
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core import struct
-from jaxrl.core.schedules import Linear
+from jaxrl.agents import (
+    ExpectedUtility,
+    Optimiser,
+    QNetworkAgent,
+    StockConditioned,
+    TargetUpdate,
+    static_cvar_stocks,
+)
+from jaxrl.core import Linear, struct
 from jaxrl.envs import TabularEnv
 from jaxrl.envs.wrappers import Stock
 from jaxrl.functionals import CVaR, KLBall
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import Quantile, Scalar
 from jaxrl.replay import UniformReplay
-from jaxrl.report.statistics import aggregate
+from jaxrl.report import aggregate
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

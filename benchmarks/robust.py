@@ -37,13 +37,13 @@ import numpy as np
 from provenance import made_by, told
 
 import jaxrl
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.core.schedules import Linear
+from jaxrl.agents import Optimiser
+from jaxrl.core import Linear
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.envs.wrappers import DiscreteActions, LogUniform, domain_randomisation
 from jaxrl.functionals import CVaR
-from jaxrl.report.statistics import aggregate
-from jaxrl.training.iwocs import train_iwocs
+from jaxrl.report import aggregate
+from jaxrl.training import train_iwocs
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

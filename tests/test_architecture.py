@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
+import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -111,6 +114,33 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 def test_public_names_exist() -> None:
     for name in jaxrl.__all__:
         assert getattr(jaxrl, name) is not None
+    for path in FILES:
+        if path.name == "__init__.py" and path.parent != ROOT and path.parent.name != "cli":
+            package = ".".join(path.relative_to(ROOT.parent).parent.parts)
+            door = importlib.import_module(package)
+            assert all(hasattr(door, name) for name in getattr(door, "__all__", ())), package
+
+
+def shown() -> list[tuple[str, str]]:
+    """The code of README, notebooks and benchmarks."""
+    readme = (ROOT.parent / "README.md").read_text()
+    found = [("README.md", text) for text in re.findall(r"```python\n(.*?)```", readme, re.S)]
+    for path in (ROOT.parent / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        sources = ["".join(one["source"]) for one in cells if one["cell_type"] == "code"]
+        found += [(path.name, re.sub(r"^[%!].*", "", text, flags=re.M)) for text in sources]
+    return found + [(p.name, p.read_text()) for p in (ROOT.parent / "benchmarks").glob("*.py")]
+
+
+def test_what_users_are_shown_comes_through_the_doors() -> None:
+    behind, seen = [], 0
+    for name, text in shown():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxrl."):
+                seen += 1
+                if not (ROOT.parent / str(node.module).replace(".", "/")).is_dir():
+                    behind.append(f"{name}: {ast.unparse(node)}")
+    assert seen > 100 and not behind, "\n".join(behind)
 
 
 def test_importing_the_top_level_loads_no_heavy_library() -> None:

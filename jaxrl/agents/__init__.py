@@ -43,6 +43,7 @@ from jaxrl.agents.presets import (
 from jaxrl.agents.q_network import QNetworkAgent
 from jaxrl.agents.stock import ExpectedUtility, StockConditioned, static_cvar_stocks
 from jaxrl.agents.successors import Generative, Sampled
+from jaxrl.agents.targets import TargetUpdate
 
 __all__ = [
     "PRESETS",
@@ -68,6 +69,7 @@ __all__ = [
     "SoftActorCriticAgent",
     "SquashedGaussian",
     "StockConditioned",
+    "TargetUpdate",
     "TwinDelayedAgent",
     "ValueChannels",
     "Whole",

@@ -18,31 +18,9 @@ SCORE = (
 )
 
 
-def final_scores(returns: np.ndarray, diverged: np.ndarray) -> np.ndarray:
-    """The score of every run: its mean return over the last tenth of the records.
-
-    Args:
-        returns: `[S, N, R]` mean episode return of each record, NaN where no episode ended.
-        diverged: `[S, N]` bool.
-
-    Returns:
-        `[S, N]`; NaN for a run that diverged or never finished an episode. A run without an episode
-        in the last tenth has its last record with one.
-    """
-    scores = np.full(returns.shape[:2], np.nan)
-    tail = max(1, math.ceil(returns.shape[-1] / 10))
-    for place in np.argwhere(~diverged):
-        run = returns[tuple(place)].astype(np.float64)
-        known = np.flatnonzero(np.isfinite(run))
-        if len(known):
-            late = known[known >= len(run) - tail]
-            scores[tuple(place)] = run[late if len(late) else known[-1:]].mean()
-    return scores
-
-
 def settings_summary(result: SweepResult, labels: Sequence[str]) -> list[dict[str, Any]]:
     """One plain mapping for each setting: aggregates with intervals, scores, diverged seeds."""
-    from jaxrl.report.statistics import aggregate
+    from jaxrl.report import aggregate, final_scores
 
     diverged = result.diverged_at >= 0
     scores = final_scores(result.metrics["episode_return"], diverged)

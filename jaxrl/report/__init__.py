@@ -5,6 +5,7 @@ from jaxrl.report.plots import compare_runs, curve_band, learning_curves
 from jaxrl.report.rule_pictures import draw_probe
 from jaxrl.report.statistics import (
     aggregate,
+    final_scores,
     interquartile_mean,
     median,
     optimality_gap,
@@ -20,6 +21,7 @@ __all__ = [
     "curve_band",
     "draw_plan",
     "draw_probe",
+    "final_scores",
     "interquartile_mean",
     "learning_curves",
     "median",

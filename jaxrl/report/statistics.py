@@ -14,6 +14,7 @@ Sources: Agarwal et al., "Deep reinforcement learning at the edge of the statist
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -301,3 +302,25 @@ def _resample(tasks: np.ndarray, count: int, generator: np.random.Generator) -> 
 def _draw_counts(num_seeds: int, count: int, generator: np.random.Generator) -> np.ndarray:
     """`[count, num_seeds]`: how often a resample draws each seed."""
     return generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), count).astype(float)
+
+
+def final_scores(returns: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+    """The score of every run: its mean return over the last tenth of the records.
+
+    Args:
+        returns: `[S, N, R]` mean episode return of each record, NaN where no episode ended.
+        diverged: `[S, N]` bool.
+
+    Returns:
+        `[S, N]`; NaN for a run that diverged or never finished an episode. A run without an episode
+        in the last tenth has its last record with one.
+    """
+    scores = np.full(returns.shape[:2], np.nan)
+    tail = max(1, math.ceil(returns.shape[-1] / 10))
+    for place in np.argwhere(~diverged):
+        run = returns[tuple(place)].astype(np.float64)
+        known = np.flatnonzero(np.isfinite(run))
+        if len(known):
+            late = known[known >= len(run) - tail]
+            scores[tuple(place)] = run[late if len(late) else known[-1:]].mean()
+    return scores

@@ -9,7 +9,7 @@ from jaxrl.training.least_value import LeastValuePolicy, LeastValueState
 from jaxrl.training.loop import TrainResult, train
 from jaxrl.training.observer import Silent
 from jaxrl.training.robust_evaluation import RobustEvaluation, evaluate_each
-from jaxrl.training.rollout import rollout
+from jaxrl.training.rollout import rollout, start_rollout
 from jaxrl.training.run_folder import RunFolder, load_metrics
 from jaxrl.training.session import SweepResult
 from jaxrl.training.smoothing import SmoothedPolicy, SmoothingCertificate, certify_smoothed
@@ -40,6 +40,7 @@ __all__ = [
     "load_metrics",
     "play_episodes",
     "rollout",
+    "start_rollout",
     "sweep",
     "train",
     "train_iwocs",

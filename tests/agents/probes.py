@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep, Transition
+from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, Transition, struct
 
 LOW, HIGH, BEST = -1.0, 3.0, 2.0  # the continuous action box, and its best action
 

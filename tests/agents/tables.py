@@ -11,10 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.agents.optimiser import GradientDescent
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import TimeStep, Transition
+from jaxrl.agents import GradientDescent
+from jaxrl.core import Box, Discrete, TimeStep, Transition, struct
 from jaxrl.functionals import (
     ChiSquareBall,
     Contamination,

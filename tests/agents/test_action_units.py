@@ -8,9 +8,7 @@ import pytest
 import jaxrl
 from jaxrl import envs
 from jaxrl.agents.action_box import ActionBox
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box
-from jaxrl.core.types import TimeStep
+from jaxrl.core import Box, TimeStep, struct
 from jaxrl.networks import NetworkSettings
 
 

@@ -8,10 +8,7 @@ from jax.errors import KeyReuseError
 from jax.experimental.key_reuse._core import check_key_reuse
 from tables import Line
 
-from jaxrl.agents.dual import Dual
-from jaxrl.agents.normalised import NormalisedAgent
-from jaxrl.agents.presets import PRESETS
-from jaxrl.agents.successors import Generative
+from jaxrl.agents import PRESETS, Dual, Generative, NormalisedAgent
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings

@@ -12,15 +12,19 @@ import pytest
 import scipy.stats
 from tables import FROM_REPLAY, Line, rows, started
 
+from jaxrl.agents import (
+    PRESETS,
+    GradientDescent,
+    Optimiser,
+    RMSProp,
+    TargetUpdate,
+    learned_optimiser,
+)
 from jaxrl.agents.experience import store
 from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
-from jaxrl.agents.learned_optimiser import learned_optimiser
 from jaxrl.agents.minibatches import shuffled
-from jaxrl.agents.optimiser import GradientDescent, Optimiser, RMSProp, clipped_by_norm
-from jaxrl.agents.presets import PRESETS
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core.schedules import Linear
-from jaxrl.core.types import Progress
+from jaxrl.agents.optimiser import clipped_by_norm
+from jaxrl.core import Linear, Progress
 from jaxrl.envs import make
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import PrioritisedReplay

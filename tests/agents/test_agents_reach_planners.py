@@ -23,15 +23,16 @@ from tables import DUALS
 
 import jaxrl
 from jaxrl import envs, planning
-from jaxrl.agents.dual import Dual
-from jaxrl.agents.munchausen import Munchausen
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.q_network import QNetworkAgent
-from jaxrl.agents.successors import Generative, Sampled
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core import struct
-from jaxrl.core.protocols import FunctionalFacts
-from jaxrl.core.schedules import Linear
+from jaxrl.agents import (
+    Dual,
+    Generative,
+    Munchausen,
+    Optimiser,
+    QNetworkAgent,
+    Sampled,
+    TargetUpdate,
+)
+from jaxrl.core import FunctionalFacts, Linear, struct
 from jaxrl.functionals import (
     CVaR,
     Entropic,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl.core.schedules import Linear
+from jaxrl.core import Linear
 from jaxrl.envs import TabularEnv
 from jaxrl.envs.control import Pendulum
 from jaxrl.functionals import CVaR

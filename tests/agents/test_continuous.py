@@ -11,14 +11,13 @@ import pytest
 import scipy.stats
 
 from jaxrl import SoftActorCriticAgent, SquashedGaussian, TwinDelayedAgent
+from jaxrl.agents import Optimiser, TargetUpdate
 from jaxrl.agents.action_box import ActionBox
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core.schedules import Linear
-from jaxrl.core.spaces import Box
+from jaxrl.core import Box, Linear
 from jaxrl.networks import NetworkSettings, TanhGaussianPolicy
 from jaxrl.replay import UniformReplay
-from jaxrl.training.loop import start_training, train, train_iteration
+from jaxrl.training import train
+from jaxrl.training.loop import start_training, train_iteration
 
 SMALL = {
     "network": NetworkSettings(hidden_sizes=(32,), activation="relu", initialiser="lecun"),

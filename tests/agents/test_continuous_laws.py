@@ -10,6 +10,7 @@ import scipy.optimize
 import scipy.stats
 
 from jaxrl import SoftActorCriticAgent, TwinDelayedAgent
+from jaxrl.agents import Dual, Generative, Optimiser, TargetUpdate, preset
 from jaxrl.agents.action_critics import (
     Optimism,
     SmallestCritic,
@@ -17,22 +18,14 @@ from jaxrl.agents.action_critics import (
     backup,
     critic_loss,
 )
-from jaxrl.agents.dual import Dual
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import preset
-from jaxrl.agents.successors import Generative, Outcomes
-from jaxrl.agents.targets import TargetUpdate
+from jaxrl.agents.successors import Outcomes
 from jaxrl.agents.variance_adjustment import VarianceAdjustment
-from jaxrl.core import struct
-from jaxrl.core.law import Law
-from jaxrl.core.schedules import Linear
-from jaxrl.core.spaces import Box
-from jaxrl.core.types import Progress, TimeStep, Transition
+from jaxrl.core import Box, Law, Linear, Progress, TimeStep, Transition, struct
 from jaxrl.functionals import CVaR, Mean
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Categorical, Gaussian, Quantile, Scalar, Softmax
 from jaxrl.replay import UniformReplay
-from jaxrl.training.loop import train
+from jaxrl.training import train
 
 NORMAL = Gaussian(min_scale=0.0)
 NETWORK = NetworkSettings(hidden_sizes=(32,), activation="relu", initialiser="lecun")

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from tables import DESCENT, DUALS, NETWORK, Line, filled, kernel
 
-from jaxrl.agents.dual import Dual
+from jaxrl.agents import Dual
 from jaxrl.agents.successors import Backup
-from jaxrl.core.law import Law
-from jaxrl.core.types import Progress, Transition
+from jaxrl.core import Law, Progress, Transition
 from jaxrl.functionals import (
     CVaR,
     Entropic,

@@ -15,15 +15,9 @@ import scipy.stats
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.ensemble import Ensemble
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import preset
-from jaxrl.agents.successors import Backup, Sampled, SourceState
-from jaxrl.core import struct
-from jaxrl.core.law import Law
-from jaxrl.core.schedules import Linear
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import Progress, TimeStep
+from jaxrl.agents import Ensemble, Optimiser, Sampled, preset
+from jaxrl.agents.successors import Backup, SourceState
+from jaxrl.core import Box, Discrete, Law, Linear, Progress, TimeStep, struct
 from jaxrl.functionals import CVaR, KLBall, Mean
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator

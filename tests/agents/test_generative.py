@@ -13,16 +13,18 @@ import scipy.stats
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.dual import Dual
-from jaxrl.agents.munchausen import Munchausen
+from jaxrl.agents import (
+    Dual,
+    Generative,
+    Munchausen,
+    NormalisedAgent,
+    Optimiser,
+    Sampled,
+    TargetUpdate,
+    preset,
+)
 from jaxrl.agents.nested import Nested
-from jaxrl.agents.normalised import NormalisedAgent
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import preset
-from jaxrl.agents.successors import Generative, Sampled
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core import struct
-from jaxrl.core.schedules import Linear
+from jaxrl.core import Linear, struct
 from jaxrl.envs.gymnax import GYMNAX_NAMES
 from jaxrl.envs.gymnax_cures import cure_of
 from jaxrl.envs.parameters import with_parameters

@@ -11,10 +11,8 @@ import scipy.stats
 
 import jaxrl
 from jaxrl import envs, planning
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.q_network import QNetworkAgent
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core.schedules import Linear
+from jaxrl.agents import Optimiser, QNetworkAgent, TargetUpdate
+from jaxrl.core import Linear
 from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, ImplicitQuantile, Quantile

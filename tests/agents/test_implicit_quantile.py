@@ -9,10 +9,9 @@ import pytest
 import scipy.stats
 
 from jaxrl import envs
-from jaxrl.agents.presets import preset
+from jaxrl.agents import preset
 from jaxrl.agents.value_network import regression_inputs
-from jaxrl.core.law import Law
-from jaxrl.core.spaces import Discrete
+from jaxrl.core import Discrete, Law
 from jaxrl.networks import ImplicitQNetwork, NetworkSettings
 from jaxrl.operators import ImplicitQuantile, Quantile
 

@@ -8,7 +8,7 @@ import pytest
 
 import jaxrl
 from jaxrl import SoftActorCriticAgent, envs
-from jaxrl.agents.presets import preset
+from jaxrl.agents import preset
 
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)

@@ -10,14 +10,13 @@ import pytest
 from tables import Line
 
 import jaxrl
-from jaxrl.agents.normalised import NormalisedAgent
-from jaxrl.agents.presets import ppo
+from jaxrl.agents import NormalisedAgent, ppo
 from jaxrl.core import struct
 from jaxrl.envs.control import CartPole
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.networks import NetworkSettings
+from jaxrl.training import rollout
 from jaxrl.training.loop import start_training
-from jaxrl.training.rollout import rollout
 
 INNER = ppo().replace(
     network=NetworkSettings(hidden_sizes=(8,)), num_envs=4, rollout_length=16, num_minibatches=2

@@ -15,15 +15,12 @@ import probes
 import pytest
 
 import jaxrl
-from jaxrl.agents.normalised import NormalisedAgent
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import PRESETS, preset
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core.schedules import Linear
+from jaxrl.agents import PRESETS, NormalisedAgent, Optimiser, TargetUpdate, preset
+from jaxrl.core import Linear
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Categorical, ImplicitQuantile, Quantile, Scalar
 from jaxrl.replay import PrioritisedReplay, UniformReplay
-from jaxrl.training.loop import train
+from jaxrl.training import train
 
 NETWORK = NetworkSettings(hidden_sizes=(16,), activation="relu", initialiser="lecun")
 OPTIMISER = Optimiser(learning_rate=Linear(3e-2, 2e-3), max_grad_norm=10.0)

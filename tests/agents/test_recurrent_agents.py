@@ -9,14 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import preset
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import TimeStep
+from jaxrl.agents import Optimiser, preset
+from jaxrl.core import Box, Discrete, TimeStep, struct
 from jaxrl.networks import NetworkSettings
-from jaxrl.training.loop import train
-from jaxrl.training.rollout import rollout, start_rollout
+from jaxrl.training import rollout, start_rollout, train
 
 
 @struct.dataclass

@@ -13,12 +13,9 @@ from scipy.optimize import brentq, linprog
 from scipy.stats import norm
 
 from jaxrl import outcome_mdp, train
-from jaxrl.agents.actor_critic import ActorCriticAgent
+from jaxrl.agents import ActorCriticAgent, Optimiser
 from jaxrl.agents.episodes import EpisodeMarks, first_steps, longest_episode
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.core.schedules import Linear
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import Progress, TimeStep, Transition
+from jaxrl.core import Box, Discrete, Linear, Progress, TimeStep, Transition
 from jaxrl.envs import TabularEnv, make
 from jaxrl.envs.control import Pendulum
 from jaxrl.envs.wrappers import ExpectedConditionalRisk, TimeLimit

@@ -14,12 +14,15 @@ import pytest
 import scipy.stats
 
 from jaxrl import BellmanOperator, evaluate, outcome_mdp, train
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import PRESETS
-from jaxrl.agents.stock import ExpectedUtility, StockConditioned, static_cvar_stocks
-from jaxrl.agents.successors import Generative
-from jaxrl.core.schedules import Linear
-from jaxrl.core.types import Progress
+from jaxrl.agents import (
+    PRESETS,
+    ExpectedUtility,
+    Generative,
+    Optimiser,
+    StockConditioned,
+    static_cvar_stocks,
+)
+from jaxrl.core import Linear, Progress
 from jaxrl.envs import TabularEnv
 from jaxrl.envs.wrappers import Stock
 from jaxrl.networks import NetworkSettings

@@ -19,24 +19,28 @@ from tables import FROM_REPLAY, HALF, Line, filled, kernel, rows, started
 
 import jaxrl
 from jaxrl import envs, planning
-from jaxrl.agents.average_reward import AverageReward
-from jaxrl.agents.channels import ByFunction, BySign, ValueChannels, Whole
-from jaxrl.agents.munchausen import Munchausen
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import preset
-from jaxrl.agents.q_network import QNetworkAgent
+from jaxrl.agents import (
+    AverageReward,
+    BySign,
+    ExpectedUtility,
+    Generative,
+    Munchausen,
+    Optimiser,
+    QNetworkAgent,
+    StockConditioned,
+    TargetUpdate,
+    ValueChannels,
+    Whole,
+    preset,
+)
+from jaxrl.agents.channels import ByFunction
 from jaxrl.agents.reward_shift import shifted_reward, shifted_value
-from jaxrl.agents.stock import ExpectedUtility, StockConditioned
-from jaxrl.agents.successors import Generative
-from jaxrl.agents.targets import TargetUpdate
 from jaxrl.agents.value_network import clipped_fraction
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.job import job_from_arguments
 from jaxrl.cli.main import main
 from jaxrl.cli.notices import final_notices
-from jaxrl.core.law import Law
-from jaxrl.core.schedules import Linear
-from jaxrl.core.types import Transition
+from jaxrl.core import Law, Linear, Transition
 from jaxrl.envs.control import Pendulum
 from jaxrl.envs.wrappers import HeldActions, Stock, TimeLimit
 from jaxrl.functionals import CVaR
@@ -54,7 +58,7 @@ from jaxrl.operators import (
     TwoHot,
 )
 from jaxrl.replay import UniformReplay
-from jaxrl.training.session import SweepResult
+from jaxrl.training import SweepResult
 
 DISCOUNT, SIZES = 0.8, (4, 2, 2)  # states, actions, outcomes
 KEY = jax.random.key(0)

@@ -14,14 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.agents.actor_critic import ActorCriticAgent
-from jaxrl.agents.optimiser import GradientDescent
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import TimeStep
+from jaxrl.agents import ActorCriticAgent, GradientDescent
+from jaxrl.core import Box, Discrete, TimeStep, struct
 from jaxrl.networks import NetworkSettings
 from jaxrl.rules import PolicyTargets
-from jaxrl.training.rollout import rollout, start_rollout
+from jaxrl.training import rollout, start_rollout
 
 NUM_ENVS, LENGTH = 4, 12
 

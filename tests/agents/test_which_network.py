@@ -27,13 +27,9 @@ from tables import (
     started,
 )
 
+from jaxrl.agents import PRESETS, AverageReward, Munchausen, TargetUpdate, ValueChannels
 from jaxrl.agents.action_critics import Optimism, TruncatedMixture
-from jaxrl.agents.average_reward import AverageReward
-from jaxrl.agents.channels import ValueChannels
-from jaxrl.agents.munchausen import Munchausen
-from jaxrl.agents.presets import PRESETS
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core.schedules import Linear
+from jaxrl.core import Linear
 from jaxrl.operators import (
     BellmanOperator,
     Categorical,

@@ -16,12 +16,12 @@ import pytest
 from small_run import SMALL, Run, no_pictures
 
 from jaxrl import envs
-from jaxrl.agents.presets import PRESETS, preset
+from jaxrl.agents import PRESETS, preset
 from jaxrl.cli.evaluate import agents_of_run, episodes_key
 from jaxrl.cli.job import job_from_config, read_config
+from jaxrl.core import list_settings
 from jaxrl.core.files import take_lock
-from jaxrl.core.settings import list_settings
-from jaxrl.training.evaluate import evaluate
+from jaxrl.training import evaluate
 from jaxrl.training.lanes import strong_floats, with_settings
 
 

@@ -10,10 +10,8 @@ from jaxrl.cli.arguments import Train
 from jaxrl.cli.job import job_from_arguments
 from jaxrl.cli.notices import _random_play, final_notices
 from jaxrl.cli.summary import settings_summary
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import TimeStep
-from jaxrl.training.session import SweepResult
+from jaxrl.core import Box, Discrete, TimeStep, struct
+from jaxrl.training import SweepResult
 
 
 @struct.dataclass

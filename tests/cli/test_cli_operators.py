@@ -11,17 +11,21 @@ import yaml
 from small_run import Run
 
 from jaxrl import functionals, operators
-from jaxrl.agents.average_reward import AverageReward
-from jaxrl.agents.channels import ValueChannels, Whole
-from jaxrl.agents.dual import Dual
-from jaxrl.agents.presets import PRESETS, preset
-from jaxrl.agents.successors import Generative, Sampled
+from jaxrl.agents import (
+    PRESETS,
+    AverageReward,
+    Dual,
+    Generative,
+    Sampled,
+    ValueChannels,
+    Whole,
+    preset,
+)
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.job import Job, job_from_arguments, job_from_config
 from jaxrl.cli.notices import notices
+from jaxrl.core import Linear, check_settings
 from jaxrl.core.notation import KINDS, arguments, default_of, parse, required, show
-from jaxrl.core.schedules import Linear
-from jaxrl.core.settings import check_settings
 from jaxrl.envs import make
 from jaxrl.envs.wrappers import HeldActions
 

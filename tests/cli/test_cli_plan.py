@@ -11,10 +11,10 @@ import pytest
 from small_run import Run
 
 from jaxrl.cli.grids import grid_layout
-from jaxrl.core.mdp import TabularMDP, tabular_mdp
+from jaxrl.core import TabularMDP, tabular_mdp
 from jaxrl.envs import make
-from jaxrl.report.plan_picture import PlanPicture, draw_plan
-from jaxrl.training.run_folder import RunFolder
+from jaxrl.report import PlanPicture, draw_plan
+from jaxrl.training import RunFolder
 
 LEVEL = 0.1
 

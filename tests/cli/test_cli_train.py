@@ -23,11 +23,9 @@ from jaxrl.cli.arguments import Train
 from jaxrl.cli.evaluate import episodes_key
 from jaxrl.cli.job import job_from_arguments, job_from_config, read_config
 from jaxrl.cli.summary import final_scores
-from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.evaluate import evaluate
+from jaxrl.training import Checkpoints, RunFolder, evaluate, load_metrics, sweep
 from jaxrl.training.lanes import strong_floats
-from jaxrl.training.run_folder import RunFolder, load_metrics, open_run
-from jaxrl.training.sweep import sweep
+from jaxrl.training.run_folder import open_run
 
 SWEEP = ["--sweep", "learning_rate=1e-3,1e30"]
 

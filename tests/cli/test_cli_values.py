@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jaxrl.agents.presets import PRESETS, preset
+from jaxrl.agents import PRESETS, preset
+from jaxrl.core import Cosine, Exponential, Linear, LinearSteps, list_settings, replace_setting
 from jaxrl.core.notation import parse_literal, parse_setting, to_text
-from jaxrl.core.schedules import Cosine, Exponential, Linear, LinearSteps
-from jaxrl.core.settings import list_settings, replace_setting, setting_label
+from jaxrl.core.settings import setting_label
 
 PARSED = [
     ("learning_rate", "1e-4", "optimiser.learning_rate", 1e-4),

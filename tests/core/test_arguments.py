@@ -9,10 +9,9 @@ import pytest
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.core import struct
+from jaxrl.core import Linear, struct
 from jaxrl.core.arguments import check_number, check_numbers, check_whole
-from jaxrl.core.schedules import Linear
-from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training import Checkpoints
 
 KEY = jax.random.key(0)
 AGENT = jaxrl.dqn().replace(num_envs=4)

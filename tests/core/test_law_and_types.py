@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl.core.law import Law
+from jaxrl.core import Law
 from jaxrl.core.types import select
 
 

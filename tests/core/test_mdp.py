@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from jaxrl.core.mdp import outcome_mdp, stack_mdps, tabular_mdp
+from jaxrl.core import outcome_mdp, stack_mdps, tabular_mdp
 
 PROB = [[[0.5, 0.5], [1.0, 0.0]], [[1.0, 0.0], [0.25, 0.75]]]
 NEXT = [[[0, 1], [1, 1]], [[0, 0], [1, 0]]]

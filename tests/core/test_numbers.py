@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrl.core import Progress
 from jaxrl.core.estimates import percentile_interval
 from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.ranges import Range
-from jaxrl.core.types import Progress
 
 INF = float("inf")
 

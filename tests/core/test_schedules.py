@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.schedules import Cosine, Exponential, Linear, LinearSteps, value_at
-from jaxrl.core.types import Progress
+from jaxrl.core import Cosine, Exponential, Linear, LinearSteps, Progress
+from jaxrl.core.schedules import value_at
 
 
 def at(step: int, total: float = 1000.0) -> Progress:

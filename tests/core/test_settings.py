@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxrl.core import struct
-from jaxrl.core.schedules import Linear, Schedule
-from jaxrl.core.settings import (
+from jaxrl.core import (
+    Linear,
+    Schedule,
     check_settings,
-    check_value,
     list_settings,
-    near_names,
     replace_setting,
-    resolve_setting,
     setting,
+    struct,
 )
+from jaxrl.core.settings import check_value, near_names, resolve_setting
 
 
 @struct.dataclass

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl.core.spaces import Box, Discrete, flat_size
+from jaxrl.core import Box, Discrete
+from jaxrl.core.spaces import flat_size
 
 INF = float("inf")
 HUGE = float(np.finfo(np.float32).max)

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.schedules import Cosine, Exponential, Linear, LinearSteps
+from jaxrl.core import Cosine, Exponential, Linear, LinearSteps, Progress
 from jaxrl.core.totals import add_exactly
-from jaxrl.core.types import Progress
 
 
 def exact(progress):

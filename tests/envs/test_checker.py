@@ -6,9 +6,7 @@ import pytest
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import TimeStep
+from jaxrl.core import Box, Discrete, TimeStep, struct
 
 
 @struct.dataclass

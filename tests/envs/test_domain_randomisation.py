@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 import jaxrl
-from jaxrl.core import struct
-from jaxrl.core.types import Transition
+from jaxrl.core import Transition, struct
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.envs.parameters import list_parameters, resolve_parameter, with_parameters
@@ -22,7 +21,7 @@ from jaxrl.envs.wrappers import (
     Uniform,
     domain_randomisation,
 )
-from jaxrl.training.rollout import start_rollout
+from jaxrl.training import start_rollout
 
 KEY = jax.random.key(0)
 RANGES = {

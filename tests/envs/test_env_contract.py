@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.experimental.key_reuse._core import KeyReuseError, check_key_reuse_jaxpr
 
-from jaxrl.core.spaces import Box, Discrete
+from jaxrl.core import Box, Discrete
 from jaxrl.envs import make, names
 from jaxrl.envs.gymnax_cures import CURES
 from jaxrl.envs.tabular_builders import TABULAR_BUILDERS

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.spaces import Box
+from jaxrl.core import Box
 from jaxrl.envs import TabularEnv, make, names, register, riverswim
 from jaxrl.envs.facts import size_of
 from jaxrl.envs.gymnax import GYMNAX_NAMES

@@ -5,10 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import outcome_mdp
-from jaxrl.core.spaces import Box
-from jaxrl.core.types import TimeStep
+from jaxrl.core import Box, TimeStep, outcome_mdp, struct
 from jaxrl.envs import TabularEnv
 from jaxrl.envs.wrappers import (
     DiscreteActions,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.mdp import outcome_mdp
+from jaxrl.core import outcome_mdp
 from jaxrl.envs import TabularEnv, deep_sea, garnet, make, riverswim
 
 dense = jax.jit(lambda mdp: mdp.dense())

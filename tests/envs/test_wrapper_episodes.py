@@ -15,9 +15,7 @@ import numpy as np
 import pytest
 from jax.experimental.key_reuse._core import KeyReuseError, check_key_reuse
 
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box
-from jaxrl.core.types import TimeStep
+from jaxrl.core import Box, TimeStep, struct
 from jaxrl.envs.wrappers import (
     ConditionalRiskState,
     DiscreteActions,
@@ -38,7 +36,7 @@ from jaxrl.envs.wrappers import (
     Uniform,
     domain_randomisation,
 )
-from jaxrl.training.rollout import rollout, start_rollout
+from jaxrl.training import rollout, start_rollout
 
 NUM_STEPS, NUM_LANES, END = 6, 3, 2
 TERMINATES, TRUNCATES = 1.0, -1.0

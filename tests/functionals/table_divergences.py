@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxrl.core.types import Array
+from jaxrl.core import Array
 from jaxrl.functionals import (
     BurgBall,
     ChiSquareBall,

@@ -7,7 +7,7 @@ import pytest
 from hard_laws import NUM_LAWS, least, measure, random_laws
 from table_ambiguity import COST, COVARIANCE, FUNCTIONALS, WEIGHTS
 
-from jaxrl.core.settings import list_settings
+from jaxrl.core import list_settings
 from jaxrl.functionals import (
     Contamination,
     Ellipsoid,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_functionals import FUNCTIONALS
 
-from jaxrl.core.settings import check_settings, list_settings, replace_setting
+from jaxrl.core import check_settings, list_settings, replace_setting
 from jaxrl.functionals import Entropic
 
 PROBS = np.array([0.1, 0.2, 0.0, 0.3, 0.15, 0.2, 0.05])

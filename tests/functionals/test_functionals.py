@@ -17,7 +17,7 @@ import table_ambiguity
 import table_divergences
 from references import reference
 
-from jaxrl.core.settings import list_settings
+from jaxrl.core import list_settings
 from jaxrl.functionals import (
     BurgBall,
     ChiSquareBall,

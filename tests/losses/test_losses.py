@@ -6,7 +6,7 @@ import pytest
 from scipy.special import huber as scipy_huber
 from scipy.stats import energy_distance, entropy, expectile, norm
 
-from jaxrl.core.law import Law
+from jaxrl.core import Law
 from jaxrl.losses import (
     cross_entropy,
     energy_loss,

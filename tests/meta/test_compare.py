@@ -10,8 +10,7 @@ import pytest
 
 from jaxrl import a2c
 from jaxrl.core import struct
-from jaxrl.meta import HeldOut, RandomBandits, Task, evaluate_rule
-from jaxrl.meta.compare import Comparison, Contender, compare
+from jaxrl.meta import Comparison, Contender, HeldOut, RandomBandits, Task, compare, evaluate_rule
 from jaxrl.networks import NetworkSettings
 
 KEY = jax.random.key(0)

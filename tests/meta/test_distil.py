@@ -9,9 +9,9 @@ import pytest
 import scipy.optimize
 
 from jaxrl import a2c, ppo, rules
-from jaxrl.core.schedules import Linear
-from jaxrl.core.types import Progress
-from jaxrl.meta.distil import TERMS, SparseDrift, distil
+from jaxrl.core import Linear, Progress
+from jaxrl.meta import SparseDrift, distil
+from jaxrl.meta.distil import TERMS
 from jaxrl.meta.sparse_fit import fit_weights, select_terms
 
 START = Progress(np.int32(0), np.float32(np.inf))

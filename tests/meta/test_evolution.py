@@ -13,12 +13,21 @@ import numpy as np
 import pytest
 from toy_learner import Toy, Walks as ToyWalks, Watcher, rate_of, states_of
 
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import a2c
-from jaxrl.core.schedules import Linear
-from jaxrl.meta.evolution import Evolution
-from jaxrl.meta.gradients import MetaGradient
-from jaxrl.meta.lives import live
+from jaxrl.agents import Optimiser, a2c
+from jaxrl.core import Linear
+from jaxrl.meta import (
+    CentredRanks,
+    Evolution,
+    Horizon,
+    MetaGradient,
+    PairSign,
+    PersistentEvolution,
+    Plain,
+    RandomBandits,
+    ZScore,
+    live,
+    tuned,
+)
 from jaxrl.meta.mirrored import (
     Particles,
     Rows,
@@ -28,12 +37,8 @@ from jaxrl.meta.mirrored import (
     persistent_estimate,
     unroll_pairs,
 )
-from jaxrl.meta.persistent import PersistentEvolution
-from jaxrl.meta.shaping import CentredRanks, PairSign, Plain, ZScore
-from jaxrl.meta.tasks import Horizon, RandomBandits
-from jaxrl.meta.tuned import tuned
 from jaxrl.networks import NetworkSettings
-from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training import Checkpoints
 
 SHAPINGS = [Plain(), ZScore(), PairSign(), CentredRanks()]
 KEY = jax.random.key(3)

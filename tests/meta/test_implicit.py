@@ -12,11 +12,10 @@ import pytest
 from scipy.optimize import minimize, root
 
 from jaxrl import a2c, meta
-from jaxrl.agents.optimiser import GradientDescent, Optimiser
-from jaxrl.core.mdp import tabular_mdp
-from jaxrl.core.types import Transition
+from jaxrl.agents import GradientDescent, Optimiser
+from jaxrl.core import Transition, tabular_mdp
 from jaxrl.envs import TabularEnv, garnet
-from jaxrl.meta.lives import start_life
+from jaxrl.meta import start_life
 from jaxrl.networks import NetworkSettings
 from jaxrl.rules import AdvantageActorCritic, with_reward
 from jaxrl.training.lanes import strong_floats

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxrl import meta, pqn
+from jaxrl.agents import GradientDescent, Optimiser
 from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
-from jaxrl.agents.optimiser import GradientDescent, Optimiser
-from jaxrl.core.mdp import outcome_mdp
+from jaxrl.core import outcome_mdp
 from jaxrl.envs import TabularEnv
 from jaxrl.meta.inner import collect, differentiable_iteration
 from jaxrl.networks import NetworkSettings

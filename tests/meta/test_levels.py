@@ -11,7 +11,7 @@ import pytest
 import toy_learner as toy
 
 from jaxrl import meta
-from jaxrl.agents.optimiser import GradientDescent
+from jaxrl.agents import GradientDescent
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)

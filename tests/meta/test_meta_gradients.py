@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrl import a2c, dqn, meta
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents import Optimiser
 from jaxrl.core import struct
 from jaxrl.envs import TabularEnv, garnet
 from jaxrl.networks import NetworkSettings

@@ -11,8 +11,8 @@ import pytest
 import toy_learner as toy
 
 from jaxrl import meta
-from jaxrl.agents.optimiser import GradientDescent
-from jaxrl.core.types import Transition
+from jaxrl.agents import GradientDescent
+from jaxrl.core import Transition
 from jaxrl.meta.inner import differentiable_iteration
 
 KEY = jax.random.key(0)

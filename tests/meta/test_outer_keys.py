@@ -10,7 +10,7 @@ from jax.errors import KeyReuseError
 from jax.experimental.key_reuse import _core
 
 from jaxrl import meta
-from jaxrl.training.episodes import play_episodes
+from jaxrl.training import play_episodes
 
 AGENT = toy.Toy(rollout_length=2, num_envs=2)
 TASKS = toy.Walks(total_steps=meta.Horizon(8.0, 80.0), spread=0.5)

@@ -12,8 +12,8 @@ import toy_learner as toy
 from evosax.algorithms import SNES
 
 from jaxrl import meta
-from jaxrl.agents.optimiser import GradientDescent
-from jaxrl.core.schedules import Linear
+from jaxrl.agents import GradientDescent
+from jaxrl.core import Linear
 from jaxrl.meta.mirrored import pair_noise
 
 KEY = jax.random.key(3)

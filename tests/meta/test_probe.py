@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxrl import a2c, ppo, rules
-from jaxrl.core.schedules import Cosine, Linear
+from jaxrl.core import Cosine, Linear
 from jaxrl.functionals import CVaR
-from jaxrl.meta.probe import drift_map, probe, pulse_response, setting_curves
+from jaxrl.meta import drift_map, probe, pulse_response, setting_curves
 
 KEY = jax.random.key(0)
 

@@ -14,16 +14,10 @@ import numpy as np
 import pytest
 
 from jaxrl import a2c, ppo, pqn, rules
-from jaxrl.agents.learned_optimiser import learned_optimiser
-from jaxrl.agents.optimiser import GradientDescent
-from jaxrl.core import struct
-from jaxrl.core.schedules import Cosine, Exponential, Linear
-from jaxrl.core.spaces import Discrete
+from jaxrl.agents import GradientDescent, learned_optimiser
+from jaxrl.core import Cosine, Discrete, Exponential, Linear, struct
 from jaxrl.functionals import CVaR
-from jaxrl.meta import timed, tuned
-from jaxrl.meta.distil import SparseDrift
-from jaxrl.meta.rule_file import Card, load, read_card, save
-from jaxrl.meta.rule_parts import RuleFileError
+from jaxrl.meta import Card, RuleFileError, SparseDrift, load, read_card, save, timed, tuned
 
 KEY = jax.random.key(0)
 CARD = Card("for a test", metrics={"final_return": [0.5, 1.0]}, date="2020-01-01T00:00:00+00:00")

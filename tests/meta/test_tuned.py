@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from jaxrl import a2c, ppo
+from jaxrl.core import Progress, values_at
 from jaxrl.core.ranges import Range
-from jaxrl.core.schedules import values_at
-from jaxrl.core.types import Progress
 from jaxrl.meta import timed, tuned
 from jaxrl.rules import lpg
 

@@ -12,9 +12,9 @@ import pytest
 import toy_learner as toy
 
 from jaxrl import a2c, dqn, meta
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents import Optimiser
 from jaxrl.envs import TabularEnv, garnet
-from jaxrl.meta.tuned_lives import SelfTuning, beside, live_tuned, tuned_lives
+from jaxrl.meta import SelfTuning, beside, live_tuned, tuned_lives
 from jaxrl.networks import NetworkSettings
 
 KEY = jax.random.key(0)

@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.agents.optimiser import GradientDescent
-from jaxrl.core import struct
-from jaxrl.core.spaces import Discrete
-from jaxrl.core.types import Array, TimeStep
+from jaxrl.agents import GradientDescent
+from jaxrl.core import Array, Discrete, TimeStep, struct
 from jaxrl.meta import Horizon, Task
 from jaxrl.networks import CategoricalPolicy
 

@@ -12,9 +12,17 @@ import pytest
 import scipy.special
 from flax import linen as nn
 
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.networks import ActionCritic, NetworkSettings, QNetwork, actor_critic
-from jaxrl.networks.models import GRU, DeterministicActor, ImplicitQNetwork, TanhGaussianActor
+from jaxrl.core import Box, Discrete
+from jaxrl.networks import (
+    ActionCritic,
+    DeterministicActor,
+    ImplicitQNetwork,
+    NetworkSettings,
+    QNetwork,
+    TanhGaussianActor,
+    actor_critic,
+)
+from jaxrl.networks.models import GRU
 from jaxrl.networks.torsos import ACTIVATIONS, Convolution3x3
 
 KEY = jax.random.key(0)

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from jaxrl.core import struct
-from jaxrl.core.law import Law
-from jaxrl.core.protocols import FunctionalFacts
-from jaxrl.core.settings import check_settings, list_settings
+from jaxrl.core import FunctionalFacts, Law, check_settings, list_settings, struct
 from jaxrl.functionals import CVaR, Entropic, Mean, MeanStd, PerPair, worst_case
 from jaxrl.operators import (
     BellmanOperator,

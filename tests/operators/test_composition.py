@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from jaxrl.operators.composition import (
+from jaxrl.operators import (
     Avoidance,
     DiscountedSum,
+    HTransform,
+    Identity,
+    LogMapping,
     Mapped,
     MaxForm,
     MinForm,
     Reachability,
+    RewardChannels,
+    SignedHyperbolic,
 )
-from jaxrl.operators.reward_channels import RewardChannels
-from jaxrl.operators.value_mapping import HTransform, Identity, LogMapping, SignedHyperbolic
 
 MAPPINGS = {
     "identity": Identity(),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.law import Law
+from jaxrl.core import Law
 from jaxrl.operators import BellmanOperator, Scalar, names
 
 B, N, A = 8, 4, 3  # lookaheads, outcomes, actions

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from jaxrl.operators import Greedy, MirrorDescent, Softmax, Tsallis
 from jaxrl.operators.gap import (
     advantage_learning,
     consistent,
@@ -15,9 +16,7 @@ from jaxrl.operators.gap import (
     munchausen_bonus,
     persistent,
 )
-from jaxrl.operators.improvement import Greedy
-from jaxrl.operators.regularised import MirrorDescent, Softmax
-from jaxrl.operators.tsallis import Tsallis, log_of_order
+from jaxrl.operators.tsallis import log_of_order
 
 S, A, DISCOUNT, WEIGHT = 6, 3, 0.8, 0.6
 rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from scipy.optimize import brentq, minimize
 from scipy.special import softmax
 from scipy.stats import norm
 
-from jaxrl.core.law import Law
+from jaxrl.core import Law
 from jaxrl.operators.heads import (
     Categorical,
     Expectiles,

@@ -9,15 +9,18 @@ import pytest
 from scipy.optimize import brentq, minimize
 from scipy.special import logsumexp, softmax
 
-from jaxrl.operators.improvement import (
+from jaxrl.operators import (
     Boltzmann,
     EpsilonGreedy,
     ExpectileMax,
     FixedPolicy,
     Greedy,
+    KLSoftmax,
+    Mellowmax,
+    MirrorDescent,
+    Softmax,
+    Tsallis,
 )
-from jaxrl.operators.regularised import KLSoftmax, Mellowmax, MirrorDescent, Softmax
-from jaxrl.operators.tsallis import Tsallis
 
 B, A, ROWS = 32, 5, 512
 POLICY = np.float32([0.1, 0.2, 0.3, 0.0, 0.4])

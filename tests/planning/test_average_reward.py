@@ -12,11 +12,8 @@ from scipy.optimize import linprog
 from jaxrl import BellmanOperator, outcome_mdp, tabular_mdp
 from jaxrl.envs import cycle, riverswim
 from jaxrl.functionals import Entropic, MeanStd, PerPair, Scenarios, TotalVariation
-from jaxrl.operators.composition import Mapped
-from jaxrl.operators.improvement import FixedPolicy
-from jaxrl.operators.per_state import PerState
-from jaxrl.planning.average_reward import multichain_policy_iteration, relative_value_iteration
-from jaxrl.planning.long_run import gain_and_bias
+from jaxrl.operators import FixedPolicy, Mapped, PerState
+from jaxrl.planning import gain_and_bias, multichain_policy_iteration, relative_value_iteration
 
 
 @pytest.fixture(autouse=True)

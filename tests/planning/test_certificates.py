@@ -13,9 +13,8 @@ import pytest
 
 import jaxrl
 from jaxrl.functionals import Contamination, Entropic, MeanStd
-from jaxrl.operators.improvement import Boltzmann
-from jaxrl.planning.acceleration import FrozenSweeps, Plain
-from jaxrl.planning.value_iteration import value_iteration
+from jaxrl.operators import Boltzmann
+from jaxrl.planning import FrozenSweeps, Plain, value_iteration
 
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
 DISCOUNTS = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)

@@ -11,15 +11,14 @@ from scipy.stats import wasserstein_distance
 
 from jaxrl import BellmanOperator, outcome_mdp, stack_mdps
 from jaxrl.functionals import CVaR, Entropic, PerPair
-from jaxrl.operators import Categorical, EpsilonGreedy, Quantile, Scalar, Softmax
-from jaxrl.operators.composition import MaxForm, MinForm
+from jaxrl.operators import Categorical, EpsilonGreedy, MaxForm, MinForm, Quantile, Scalar, Softmax
 from jaxrl.operators.heads import Expectiles, Gaussian, Particles
-from jaxrl.planning.distributional import (
+from jaxrl.planning import (
     categorical_fixed_point,
     distributional_policy_evaluation,
     distributional_value_iteration,
+    return_law,
 )
-from jaxrl.planning.return_laws import return_law
 from jaxrl.planning.sweeps import sweep
 
 S, A, K = 4, 2, 3

@@ -9,7 +9,7 @@ import pytest
 
 import jaxrl
 from jaxrl import planning
-from jaxrl.envs.gymnasium_table import gymnasium_mdp
+from jaxrl.envs import gymnasium_mdp
 from jaxrl.functionals import SharedL1
 from jaxrl.operators import Categorical
 

@@ -10,11 +10,8 @@ import pytest
 
 from jaxrl import BellmanOperator, outcome_mdp, stack_mdps, tabular_mdp
 from jaxrl.functionals import CVaR, PerPair, Scenarios, SharedL1
-from jaxrl.operators.composition import MinForm
-from jaxrl.operators.heads.quantile import Quantile
-from jaxrl.operators.regularised import Softmax
-from jaxrl.planning.finite_horizon import finite_horizon
-from jaxrl.planning.value_iteration import value_iteration
+from jaxrl.operators import MinForm, Quantile, Softmax
+from jaxrl.planning import finite_horizon, value_iteration
 
 H = 3
 

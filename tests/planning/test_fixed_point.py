@@ -9,9 +9,8 @@ import pytest
 
 import jaxrl
 from jaxrl.functionals import CVaR, KLBall
-from jaxrl.operators.improvement import Softmax
-from jaxrl.planning.policy_evaluation import policy_evaluation
-from jaxrl.planning.value_iteration import value_iteration
+from jaxrl.operators import Softmax
+from jaxrl.planning import policy_evaluation, value_iteration
 
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
 

@@ -7,8 +7,8 @@ import pytest
 
 from jaxrl import BellmanOperator, outcome_mdp, stack_mdps, tabular_mdp
 from jaxrl.functionals import CVaR, Entropic, PerPair, Scenarios, SharedL1, TotalVariation
-from jaxrl.operators.regularised import Softmax
-from jaxrl.planning.iwocs import iwocs
+from jaxrl.operators import Softmax
+from jaxrl.planning import iwocs
 
 TOLERANCE = 1e-8
 

@@ -10,11 +10,13 @@ from scipy.special import log_softmax, logsumexp
 
 from jaxrl import BellmanOperator, outcome_mdp, tabular_mdp
 from jaxrl.functionals import TotalVariation
-from jaxrl.operators.regularised import Softmax
-from jaxrl.planning.gap_increasing import gap_increasing_value_iteration
-from jaxrl.planning.mirror_descent import mirror_descent_value_iteration
-from jaxrl.planning.policy_evaluation import policy_evaluation
-from jaxrl.planning.value_iteration import value_iteration
+from jaxrl.operators import Softmax
+from jaxrl.planning import (
+    gap_increasing_value_iteration,
+    mirror_descent_value_iteration,
+    policy_evaluation,
+    value_iteration,
+)
 
 K, DISCOUNT = 12, 0.9
 

@@ -10,9 +10,7 @@ from scipy.optimize import linprog
 
 from jaxrl import outcome_mdp, tabular_mdp
 from jaxrl.envs import cycle
-from jaxrl.planning.constrained import constrained
-from jaxrl.planning.occupancy import occupancy, occupancy_policy
-from jaxrl.planning.optimistic import optimistic_ascent_descent
+from jaxrl.planning import constrained, occupancy, occupancy_policy, optimistic_ascent_descent
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,13 @@ from scipy.optimize import linprog
 
 import jaxrl
 from jaxrl.functionals import SharedL1, TotalVariation
-from jaxrl.operators.improvement import Softmax
-from jaxrl.planning.policy_evaluation import policy_evaluation
-from jaxrl.planning.policy_iteration import modified_policy_iteration, policy_iteration
-from jaxrl.planning.value_iteration import value_iteration
+from jaxrl.operators import Softmax
+from jaxrl.planning import (
+    modified_policy_iteration,
+    policy_evaluation,
+    policy_iteration,
+    value_iteration,
+)
 
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
 ROBUST = jaxrl.BellmanOperator(successor_functional=TotalVariation(0.2))

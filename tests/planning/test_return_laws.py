@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from jaxrl import outcome_mdp, stack_mdps
-from jaxrl.core.law import Law
-from jaxrl.planning.return_laws import merge, return_law
+from jaxrl.core import Law
+from jaxrl.planning import return_law
+from jaxrl.planning.return_laws import merge
 
 S, A, K, H = 3, 2, 2, 4
 

@@ -15,13 +15,19 @@ from jaxrl import outcome_mdp, stack_mdps
 from jaxrl.core import struct
 from jaxrl.functionals import CVaR
 from jaxrl.operators import Categorical
+from jaxrl.planning import (
+    chow_cvar_upper_bound,
+    greedy_on_cvar,
+    nested_cvar,
+    return_law,
+    static_cvar,
+    static_entropic,
+    static_evar,
+    static_var,
+    stock_augmented,
+    stock_return_law,
+)
 from jaxrl.planning.episodes import lattice_step
-from jaxrl.planning.exponential_risk import static_entropic, static_evar
-from jaxrl.planning.nested_risk import chow_cvar_upper_bound, greedy_on_cvar, nested_cvar
-from jaxrl.planning.return_laws import return_law
-from jaxrl.planning.static_risk import static_cvar, static_var
-from jaxrl.planning.stock import stock_augmented
-from jaxrl.planning.stock_laws import stock_return_law
 from jaxrl.returns import next_stock
 
 H = 3

@@ -12,11 +12,9 @@ from scipy.optimize import linprog
 
 import jaxrl
 from jaxrl.functionals import Contamination, CVaR, Entropic, PerPair
-from jaxrl.operators.composition import MinForm
+from jaxrl.operators import MinForm, Softmax
 from jaxrl.operators.heads import Quantile
-from jaxrl.operators.improvement import Softmax
-from jaxrl.planning.acceleration import Anderson, FrozenSolve, FrozenSweeps, GaussSeidel, Plain
-from jaxrl.planning.value_iteration import value_iteration
+from jaxrl.planning import Anderson, FrozenSolve, FrozenSweeps, GaussSeidel, Plain, value_iteration
 
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 6, 3, 3
 ACCELERATIONS = (Plain(), FrozenSweeps(), FrozenSolve(), GaussSeidel(3), Anderson(3))

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl.core.types import Transition
+from jaxrl.core import Transition
 from jaxrl.replay import EpisodeReplay
 
 ENDS = {4: "terminated", 9: "truncated", 10: "terminated", 17: "truncated"}

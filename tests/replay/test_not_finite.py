@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.types import Transition
+from jaxrl.core import Transition
 from jaxrl.envs.wrappers import RunningMoments
 from jaxrl.replay import PrioritisedReplay, UniformReplay
 

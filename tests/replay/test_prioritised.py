@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxrl.core.types import Transition
+from jaxrl.core import Transition
 from jaxrl.replay import PrioritisedReplay
 from jaxrl.replay.sum_tree import sum_tree
 

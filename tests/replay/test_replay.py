@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.types import Transition
+from jaxrl.core import Transition
 from jaxrl.replay import PrioritisedReplay, UniformReplay
 
 KINDS = [UniformReplay, PrioritisedReplay]

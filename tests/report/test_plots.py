@@ -12,8 +12,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from jaxrl.report.plots import compare_runs, curve_band, learning_curves
-from jaxrl.report.statistics import interquartile_mean
+from jaxrl.report import compare_runs, curve_band, interquartile_mean, learning_curves
 from jaxrl.training.run_folder import open_run
 
 NAN = np.nan

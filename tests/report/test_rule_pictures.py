@@ -11,9 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from jaxrl import a2c, ppo, rules
-from jaxrl.core.schedules import Linear
-from jaxrl.meta.probe import probe
-from jaxrl.report.rule_pictures import draw_probe
+from jaxrl.core import Linear
+from jaxrl.meta import probe
+from jaxrl.report import draw_probe
 
 PROBED = {
     "agent with all parts": lambda: ppo().replace(rule=rules.DriftPolicy(rules.DiscoveredDrift())),

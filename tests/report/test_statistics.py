@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl.report.statistics import (
+from jaxrl.report import (
     aggregate,
     interquartile_mean,
     median,

@@ -13,13 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import rules
-from jaxrl.agents.actor_critic import ActorCriticAgent
-from jaxrl.agents.learned_optimiser import learned_optimiser
-from jaxrl.agents.optimiser import GradientDescent, Optimiser, RMSProp
-from jaxrl.core.schedules import Linear
-from jaxrl.core.types import Transition
-from jaxrl.envs.garnet import garnet
-from jaxrl.envs.tabular import TabularEnv
+from jaxrl.agents import ActorCriticAgent, GradientDescent, Optimiser, RMSProp, learned_optimiser
+from jaxrl.core import Linear, Transition
+from jaxrl.envs import TabularEnv, garnet
 from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings
 

@@ -9,8 +9,8 @@ import pytest
 import rule_cases as cases
 
 from jaxrl import rules
+from jaxrl.core import Progress
 from jaxrl.core.lifetime import lifetime_features
-from jaxrl.core.types import Progress
 from jaxrl.networks import CategoricalPolicy
 from jaxrl.rules import (
     ClipDrift,

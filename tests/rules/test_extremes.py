@@ -10,12 +10,10 @@ import pytest
 import jaxrl
 from jaxrl import rules
 from jaxrl.agents.optimiser import clipped_by_norm
-from jaxrl.core.law import Law
-from jaxrl.core.types import Progress
+from jaxrl.core import Law, Progress
 from jaxrl.networks import CategoricalPolicy, GaussianPolicy, TanhGaussianPolicy
 from jaxrl.operators import Categorical, Expectiles, Gaussian, Quantile, Scalar
-from jaxrl.rules import PolicyOutputs
-from jaxrl.rules.contract import PolicyTargets
+from jaxrl.rules import PolicyOutputs, PolicyTargets
 
 FAR = np.array([0.0, 1.0, -1.0, 100.0, -100.0, 1e4, -1e4], np.float32)
 LIFE = Progress.start(100.0)

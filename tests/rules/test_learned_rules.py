@@ -12,9 +12,8 @@ import rule_cases as cases
 import scipy.special
 from flax import linen as nn
 
-from jaxrl.agents.actor_critic import ActorCriticAgent
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Progress, Transition
+from jaxrl.agents import ActorCriticAgent
+from jaxrl.core import Box, Discrete, Progress, Space, Transition
 from jaxrl.networks import CategoricalPolicy, GaussianPolicy
 from jaxrl.rules import (
     AdvantageActorCritic,

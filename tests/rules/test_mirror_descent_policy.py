@@ -12,8 +12,8 @@ import rule_cases as cases
 import scipy.special
 import scipy.stats
 
-from jaxrl.agents.optimiser import GradientDescent
-from jaxrl.core.types import Progress
+from jaxrl.agents import GradientDescent
+from jaxrl.core import Progress
 from jaxrl.networks import CategoricalPolicy, GaussianPolicy
 from jaxrl.rules import (
     AdvantageActorCritic,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core.types import Progress, Transition
+from jaxrl.core import Progress, Transition
 from jaxrl.rules import AdvantageActorCritic, PolicyOutputs, lpg, reactive_entropy
 
 START = Progress(np.int32(0), np.float32(np.inf))

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl.core.types import Progress, Transition
+from jaxrl.core import Progress, Transition
 from jaxrl.rules import AdvantageActorCritic, PolicyOutputs, PolicyTargets, ProximalPolicy
 
 INF = float("inf")

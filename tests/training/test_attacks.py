@@ -10,16 +10,20 @@ from linear_policy import Counter, Linear
 from toys import KEY
 
 import jaxrl
-from jaxrl.agents.normalised import NormalisedAgent
+from jaxrl.agents import NormalisedAgent
 from jaxrl.agents.readers import response
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import TimeStep
+from jaxrl.core import Box, Discrete, TimeStep, struct
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.envs.control import CartPole, Pendulum
-from jaxrl.training.attacks import L2, AttackedPolicy, GradientAttack, LInf, SensorBias
-from jaxrl.training.episodes import play_episodes
-from jaxrl.training.rollout import start_rollout
+from jaxrl.training import (
+    L2,
+    AttackedPolicy,
+    GradientAttack,
+    LInf,
+    SensorBias,
+    play_episodes,
+    start_rollout,
+)
 
 WEIGHTS = np.float32([[3.0], [-4.0]])  # l2 norm 5, l1 norm 7
 EITHER_WAY = np.concatenate([0.0 * WEIGHTS, WEIGHTS], axis=1)  # action 1 while w . o > 0

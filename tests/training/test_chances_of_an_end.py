@@ -8,7 +8,7 @@ import jaxrl
 from jaxrl import envs, planning
 from jaxrl.envs.wrappers import EpisodeStatistics
 from jaxrl.networks import NetworkSettings
-from jaxrl.training.rollout import rollout, start_rollout
+from jaxrl.training import rollout, start_rollout
 
 CHANCES = np.array([0.25, 0.5, 0.0, 1.0])  # of an end after each of the four steps
 REWARDS = np.array([1.0, 2.0, 4.0, 8.0])

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl.core.schedules import Linear
-from jaxrl.training.checkpoint import Checkpoints, CheckpointWarning
+from jaxrl.core import Linear
+from jaxrl.training import Checkpoints, CheckpointWarning
 from jaxrl.training.identity import check_identity, identity
 
 

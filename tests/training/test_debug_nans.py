@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl.agents.presets import preset
+from jaxrl.agents import preset
 from jaxrl.envs import make
 
 # One of each kind of agent and of head; the others are these with another rule.

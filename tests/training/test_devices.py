@@ -15,8 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from toys import KEY, Clock, Diary
 
-from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.sweep import sweep
+from jaxrl.training import Checkpoints, sweep
 
 pytestmark = pytest.mark.slow  # a process of its own
 NUM_SEEDS = 6  # does not divide by four devices: the last group is padded

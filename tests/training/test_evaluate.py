@@ -11,12 +11,10 @@ import pytest
 from linear_policy import Counter
 from toys import Clock
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import outcome_mdp
-from jaxrl.core.types import TimeStep
-from jaxrl.envs.tabular import TabularEnv
-from jaxrl.training.episodes import play_episodes, tail_mean
-from jaxrl.training.evaluate import Evaluation, evaluate
+from jaxrl.core import TimeStep, outcome_mdp, struct
+from jaxrl.envs import TabularEnv
+from jaxrl.training import Evaluation, evaluate, play_episodes
+from jaxrl.training.episodes import tail_mean
 
 KEY = jax.random.key(0)
 

@@ -6,10 +6,8 @@ import pytest
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.presets import PRESETS, preset
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import Progress, TimeStep
+from jaxrl.agents import PRESETS, preset
+from jaxrl.core import Box, Discrete, Progress, TimeStep, struct
 from jaxrl.envs import wrappers
 from jaxrl.functionals import CVaR, Mean
 from jaxrl.operators import BellmanOperator, Categorical, Expectiles, Gaussian, Quantile, Scalar

@@ -19,15 +19,11 @@ from toys import KEY, Clock, Diary, bits, num_different, spent
 import jaxrl
 from jaxrl.cli.evaluate import episodes_key, evaluate_agents
 from jaxrl.cli.job import Job
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box
-from jaxrl.core.types import TimeStep
+from jaxrl.core import Box, TimeStep, setting, struct
 from jaxrl.envs.control import CartPole
-from jaxrl.training.attacks import AttackedPolicy, GradientAttack, SensorBias
+from jaxrl.training import AttackedPolicy, GradientAttack, SensorBias, rollout, start_rollout
 from jaxrl.training.iwocs import _stacked, _train_group
 from jaxrl.training.lanes import root_key, run_lanes, start_lanes
-from jaxrl.training.rollout import rollout, start_rollout
 
 WEIGHTS = np.zeros((4, 2), np.float32)
 AGENT = Dithered()

@@ -13,12 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl.agents.presets import PRESETS
+from jaxrl.agents import PRESETS
 from jaxrl.envs import make
 from jaxrl.networks import NetworkSettings
-from jaxrl.training import checkpoint_format
-from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.sweep import Silent, sweep
+from jaxrl.training import Checkpoints, Silent, checkpoint_format, sweep
 
 # One process imports once; for each number it forks a child that saves, and is killed before the
 # file operation of that number that it has begun in the folder. Where there are fewer, it ends.

@@ -15,13 +15,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl.agents.presets import preset
-from jaxrl.core.mdp import outcome_mdp
-from jaxrl.envs import make
-from jaxrl.envs.tabular import TabularEnv
-from jaxrl.training.evaluate import evaluate
+from jaxrl.agents import preset
+from jaxrl.core import outcome_mdp
+from jaxrl.envs import TabularEnv, make
+from jaxrl.training import evaluate, sweep
 from jaxrl.training.lanes import with_settings
-from jaxrl.training.sweep import sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.optimised, pytest.mark.timeout(7200)]
 

@@ -11,16 +11,12 @@ from scipy import stats
 from toys import KEY, Clock
 
 import jaxrl
-from jaxrl.core import struct
-from jaxrl.core.mdp import outcome_mdp
-from jaxrl.core.spaces import Box
-from jaxrl.core.types import TimeStep
+from jaxrl.core import Box, TimeStep, outcome_mdp, struct
 from jaxrl.envs import TabularEnv
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.envs.wrappers import TimeLimit, Uniform, domain_randomisation
-from jaxrl.training import robust_evaluation
+from jaxrl.training import RobustEvaluation, robust_evaluation
 from jaxrl.training.bootstrap import mean_of_settings, stratified_estimate
-from jaxrl.training.robust_evaluation import RobustEvaluation
 
 WEIGHTS = np.ones((1, 1), np.float32)
 PLAY = {"num_episodes": 6, "max_steps": 60}

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import outcome_mdp
-from jaxrl.envs.tabular import TabularEnv
-from jaxrl.training.rollout import rollout, start_rollout
+from jaxrl.core import outcome_mdp, struct
+from jaxrl.envs import TabularEnv
+from jaxrl.training import rollout, start_rollout
 
 NUM_STATES, NUM_ENVS, NUM_STEPS = 6, 7, 40
 

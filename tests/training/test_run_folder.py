@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
+from jaxrl.training import RunFolder, load_metrics
 from jaxrl.training.metrics_file import curves_of
 from jaxrl.training.run_config import describe_difference, parse, to_text
-from jaxrl.training.run_folder import RunFolder, load_metrics, open_run
+from jaxrl.training.run_folder import open_run
 
 CONFIG = {
     "agent": {"name": "ppo", "learning_rate": 0.001, "hidden": (64, 64), "clip": None},

@@ -13,22 +13,25 @@ from scipy import integrate, stats
 from toys import KEY
 
 import jaxrl
-from jaxrl.agents.normalised import NormalisedAgent, NormalisedState
+from jaxrl.agents import NormalisedAgent
+from jaxrl.agents.normalised import NormalisedState
 from jaxrl.agents.readers import response
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box
-from jaxrl.core.types import TimeStep
+from jaxrl.core import Box, TimeStep, struct
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.envs.control import CartPole
 from jaxrl.envs.wrappers import RunningMoments
-from jaxrl.training.attacks import GradientAttack, SensorBias
+from jaxrl.training import (
+    GradientAttack,
+    SensorBias,
+    SmoothedPolicy,
+    SmoothingCertificate,
+    play_episodes,
+)
 from jaxrl.training.confidence import (
     clopper_pearson_lower,
     shifted_probability,
     survival_band,
 )
-from jaxrl.training.episodes import play_episodes
-from jaxrl.training.smoothing import SmoothedPolicy, SmoothingCertificate
 
 IDENTITY = np.ones((1, 1), np.float32)
 

@@ -10,19 +10,14 @@ import numpy as np
 import pytest
 from toys import KEY, Clock, Diary, num_different, spent
 
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import PRESETS
-from jaxrl.core import struct
-from jaxrl.core.spaces import Box
-from jaxrl.envs.chains import riverswim
-from jaxrl.envs.tabular import TabularEnv
+from jaxrl.agents import PRESETS, Optimiser
+from jaxrl.core import Box, struct
+from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.networks import NetworkSettings
-from jaxrl.training import programs, session
-from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training import Checkpoints, Silent, programs, session, sweep, train
 from jaxrl.training.lanes import expand_settings
-from jaxrl.training.loop import make_plan, train
+from jaxrl.training.loop import make_plan
 from jaxrl.training.memory import MemoryPlan
-from jaxrl.training.sweep import Silent, sweep
 
 DIARY, CLOCK = Diary(num_envs=2, rollout_length=8, num_pages=12), Clock(length=5.0)
 AGENT = PRESETS["a2c"]().replace(

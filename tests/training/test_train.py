@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from toys import KEY, Clock, Diary
 
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import PRESETS
-from jaxrl.core.schedules import Linear
-from jaxrl.envs.chains import riverswim
-from jaxrl.envs.tabular import TabularEnv
+from jaxrl.agents import PRESETS, Optimiser
+from jaxrl.core import Linear
+from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.networks import NetworkSettings
-from jaxrl.training.loop import start_training, train, train_iteration
+from jaxrl.training import train
+from jaxrl.training.loop import start_training, train_iteration
 
 AGENT = PRESETS["a2c"]().replace(
     network=NetworkSettings(hidden_sizes=(8,), initialiser="lecun"),

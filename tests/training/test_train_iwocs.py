@@ -13,17 +13,14 @@ from toys import KEY
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.presets import preset
+from jaxrl.agents import Optimiser, preset
 from jaxrl.agents.readers import response
-from jaxrl.core import struct
-from jaxrl.core.mdp import outcome_mdp
-from jaxrl.core.schedules import Linear
+from jaxrl.core import Linear, outcome_mdp, struct
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import UniformReplay
-from jaxrl.training.iwocs import _stacked, _train_group, train_iwocs
-from jaxrl.training.least_value import LeastValuePolicy, LeastValueState
+from jaxrl.training import LeastValuePolicy, LeastValueState, train_iwocs
+from jaxrl.training.iwocs import _stacked, _train_group
 
 TRACES = []
 

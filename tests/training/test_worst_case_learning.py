@@ -9,15 +9,13 @@ from toys import KEY
 
 import jaxrl
 from jaxrl import envs, planning
-from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.q_network import QNetworkAgent
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.core.schedules import Linear
+from jaxrl.agents import Optimiser, QNetworkAgent, TargetUpdate
+from jaxrl.core import Linear
 from jaxrl.functionals import PerPair, Scenarios
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator
 from jaxrl.replay import UniformReplay
-from jaxrl.training.iwocs import train_iwocs
+from jaxrl.training import train_iwocs
 
 pytestmark = [pytest.mark.slow, pytest.mark.optimised]
 DISCOUNT = 0.8

@@ -6,10 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import TimeStep
+from jaxrl.core import Box, Discrete, TimeStep, setting, struct
 
 KEY = jax.random.key(0)
 
