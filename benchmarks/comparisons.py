@@ -35,12 +35,11 @@ from provenance import made_by, told
 import jaxrl
 from jaxrl import envs
 from jaxrl.agents import Optimiser, preset
-from jaxrl.cli.summary import final_scores
 from jaxrl.core import Linear
 from jaxrl.envs.wrappers import RewardNoise, RewardScale
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import Categorical, HLGauss
-from jaxrl.report import aggregate, probability_of_improvement
+from jaxrl.report import aggregate, final_scores, probability_of_improvement
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 Arm = tuple[str, Any, Any, str]  # name, agent, environment, name of the arm to compare with

@@ -25,10 +25,9 @@ from provenance import made_by
 import jaxrl
 from jaxrl import envs
 from jaxrl.agents import Optimiser, preset
-from jaxrl.cli.summary import final_scores
 from jaxrl.core import Linear
 from jaxrl.networks import NetworkSettings
-from jaxrl.report import aggregate
+from jaxrl.report import aggregate, final_scores
 from jaxrl.training import Silent
 
 RESULTS = pathlib.Path(__file__).parent / "results"

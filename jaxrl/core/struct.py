@@ -17,6 +17,8 @@ import jax
 
 T = TypeVar("T")
 
+STRUCTS: dict[str, type] = {}  # those of this package that are loaded, by name
+
 
 def field(
     *,
@@ -67,4 +69,6 @@ def dataclass(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     made.replace = dataclasses.replace
+    if made.__module__.startswith("jaxrl."):
+        STRUCTS.setdefault(made.__name__, made)
     return made

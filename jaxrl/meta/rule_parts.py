@@ -11,19 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxrl.functionals as functionals
-import jaxrl.operators as operators
-import jaxrl.rules as rules
-from jaxrl.agents.actor_critic import ActorCriticAgent
-from jaxrl.agents.learned_optimiser import LearnedOptimiser
-from jaxrl.agents.optimiser import GradientDescent, Optimiser, RMSProp
-from jaxrl.agents.parallel_q import ParallelQAgent
-from jaxrl.core.ranges import Range
-from jaxrl.core.schedules import Cosine, Exponential, LifetimeCurve, Linear, LinearSteps
+from jaxrl.core import struct
 from jaxrl.core.settings import near_names
-from jaxrl.meta.distil import SparseDrift
-from jaxrl.meta.tuned import Tuned
-from jaxrl.networks import NetworkSettings
 
 _DTYPES = {
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -37,7 +26,7 @@ class RuleFileError(ValueError):
 
 
 def known_parts(extra: Iterable[type] = ()) -> dict[str, type]:
-    """Every struct that a file may name: rules, functionals, schedules, optimisers, agents.
+    """Every struct that a file may name: those of this package, and `extra`.
 
     Args:
         extra: structs of your own.
@@ -46,19 +35,11 @@ def known_parts(extra: Iterable[type] = ()) -> dict[str, type]:
         RuleFileError: one of `extra` is no struct, or has the name of another one.
 
     Example:
+        >>> from jaxrl.core import Linear
         >>> known_parts()["Linear"] is Linear
         True
     """
-    found = {
-        name: part
-        for module in (rules, functionals, operators)
-        for name, part in vars(module).items()
-        if isinstance(part, type) and dataclasses.is_dataclass(part)
-    }
-    listed = (Cosine, Exponential, LifetimeCurve, Linear, LinearSteps, Range, Tuned, SparseDrift)
-    listed += (Optimiser, GradientDescent, RMSProp, LearnedOptimiser)
-    listed += (ActorCriticAgent, ParallelQAgent, NetworkSettings)
-    found |= {part.__name__: part for part in listed}
+    found = dict(struct.STRUCTS)
     for part in extra:
         if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
             raise RuleFileError(f"{part!r} in parts is not a struct: give classes.")

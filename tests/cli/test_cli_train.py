@@ -22,7 +22,7 @@ from small_run import SMALL, Run, no_pictures
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.evaluate import episodes_key
 from jaxrl.cli.job import job_from_arguments, job_from_config, read_config
-from jaxrl.cli.summary import final_scores
+from jaxrl.report import final_scores
 from jaxrl.training import Checkpoints, RunFolder, evaluate, load_metrics, sweep
 from jaxrl.training.lanes import strong_floats
 from jaxrl.training.run_folder import open_run
