@@ -54,13 +54,9 @@ def imports(path: pathlib.Path) -> list[tuple[str, ast.stmt]]:
     return found
 
 
-def of_ours(path: pathlib.Path, under_if: bool = True) -> set[str]:
-    """Modules of jaxrl that a file imports; `under_if` also those for types alone."""
-    return {
-        name
-        for name, statement in imports(path)
-        if name.split(".")[0] == "jaxrl" and (under_if or not isinstance(statement, ast.If))
-    }
+def of_ours(path: pathlib.Path) -> set[str]:
+    """Modules of jaxrl that a file imports, for types alone too."""
+    return {name for name, _ in imports(path) if name.split(".")[0] == "jaxrl"}
 
 
 def faults(path: pathlib.Path) -> list[str]:
@@ -96,7 +92,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     for path in FILES:
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        graph[name] = of_ours(path, under_if=False) - {name}
+        graph[name] = of_ours(path) - {name}
     done: set[str] = set()
 
     def visit(module: str, above: tuple[str, ...]) -> None:

@@ -1,8 +1,8 @@
-"""What the agent of the value family refuses before anything is compiled."""
+"""What a `QNetworkAgent` refuses before anything is compiled: `agent` is one in all of these."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,8 @@ from jaxrl.core.protocols import Environment
 from jaxrl.operators import DiscountedSum, Scalar
 from jaxrl.operators.bellman import describe
 
-if TYPE_CHECKING:
-    from jaxrl.agents.q_network import QNetworkAgent
 
-
-def check_value_agent(agent: QNetworkAgent, env: Environment) -> None:
+def check_value_agent(agent: Any, env: Environment) -> None:
     """Raise `ValueError` for environments and settings that a `QNetworkAgent` cannot learn with."""
     check_discrete_actions(env)
     check_feed_forward(agent.network, env)
@@ -51,7 +48,7 @@ def check_value_agent(agent: QNetworkAgent, env: Environment) -> None:
     agent.successors.check(agent.operator, env, agent.replay.num_step)
 
 
-def _refuse_beside(agent: QNetworkAgent, what: str, others: tuple[str, ...], why: str) -> None:
+def _refuse_beside(agent: Any, what: str, others: tuple[str, ...], why: str) -> None:
     for other in others:
         value = getattr(agent, other)
         if differs(value, 0.0) if other == "reward_shift" else value is not None:
@@ -59,7 +56,7 @@ def _refuse_beside(agent: QNetworkAgent, what: str, others: tuple[str, ...], why
             raise ValueError(f"{what} {why}: leave {other} at {remedy}, or {what} out.")
 
 
-def _check_average_reward(agent: QNetworkAgent, env: Environment) -> None:
+def _check_average_reward(agent: Any, env: Environment) -> None:
     operator, functional = agent.operator, agent.operator.successor_functional
     others = ("channels", "stock", "reward_shift")
     _refuse_beside(agent, "average_reward", others, "has relative values without a scale")
@@ -94,7 +91,7 @@ def _check_average_reward(agent: QNetworkAgent, env: Environment) -> None:
         )
 
 
-def _check_channels(agent: QNetworkAgent) -> None:
+def _check_channels(agent: Any) -> None:
     channels, operator = agent.channels, agent.operator
     assert channels is not None
     _refuse_beside(agent, "channels", ("munchausen", "stock", "reward_shift"), "have own values")
@@ -130,7 +127,7 @@ def _check_channels(agent: QNetworkAgent) -> None:
         )
 
 
-def _check_reward_shift(agent: QNetworkAgent) -> None:
+def _check_reward_shift(agent: Any) -> None:
     operator = agent.operator
     _refuse_beside(agent, "reward_shift", ("stock",), "is no part of what the stock counts")
     if not isinstance(agent.discount, jax.core.Tracer) and np.any(np.asarray(agent.discount) >= 1):
