@@ -239,7 +239,7 @@ class Meta:
 class List:
     """Show what there is by name; without a kind, the kinds."""
 
-    what: str = option("", "the kind of thing", "KIND", flags=["what"], nargs="?")
+    what: str = option("kinds", "the kind of thing", "KIND", flags=["what"], nargs="?")
     imports: tuple[str, ...] = _imports()
 
 

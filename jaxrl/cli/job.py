@@ -44,7 +44,7 @@ class Job:
     lanes: int
     parts: dict[str, str]  # of the agent, by option: {"functional": "cvar:0.1"}
     env_wrap: tuple[str, ...]  # round the environment, inner ones first
-    imports: tuple[str, ...]  # modules of the user's own
+    imports: tuple[str, ...] = ()  # modules of the user's own
 
     @property
     def combinations(self) -> list[dict[str, float]]:

@@ -33,7 +33,7 @@ def list_names(arguments: List) -> int:
         "operators": "functionals, improvements, heads and compositions: what an operator is of",
         **{name: kind.about for name, kind in KINDS.items()},
     }
-    if not arguments.what:
+    if arguments.what == "kinds":
         table = make_table(["kind", "what it is"])
         for kind, about in kinds.items():
             add_row(table, kind, about)

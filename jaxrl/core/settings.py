@@ -101,8 +101,8 @@ def list_settings(owner: Any, prefix: str = "") -> list[SettingInfo]:
         value = getattr(owner, field.name)
         name = prefix + field.name
         if is_setting(field, value):
-            known = {key: value for key, value in field.metadata.items() if key != "pytree_node"}
-            found.append(SettingInfo(name=name, value=value, **known))
+            known = {key: told for key, told in field.metadata.items() if key != "pytree_node"}
+            found.append(SettingInfo(name=name, value=value, **{"infinite": True, **known}))
         elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Schedule)):
             found.extend(list_settings(value, name + "."))
     return found

@@ -179,9 +179,8 @@ def test_list_without_a_kind_names_the_kinds(jaxrl: Run) -> None:
     listed = jaxrl("list")
     assert listed == jaxrl("list", "kinds")
     _, _, error = jaxrl("list", "robots")
-    choices = re.findall(r"'(\w+)'", error.partition("one of")[2])
-    names = [line.split()[1] for line in listed[1].splitlines() if line.startswith("│")]
-    assert ["kinds", *names] == choices
+    choices = re.findall(r"\w+", error.partition("There are: ")[2])
+    assert [line.split()[1] for line in listed[1].splitlines() if line.startswith("│")] == choices
 
 
 def test_the_list_of_environments_builds_none(jaxrl: Run, monkeypatch) -> None:
