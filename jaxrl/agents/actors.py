@@ -175,7 +175,7 @@ class SquashedGaussian:
         params = state.learner.params
         policy = state.actor.apply(params.actor, successors)
         action, log_prob = policy.sample_with_log_prob(key)
-        return action, -jnp.exp(params.log_temperature) * log_prob
+        return action, -_temperature(params) * log_prob
 
     def turns(self, learner: CriticLearner, num_updates: int) -> tuple:
         """Nothing: it moves every time."""
@@ -186,7 +186,7 @@ class SquashedGaussian:
     ) -> tuple[CriticLearner, dict[str, Array]]:
         """One step of the policy, one of the temperature, one of the copy."""
         learner, weights, data = state.learner, normalised_weights(batch), batch.transition
-        params, temperature = learner.params, jnp.exp(learner.params.log_temperature)
+        params, temperature = learner.params, _temperature(learner.params)
 
         def loss(actor: PyTree) -> tuple[Array, Array]:
             policy = state.actor.apply(actor, data.observation)
@@ -204,6 +204,11 @@ class SquashedGaussian:
         lagged = agent.target.move(learner.target_critic, params.critic, learner.num_updates)
         logs = {"actor_loss": total, "entropy": entropy, "temperature": temperature}
         return moved.replace(target_critic=lagged), logs
+
+
+def _temperature(params: CriticParams) -> Array:
+    """`[]` [return per nat]; at most about 2e17, whose square float32 still holds in a loss."""
+    return jnp.exp(jnp.minimum(params.log_temperature, 40.0))
 
 
 @struct.dataclass

@@ -79,8 +79,9 @@ class AverageReward:
         return jnp.mean(jax.vmap(operator.state_law)(rows, None, selector).mean())
 
     def moved(self, gain: Array, td_error: Array, progress: Progress) -> Array:
-        """g after a batch of mean error `td_error[]` [return]."""
-        return (gain + value_at(self.step_size, progress) * td_error).astype(gain.dtype)
+        """g after a batch of mean error `td_error[]` [return]; as it was if that is not finite."""
+        moved = (gain + value_at(self.step_size, progress) * td_error).astype(gain.dtype)
+        return jnp.where(jnp.isfinite(moved), moved, gain)
 
 
 def differential() -> AverageReward:

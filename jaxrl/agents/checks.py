@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxrl.agents.durations import check_durations
+from jaxrl.agents.episodes import longest_episode
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Environment
 from jaxrl.core.spaces import Discrete
@@ -49,6 +50,24 @@ def check_feed_forward(network: NetworkSettings, env: Environment) -> None:
     network.torso(env.observation_space)
     if network.recurrent_size:
         raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
+
+
+def check_successors_kept(replay: Any, env: Environment) -> None:
+    """Raise `ValueError` where the clock cuts every step and `replay` keeps no successors.
+
+    A row that was cut has its successor in no other row: all would be dropped.
+    """
+    longest = longest_episode(env)
+    part: Any = env
+    while part is not None and not getattr(part, "horizon_is_terminal", False):
+        part = getattr(part, "env", None)
+    known = not isinstance(longest, jax.core.Tracer)
+    if part is None and not replay.store_next and known and np.all(np.asarray(longest) <= 1):
+        raise ValueError(
+            f"The clock cuts every episode after {longest} step, and replay.store_next=False keeps "
+            "no successor of such a step: nothing would be learned from. Set "
+            "replay.store_next=True, or give episodes more time."
+        )
 
 
 def check_minibatches(what: str, size: int, num_minibatches: int) -> None:

@@ -27,6 +27,7 @@ from jaxrl.agents.checks import (
     check_environment,
     check_explicit,
     check_feed_forward,
+    check_successors_kept,
     check_without_table,
 )
 from jaxrl.agents.experience import (
@@ -130,6 +131,7 @@ class CriticAgent:
         check_action_box(env)
         check_feed_forward(self.network, env)
         self.memory.check(self.batch_size)
+        check_successors_kept(self.replay, env)
         check_without_table(operator)
         check_explicit(operator)
         if not isinstance(operator.improvement, Greedy):

@@ -150,7 +150,9 @@ class NormalisedAgent:
 
         def step(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             reward, ended = inputs
-            total = jnp.where(jnp.isfinite(reward), reward, 0.0) + self.discount * total
+            # In the type of the sums: an environment's rewards may be of 64 bits.
+            reward = jnp.where(jnp.isfinite(reward), reward, 0.0).astype(total.dtype)
+            total = reward + self.discount * total
             return jnp.where(ended, 0.0, total), total
 
         return jax.lax.scan(step, accumulated, (trajectory.reward, ended))

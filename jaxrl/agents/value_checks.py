@@ -12,6 +12,7 @@ from jaxrl.agents.checks import (
     check_discrete_actions,
     check_environment,
     check_feed_forward,
+    check_successors_kept,
     check_without_table,
 )
 from jaxrl.agents.durations import differs, held_actions
@@ -27,6 +28,7 @@ def check_value_agent(agent: Any, env: Environment) -> None:
     check_discrete_actions(env)
     check_feed_forward(agent.network, env)
     agent.memory.check(agent.batch_size)
+    check_successors_kept(agent.replay, env)
     check_without_table(agent.operator)
     check_mirror_descent(agent.operator, agent.munchausen)
     _, munchausen = implicit_policy(agent.operator, agent.munchausen)

@@ -70,7 +70,7 @@ class VarianceAdjustment:
         return -jnp.ones(num_critics)
 
     def move(self, mean_scale: Array, scales: Array, weights: Array) -> Array:
-        """The running means after a batch.
+        """The running means after a batch; as they were if its mean is not finite.
 
         Args:
             mean_scale: `[C]` [return]; negative before the first batch.
@@ -80,7 +80,7 @@ class VarianceAdjustment:
         fresh = jnp.sum(weights * scales, axis=-1)
         step = jnp.where(mean_scale < 0, 1.0, self.step_size)
         moved = mean_scale + step * (fresh - mean_scale)
-        return jnp.where(jnp.sum(weights) > 0, moved, mean_scale)
+        return jnp.where((jnp.sum(weights) > 0) & jnp.isfinite(moved), moved, mean_scale)
 
     def loss(self, head: Gaussian, params: Array, target: Law, mean_scale: Array) -> Array:
         """`params[2]`, the target's law, `mean_scale[]` of this critic -> `[]`."""

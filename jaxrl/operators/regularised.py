@@ -247,7 +247,7 @@ def _log_average_exp(
 ) -> Array:
     """temperature log sum_a weights_a exp(q_a / temperature), `[]` [return], weights a law."""
     best = q_values[jnp.argmax(jnp.where(legal, q_values, -jnp.inf))]
-    below = (q_values - best) / temperature
+    below = jnp.where(legal, q_values - best, 0.0) / temperature  # or 0 * inf in the gradient
     excess = jnp.sum(jnp.where(legal, jnp.exp(log_weights) * jnp.expm1(below), 0.0))
     # By expm1 and log1p while the sum is near one, which keeps the digits that a high temperature
     # needs; by log-sum-exp where it is not, which keeps those of a small weight of the best.

@@ -123,8 +123,14 @@ class SignedHyperbolic:
         return self.scale * jnp.arcsinh(values / self.scale)
 
     def inverse(self, mapped: Array) -> Array:
-        """Mapped `[...]` -> `values[...]` [return], elementwise."""
-        return self.scale * jnp.sinh(mapped / self.scale)
+        """Mapped `[...]` -> `values[...]` [return], elementwise.
+
+        What no return is mapped to is worth the greatest return, about.
+        """
+        mapped = jnp.asarray(mapped, jnp.result_type(mapped, float))
+        most = jnp.log(jnp.finfo(mapped.dtype).max / jnp.maximum(self.scale, 1.0))
+        exponent = jnp.clip(mapped / self.scale, -most, most)
+        return jnp.where(jnp.isinf(mapped), mapped, self.scale * jnp.sinh(exponent))
 
 
 @struct.dataclass

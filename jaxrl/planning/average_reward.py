@@ -19,7 +19,7 @@ from jaxrl.planning.certificates import rounding_unit
 from jaxrl.planning.long_run import long_run, restarting_tables
 from jaxrl.planning.solution import Solution
 from jaxrl.planning.sweeps import prepare, sweep
-from jaxrl.planning.value_iteration import check_problem
+from jaxrl.planning.value_iteration import check_problem, tell_of_rounding
 
 
 def relative_value_iteration(
@@ -91,7 +91,9 @@ def relative_value_iteration(
         (np.asarray(damping) >= 0) & (np.asarray(damping) < 1)
     ):
         raise ValueError(f"damping={damping} is out of range: give a value in [0, 1).")
-    return _relative_value_iteration(mdp, operator, tolerance, max_iterations, damping)
+    solved = _relative_value_iteration(mdp, operator, tolerance, max_iterations, damping)
+    tell_of_rounding(mdp, solved, solved.num_iterations < max_iterations, tolerance)
+    return solved
 
 
 @jax.jit

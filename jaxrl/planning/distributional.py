@@ -19,10 +19,11 @@ from jaxrl.operators.heads.scalar import Scalar
 from jaxrl.operators.improvement import FixedPolicy
 from jaxrl.operators.per_state import PerState, over_states
 from jaxrl.planning.certificates import bound, certify
-from jaxrl.planning.ends import with_ends
+from jaxrl.planning.ends import ending_policy, may_circle, with_ends
 from jaxrl.planning.episodes import check_policy
 from jaxrl.planning.solution import Solution
 from jaxrl.planning.sweeps import discounts, prepare, sweep
+from jaxrl.planning.value_iteration import tell_of_rounding
 
 LARGEST_BLOCK = 1 << 22  # numbers held at once by a sweep, about
 
@@ -84,9 +85,21 @@ def distributional_value_iteration(
     if params is not None and params.shape != shape:
         raise ValueError(f"params must have shape {list(shape)}; got {list(params.shape)}.")
     solved = _iterate(mdp, operator, tolerance, params, max_iterations)
-    if not (operator.contracts and operator.composition.linear):
-        return solved  # no scalar operator tells what its policy earns
-    return with_ends(mdp, operator.replace(head=Scalar()), solved, tolerance, max_iterations)
+    finest = 4.0 * jnp.finfo(solved.values.dtype).eps * jnp.max(jnp.abs(solved.values))
+    tell_of_rounding(mdp, solved, finest > tolerance, tolerance)
+    if operator.contracts and operator.composition.linear:
+        return with_ends(mdp, operator.replace(head=Scalar()), solved, tolerance, max_iterations)
+    if not may_circle(mdp, operator):
+        return solved
+    # No scalar operator tells what the policy earns: its laws do, from no return where none ends.
+    scores = jnp.where(mdp.legal, jax.vmap(operator.scores)(solved.params), -jnp.inf)
+    policy, ended, width = ending_policy(mdp, solved, scores)
+    under = operator.replace(improvement=PerState(FixedPolicy(policy)))
+    known = ended.reshape(-1, *(1,) * (solved.params.ndim - 1))
+    params = jnp.where(known, solved.params, _no_return(mdp, operator))
+    own = _iterate(mdp, under, tolerance, params, max_iterations)
+    earned = jnp.all(jnp.abs(own.values - solved.values) <= tolerance + width)
+    return solved.replace(policy=policy, converged=solved.converged & earned)
 
 
 def distributional_policy_evaluation(
@@ -216,9 +229,7 @@ def _iterate(
     max_iterations: int,
 ) -> Solution:
     dtype = mdp.prob.dtype
-    if params is None:
-        zero = operator.head.encode(Law(jnp.ones((1,), dtype), jnp.zeros((1,), dtype)))
-        params = jnp.broadcast_to(zero, (*mdp.legal.shape, *operator.head.shape))
+    params = _no_return(mdp, operator) if params is None else params
 
     def goes_on(state: tuple[Array, Array, Array]) -> Array:
         _, moved, count = state
@@ -232,6 +243,13 @@ def _iterate(
     start = params.astype(dtype), jnp.asarray(jnp.inf, dtype), jnp.array(0, jnp.int32)
     params, moved, count = jax.lax.while_loop(goes_on, step, start)
     return _solution(mdp, operator, params, moved, count, tolerance)
+
+
+def _no_return(mdp: TabularMDP, operator: BellmanOperator) -> Array:
+    """`[S, A, *head.shape]`: what the head makes of a return of 0."""
+    dtype = mdp.prob.dtype
+    zero = operator.head.encode(Law(jnp.ones((1,), dtype), jnp.zeros((1,), dtype)))
+    return jnp.broadcast_to(zero, (*mdp.legal.shape, *operator.head.shape))
 
 
 def _sweep(mdp: TabularMDP, operator: BellmanOperator, params: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.operators.bellman import BellmanOperator
-from jaxrl.operators.improvement import FixedPolicy, Greedy
+from jaxrl.operators.improvement import FixedPolicy
 from jaxrl.operators.per_state import PerState
 from jaxrl.planning.solution import Solution
 from jaxrl.planning.sweeps import is_shared, look_up, sweep
@@ -35,19 +35,24 @@ def with_ends(
 
     Args:
         mdp: the model; below discount 1 every policy earns its values, and nothing is done.
-        operator: nothing is done either unless its improvement is `Greedy`, or where nature's
+        operator: nothing is done either unless its improvement is greedy, or where nature's
             budget is shared over actions, against which the best policy may be a mixture.
         solution: of a solver.
         tolerance: of the values [return].
         max_iterations: sweeps of the evaluation at most.
     """
-    known = not isinstance(mdp.discount, jax.core.Tracer)
-    mixes = not isinstance(operator.improvement, Greedy) or is_shared(operator)
-    if mixes or (known and np.all(mdp.discount < 1)):
+    if not may_circle(mdp, operator):
         return solution
     fixed = jax.lax.stop_gradient((mdp, operator, solution, tolerance))
     policy, earned = _settle(*fixed, max_iterations)
     return solution.replace(policy=policy, converged=solution.converged & earned)
+
+
+def may_circle(mdp: TabularMDP, operator: BellmanOperator) -> bool:
+    """Whether a solver's policy could be greedy for a way that leads to no end."""
+    known = not isinstance(mdp.discount, jax.core.Tracer)
+    chooses = operator.improvement.deterministic and not is_shared(operator)
+    return chooses and not (known and np.all(mdp.discount < 1))
 
 
 @jax.jit
@@ -59,10 +64,46 @@ def _settle(
     max_iterations: Any,
 ) -> tuple[Array, Array]:
     """The policy `[S, A]`, and whether it earns the values, `[]` bool."""
-    values, q_values, needed = solution.values, solution.q_values, mdp.discount >= 1
-    finite = jnp.where(mdp.legal, jnp.abs(q_values), 0.0)
+    values, needed = solution.values, mdp.discount >= 1
+    policy, ended, width = ending_policy(mdp, solution, solution.q_values)
+    under = operator.replace(improvement=PerState(FixedPolicy(policy)))
+
+    def evaluate(state: tuple) -> tuple:
+        count, worth, _ = state
+        after = jnp.where(ended, values, sweep(mdp, under, worth)[0].astype(values.dtype))
+        return count + 1, after, jnp.max(jnp.abs(after - worth))
+
+    def goes_on(state: tuple) -> Array:
+        count, _, moved = state
+        return (moved > 1e-3 * tolerance) & (count < max_iterations)
+
+    asked = needed & ~jnp.all(ended)
+    first = jnp.where(asked, jnp.inf, 0.0).astype(values.dtype)
+    worth = jnp.where(ended, values, 0.0)
+    _, worth, _ = jax.lax.while_loop(goes_on, evaluate, (0, worth, first))
+    return policy, ~asked | jnp.all(jnp.abs(worth - values) <= tolerance + width)
+
+
+def ending_policy(mdp: TabularMDP, solution: Solution, scores: Array) -> tuple[Array, Array, Array]:
+    """The policy `[S, A]` that comes to an end where a tie allows it.
+
+    Args:
+        mdp: the model.
+        solution: of a solver.
+        scores: `[S, A]`, by which actions are chosen [return]. Tied are those of the best score
+            that are worth, in `solution.q_values`, what the greedy one is.
+
+    Returns:
+        The policy; `[S]` bool, the states from which it may end; and `[]` [return], by how much
+        tied actions may differ.
+    """
+    values, needed = solution.values, mdp.discount >= 1
+    finite = jnp.where(mdp.legal, jnp.abs(solution.q_values), 0.0)
     width = 2.0 * solution.residual + 8.0 * jnp.finfo(values.dtype).eps * jnp.max(finite)
-    tied = mdp.legal & (q_values >= jnp.max(q_values, axis=1, keepdims=True) - width)
+    tied = mdp.legal & (scores >= jnp.max(scores, axis=1, keepdims=True) - width)
+    taken = jnp.argmax(solution.policy, axis=1)
+    worth = jnp.take_along_axis(solution.q_values, taken[:, None], axis=1)
+    tied &= jnp.abs(solution.q_values - worth) <= width
     possible = mdp.prob > 0
     ends = jnp.any(possible & (jnp.asarray(mdp.terminal, mdp.prob.dtype) > 0), axis=2)
     greedy = solution.policy > 0
@@ -87,24 +128,8 @@ def _settle(
         return reached, chosen, jnp.where(number == 1, reached, ended)
 
     nowhere = jnp.zeros(mdp.num_states, bool)
-    start = nowhere, jnp.argmax(solution.policy, axis=1), nowhere
+    start = nowhere, taken, nowhere
     _, chosen, ended = jax.lax.fori_loop(0, 4, stage, start)
     policy = jax.nn.one_hot(chosen, mdp.num_actions, dtype=solution.policy.dtype)
     policy = jnp.where(needed, policy, solution.policy)
-
-    under = operator.replace(improvement=PerState(FixedPolicy(policy)))
-
-    def evaluate(state: tuple) -> tuple:
-        count, worth, _ = state
-        after = jnp.where(ended, values, sweep(mdp, under, worth)[0].astype(values.dtype))
-        return count + 1, after, jnp.max(jnp.abs(after - worth))
-
-    def goes_on(state: tuple) -> Array:
-        count, _, moved = state
-        return (moved > 1e-3 * tolerance) & (count < max_iterations)
-
-    asked = needed & ~jnp.all(ended)
-    first = jnp.where(asked, jnp.inf, 0.0).astype(values.dtype)
-    worth = jnp.where(ended, values, 0.0)
-    _, worth, _ = jax.lax.while_loop(goes_on, evaluate, (0, worth, first))
-    return policy, ~asked | jnp.all(jnp.abs(worth - values) <= tolerance + width)
+    return jnp.where(needed, policy, solution.policy), ended, width

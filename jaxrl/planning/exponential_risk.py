@@ -6,7 +6,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
@@ -65,9 +64,8 @@ def static_entropic(
         Howard & Matheson (1972), Risk-sensitive Markov decision processes; Hau, Petrik &
         Ghavamzadeh (2023), Entropic risk optimization in discounted MDPs, theorem 3.3.
     """
+    check_settings(Entropic(risk_aversion))
     check_episodes(mdp, horizon, initial_state)
-    if not isinstance(risk_aversion, jax.core.Tracer) and not np.isfinite(risk_aversion):
-        raise ValueError(f"risk_aversion={risk_aversion} must be finite.")
     return _static_entropic(mdp, risk_aversion, initial_state, horizon)
 
 

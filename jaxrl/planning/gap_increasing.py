@@ -16,7 +16,7 @@ from jaxrl.planning.certificates import bound, certify
 from jaxrl.planning.ends import with_ends
 from jaxrl.planning.solution import Solution
 from jaxrl.planning.sweeps import action_values, discounts, prepare, state_values
-from jaxrl.planning.value_iteration import check_problem
+from jaxrl.planning.value_iteration import check_problem, tell_of_rounding
 
 
 def gap_increasing_value_iteration(
@@ -82,6 +82,7 @@ def gap_increasing_value_iteration(
     ):
         raise ValueError(f"weight={weight} is out of range: give a value in [0, 1).")
     solved = _iterate(mdp, operator, weight, spare_repeated, tolerance, max_iterations)
+    tell_of_rounding(mdp, solved, solved.num_iterations < max_iterations, tolerance)
     return with_ends(mdp, operator, solved, tolerance, max_iterations)
 
 

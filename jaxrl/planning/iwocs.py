@@ -14,7 +14,7 @@ from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.operators.improvement import Greedy
 from jaxrl.planning.policy_evaluation import policy_evaluation
 from jaxrl.planning.sweeps import is_shared
-from jaxrl.planning.value_iteration import check_problem, value_iteration
+from jaxrl.planning.value_iteration import check_problem, tell_of_rounding, value_iteration
 from jaxrl.planning.worst_kernel import worst_case_kernel
 
 
@@ -96,7 +96,11 @@ def iwocs(
         raise ValueError("iwocs needs Greedy() and DiscountedSum(): use value_iteration.")
     if not isinstance(max_models, int) or max_models < 1:
         raise ValueError(f"max_models={max_models!r} must be an int of at least 1.")
-    return _search(mdp, operator, tolerance, max_models)
+    found = _search(mdp, operator, tolerance, max_models)
+    # What the bounds do not differ by are errors of solution.
+    error = found.error_bound - jnp.maximum(jnp.max(found.values - found.policy_values), 0.0)
+    tell_of_rounding(mdp, found, jnp.isfinite(error) & (error > tolerance), tolerance)
+    return found
 
 
 @partial(jax.jit, static_argnames="max_models")

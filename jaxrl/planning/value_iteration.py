@@ -80,26 +80,33 @@ def value_iteration(
     acceleration = FrozenSweeps() if acceleration is None else acceleration
     check_problem(mdp, operator, tolerance, max_iterations, initial_values)
     solved = _solve(mdp, operator, tolerance, max_iterations, initial_values, acceleration)
-    _tell_of_rounding(mdp, solved, tolerance, max_iterations)
+    tell_of_rounding(mdp, solved, solved.num_iterations < max_iterations, tolerance)
     return with_ends(mdp, operator, solved, tolerance, max_iterations)
 
 
 _solve = jax.jit(solve)
 
 
-def _tell_of_rounding(
-    mdp: TabularMDP, solution: Solution, tolerance: Any, max_iterations: Any
+def tell_of_rounding(
+    mdp: TabularMDP, solution: Any, is_stalled: bool | Array, tolerance: Any
 ) -> None:
-    """Warn where float32 is what stopped an iteration before the tolerance."""
-    numbers = (solution, tolerance, max_iterations)
+    """Warn where float32 is what stopped an iteration before the tolerance.
+
+    Args:
+        mdp: the model.
+        solution: with `values` and `converged`.
+        is_stalled: whether rounding alone can have stopped it, if it did not converge.
+        tolerance: asked for [return].
+    """
+    numbers = (solution, is_stalled, tolerance)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(numbers))
     if traced or mdp.prob.dtype != np.float32:
         return
-    stalled = ~np.asarray(solution.converged) & np.isfinite(solution.residual)
-    if np.any(stalled & (np.asarray(solution.num_iterations) < max_iterations)):
+    finite = np.all(np.isfinite(solution.values), axis=-1)
+    if np.any(finite & np.asarray(is_stalled) & ~np.asarray(solution.converged)):
         # The same words for the same tolerance, which Python repeats once for each place.
         warnings.warn(
-            f"Rounding of float32 stops value iteration before tolerance={np.max(tolerance):.2g}; "
+            f"Rounding of float32 stops the iteration before tolerance={np.max(tolerance):.2g}; "
             "error_bound says how near it came. Ask for less, or make the model and plan inside "
             "`with jax.enable_x64(True):`.",
             stacklevel=3,

@@ -26,6 +26,7 @@ from jaxrl.agents.minibatches import shuffled
 from jaxrl.agents.optimiser import clipped_by_norm
 from jaxrl.core import Linear, Progress
 from jaxrl.envs import make
+from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import PrioritisedReplay
 from jaxrl.training.loop import start_training, train_iteration
@@ -383,6 +384,23 @@ def test_learning_moves_the_priorities_of_what_was_drawn():
     replay = state.agent.replay
     assert float(replay.max_priority) > 1.0  # a categorical loss starts near log 51
     np.testing.assert_allclose(learned.max() * replay.scale, replay.max_priority, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dqn", "sac"])
+@pytest.mark.parametrize("num_step", [1, 3])
+def test_a_clock_that_cuts_every_step_needs_stored_successors(name, num_step):
+    agent = PRESETS[name]()
+    kept = agent.replace(replay=agent.replay.replace(num_step=num_step))
+    dropped = kept.replace(replay=kept.replay.replace(store_next=False))
+    task = make("CartPole" if name == "dqn" else "Pendulum")
+    with pytest.raises(ValueError, match="store_next=True"):
+        dropped.check(TimeLimit(task, 1))
+    for fine, env in (
+        (kept, TimeLimit(task, 1)),
+        (dropped, TimeLimit(task, 2)),
+        (dropped, TimeLimit(task, 1, horizon_is_terminal=True)),
+    ):
+        fine.check(env)
 
 
 @pytest.mark.slow

@@ -141,3 +141,28 @@ def test_it_evaluates() -> None:
     # A reward of 1 in every step, the last too, and no episode beyond the clock.
     np.testing.assert_array_equal(played.lengths, played.returns)
     assert np.all((played.lengths > 0) & (played.lengths <= 20))
+
+
+@struct.dataclass
+class Precise:
+    """A pole whose rewards have 64 bits where there are such numbers."""
+
+    env: CartPole = CartPole()
+
+    observation_space = property(lambda self: self.env.observation_space)
+    action_space = property(lambda self: self.env.action_space)
+
+    def reset(self, key):
+        return self.env.reset(key)
+
+    def step(self, key, state, action):
+        state, step = self.env.step(key, state, action)
+        return state, step.replace(reward=step.reward.astype(float))
+
+
+def test_rewards_of_64_bits_are_learned_from():
+    with jax.enable_x64(True):
+        run = jax.jit(lambda key: jaxrl.train(key, AGENT, Precise(), num_steps=128, num_records=2))
+        found = run(jax.random.key(0))
+        assert found.state.agent.accumulated.dtype == np.float32
+    assert np.all(found.metrics["finite_fraction"] == 1.0)

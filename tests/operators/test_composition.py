@@ -309,6 +309,17 @@ def test_h_transform_by_its_formula():
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1e3])
+def test_signed_hyperbolic_has_finite_returns_for_all_that_is_stored(scale):
+    """exp(89) is infinite in float32; an infinite return stays one, as of an illegal action."""
+    mapping, far = SignedHyperbolic(scale), np.float32([80.0, 90.0, 1e6, 3e38])
+    returns = mapping.inverse(scale * jnp.asarray([*far[:3], 3e35]))
+    assert np.all(np.isfinite(returns)) and np.all(np.diff(returns) >= 0)
+    np.testing.assert_allclose(mapping.inverse(-scale * far[:3]), -returns[:3], rtol=1e-6)
+    assert np.all(np.isfinite(jax.vmap(jax.grad(mapping.inverse))(scale * jnp.asarray(far[:3]))))
+    assert mapping.inverse(jnp.array([-jnp.inf, jnp.inf])).tolist() == [-np.inf, np.inf]
+
+
 def test_log_mapping_is_smooth_at_its_seams():
     mapping, step = LogMapping(0.1, 2.0), 1e-7
     for seam in (0.0, 2.0):

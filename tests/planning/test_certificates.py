@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from functools import partial
 
 import jax
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 import jaxrl
+from jaxrl import planning
 from jaxrl.functionals import Contamination, Entropic, MeanStd
-from jaxrl.operators import Boltzmann
+from jaxrl.operators import Boltzmann, Categorical
 from jaxrl.planning import FrozenSweeps, Plain, value_iteration
 
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 4, 2, 3
@@ -170,6 +172,25 @@ def test_float32_says_what_it_did_not_reach() -> None:
     errors = np.abs(found.values - exact[-6:]).max(axis=1)
     most = 1e-6 + by_rounding(mdps, exact, 0.0)[-6:]
     assert np.all(errors <= found.error_bound) and np.all(found.error_bound <= most)
+
+
+def test_every_solver_says_that_float32_stops_it() -> None:
+    """Values of 100 / (1 - 0.999): the next number of float32 is 0.008 away."""
+    mdp = jaxrl.tabular_mdp([[[0.5, 0.5]] * 2] * 2, [[99.1, 99.3], [100.7, 100.9]], discount=0.999)
+    laws = jaxrl.BellmanOperator(Categorical(0.0, 2e5, num_atoms=11))
+    for solver in (
+        planning.value_iteration,
+        planning.gap_increasing_value_iteration,
+        partial(planning.relative_value_iteration, tolerance=1e-7),
+        partial(planning.distributional_value_iteration, operator=laws),
+        partial(planning.iwocs, operator=ROBUST, max_models=2),
+    ):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = solver(mdp)
+        assert not bool(found.converged)
+        assert [str(one.message)[:19] for one in told] == ["Rounding of float32"]
+        assert told[0].filename == __file__
 
 
 @pytest.mark.slow

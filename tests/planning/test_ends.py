@@ -9,15 +9,28 @@ import pytest
 
 import jaxrl
 from jaxrl import planning
+from jaxrl.core import Law
 from jaxrl.envs import gymnasium_mdp
-from jaxrl.functionals import SharedL1
-from jaxrl.operators import Categorical
+from jaxrl.functionals import CVaR, SharedL1
+from jaxrl.operators import Categorical, Greedy, PerState
 
 
 def by_laws(mdp):
     """Returns of the lake are 0 or 1: two atoms hold their laws."""
     operator = jaxrl.BellmanOperator(Categorical(0.0, 1.0, num_atoms=2))
     return planning.distributional_value_iteration(mdp, operator, tolerance=1e-7)
+
+
+def by_tails(mdp):
+    """The best tail is the best chance here, and leaves the same ties."""
+    head = Categorical(0.0, 1.0, num_atoms=2)
+    return planning.greedy_on_cvar(mdp, head, level=0.5, tolerance=1e-7)
+
+
+def by_state(mdp):
+    """Greedy in every state, said state by state."""
+    operator = jaxrl.BellmanOperator(improvement=PerState(Greedy()))
+    return planning.value_iteration(mdp, operator)
 
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
@@ -27,6 +40,7 @@ SOLVERS = [
     slow(planning.modified_policy_iteration),
     planning.gap_increasing_value_iteration,
     slow(by_laws),
+    by_state,
 ]
 
 
@@ -51,6 +65,24 @@ def test_frozen_lakes_are_crossed(solver, slippery):
     assert bool(solution.converged)
     np.testing.assert_allclose(worth, solution.values, atol=2e-5)
     assert worth[0] == pytest.approx(14 / 17 if slippery else 1.0, abs=1e-5)
+
+
+def test_a_tail_mean_is_reached_too():
+    mdp = gymnasium_mdp(gymnasium.make("FrozenLake-v1", is_slippery=False), discount=1.0)
+    solution = by_tails(mdp)
+    assert bool(solution.converged) and float(solution.values[0]) == 1.0
+    np.testing.assert_allclose(earned(mdp, solution.policy, 4000), solution.values, atol=2e-5)
+
+
+@pytest.mark.parametrize("pays", [0.0, 1.0])
+def test_tails_that_nobody_earns_are_not_converged(pays):
+    """Begun at a return of 1, a circle without end keeps it, and earns 0."""
+    mdp = jaxrl.outcome_mdp(np.ones((1, 1, 1)), np.zeros((1, 1, 1), int), [[[0.0]]], 1.0)
+    head = Categorical(0.0, 1.0, num_atoms=2)
+    operator = jaxrl.BellmanOperator(head, return_functional=CVaR(0.5))
+    params = head.encode(Law(np.ones(1, np.float32), np.array([pays], np.float32)))
+    solution = planning.distributional_value_iteration(mdp, operator, params=params[None, None])
+    assert float(solution.values[0]) == pays and bool(solution.converged) == (pays == 0)
 
 
 @pytest.mark.slow

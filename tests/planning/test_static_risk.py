@@ -781,3 +781,9 @@ def test_bad_arguments(change, message):
         if "num_stocks" not in change or verb in (static_cvar, static_var):
             with pytest.raises(ValueError, match=message):
                 verb(**arguments)
+
+
+@pytest.mark.parametrize("aversion", [1e39, 1e-50, np.nan])
+def test_a_risk_aversion_that_float32_has_not_is_refused(aversion):
+    with pytest.raises(ValueError, match="risk_aversion="):
+        static_entropic(random_mdp(0), risk_aversion=aversion, horizon=H)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core import Transition
+from jaxrl.agents import AverageReward
+from jaxrl.agents.variance_adjustment import VarianceAdjustment
+from jaxrl.core import Progress, Transition
 from jaxrl.envs.wrappers import RunningMoments
 from jaxrl.replay import PrioritisedReplay, UniformReplay
 
@@ -50,6 +52,26 @@ def test_moments_leave_out_samples_with_an_entry_that_is_not_finite():
     assert float(moments.count) == 38.0
     nothing = merged(moments, np.full_like(spoilt, np.nan))
     assert jax.tree.all(jax.tree.map(np.array_equal, nothing, moments))
+
+
+def test_moments_stay_finite_where_squares_overflow():
+    merged = jax.jit(RunningMoments.merged)
+    moments = merged(RunningMoments.start(), jnp.array([1.0, 2.0, 3.0]))
+    for far in (1e16, -1e20, 3e38):
+        moments = merged(moments, jnp.array([far, 2.0]))
+    np.testing.assert_allclose([moments.mean, moments.variance], [2.0, 1 / 3], rtol=1e-6)
+    large = merged(moments, jnp.array([-1e14, 1e14]).repeat(1000))
+    assert np.isfinite(merged(large, jnp.ones(1000)).variance)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_running_means_of_agents_leave_out_what_is_not_finite(bad):
+    gain = AverageReward(0.5).moved(jnp.array(1.0), jnp.array(bad), Progress.start())
+    assert float(gain) == 1.0
+    adjustment, weights = VarianceAdjustment(step_size=0.5), jnp.array([0.5, 0.5])
+    scales = jnp.array([[bad, 1.0], [3.0, 3.0]])
+    assert adjustment.move(jnp.array([1.0, 1.0]), scales, weights).tolist() == [1.0, 2.0]
+    assert adjustment.move(adjustment.init(2), scales, weights).tolist() == [-1.0, 3.0]
 
 
 @pytest.mark.parametrize(
