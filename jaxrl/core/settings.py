@@ -122,6 +122,13 @@ def check_settings(owner: Any) -> None:
         check_value(info, info.value)
 
 
+def check_own_settings(owner: Any) -> None:
+    """As `check_settings`, but of the fields of `owner` alone, not of the parts inside it."""
+    for info in list_settings(owner):
+        if "." not in info.name:
+            check_value(info, info.value)
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(struct.field, setting))
 def checked_struct(cls: type[T]) -> type[T]:
     """Make `cls` a struct whose constructor refuses settings out of their ranges."""

@@ -1,6 +1,7 @@
 """Arguments of public functions that cannot be meant."""
 
 import dataclasses
+import math
 import re
 
 import jax
@@ -11,6 +12,7 @@ import jaxrl
 from jaxrl import envs
 from jaxrl.core import Linear, struct
 from jaxrl.core.arguments import check_number, check_numbers, check_whole
+from jaxrl.envs import wrappers
 from jaxrl.training import Checkpoints
 
 KEY = jax.random.key(0)
@@ -97,6 +99,41 @@ def test_what_is_no_length_or_mass_is_refused(name):
     for value in (0.0, -1.0, 1e-60, float("inf")):
         with pytest.raises(ValueError, match=name):
             jaxrl.train(KEY, AGENT, ENV.replace(**{name: value}), num_steps=64)
+
+
+@pytest.mark.parametrize("value", [-1, 0, math.inf, True, 1e39, 1e-50])
+def test_a_gymnax_pole_has_a_length(value):
+    with pytest.raises(ValueError, match="length"):
+        envs.make("CartPole-v1", length=value)
+
+
+BUILT = {
+    "max_speed": lambda: envs.make("Pendulum-v1", max_speed=-1.0),
+    "link_length_1": lambda: envs.make("Acrobot-v1", link_length_1=-1.0),
+    "no limit: max_steps": lambda: wrappers.TimeLimit(ENV, 0),
+    "half a step: max_steps": lambda: wrappers.TimeLimit(ENV, 1.5),
+    "scale": lambda: wrappers.RewardScale(ENV, math.nan),
+    "noise scale": lambda: wrappers.ObservationNoise(ENV, -1.0),
+    "probability": lambda: wrappers.StickyActions(ENV, 2.0),
+    "epsilon": lambda: wrappers.NormaliseReward(ENV, epsilon=-1.0),
+    "clip": lambda: wrappers.NormaliseReward(ENV, clip=math.nan),
+    "length": lambda: wrappers.domain_randomisation(
+        envs.make("CartPole-v1"), {"length": wrappers.Uniform(-1.0, 1.0)}
+    ),
+    "reward": lambda: jaxrl.tabular_mdp([[[1.0]]], [[1e39]], 0.9),
+    "discount": lambda: jaxrl.tabular_mdp([[[1.0]]], [[1.0]], 1e-50),
+}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_number_without_meaning_is_refused_where_something_is_built(name):
+    with pytest.raises(ValueError, match=name.split()[-1]):
+        BUILT[name]()
+
+
+def test_builders_of_a_trace_do_not_look_at_numbers():
+    built = jax.jit(lambda x: wrappers.TimeLimit(wrappers.RewardScale(ENV, x), x))(-1.0)
+    assert (built.max_steps, built.env.scale) == (-1, -1)
 
 
 @pytest.mark.parametrize("step", [1.5, True, "../x", -1, None])
