@@ -13,7 +13,7 @@ from jaxrl import envs
 from jaxrl.core import Linear, struct
 from jaxrl.core.arguments import check_number, check_numbers, check_whole
 from jaxrl.envs import wrappers
-from jaxrl.training import Checkpoints
+from jaxrl.training import Checkpoints, load_metrics
 
 KEY = jax.random.key(0)
 AGENT = jaxrl.dqn().replace(num_envs=4)
@@ -49,7 +49,7 @@ SWEEPS = {
     "key": [0, None, jax.random.split(KEY, 2), np.zeros(3, np.uint32)],
     "agent": [None, "ppo", jaxrl.QNetworkAgent],
     "env": [None, "CartPole", type(ENV), NoStruct(), Five()],
-    "over": [["discount"], {"discount": 0.9}, {"discount": ["a"]}, {"discount": "0.9"}],
+    "over": [["discount"], {1: [1.0]}, {"discount": 0.9}, {"discount": ["a"]}, {"discount": "0.9"}],
 }
 SAID = {"over": r"over|discount", "env": r"env|Five"}
 
@@ -84,13 +84,17 @@ REFUSED = {
     "a schedule to nowhere": with_rate(Linear(1e-3, float("inf"))),
     "when": with_rate(Linear(1e-3, 0.0, end=float("nan"))),
     "no width": AGENT.replace(network=AGENT.network.replace(hidden_sizes=(64, 0))),
+    "a discount of text": AGENT.replace(discount="0.9"),
+    "no discount": AGENT.replace(discount=None),
+    "many discounts": AGENT.replace(discount=np.array([0.9, 0.99])),
+    "a width of text": AGENT.replace(network=AGENT.network.replace(hidden_sizes="64")),
     "half an environment": dataclasses.replace(AGENT, num_envs=1.5),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_settings_are_looked_at_as_float32_sees_them(name):
-    with pytest.raises(ValueError, match=r"learning_rate|hidden_sizes|num_envs"):
+    with pytest.raises(ValueError, match=r"learning_rate|hidden_sizes|num_envs|discount"):
         jaxrl.train(KEY, REFUSED[name], ENV, num_steps=64)
 
 
@@ -153,6 +157,23 @@ def test_the_rest_of_what_is_called(tmp_path):
     for path in (tmp_path, None):
         with pytest.raises(ValueError, match="rule file"):
             jaxrl.meta.load(path)
+
+
+@pytest.mark.parametrize("state", [{}, 5, "x", AGENT.init(KEY, ENV)], ids=type)
+def test_the_state_of_another_agent_does_not_play(state):
+    with pytest.raises(ValueError, match=r"agent_state is .*ActorCriticState"):
+        jaxrl.evaluate(KEY, jaxrl.ppo(), ENV, state, num_episodes=2)
+
+
+def test_what_is_no_folder_is_refused(tmp_path):
+    for asked in (
+        lambda: Checkpoints(None),
+        lambda: Checkpoints(tmp_path, keep=1.5),
+        lambda: load_metrics(None),
+        lambda: jaxrl.evaluate(KEY, AGENT, ENV, AGENT.init(KEY, ENV), over={1: [1.0]}),
+    ):
+        with pytest.raises(ValueError, match=r"^(folder|keep|path|over)=.* must "):
+            asked()
 
 
 def test_whole_numbers_and_lists_of_numbers():
