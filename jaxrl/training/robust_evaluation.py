@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core.arguments import check_names
 from jaxrl.core import struct
+from jaxrl.core.arguments import check_names
 from jaxrl.core.estimates import Estimate
 from jaxrl.core.protocols import Environment, Policy
 from jaxrl.core.types import Array, Key, PyTree
