@@ -28,6 +28,7 @@ def setting(
     low_open: bool = False,
     choices: tuple = (),
     infinite: bool = False,
+    optional: bool = False,
 ) -> Any:
     """A field of a settings struct: floats become leaves, everything else is static.
 
@@ -42,6 +43,7 @@ def setting(
         low_open: whether `low` itself is refused.
         choices: the values allowed, when they are few.
         infinite: whether an infinite value means something; implied by an infinite default.
+        optional: whether None means something.
 
     Example:
         >>> @struct.dataclass
@@ -61,7 +63,7 @@ def setting(
         "infinite": infinite or (isinstance(default, float) and math.isinf(default)),
         "whole": _is_whole(default)
         or (isinstance(default, tuple) and default != () and all(map(_is_whole, default))),
-        "kind": type(default),
+        "kind": object if optional else type(default),
     }
     static = isinstance(default, (bool, int, str, tuple, type(None))) or (
         callable(default) and not dataclasses.is_dataclass(default)
