@@ -284,7 +284,7 @@ def test_functions_of_one_name_are_told_apart_by_what_they_do():
             with pytest.raises(ValueError, match="another run"):
                 check_identity(name, {"f": "x" + stored}, identity(f=other))
     assert identity(f=loop) == identity(f=loop)
-    assert identity(f=jnp.expm1, g=jaxrl.ppo) == {"f": "expm1", "g": "ppo"}
+    assert identity(f=jnp.expm1, g=jaxrl.evaluate) == {"f": "expm1", "g": "evaluate"}
 
 
 def test_a_whole_number_is_the_float_of_its_value():
