@@ -40,6 +40,7 @@ def _max_grad_norm() -> Any:
         low=0.0,
         low_open=True,
         infinite=True,
+        optional=True,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from jaxrl.cli.arguments import Meta
 from jaxrl.cli.errors import BadInput, check_seed, refusing
+from jaxrl.cli.interrupt import catch_signals
 from jaxrl.cli.screen import make_console, number, say
 from jaxrl.core.files import remove_drafts, replacing, take_lock
 from jaxrl.training.run_folder import refuse_links
@@ -16,6 +18,9 @@ from jaxrl.training.run_folder import refuse_links
 
 def learn_rule(arguments: Meta) -> int:
     """Run `jaxrl meta`.
+
+    Returns:
+        0; 128 + signal when it was stopped.
 
     Raises:
         BadInput: no such experiment, a number below one, or a folder of another run.
@@ -44,7 +49,7 @@ def learn_rule(arguments: Meta) -> int:
         shown = ", ".join(f"{key} {number(value)}" for key, value in metrics.items())
         say(console, f"{part} {step}: {shown}")
 
-    with lock, refusing(ValueError, OSError):
+    with lock, refusing(ValueError, OSError), catch_signals(partial(say, console)) as interrupt:
         run = Run(
             seed=seed,
             num_steps=arguments.num_steps,
@@ -52,8 +57,14 @@ def learn_rule(arguments: Meta) -> int:
                 part: Checkpoints(folder / "checkpoints" / part) for part in experiment.learned
             },
             report=report,
+            stop=lambda: interrupt.requested,
         )
-        result = experiment.run(run)
+        try:
+            result = experiment.run(run)
+        except KeyboardInterrupt:
+            again = f"jaxrl meta {name} --seed {seed} --run-dir {folder}"
+            say(console, f"stopped; what was learned is saved. To continue: {again}")
+            return interrupt.exit_code if interrupt.requested else 130
         for part, found in result.fits.items():
             card = Card(
                 f"{part}, learned by the experiment {name}",
@@ -73,7 +84,7 @@ def learn_rule(arguments: Meta) -> int:
             written.append("curves.npz")
     say(console, table)
     say(console, f"written to {folder}: {', '.join(written)}")
-    return 130 if any(found.interrupted for found in result.fits.values()) else 0
+    return 0
 
 
 def _locked(folder: Path, config: Mapping[str, Any]) -> IO[str]:

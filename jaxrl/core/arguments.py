@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -58,6 +60,18 @@ def check_numbers(name: str, values: Any) -> list[float]:
             return []
         raise ValueError(f"{name}={values!r} must be a list of numbers.") from None
     return [float(value) for value in array]
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` names a file or a folder."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{name}={value!r} must be a path: a string or a pathlib.Path.")
+
+
+def check_names(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` maps names to something."""
+    if not isinstance(value, Mapping) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"{name}={value!r} must map names of settings to the values to combine.")
 
 
 def check_key(key: Any) -> None:

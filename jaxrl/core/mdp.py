@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxrl.core import struct
+from jaxrl.core.settings import SettingInfo, check_value
 from jaxrl.core.sparse_tables import is_sparse, sparse_outcomes
 from jaxrl.core.types import Array
 
@@ -191,7 +192,9 @@ def _checked(
     """The MDP of outcome lists that may be wrong; `name` is what the caller calls `prob`."""
     shape, num_states = prob.shape, prob.shape[0]
     next_state, reward = np.asarray(next_state), np.asarray(reward, np.float64)
-    all_finite = bool(np.isfinite(reward).all())
+    number = jnp.result_type(float)
+    most = float(jnp.finfo(number).max)
+    all_finite = bool((np.abs(reward) <= most).all())  # NaN is not
     reward = reward[..., None] if reward.shape == shape[:2] else reward
     ends = np.broadcast_to(False, shape) if terminal is None else np.asarray(terminal)
     first = np.arange(num_states) == 0 if initial is None else initial
@@ -229,8 +232,10 @@ def _checked(
     off = ~(np.abs(total - 1.0) <= 1e-4)
     _check_where(name, off, "does not sum to 1 over outcomes at", "normalise the row")
     if not all_finite:
-        lost = used & ~np.isfinite(reward)
-        _check_where("reward", lost & (prob > 0), "is not finite at", "use finite rewards")
+        lost = used & ~(np.abs(reward) <= most)
+        _check_where(
+            "reward", lost & (prob > 0), f"is not finite in {number} at", "use finite rewards"
+        )
         reward = np.where(lost, 0.0, reward)
     # Integers 0 and 1 mean no and yes; floats stay probabilities, whatever their values.
     is_bool = is_sure and ends.dtype.kind in "bui"
@@ -238,7 +243,6 @@ def _checked(
         _check_where("terminal", used & ~((ends >= 0) & (ends <= 1)), "is outside [0, 1] at", "")
     _check_start(first, discount)
 
-    number = jnp.result_type(float)
     prob = prob / total[..., None]
     if not legal.all():
         prob, next_state = np.where(used, prob, stay_prob), np.where(used, next_state, stay_state)
@@ -298,8 +302,7 @@ def _staying_put(
 def _check_start(first: np.ndarray, discount: float) -> None:
     if not (np.all(first >= 0) and abs(first.sum() - 1.0) <= 1e-4):
         raise ValueError(f"initial must be a law over states; its sum is {first.sum():g}.")
-    if not 0.0 <= float(discount) <= 1.0:
-        raise ValueError(f"discount={discount} is out of range: give a value in [0, 1].")
+    check_value(SettingInfo("discount", discount, low=0.0, high=1.0), float(discount))
 
 
 def stack_mdps(mdps: Sequence[TabularMDP]) -> TabularMDP:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxrl.core.law import Law
 from jaxrl.core.spaces import Space
@@ -168,6 +168,7 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
 class Agent(Policy, Protocol):
     """Three pure functions and the plan of their rollouts.
 

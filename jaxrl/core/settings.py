@@ -28,6 +28,7 @@ def setting(
     low_open: bool = False,
     choices: tuple = (),
     infinite: bool = False,
+    optional: bool = False,
 ) -> Any:
     """A field of a settings struct: floats become leaves, everything else is static.
 
@@ -42,6 +43,7 @@ def setting(
         low_open: whether `low` itself is refused.
         choices: the values allowed, when they are few.
         infinite: whether an infinite value means something; implied by an infinite default.
+        optional: whether None means something.
 
     Example:
         >>> @struct.dataclass
@@ -61,6 +63,7 @@ def setting(
         "infinite": infinite or (isinstance(default, float) and math.isinf(default)),
         "whole": _is_whole(default)
         or (isinstance(default, tuple) and default != () and all(map(_is_whole, default))),
+        "kind": object if optional else type(default),
     }
     static = isinstance(default, (bool, int, str, tuple, type(None))) or (
         callable(default) and not dataclasses.is_dataclass(default)
@@ -84,6 +87,7 @@ class SettingInfo:
     choices: tuple = ()
     infinite: bool = False
     whole: bool = False  # a whole number, or several
+    kind: type = object  # of the default, where one was declared
 
     @property
     def is_leaf(self) -> bool:
@@ -120,6 +124,29 @@ def check_settings(owner: Any) -> None:
     """Raise `ValueError` on the first setting whose concrete value lies out of its range."""
     for info in list_settings(owner):
         check_value(info, info.value)
+
+
+def check_own_settings(owner: Any) -> None:
+    """As `check_settings`, but of the fields of `owner` alone, not of the parts inside it."""
+    for info in list_settings(owner):
+        if "." not in info.name:
+            check_value(info, info.value)
+
+
+def check_kinds(owner: Any) -> None:
+    """Raise `ValueError` on the first setting that is no number, or numbers, where the default is.
+
+    A schedule is a number; so is an array, but one of numbers is not.
+    """
+    for info in list_settings(owner):
+        value, several = info.value, info.kind is tuple
+        if not (info.whole or info.kind is float) or isinstance(value, Schedule):
+            continue
+        if several and isinstance(value, (tuple, list)) and all(map(_is_number, value)):
+            continue
+        if several or not _is_number(value) or np.ndim(value):
+            wanted = "whole numbers in a tuple" if several else "one number; vmap over several"
+            raise ValueError(f"{info.name}={value!r} is not allowed: give {wanted}.")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(struct.field, setting))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
+import re
 import sys
 from collections.abc import Mapping
 from types import ModuleType
@@ -19,13 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import struct
-from jaxrl.core.settings import near_names
+from jaxrl.core.settings import SettingInfo, check_value, near_names
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.facts import GYMNAX_FACTS
 from jaxrl.envs.gymnax_cures import cure_of
 
 GYMNAX_NAMES: tuple[str, ...] = tuple(GYMNAX_FACTS)
+
+# By name, for gymnax states no ranges: what is divided by, a size, or a bound round 0; and chances.
+_POSITIVE = re.compile(
+    r"dt|tau|m|l|t_max|max_(steps|speed|vel|torque|force|oxygen|action).*|(.*_)?length"
+    r"|.*mass.*|link_(length|moi).*|.*(radius|interval|threshold).*|ball_max.*"
+)
+_NOT_NEGATIVE = re.compile(r"sigma_.*|torque_noise_max|.*_prob")
 
 
 @struct.dataclass
@@ -83,7 +92,8 @@ class GymnaxEnv:
                 raise ValueError(
                     f"{self.name} has no parameter {name!r}; {near_names(name, sorted(known))}"
                 )
-        cast = {name: _like(name, value, known[name]) for name, value in values.items()}
+        info = {name: parameter_info(name, known[name]) for name in values}
+        cast = {name: _like(info[name], value) for name, value in values.items()}
         return self.replace(params=self.params.replace(**cast))
 
     def reset(self, key: Key) -> tuple[PyTree, Array]:
@@ -175,6 +185,14 @@ def gymnax_env(
     return env.with_parameters(given)
 
 
+def parameter_info(name: str, default: Array) -> SettingInfo:
+    """What is known of a parameter of a gymnax environment by its name: its range."""
+    positive = _POSITIVE.fullmatch(name) is not None
+    low = 0.0 if positive or _NOT_NEGATIVE.fullmatch(name) else -math.inf
+    high = 1.0 if name.endswith("_prob") else math.inf
+    return SettingInfo(name, default, low=low, high=high, low_open=positive)
+
+
 class _Deferred(ModuleType):
     """Stands for a module that is imported when one of its names is asked for."""
 
@@ -253,8 +271,9 @@ def _strong(leaf: Any) -> Array:
     return leaf.astype(leaf.dtype)
 
 
-def _like(name: str, given: Any, default: Array) -> Array:
-    """`given` as an array of the shape and dtype of `default`."""
+def _like(info: SettingInfo, given: Any) -> Array:
+    """`given` as an array of the shape and dtype of the default, in its range."""
+    name, default = info.name, info.value
     problem = f"parameter {name} must be {default.dtype} of shape {list(default.shape)}"
     if isinstance(given, jax.core.Tracer):
         if given.shape != default.shape:
@@ -268,11 +287,15 @@ def _like(name: str, given: Any, default: Array) -> Array:
         raise ValueError(f"{problem}; got {given!r}.")
     if np.any(np.isnan(value)):
         raise ValueError(f"{problem}; got NaN.")
+    if name == "max_steps_in_episode" and np.any(value < 1):
+        raise ValueError(f"max_steps_in_episode={given} is out of range: give at least 1.")
+    if (value.dtype.kind == "b") > (default.dtype.kind == "b"):
+        raise ValueError(f"{problem}; got {given!r}.")
+    if default.dtype.kind != "b":
+        check_value(info, value)
     # A float parameter takes any number; an integer or a flag takes only what it can hold.
     if default.dtype.kind in "biu" and np.any(value.astype(default.dtype) != value):
         raise ValueError(f"{problem}; got {given!r}.")
-    if name == "max_steps_in_episode" and np.any(value < 1):
-        raise ValueError(f"max_steps_in_episode={given} is out of range: give at least 1.")
     return jnp.asarray(value, default.dtype)
 
 

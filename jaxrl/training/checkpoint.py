@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl.core.arguments import check_path, check_whole
 from jaxrl.core.types import PyTree
 from jaxrl.training import checkpoint_format
 from jaxrl.training.checkpoint_format import DamagedError
@@ -59,6 +60,11 @@ class Checkpoints:
 
     folder: str | Path
     keep: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse what is no folder or no number of checkpoints."""
+        check_path("folder", self.folder)
+        object.__setattr__(self, "keep", check_whole("keep", self.keep))
 
     def steps(self) -> list[int]:
         """The steps on disk, oldest first, damaged ones included; `[]` when there are none."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack, overload
 
+import jax
+
 from jaxrl.core.arguments import check_key, check_parts, check_whole
-from jaxrl.core.protocols import Environment, Policy
+from jaxrl.core.protocols import Agent, Environment, Policy
 from jaxrl.core.types import Key, PyTree
 from jaxrl.training.attacks import Attack, AttackedPolicy
 from jaxrl.training.episodes import Evaluation, play_episodes
@@ -91,7 +93,8 @@ def evaluate(
         returns and lengths `[num_episodes]`; with `over`, `[num_settings, num_episodes]`.
 
     Raises:
-        ValueError: fewer than one episode or step, no values, or one out of range.
+        ValueError: fewer than one episode or step, another agent's state, no values, or one out of
+            range.
         KeyError: the environment has no such parameter; the message lists near names.
 
     Example:
@@ -115,19 +118,33 @@ def evaluate(
         )
     num_episodes = check_whole("num_episodes", num_episodes)
     max_steps = check_whole("max_steps", max_steps)
-    if attack is not None:
-        agent = AttackedPolicy(agent, attack)
-    if over is None:
-        return play_episodes(key, agent, env, agent_state, num_episodes, max_steps, explore)
-    parameters = expand_parameters(env, over, paired)
-    return evaluate_each(
-        key,
-        agent,
-        environments_at(env, parameters),
-        agent_state,
-        num_episodes=num_episodes,
-        max_steps=max_steps,
-        explore=explore,
-        same_episodes=same_episodes,
-        parameters=parameters,
-    )
+    player: Policy = agent if attack is None else AttackedPolicy(agent, attack)
+    parameters = None if over is None else expand_parameters(env, over, paired)
+    try:
+        if parameters is None:
+            return play_episodes(key, player, env, agent_state, num_episodes, max_steps, explore)
+        return evaluate_each(
+            key,
+            player,
+            environments_at(env, parameters),
+            agent_state,
+            num_episodes=num_episodes,
+            max_steps=max_steps,
+            explore=explore,
+            same_episodes=same_episodes,
+            parameters=parameters,
+        )
+    except Exception as error:
+        _explain_state(agent, env, agent_state, error)
+        raise
+
+
+def _explain_state(agent: Policy, env: Environment, state: PyTree, error: Exception) -> None:
+    """Raise `ValueError` where the state that could not be played with is not of this agent."""
+    if isinstance(agent, Agent):
+        wanted = jax.eval_shape(agent.init, jax.random.key(0), env)
+        if type(state) is not type(wanted):
+            raise ValueError(
+                f"agent_state is {type(state).__name__}, but {type(agent).__name__} acts by a "
+                f"{type(wanted).__name__}: give one of its own, such as result.agent_state(0, 0)."
+            ) from error

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import inspect
 import re
+import sys
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,7 +30,9 @@ _SINCE = {
 def identity(**parts: Any) -> dict[str, str]:
     """What a run is made of, a line for every setting, array and function, by dotted path.
 
-    Numbers are written as float32 sees them, whether Python's or arrays; functions by their name.
+    Numbers are written as float32 sees them, whether Python's or arrays; functions by their name
+    and a digest of their code, their defaults and what they enclose. Of functions of libraries, which
+    their next version may change, only what they enclose counts.
 
     Example:
         >>> from jaxrl.functionals import CVaR
@@ -52,7 +58,7 @@ def check_identity(where: str, stored: Mapping[str, str] | None, here: Mapping[s
     different = [
         f"{name}: {stored.get(name, 'absent')} (checkpoint) != {here.get(name, 'absent')} (here)"
         for name in names
-        if stored.get(name) != here.get(name)
+        if not _same(stored.get(name), here.get(name))
     ]
     if different:
         more = len(different) - _MOST_LINES
@@ -63,23 +69,44 @@ def check_identity(where: str, stored: Mapping[str, str] | None, here: Mapping[s
         )
 
 
-def _lines(name: str, part: Any) -> Iterator[tuple[str, str]]:
+def _same(stored: str | None, here: str | None) -> bool:
+    """Whether two lines mean the same: 1 is 1.0, and a function without a digest any of its name.
+
+    So earlier versions wrote functions; and another Python gives another digest of the same code.
+    """
+    if stored is None or here is None or stored == here:
+        return stored == here
+    (name, python), (own_name, own_python) = _name_of(stored), _name_of(here)
+    if own_python:
+        return name == own_name and python != own_python
+    whole, fraction = sorted((stored, here), key=lambda text: "." in text)
+    is_pair = re.fullmatch(r"-?\d+", whole) and re.fullmatch(r"-?\d+\.\d+(e[+-]?\d+)?", fraction)
+    return is_pair is not None and float(whole) == float(fraction)
+
+
+def _name_of(text: str) -> tuple[str, str]:
+    """The name in a function's line, and the Python of its digest, which may be none."""
+    found = re.fullmatch(r"(.*) \((\S+) [0-9a-f]{16}\)", text, re.DOTALL)
+    return (found[1], found[2]) if found else (text, "")
+
+
+def _lines(name: str, part: Any, seen: tuple[int, ...] = ()) -> Iterator[tuple[str, str]]:
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         yield name, type(part).__name__
         for field in dataclasses.fields(part):
-            yield from _lines(f"{name}.{field.name}", getattr(part, field.name))
+            yield from _lines(f"{name}.{field.name}", getattr(part, field.name), seen)
     elif isinstance(part, Mapping):
         for key in part:
-            yield from _lines(f"{name}.{key}", part[key])
+            yield from _lines(f"{name}.{key}", part[key], seen)
     elif isinstance(part, (list, tuple)):
         yield name, f"{len(part)} entries"
         for index, entry in enumerate(part):
-            yield from _lines(f"{name}.{index}", entry)
+            yield from _lines(f"{name}.{index}", entry, seen)
     else:
-        yield name, _text(part)
+        yield name, _text(part, seen)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, seen: tuple[int, ...]) -> str:
     if isinstance(value, (bool, int, str, type(None))):
         return repr(value)
     if isinstance(value, range):
@@ -93,5 +120,31 @@ def _text(value: Any) -> str:
             return str(array.tolist())
         digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
         return f"{array.dtype}{list(array.shape)} {digest}"
-    named = getattr(value, "__qualname__", None)
-    return named or re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    named = getattr(value, "__qualname__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    named = "code" if isinstance(value, types.CodeType) else named  # wherever it stands
+    if id(value) in seen or not (inside := _inside(value)):
+        return named
+    lines = "\n".join(map(str, _lines("", inside, (*seen, id(value)))))
+    digest = hashlib.sha256(lines.encode()).hexdigest()[:16]
+    return f"{named} ({sys.implementation.cache_tag} {digest})"
+
+
+def _inside(value: Any) -> list[Any]:
+    """What tells a function from others of its name; nothing for anything else."""
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if inspect.ismethod(value):
+        return [value.__func__, value.__self__]
+    if isinstance(value, types.CodeType):
+        # A set of constants has an order of its own in every process.
+        sets = [sorted(map(repr, c)) for c in value.co_consts if isinstance(c, frozenset)]
+        constants = [c for c in value.co_consts if not isinstance(c, frozenset)]
+        return [value.co_code.hex(), value.co_names, constants, sets]
+    if not inspect.isfunction(value):
+        wrapped = getattr(value, "__wrapped__", None)  # as jax.jit leaves it
+        return [] if wrapped is None or isinstance(value, type) else _inside(wrapped)
+    code, is_ours = value.__code__, value.__module__.split(".")[0] == "jaxrl"
+    cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+    if is_ours or "site-packages" in code.co_filename:
+        return cells
+    return [code, value.__defaults__, value.__kwdefaults__, cells]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core.arguments import check_numbers
+from jaxrl.core.arguments import check_names, check_numbers
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import check_value, list_settings, replace_setting, resolve_setting
@@ -51,8 +51,7 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
         ValueError: no values, a value out of range, more than 100,000 combinations, or a setting
             that is not a float (those change the program; call `sweep` once for each).
     """
-    if not isinstance(over, Mapping):
-        raise ValueError(f"over={over!r} must map names of settings to the values to combine.")
+    check_names("over", over)
     combinations: list[dict[str, float]] = [{}]
     known = {info.name: info for info in list_settings(agent)}
     for name, values in over.items():

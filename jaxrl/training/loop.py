@@ -12,7 +12,7 @@ import numpy as np
 from jaxrl.core import struct
 from jaxrl.core.arguments import check_key, check_parts, check_whole
 from jaxrl.core.protocols import Agent, Environment
-from jaxrl.core.settings import check_settings
+from jaxrl.core.settings import check_kinds, check_settings
 from jaxrl.core.totals import add_exactly
 from jaxrl.core.types import Array, Key, PyTree, Transition, select
 from jaxrl.envs.checker import explained
@@ -127,6 +127,7 @@ def check_training(agent: Agent, env: Environment) -> None:
     check_parts("agent", agent, ("check", "init", "act", "update"), "jaxrl.ppo()")
     check_parts("env", env, ("reset", "step"), 'jaxrl.envs.make("CartPole")')
     check_settings(env)
+    check_kinds(agent)
     check_settings(agent)
     agent.check(env)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxrl.core.arguments import check_path
 from jaxrl.core.files import replacing
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def load_metrics(path: str | Path) -> pyarrow.Table:
     import pyarrow
     import pyarrow.parquet
 
+    check_path("path", path)
     lines, table = Path(path) / _LINES, Path(path) / _TABLE
     if table.exists():
         # Bits flipped in the description of a table may give another table.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.arguments import check_names
 from jaxrl.core.estimates import Estimate
 from jaxrl.core.protocols import Environment, Policy
 from jaxrl.core.types import Array, Key, PyTree
@@ -135,6 +136,7 @@ def expand_parameters(
         ValueError: no values, a value out of range, unequal numbers of paired values, a parameter
             given twice, or one that `DomainRandomisation` draws.
     """
+    check_names("over", over)
     if not over:
         raise ValueError("over={} names no parameter: give at least one and its values.")
     columns: dict[str, list[float]] = {}

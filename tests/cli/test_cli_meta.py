@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -13,6 +16,7 @@ from jaxrl.cli.main import main
 from jaxrl.core.files import take_lock
 from jaxrl.meta.experiments import EXPERIMENTS, Experiment, table_agent
 from jaxrl.meta.experiments.self_tuning import LifelongExperiment
+from jaxrl.training import Checkpoints
 
 
 def tiny():
@@ -96,6 +100,23 @@ def test_the_list_names_what_is_learned(capsys):
     assert main(["list", "experiments"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in EXPERIMENTS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_after_a_chunk_which_is_saved(number, capsys, tmp_path, monkeypatch):
+    def learn(seed):
+        os.kill(os.getpid(), number)  # as the first chunk is about to be made
+        return tiny().learned["numbers"](seed)
+
+    monkeypatch.setitem(
+        EXPERIMENTS, "tiny", lambda: dataclasses.replace(tiny(), learned={"numbers": learn})
+    )
+    folder = tmp_path / "run"
+    words = ["meta", "tiny", "--seed", "3", "--run-dir", str(folder)]
+    assert main([*words, "--num-steps", "20"]) == 128 + number
+    assert f"To continue: jaxrl {' '.join(words)}" in capsys.readouterr().out
+    assert Checkpoints(folder / "checkpoints" / "numbers").steps() == [10]
+    assert not (folder / "result.md").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import resource
@@ -254,6 +255,44 @@ def test_a_checkpoint_of_a_former_class_belongs_to_what_took_its_place(agent, fo
     other = jaxrl.td3() if former == "SoftActorCriticAgent" else jaxrl.sac()
     with pytest.raises(ValueError, match=r"agent\.actor: .* != "):
         check_identity("here", then, identity(agent=other))
+
+
+def a_function(scale):
+    return lambda x: scale * x
+
+
+def test_functions_of_one_name_are_told_apart_by_what_they_do():
+    partial = functools.partial
+    loop = lambda x: loop(x) if x else 0  # noqa: E731
+    pairs = {
+        "closures": (a_function(1.0), a_function(2.0)),
+        "partial": (partial(a_function(1.0), 1), partial(a_function(2.0), 1)),
+        "jitted": (jax.jit(a_function(1.0)), jax.jit(a_function(2.0))),
+        "code": (lambda x: x + 1, lambda x: x - 1),
+        "constants": (lambda x: x + 1, lambda x: x + 2),
+        "names": (lambda x: np.sin(x), lambda x: np.cos(x)),
+        "defaults": (lambda x=1: x, lambda x=2: x),
+    }
+    for name, (one, other) in pairs.items():
+        check_identity("here", identity(f=one), identity(f=one))
+        with pytest.raises(ValueError, match="another run"):
+            check_identity("here", identity(f=one), identity(f=other))
+        # Checkpoints of earlier versions, and of another Python, know the name alone.
+        line = identity(f=one)["f"]
+        for stored in (line.rsplit(" (", 1)[0], line.replace("(cpython-", "(cpython-9")):
+            check_identity(name, {"f": stored}, identity(f=other))
+            with pytest.raises(ValueError, match="another run"):
+                check_identity(name, {"f": "x" + stored}, identity(f=other))
+    assert identity(f=loop) == identity(f=loop)
+    assert identity(f=jnp.expm1, g=jaxrl.evaluate) == {"f": "expm1", "g": "evaluate"}
+
+
+def test_a_whole_number_is_the_float_of_its_value():
+    for one, other in ((1, 1.0), (1.0, 1), (np.int32(3), 3.0)):
+        check_identity("here", identity(a=one), identity(a=other))
+    for one, other in ((1, 1.5), (True, 1.0), (2**53, 2**53 + 1), ("1", 1.0)):
+        with pytest.raises(ValueError, match="another run"):
+            check_identity("here", identity(a=one), identity(a=other))
 
 
 def test_functions_and_large_arrays_are_told_apart_across_processes() -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.settings import check_own_settings, setting
 from jaxrl.core.spaces import Box, Discrete
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations, inner_reset
@@ -39,7 +40,9 @@ class StickyActions:
     """
 
     env: Any
-    probability: float = 0.25  # of repeating, in [0, 1] [per step]
+    probability: float = setting(0.25, "chance to repeat", unit="per step", low=0.0, high=1.0)
+
+    __post_init__ = check_own_settings
 
     observation_space = inner_observations
     action_space = inner_actions
@@ -76,8 +79,14 @@ class NoisyActions:
     """
 
     env: Any
-    probability: float = 0.1  # of replacing a discrete action, in [0, 1] [per step]
-    scale: float = 0.1  # standard deviation of the noise on a box action [action]
+    probability: float = setting(
+        0.1, "chance to replace a discrete action", unit="per step", low=0.0, high=1.0
+    )
+    scale: float = setting(
+        0.1, "standard deviation of the noise on a box action", unit="action", low=0.0
+    )
+
+    __post_init__ = check_own_settings
 
     observation_space = inner_observations
     action_space = inner_actions

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import check_own_settings, setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.wrappers.appended import appended, appended_space
@@ -87,6 +87,8 @@ class ExpectedConditionalRisk:
     low: float = setting(-1.0, "least threshold", unit="return")
     high: float = setting(1.0, "greatest threshold", unit="return")
     num_thresholds: int = setting(11, "thresholds to choose from, for discrete actions", low=2)
+
+    __post_init__ = check_own_settings
 
     @property
     def observation_space(self) -> Space:

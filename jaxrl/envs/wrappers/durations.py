@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import check_own_settings, setting
 from jaxrl.core.spaces import Discrete, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, select
 from jaxrl.envs.wrappers.forwarding import inner_observations, inner_reset
@@ -62,7 +62,8 @@ class HeldActions:
     discount: float = setting(0.99, "the agent's discount", unit="per unit step", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        """Refuse durations that are none."""
+        """Refuse durations and numbers that are none."""
+        check_own_settings(self)
         if not self.durations or min(self.durations) < 1:
             raise ValueError(f"durations={self.durations} must be whole numbers of at least 1.")
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.settings import check_own_settings
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
 
@@ -29,8 +32,16 @@ class TimeLimit:
     """
 
     env: Any
-    max_steps: int  # leaf, so that a new limit does not recompile [steps]
+    # A leaf, so that a new limit does not recompile.
+    max_steps: int = struct.field(metadata={"help": "of an episode", "unit": "steps", "low": 1})
     horizon_is_terminal: bool = struct.field(pytree_node=False, default=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that is none."""
+        check_own_settings(self)
+        limit = self.max_steps
+        if not isinstance(limit, jax.core.Tracer) and np.any(np.asarray(limit) % 1):
+            raise ValueError(f"max_steps={limit} is not a whole number.")
 
     observation_space = inner_observations
     action_space = inner_actions

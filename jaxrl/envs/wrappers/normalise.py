@@ -13,10 +13,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.settings import check_own_settings, setting
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
 from jaxrl.envs.wrappers.observations import float_box
+
+_CLIP = "largest size of a normalised number"
 
 
 @struct.dataclass
@@ -81,8 +84,10 @@ class NormaliseObservation:
 
     env: Any
     moments: RunningMoments
-    epsilon: float = 1e-8
-    clip: float = 10.0  # [standard deviations]
+    epsilon: float = setting(1e-8, "added to the variance", low=0.0)
+    clip: float = setting(10.0, _CLIP, unit="standard deviations", low=0.0, infinite=True)
+
+    __post_init__ = check_own_settings
 
     @classmethod
     def start(cls, env: Any) -> NormaliseObservation:
@@ -149,9 +154,13 @@ class NormaliseReward:
     env: Any
     # A factory, because an array made at import would start the backend.
     moments: RunningMoments = struct.field(default_factory=RunningMoments.start)
-    discount: float = 0.99  # of the accumulator, usually the agent's [per step]
-    epsilon: float = 1e-8
-    clip: float = 10.0  # [standard deviations]
+    discount: float = setting(
+        0.99, "of the accumulator, usually the agent's", unit="per step", low=0.0, high=1.0
+    )
+    epsilon: float = setting(1e-8, "added to the variance", low=0.0)
+    clip: float = setting(10.0, _CLIP, unit="standard deviations", low=0.0, infinite=True)
+
+    __post_init__ = check_own_settings
 
     observation_space = inner_observations
     action_space = inner_actions

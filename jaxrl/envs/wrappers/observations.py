@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.settings import check_own_settings, setting
 from jaxrl.core.spaces import Box, Space
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.wrappers.forwarding import inner_actions
@@ -22,7 +23,11 @@ class ObservationNoise:
     """
 
     env: Any
-    scale: float | Array = 0.1  # standard deviation, or one for each entry [observation]
+    scale: float | Array = setting(
+        0.1, "standard deviation, or one for each entry", unit="observation", low=0.0
+    )
+
+    __post_init__ = check_own_settings
 
     @property
     def observation_space(self) -> Space:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from jaxrl.core import struct
+from jaxrl.core.settings import check_own_settings, setting
 from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations, inner_reset
 
@@ -16,7 +17,9 @@ class RewardScale:
     """Multiplies rewards: reward <- scale * reward. Scale 1 changes nothing."""
 
     env: Any
-    scale: float = 1.0
+    scale: float = setting(1.0, "factor of every reward")
+
+    __post_init__ = check_own_settings
 
     observation_space = inner_observations
     action_space = inner_actions
@@ -36,7 +39,9 @@ class RewardNoise:
     """
 
     env: Any
-    scale: float = 0.1  # standard deviation [return]
+    scale: float = setting(0.1, "standard deviation", unit="return", low=0.0)
+
+    __post_init__ = check_own_settings
 
     observation_space = inner_observations
     action_space = inner_actions

@@ -33,28 +33,46 @@ class Run:
         num_steps: outer steps, instead of the experiment's own number.
         checkpoints: where each outer loop saves, by the name of what it learns.
         report: told what is learned, the outer steps done and their mean metrics.
+        stop: whether to stop, asked after every chunk and after every comparison.
     """
 
     seed: int = 0
     num_steps: int | None = None
     checkpoints: Mapping[str, Checkpoints] = dataclasses.field(default_factory=dict)
     report: Report | None = None
+    stop: Callable[[], bool] = lambda: False
 
     @property
     def comparison_key(self) -> Key:
         """Of the lives that settings are chosen on, and of the held-out ones."""
         return jax.random.fold_in(jax.random.key(2), self.seed)
 
+    def note(self, part: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Report, and see whether to stop: see `go_on`."""
+        if self.report is not None:
+            self.report(part, step, metrics)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Raise `KeyboardInterrupt`, as Ctrl-C does, when it is time to stop."""
+        if self.stop():
+            raise KeyboardInterrupt
+
     def fitted(self, part: str, outer: OuterLoop, num_steps: int) -> tuple[FitResult, float]:
-        """What an outer loop learns, and the CPU seconds that it took."""
+        """What an outer loop learns, and the CPU seconds that it took.
+
+        Raises:
+            KeyboardInterrupt: `stop` said so; what was learned is saved.
+        """
         started = time.process_time()
         found = fit(
             jax.random.fold_in(jax.random.key(1), self.seed),
             outer,
             num_steps=self.num_steps or num_steps,
             checkpoints=self.checkpoints.get(part),
-            report=None if self.report is None else partial(self.report, part),
+            report=partial(self.note, part),  # where it raises, `fit` saves and returns
         )
+        self.go_on()
         return found, time.process_time() - started
 
 
@@ -125,8 +143,9 @@ class Experiment:
             fits[part], seconds[part] = run.fitted(part, make(run.seed), self.num_steps)
         agents = {**self.baselines, **{part: found.agent for part, found in fits.items()}}
         tune = dict.fromkeys(agents if self.tune_learned else self.baselines, self.tune)
-        comparisons = {
-            part: compare(
+        comparisons = {}
+        for part, held_out in self.held_out.items():
+            comparisons[part] = compare(
                 run.comparison_key,
                 agents,
                 held_out,
@@ -134,8 +153,7 @@ class Experiment:
                 num_tuning_lives=self.num_tuning_lives,
                 measure=self.measure,
             )
-            for part, held_out in self.held_out.items()
-        }
+            run.go_on()
         found = ExperimentResult(fits, comparisons, seconds)
         return found if self.afterwards is None else self.afterwards(self, run, found)
 

@@ -81,9 +81,8 @@ class LifelongExperiment:
             lives[name] = jax.block_until_ready(found)
             seconds[name] = time.process_time() - started
             curves |= _curves(name, learner, found, held_out.total_steps, self.num_points)
-            if run.report is not None:
-                scores = {m: float(np.mean(getattr(found.lifetime, m))) for m in self.measures}
-                run.report(name, num_updates, scores)
+            scores = {m: float(np.mean(getattr(found.lifetime, m))) for m in self.measures}
+            run.note(name, num_updates, scores)
         comparisons = {
             measure.replace("_", " "): beside(
                 compare(
