@@ -169,7 +169,7 @@ def _solve_in(
     }
     write_report(run.path / "summary.json", summary)
     state = "done" if found.facts["converged"] else "failed"
-    run.set_end(state, ("solution.npz", "summary.json"))
+    run.set_status(state, names=("solution.npz", "summary.json"))
     for name in ("solution.npz", "summary.json", "plots/plan.png"):
         say(console, f"written: {run.path / name}")
     return 0 if found.facts["converged"] else 1
@@ -268,14 +268,21 @@ def _operator_text(operator: BellmanOperator) -> str:
 
 def _write(run: RunFolder, found: _Solved, mdp: TabularMDP, kernel: Array) -> None:
     """`solution.npz`: the solution, nature's kernel, and the model that both speak of."""
-    solution = {
-        **{"values": found.values, "q_values": found.q_values, "policy": found.policy},
-        **{"kernel": kernel, "prob": mdp.prob, "next_state": mdp.next_state},
-        **{"reward": mdp.reward, "terminal": mdp.terminal, "initial": mdp.initial},
-        **{"legal": mdp.legal, "discount": mdp.discount},
-    }
     with replacing(run.path / "solution.npz") as stream:
-        np.savez_compressed(stream, **solution)
+        np.savez_compressed(
+            stream,
+            values=found.values,
+            q_values=found.q_values,
+            policy=found.policy,
+            kernel=kernel,
+            prob=mdp.prob,
+            next_state=mdp.next_state,
+            reward=mdp.reward,
+            terminal=mdp.terminal,
+            initial=mdp.initial,
+            legal=mdp.legal,
+            discount=mdp.discount,
+        )
 
 
 def _draw(

@@ -54,14 +54,14 @@ def train(arguments: Train, words: Sequence[str]) -> int:
     if not arguments.time_limit > 0:
         raise BadInput("--time-limit must be more than 0 seconds.")
     job, path = _job_and_folder(arguments, words)
+    if not arguments.overwrite:
+        _check_can_go_on(RunFolder(path))
     plan = forecast(job)
     say(console, f"{job.title}: {plan_line(plan, job.num_steps)}")
     if arguments.dry_run:
         _show_plan(console, job, plan, path, arguments.overwrite)
         return 0
     with refusing(ValueError, OSError):
-        if not arguments.overwrite:
-            _check_can_go_on(RunFolder(path))
         run = open_run(path, job.config(), arguments.overwrite, ["jaxrl", *words])
     with run:
         with refusing(ValueError, OSError):
@@ -95,8 +95,10 @@ def _job_and_folder(arguments: Train, words: Sequence[str]) -> tuple[Job, Path]:
 
 def _check_can_go_on(run: RunFolder) -> None:
     """Raise `BadInput` where a run would begin anew over its own records."""
-    if run.is_finished() or Checkpoints(run.checkpoints).steps() or not run.has_begun():
-        return
+    with refusing(ValueError, OSError):
+        saved = run.is_finished() or Checkpoints(run.checkpoints).steps()
+        if saved or not run.has_begun():
+            return
     raise BadInput(
         f"{run.path} has records, but no good checkpoint to go on from: nothing was changed. To "
         "begin anew, give another --run-dir, or replace this run (--overwrite)."

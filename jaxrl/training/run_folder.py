@@ -26,30 +26,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from jaxrl.core.files import (
-    parse_json,
-    read_bytes,
-    read_json,
-    read_text,
-    refuse_links,
-    remove_drafts,
-    replacing,
-    take_lock,
-)
+from jaxrl.core import files
 from jaxrl.training import metrics_file, run_config
-from jaxrl.training.metrics_file import (
-    digest_of,
-    load_metrics as load_metrics,
-    read_status,
-    vouched_for,
-)
+from jaxrl.training.metrics_file import load_metrics as load_metrics
 
 STATES = ("running", "done", "diverged", "interrupted", "failed")
 _FOLDERS = ("checkpoints", "plots")
 _KEPT = ("config.yaml", "command.txt", "versions.json")  # replaced, never away
 _OURS = re.compile(
     r"(status|summary|evaluation|evaluation_over)\.json|metrics\.(jsonl|parquet)|solution\.npz"
-    r"|checkpoints/(\d+|damaged|\.tmp-.+)|plots/(.+\.png|\..+\.draft)"
+    r"|checkpoints/([0-9]+|damaged|\.tmp-.+)|plots/(.+\.png|\..+\.draft)"
 )
 _LOCK = ".lock"
 
@@ -98,14 +84,14 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with."""
-        refuse_links(Path(self.path))
-        return run_config.parse(read_text(Path(self.path) / "config.yaml"))
+        files.refuse_links(Path(self.path))
+        return run_config.parse(files.read_text(Path(self.path) / "config.yaml"))
 
     def status(self) -> dict[str, Any]:
         """The last status: `state`, `updated`, `pid`, `host` and what the run added; or `{}`, also
         where the file is not as it was written."""
-        refuse_links(Path(self.path))
-        status = read_status(self.path)
+        files.refuse_links(Path(self.path))
+        status = metrics_file.read_status(self.path)
         return {name: value for name, value in status.items() if name != "sha256"}
 
     def summary(self) -> dict[str, Any]:
@@ -117,18 +103,21 @@ class RunFolder:
         file = Path(self.path) / "summary.json"
         if self.status().get("state") in ("running", "interrupted") or not file.exists():
             return {}
-        return parse_json(vouched_for(file), str(file))
+        return files.parse_json(metrics_file.vouched_for(file), str(file))
 
     def metrics(self) -> Any:
         """The metrics so far as a table: see `load_metrics`."""
         return load_metrics(self.path)
 
-    def set_status(self, state: str, details: Mapping[str, Any] | None = None) -> None:
+    def set_status(
+        self, state: str, details: Mapping[str, Any] | None = None, names: Sequence[str] = ()
+    ) -> None:
         """Replace `status.json`.
 
         Args:
             state: one of `running`, `done`, `diverged`, `interrupted`, `failed`.
             details: JSON data to stand beside it, such as `{"step": 1000}`.
+            names: of files here whose digests it is to hold, at a run's end.
 
         Raises:
             ValueError: no such state.
@@ -138,7 +127,10 @@ class RunFolder:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         about = {"state": state, "updated": now, "pid": os.getpid(), "host": socket.gethostname()}
         status = run_config.plain({**about, **(details or {})})
-        _replace(Path(self.path) / "status.json", _to_json({**status, "sha256": digest_of(status)}))
+        if names:
+            status["files"] = {name: _file_digest(Path(self.path) / name) for name in names}
+        content = {**status, "sha256": metrics_file.digest_of(status)}
+        _replace(Path(self.path) / "status.json", _to_json(content))
 
     def append_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.append`."""
@@ -151,9 +143,9 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run was ended, and every small file is as it was written then."""
         status = self.status()
-        files = status.get("files") or {}
+        stated = status.get("files") or {}
         return status.get("state") in ("done", "diverged") and all(
-            _file_digest(Path(self.path) / name) == digest for name, digest in files.items()
+            _file_digest(Path(self.path) / name) == digest for name, digest in stated.items()
         )
 
     def has_begun(self) -> bool:
@@ -183,15 +175,8 @@ class RunFolder:
         """
         metrics_file.write_parquet(self.path)
         _replace(Path(self.path) / "summary.json", _to_json(summary))
-        self.set_end(state, ("metrics.parquet", "summary.json"), details)
+        self.set_status(state, details, ("metrics.parquet", "summary.json"))
         metrics_file.drop_lines(self.path)
-
-    def set_end(
-        self, state: str, names: Sequence[str], details: Mapping[str, Any] | None = None
-    ) -> None:
-        """The last status, with the digests of these files."""
-        files = {name: _file_digest(Path(self.path) / name) for name in names}
-        self.set_status(state, {**(details or {}), "files": files})
 
 
 def open_run(
@@ -221,9 +206,9 @@ def open_run(
     config = run_config.plain(config)
     _check_is_run(path, overwrite)
     path.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(path, remedy=", or give another --run-dir")
+    lock = files.take_lock(path, remedy=", or give another --run-dir")
     try:
-        remove_drafts(path)
+        files.remove_drafts(path)
         resumed = _prepare(path, config, overwrite)
         _note_versions(path, resumed)
         _note_command(path, sys.argv if command is None else command, resumed)
@@ -258,7 +243,7 @@ def _check_is_run(path: Path, overwrite: bool) -> None:
     """Raise `ValueError` when the folder holds anything that no run would have left."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: give another --run-dir.")
-    refuse_links(path)
+    files.refuse_links(path)
     if not path.exists():
         return
     entries = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
@@ -270,11 +255,12 @@ def _check_is_run(path: Path, overwrite: bool) -> None:
             "Give another --run-dir."
         )
     for name in entries:
-        if (name in _KEPT or _OURS.fullmatch(name)) and not (path / name).is_file():
-            raise ValueError(f"{path / name} is not a plain file: take it out.")
-        if name in _FOLDERS and not (path / name).is_dir():
-            raise ValueError(f"{path / name} is not a folder: take it out.")
-    if overwrite and "config.yaml" in entries and "jaxrl" not in read_json(path / "versions.json"):
+        good = (path / name).is_dir() if name in _FOLDERS else (path / name).is_file()
+        if not good and (name in (*_FOLDERS, *_KEPT) or _OURS.fullmatch(name)):
+            raise ValueError(f"{path / name} is not what a run writes of this name: take it out.")
+    if not overwrite or "config.yaml" not in entries:
+        return
+    if "jaxrl" not in files.read_json(path / "versions.json"):
         raise ValueError(
             f"{path} is not a run's folder: it has a config.yaml, but no versions.json that names "
             "jaxrl. Give another --run-dir."
@@ -307,14 +293,14 @@ def _note_command(path: Path, command: Sequence[str], resumed: bool) -> None:
     import shlex
 
     file = path / "command.txt"
-    before = read_text(file) if resumed and file.exists() else ""
+    before = files.read_text(file) if resumed and file.exists() else ""
     _replace(file, before + shlex.join(command) + "\n")
 
 
 def _note_versions(path: Path, resumed: bool) -> None:
     """Write the versions, or say which changed since the run began."""
     now = versions()
-    before = read_json(path / "versions.json") if resumed else {}
+    before = files.read_json(path / "versions.json") if resumed else {}
     if not before:
         _replace(path / "versions.json", _to_json(now))
         return
@@ -328,12 +314,12 @@ def _note_versions(path: Path, resumed: bool) -> None:
 
 
 def _replace(file: Path, text: str) -> None:
-    with replacing(file) as stream:
+    with files.replacing(file) as stream:
         stream.write(text.encode())
 
 
 def _file_digest(file: Path) -> str | None:
-    return hashlib.sha256(read_bytes(file, math.inf)).hexdigest() if file.exists() else None
+    return hashlib.sha256(files.read_bytes(file, math.inf)).hexdigest() if file.exists() else None
 
 
 def _to_json(content: Mapping[str, Any]) -> str:
