@@ -244,9 +244,8 @@ def _check_is_run(path: Path, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: give another --run-dir.")
     files.refuse_links(path)
-    if not path.exists():
-        return
-    entries = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    found = path.iterdir() if path.exists() else ()
+    entries = {entry.name for entry in found if not entry.name.startswith(".")}
     # Without a configuration, what lies here is another's, but for the start of a killed run.
     strangers = [] if "config.yaml" in entries else sorted(entries - set(_KEPT))
     if strangers:
@@ -258,9 +257,8 @@ def _check_is_run(path: Path, overwrite: bool) -> None:
         good = (path / name).is_dir() if name in _FOLDERS else (path / name).is_file()
         if not good and (name in (*_FOLDERS, *_KEPT) or _OURS.fullmatch(name)):
             raise ValueError(f"{path / name} is not what a run writes of this name: take it out.")
-    if not overwrite or "config.yaml" not in entries:
-        return
-    if "jaxrl" not in files.read_json(path / "versions.json"):
+    replaced = overwrite and "config.yaml" in entries
+    if replaced and "jaxrl" not in files.read_json(path / "versions.json"):
         raise ValueError(
             f"{path} is not a run's folder: it has a config.yaml, but no versions.json that names "
             "jaxrl. Give another --run-dir."
