@@ -98,7 +98,7 @@ def agents_of_run(job: Job, path: Path) -> tuple[int, PyTree]:
     Raises:
         BadInput: the folder holds no checkpoint of this run.
     """
-    with refusing(ValueError):
+    with refusing(ValueError, OSError):
         found = restore_agents(
             Checkpoints(path / "checkpoints"),
             job.agent,

@@ -122,9 +122,9 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: there is none, or it cannot be read.
     """
-    if not (path / "config.yaml").is_file():
-        raise BadInput(f"{path} is not a run's folder: it has no config.yaml.")
     with refusing(ValueError, OSError):
+        if not (path / "config.yaml").is_file():
+            raise BadInput(f"{path} is not a run's folder: it has no config.yaml.")
         return RunFolder(path).config()
 
 

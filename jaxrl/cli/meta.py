@@ -12,8 +12,7 @@ from jaxrl.cli.arguments import Meta
 from jaxrl.cli.errors import BadInput, check_seed, refusing
 from jaxrl.cli.interrupt import catch_signals
 from jaxrl.cli.screen import make_console, number, say
-from jaxrl.core.files import remove_drafts, replacing, take_lock
-from jaxrl.training.run_folder import refuse_links
+from jaxrl.core.files import read_text, refuse_links, remove_drafts, replacing, take_lock
 
 
 def learn_rule(arguments: Meta) -> int:
@@ -96,11 +95,12 @@ def _locked(folder: Path, config: Mapping[str, Any]) -> IO[str]:
     refuse_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock, note = take_lock(folder, remedy=", or choose a folder"), folder / "experiment.json"
-    if note.exists() and note.read_text().strip() != json.dumps(config):
+    strangers = [entry.name for entry in folder.glob("[!.]*")]
+    others = ", ".join(sorted(strangers)[:3]) or json.dumps(config)
+    found = read_text(note).strip() if note.exists() else others
+    if found != json.dumps(config):
         lock.close()
-        raise ValueError(
-            f"{folder} holds another run ({note.read_text()[:200].strip()}): choose a folder."
-        )
+        raise ValueError(f"{folder} holds another run ({found[:200]}): choose a folder.")
     remove_drafts(folder)
     with replacing(note) as stream:
         stream.write(f"{json.dumps(config)}\n".encode())

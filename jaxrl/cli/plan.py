@@ -27,6 +27,7 @@ from jaxrl.cli.job import assignments, given_parts
 from jaxrl.cli.parts import canonical, operator_with
 from jaxrl.cli.screen import add_row, make_console, make_table, say
 from jaxrl.core import notation
+from jaxrl.core.files import replacing
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.schedules import has_schedule
 from jaxrl.core.types import Array
@@ -167,7 +168,8 @@ def _solve_in(
         **{**facts, "note": found.note, "seconds": round(seconds, 3)},
     }
     write_report(run.path / "summary.json", summary)
-    run.set_status("done" if found.facts["converged"] else "failed")
+    state = "done" if found.facts["converged"] else "failed"
+    run.set_status(state, names=("solution.npz", "summary.json"))
     for name in ("solution.npz", "summary.json", "plots/plan.png"):
         say(console, f"written: {run.path / name}")
     return 0 if found.facts["converged"] else 1
@@ -266,20 +268,21 @@ def _operator_text(operator: BellmanOperator) -> str:
 
 def _write(run: RunFolder, found: _Solved, mdp: TabularMDP, kernel: Array) -> None:
     """`solution.npz`: the solution, nature's kernel, and the model that both speak of."""
-    np.savez_compressed(
-        run.path / "solution.npz",
-        values=found.values,
-        q_values=found.q_values,
-        policy=found.policy,
-        kernel=kernel,
-        prob=mdp.prob,
-        next_state=mdp.next_state,
-        reward=mdp.reward,
-        terminal=mdp.terminal,
-        initial=mdp.initial,
-        legal=mdp.legal,
-        discount=mdp.discount,
-    )
+    with replacing(run.path / "solution.npz") as stream:
+        np.savez_compressed(
+            stream,
+            values=found.values,
+            q_values=found.q_values,
+            policy=found.policy,
+            kernel=kernel,
+            prob=mdp.prob,
+            next_state=mdp.next_state,
+            reward=mdp.reward,
+            terminal=mdp.terminal,
+            initial=mdp.initial,
+            legal=mdp.legal,
+            discount=mdp.discount,
+        )
 
 
 def _draw(

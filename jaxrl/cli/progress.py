@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from jaxrl.cli.interrupt import Interrupt
 from jaxrl.cli.screen import duration, number, say
+from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.observer import SweepPlan
 from jaxrl.training.run_folder import RunFolder
 from jaxrl.training.session import diverged_at
@@ -45,6 +46,7 @@ class Watch:
         self.started = self.told_at = time.perf_counter()
         self.told_share = 0.0
         self.mean_return = float("nan")
+        self.saved = bool(Checkpoints(run.checkpoints).steps())  # as the status says
         self.bar: Progress | None = None
         self.plan: SweepPlan  # from `on_start`
         self.diverged: np.ndarray  # [S, N] bool, known to have diverged
@@ -118,6 +120,9 @@ class Watch:
     def on_chunk(self, share: float) -> bool:
         """Show the share that is done; True once the run is to stop."""
         self.share = share
+        if not self.saved and Checkpoints(self.run.checkpoints).steps():
+            self.saved = True
+            self.run.set_status("running", {"checkpoint": True})
         if self.bar is not None:
             self.bar.update(self.task, completed=share, description=self._line())
         else:

@@ -54,16 +54,19 @@ def train(arguments: Train, words: Sequence[str]) -> int:
     if not arguments.time_limit > 0:
         raise BadInput("--time-limit must be more than 0 seconds.")
     job, path = _job_and_folder(arguments, words)
+    if not arguments.overwrite:
+        _check_can_go_on(RunFolder(path))
     plan = forecast(job)
     say(console, f"{job.title}: {plan_line(plan, job.num_steps)}")
     if arguments.dry_run:
         _show_plan(console, job, plan, path, arguments.overwrite)
         return 0
-    with refusing(ValueError, OSError, about=""):
+    with refusing(ValueError, OSError):
         run = open_run(path, job.config(), arguments.overwrite, ["jaxrl", *words])
     with run:
-        if run.is_finished():
-            summary = run.summary()
+        with refusing(ValueError, OSError):
+            summary = run.summary() if run.is_finished() else {}
+        if "settings" in summary:
             say(console, f"{path} is finished already; --overwrite trains it anew")
         else:
             summary = _train_in(run, job, arguments, console)
@@ -88,6 +91,18 @@ def _job_and_folder(arguments: Train, words: Sequence[str]) -> tuple[Job, Path]:
         raise BadInput(f"--resume takes the run as it was configured: leave out {option}.")
     path = Path(arguments.resume)
     return job_from_config(read_config(path)), path
+
+
+def _check_can_go_on(run: RunFolder) -> None:
+    """Raise `BadInput` where a run would begin anew over its own records."""
+    with refusing(ValueError, OSError):
+        saved = run.is_finished() or Checkpoints(run.checkpoints).steps()
+        if saved or not run.has_begun():
+            return
+    raise BadInput(
+        f"{run.path} has records, but no good checkpoint to go on from: nothing was changed. To "
+        "begin anew, give another --run-dir, or replace this run (--overwrite)."
+    )
 
 
 def _show_plan(console: Console, job: Job, plan: SweepPlan, path: Path, overwrite: bool) -> None:
@@ -117,10 +132,8 @@ def _train_in(
 ) -> dict[str, Any] | Interrupt:
     """Train in an open folder: the summary, or what stopped it."""
     _warn(job)
-    if not run.resumed:
-        (run.path / "evaluation.json").unlink(missing_ok=True)  # of the run that was overwritten
     say(console, f"folder: {run.path}")
-    run.set_status("running")
+    _note(run, "running")
     try:
         with catch_signals(lambda text: say(console, text), arguments.time_limit) as interrupt:
             result, watch = _sweep(run, job, arguments, console, interrupt)
@@ -131,11 +144,17 @@ def _train_in(
     except (MemoryError, ValueError, OSError) as error:
         # Too large, checkpoints that cannot be gone on from, a full disk.
         with contextlib.suppress(OSError):
-            run.set_status("failed", {"reason": str(error)[:2000]})
+            _note(run, "failed", reason=str(error)[:2000])
         raise BadInput(str(error)) from error
     except BaseException as error:
-        run.set_status("failed", {"reason": f"{type(error).__name__}: {error}"[:2000]})
+        _note(run, "failed", reason=f"{type(error).__name__}: {error}"[:2000])
         raise
+
+
+def _note(run: RunFolder, state: str, **details: str) -> None:
+    """The status, and whether a checkpoint was saved: without one, a run may begin anew."""
+    saved = bool(Checkpoints(run.checkpoints).steps())
+    run.set_status(state, {**details, "checkpoint": saved})
 
 
 def _sweep(

@@ -1,15 +1,20 @@
-"""Files that are replaced in one move, and folders that one process writes at a time."""
+"""Files that are replaced in one move or read with care, folders that one process writes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import json
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+_MOST_BYTES = 2**28  # of a file that is read whole, but for tables: none that is written comes near
 
 
 @contextlib.contextmanager
@@ -28,6 +33,61 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_bytes(file: Path, most: float = _MOST_BYTES) -> bytes:
+    """All of a plain file of at most `most` bytes.
+
+    Raises:
+        ValueError: it is larger; the message names it, here and below.
+        OSError: it cannot be read, or is a pipe, which might never end, a folder, a device.
+    """
+    facts = os.stat(file)
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "not a plain file: take it away", str(file))
+    if facts.st_size > most:
+        raise ValueError(f"{file} has {facts.st_size:,} bytes, more than any that is written.")
+    with open(file, "rb") as stream:
+        return stream.read()
+
+
+def read_text(file: Path, most: float = _MOST_BYTES) -> str:
+    """Likewise as text, in UTF-8."""
+    try:
+        return read_bytes(file, most).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is damaged: it is not text in UTF-8.") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Likewise as a JSON object; `{}` where there is no file."""
+    return parse_json(read_bytes(file), str(file)) if file.exists() else {}
+
+
+def parse_json(text: str | bytes, name: str) -> dict[str, Any]:
+    """The JSON object in `text`; a `ValueError` that says `name` where there is none."""
+    try:
+        content = json.loads(text)
+        if isinstance(content, dict):
+            return content
+    except (ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name} is damaged: it is not JSON ({why}).") from error
+    raise ValueError(f"{name} is damaged: it is JSON, but not of names and values.")
+
+
+def refuse_links(path: Path) -> None:
+    """Raise `ValueError` when anything in a folder is a link, which might lead out of it.
+
+    The folder itself may be one.
+    """
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(folder, name)):
+                raise ValueError(
+                    f"{os.path.join(folder, name)} is a link: a run's folder holds files of its "
+                    "own. Take it out, or give another --run-dir."
+                )
 
 
 def remove_drafts(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
+from jaxrl.report.plots import write_picture
 
 _MOST_BARS = 60  # states drawn one by one; more are a line
 _MOST_KERNEL = 100  # states of a kernel drawn entry by entry
@@ -99,10 +100,7 @@ def draw_plan(path: str | Path, plan: PlanPicture) -> Path:
     if has_nature:
         _laws(panels.pop(0), plan)
     figure.suptitle(plan.title, fontsize=11)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
+    return write_picture(path, figure, dpi=130)
 
 
 def _reachable(mdp: TabularMDP, policy: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxrl.core.files import replacing
 from jaxrl.report.statistics import interquartile_mean, stratified_bootstrap
 
 # Okabe and Ito's palette (2008), told apart with any colour vision; the yellow left out, as it is
@@ -80,9 +81,15 @@ def learning_curves(
         axes.set_xlim(0, furthest)
     _style_axes(axes, x_label, y_label, title)
     _label_ends(axes, ends)
+    return write_picture(path, figure, dpi=150)
+
+
+def write_picture(path: str | Path, figure: Any, dpi: int) -> Path:
+    """Write a figure in one move, through no link; the folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as stream:
+        figure.savefig(stream, dpi=dpi, format=path.suffix[1:] or "png")
     return path
 
 
@@ -99,12 +106,17 @@ def compare_runs(
     Raises:
         FileNotFoundError: a folder has no metrics.
         KeyError: a run has no such metric.
+        ValueError: a file of a run is damaged, or a link.
     """
     from jaxrl.training.metrics_file import curves_of, load_metrics
 
     curves = {}
     for run in runs:
-        for setting, curve in curves_of(load_metrics(run), metric).items():
+        try:
+            found = curves_of(load_metrics(run), metric)
+        except KeyError as error:
+            raise KeyError(f"{run}: {error.args[0]}") from error
+        for setting, curve in found.items():
             label = " ".join(part for part in (_short_name(run, runs), setting) if part)
             curves[label] = (curve.steps, curve.values)
     return learning_curves(path, curves, y_label=metric.replace("_", " "))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl.meta.probe import DriftMap, Probe, PulseResponse, SettingCurves
+from jaxrl.report.plots import write_picture
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MOST_CURVES = 6  # of settings, drawn one below the other
@@ -69,10 +70,7 @@ def draw_probe(path: str | Path, probe: Probe, title: str = "") -> Path:
     left_out = len(probe.curves.values) - num_curves
     more = f" ({left_out} more schedules not shown)" if left_out > 0 else ""
     figure.suptitle(title + more, fontsize=11)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
+    return write_picture(path, figure, dpi=130)
 
 
 def _draw_drift(figure: Any, panels: list[Any], found: DriftMap) -> None:

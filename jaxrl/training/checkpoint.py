@@ -187,7 +187,7 @@ class Checkpoints:
                     CheckpointWarning,
                     stacklevel=2,
                 )
-        if self.steps():
+        if self.steps() or (Path(self.folder) / "damaged").exists():
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged: nothing was changed. To begin "
                 "anew, use another folder, or overwrite this one (--overwrite)."

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core.files import parse_json, read_bytes
 from jaxrl.core.types import PyTree
 
 _DIGESTS = "DIGESTS.json"
@@ -109,7 +111,7 @@ def verify(path: Path, step: int) -> dict[str, Any]:
         OSError: a file is there and cannot be read, which says nothing of what it holds.
     """
     try:
-        manifest = json.loads((path / _DIGESTS).read_text())
+        manifest = parse_json(read_bytes(path / _DIGESTS), _DIGESTS)
         stated = manifest.pop("sha256")
         if stated != _manifest_digest(manifest):
             raise DamagedError(f"{_DIGESTS} does not match its own digest")
@@ -127,7 +129,7 @@ def verify(path: Path, step: int) -> dict[str, Any]:
                 raise DamagedError(f"{name} does not match its digest")
     except FileNotFoundError as error:
         raise DamagedError(f"{Path(error.filename).name} is missing") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{_DIGESTS} is garbled: {one_line(error)}") from error
     return manifest
 
@@ -263,4 +265,9 @@ def _file_digest(file: Path) -> dict[str, Any]:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file())
+    def refuse(error: OSError) -> None:  # else a folder that cannot be read looks like an empty one
+        raise error
+
+    walk = os.walk(path, onerror=refuse)
+    files = (Path(folder) / name for folder, _, names in walk for name in names)
+    return sorted(file for file in files if stat.S_ISREG(file.stat().st_mode))

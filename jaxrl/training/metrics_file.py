@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxrl.core.arguments import check_path
-from jaxrl.core.files import replacing
+from jaxrl.core.files import parse_json, read_bytes, read_json, read_text, refuse_links, replacing
 
 if TYPE_CHECKING:
     import pyarrow
 
 _LINES = "metrics.jsonl"
 _TABLE = "metrics.parquet"
+_COLUMNS = {"seed": "int64", "setting": None, "step": "int64", "metric": None, "value": "double"}
+_ENTRIES = {"step", "seeds", "settings", "metrics"}  # of a line, beside its digest
 
 
 class Curve(NamedTuple):
@@ -92,35 +95,79 @@ def load_metrics(path: str | Path) -> pyarrow.Table:
 
     Raises:
         FileNotFoundError: the folder has no metrics.
-        ValueError: a line is not a record, or the table is not as it was written.
+        ValueError: a line is not a record, the table is not as it was written, or something in
+            the folder is a link.
     """
     import pyarrow
     import pyarrow.parquet
 
     check_path("path", path)
+    refuse_links(Path(path))
     lines, table = Path(path) / _LINES, Path(path) / _TABLE
-    if table.exists():
-        # Bits flipped in the description of a table may give another table.
-        wanted = stated_digests(path).get(_TABLE)
-        if wanted is not None and hashlib.sha256(table.read_bytes()).hexdigest() != wanted:
-            raise ValueError(f"{table} is damaged: `jaxrl train --resume {path}` mends it.")
+    # Bits flipped in the description of a table may give another table.
+    if table.exists() and (_stated(table) is not None or not lines.exists()):
+        content = vouched_for(table)
         try:
-            return pyarrow.parquet.read_table(table, page_checksum_verification=True)
+            found = pyarrow.parquet.read_table(
+                pyarrow.BufferReader(content), page_checksum_verification=True
+            )
         except (OSError, pyarrow.ArrowException) as error:
-            raise ValueError(
-                f"{table} is damaged: `jaxrl train --resume {path}` mends it."
-            ) from error
+            raise _damage(table) from error
+        kinds = {field.name: str(field.type) for field in found.schema}
+        if any(kind not in (None, kinds.get(name)) for name, kind in _COLUMNS.items()):
+            raise _damage(table)
+        return found
     if not lines.exists():
         raise FileNotFoundError(f"{path} has no metrics: is it a run's folder?")
     return _table_of_lines(lines)
 
 
-def stated_digests(path: str | Path) -> dict[str, str]:
-    """The sha256 of every small file of a finished run, by its status; `{}` where it says none."""
+def read_status(path: str | Path) -> dict[str, Any]:
+    """`status.json` as it was written; `{}` where it is missing or was changed since.
+
+    Raises:
+        OSError: it is there and cannot be read.
+    """
     try:
-        return dict(json.loads((Path(path) / "status.json").read_text()).get("files") or {})
-    except (OSError, ValueError, TypeError, AttributeError):
+        status = read_json(Path(path) / "status.json")
+        stated, files = status.get("sha256"), status.get("files", {})
+        content = {name: value for name, value in status.items() if name != "sha256"}
+        as_written = stated in (None, digest_of(content)) and isinstance(files, dict)
+    except (ValueError, RecursionError):
         return {}
+    return status if as_written else {}
+
+
+def _stated(file: Path) -> str | None:
+    """The digest of a file of a run's end, by the status beside it; "" of a run from before there
+    were digests, None where nothing vouches for the file."""
+    status = read_status(file.parent)
+    older = status and "sha256" not in status
+    return status.get("files", {}).get(file.name, "" if older else None)
+
+
+def vouched_for(file: Path) -> bytes:
+    """What stands in a file of a run's end, if it is as it was written then.
+
+    Raises:
+        ValueError: it is not, or nothing says so.
+    """
+    content = read_bytes(file, most=math.inf)
+    if _stated(file) not in ("", hashlib.sha256(content).hexdigest()):
+        raise _damage(file)
+    return content
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """The sha256 of JSON data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _damage(file: Path) -> ValueError:
+    return ValueError(
+        f"{file} is damaged, or its run's status.json is: `jaxrl train --resume {file.parent}` "
+        "mends them."
+    )
 
 
 def curves_of(table: pyarrow.Table, metric: str) -> dict[str, Curve]:
@@ -160,7 +207,7 @@ def _to_line(record: Mapping[str, Any]) -> str:
             )
         metrics[name] = values.tolist()
     line = {"step": int(record["step"]), "seeds": seeds, "settings": settings, "metrics": metrics}
-    return json.dumps(line)
+    return json.dumps({**line, "sha256": digest_of(line)})
 
 
 def _table_of_lines(file: Path) -> pyarrow.Table:
@@ -169,14 +216,9 @@ def _table_of_lines(file: Path) -> pyarrow.Table:
 
     parts = []  # of each record: metric, setting, seed, step, value, of all its rows
     metric_codes, setting_codes = {}, {}
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith("\n"):
-            continue  # cut by a kill: only the last can be
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number} is not a record: {error}.") from error
+    text = read_text(file, most=math.inf) if file.exists() else ""
+    for number, line in enumerate(text.split("\n")[:-1], start=1):  # the last one a kill may cut
+        record = _record(line, f"{file}, line {number}")
         shape = (len(record["metrics"]), len(record["seeds"]))
         metric = [metric_codes.setdefault(name, len(metric_codes)) for name in record["metrics"]]
         setting = [setting_codes.setdefault(n, len(setting_codes)) for n in record["settings"]]
@@ -198,6 +240,27 @@ def _table_of_lines(file: Path) -> pyarrow.Table:
             "value": value[order],
         }
     )
+
+
+def _record(line: str, name: str) -> dict[str, Any]:
+    """The record in a line. Lines from before they had digests are taken by their form."""
+    try:
+        record = parse_json(line, name)
+        stated, step = record.pop("sha256", None), np.asarray(record["step"])
+        rows = [np.asarray(row) for row in (record["seeds"], *record["metrics"].values())]
+        good = set(record) == _ENTRIES and step.ndim == 0 and step.dtype.kind == "i"
+        good &= all(row.shape == rows[0].shape and row.dtype.kind in "if" for row in rows)
+        good &= rows[0].ndim == 1 and (rows[0].dtype.kind == "i" or not rows[0].size)
+        good &= [type(name) for name in record["settings"]] == [str] * len(rows[0])
+        good &= stated in (None, digest_of(record))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"{name} is not a record, or not as it was written: `jaxrl train --resume` writes it "
+            "anew."
+        )
+    return record
 
 
 def _sorted_codes(column: np.ndarray, codes: dict[str, int]) -> tuple[np.ndarray, list[str]]:

@@ -10,10 +10,13 @@ process writes at a time: a lock, which the system frees when the process dies, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import socket
 import sys
@@ -23,14 +26,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from jaxrl.core.files import remove_drafts, replacing, take_lock
+from jaxrl.core import files
 from jaxrl.training import metrics_file, run_config
 from jaxrl.training.metrics_file import load_metrics as load_metrics
 
 STATES = ("running", "done", "diverged", "interrupted", "failed")
-_OURS = (
-    *("config.yaml", "command.txt", "versions.json", "status.json", "summary.json"),
-    *("metrics.jsonl", "metrics.parquet", "checkpoints", "plots", "policy.gif", "report.html"),
+_FOLDERS = ("checkpoints", "plots")
+_KEPT = ("config.yaml", "command.txt", "versions.json")  # replaced, never away
+_OURS = re.compile(
+    r"(status|summary|evaluation|evaluation_over)\.json|metrics\.(jsonl|parquet)|solution\.npz"
+    r"|checkpoints/([0-9]+|damaged|\.tmp-.+)|plots/(.+\.png|\..+\.draft)"
 )
 _LOCK = ".lock"
 
@@ -79,33 +84,40 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with."""
-        refuse_links(Path(self.path))
-        return run_config.parse((Path(self.path) / "config.yaml").read_text())
+        files.refuse_links(Path(self.path))
+        return run_config.parse(files.read_text(Path(self.path) / "config.yaml"))
 
     def status(self) -> dict[str, Any]:
         """The last status: `state`, `updated`, `pid`, `host` and what the run added; or `{}`, also
         where the file is not as it was written."""
-        try:
-            status = _read_json(Path(self.path) / "status.json")
-        except ValueError:
-            return {}
-        stated = status.pop("sha256", None)
-        return status if stated in (None, _digest(status)) else {}
+        files.refuse_links(Path(self.path))
+        status = metrics_file.read_status(self.path)
+        return {name: value for name, value in status.items() if name != "sha256"}
 
     def summary(self) -> dict[str, Any]:
-        """What `finish` was given; `{}` before."""
-        return _read_json(Path(self.path) / "summary.json")
+        """What `finish` was given; `{}` before.
+
+        Raises:
+            ValueError: it was changed since, or nothing says that it was not.
+        """
+        file = Path(self.path) / "summary.json"
+        if self.status().get("state") in ("running", "interrupted") or not file.exists():
+            return {}
+        return files.parse_json(metrics_file.vouched_for(file), str(file))
 
     def metrics(self) -> Any:
         """The metrics so far as a table: see `load_metrics`."""
         return load_metrics(self.path)
 
-    def set_status(self, state: str, details: Mapping[str, Any] | None = None) -> None:
+    def set_status(
+        self, state: str, details: Mapping[str, Any] | None = None, names: Sequence[str] = ()
+    ) -> None:
         """Replace `status.json`.
 
         Args:
             state: one of `running`, `done`, `diverged`, `interrupted`, `failed`.
             details: JSON data to stand beside it, such as `{"step": 1000}`.
+            names: of files here whose digests it is to hold, at a run's end.
 
         Raises:
             ValueError: no such state.
@@ -115,7 +127,10 @@ class RunFolder:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         about = {"state": state, "updated": now, "pid": os.getpid(), "host": socket.gethostname()}
         status = run_config.plain({**about, **(details or {})})
-        _replace(Path(self.path) / "status.json", _to_json({**status, "sha256": _digest(status)}))
+        if names:
+            status["files"] = {name: _file_digest(Path(self.path) / name) for name in names}
+        content = {**status, "sha256": metrics_file.digest_of(status)}
+        _replace(Path(self.path) / "status.json", _to_json(content))
 
     def append_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.append`."""
@@ -128,9 +143,23 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run was ended, and every small file is as it was written then."""
         status = self.status()
-        files = status.get("files") or {}
+        stated = status.get("files") or {}
         return status.get("state") in ("done", "diverged") and all(
-            _file_digest(Path(self.path) / name) == digest for name, digest in files.items()
+            _file_digest(Path(self.path) / name) == digest for name, digest in stated.items()
+        )
+
+    def has_begun(self) -> bool:
+        """Whether the run came so far that a checkpoint was saved, as far as the folder tells.
+
+        Without a checkpoint now, it was taken away, and to begin anew would lose what is recorded.
+        """
+        status, path = self.status(), Path(self.path)
+        records = [path / "metrics.jsonl", path / "metrics.parquet"]
+        recorded = any(file.exists() and file.stat().st_size for file in records)
+        told = status.get("share") or status.get("state") in ("done", "diverged")
+        return bool(
+            (self.checkpoints / "damaged").exists()
+            or ((recorded or told) and status.get("checkpoint") is not False)
         )
 
     def finish(
@@ -146,9 +175,7 @@ class RunFolder:
         """
         metrics_file.write_parquet(self.path)
         _replace(Path(self.path) / "summary.json", _to_json(summary))
-        names = ("metrics.parquet", "summary.json")
-        files = {name: _file_digest(Path(self.path) / name) for name in names}
-        self.set_status(state, {**(details or {}), "files": files})
+        self.set_status(state, details, ("metrics.parquet", "summary.json"))
         metrics_file.drop_lines(self.path)
 
 
@@ -163,7 +190,8 @@ def open_run(
     Args:
         path: the folder.
         config: plain data: mappings, sequences, strings, numbers, None. Written as YAML.
-        overwrite: delete what an earlier run left here (only files a run makes) and start anew.
+        overwrite: delete what an earlier run left here (only files a run makes) and start anew,
+            in a folder whose `versions.json` says that a run made it.
         command: the command line to note; default, this process's.
 
     Returns:
@@ -178,12 +206,12 @@ def open_run(
     config = run_config.plain(config)
     _check_is_run(path, overwrite)
     path.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(path, remedy=", or give another --run-dir")
+    lock = files.take_lock(path, remedy=", or give another --run-dir")
     try:
-        remove_drafts(path)
+        files.remove_drafts(path)
         resumed = _prepare(path, config, overwrite)
-        _note_command(path, sys.argv if command is None else command, resumed)
         _note_versions(path, resumed)
+        _note_command(path, sys.argv if command is None else command, resumed)
         if not resumed:  # last: with the configuration there, the folder counts as a run's
             _replace(path / "config.yaml", run_config.to_text(config))
     except BaseException:
@@ -211,47 +239,42 @@ def versions() -> dict[str, str]:
     return found
 
 
-def refuse_links(path: Path) -> None:
-    """Raise `ValueError` when anything in a folder is a link, which might lead out of it.
-
-    The folder itself may be one.
-    """
-    for folder, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            if os.path.islink(os.path.join(folder, name)):
-                raise ValueError(
-                    f"{os.path.join(folder, name)} is a link: a run's folder holds files of its "
-                    "own. Take it out, or give another --run-dir."
-                )
-
-
 def _check_is_run(path: Path, overwrite: bool) -> None:
     """Raise `ValueError` when the folder holds anything that no run would have left."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: give another --run-dir.")
-    refuse_links(path)
-    if not path.exists() or (path / "config.yaml").exists():
-        return
-    entries = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    files.refuse_links(path)
+    found = path.iterdir() if path.exists() else ()
+    entries = {entry.name for entry in found if not entry.name.startswith(".")}
     # Without a configuration, what lies here is another's, but for the start of a killed run.
-    strangers = sorted(entries - set(_OURS if overwrite else ("command.txt", "versions.json")))
+    strangers = [] if "config.yaml" in entries else sorted(entries - set(_KEPT))
     if strangers:
         raise ValueError(
             f"{path} is not a run's folder: it has no config.yaml, but {', '.join(strangers[:3])}. "
             "Give another --run-dir."
         )
+    for name in entries:
+        good = (path / name).is_dir() if name in _FOLDERS else (path / name).is_file()
+        if not good and (name in (*_FOLDERS, *_KEPT) or _OURS.fullmatch(name)):
+            raise ValueError(f"{path / name} is not what a run writes of this name: take it out.")
+    replaced = overwrite and "config.yaml" in entries
+    if replaced and "jaxrl" not in files.read_json(path / "versions.json"):
+        raise ValueError(
+            f"{path} is not a run's folder: it has a config.yaml, but no versions.json that names "
+            "jaxrl. Give another --run-dir."
+        )
 
 
 def _prepare(path: Path, config: dict[str, Any], overwrite: bool) -> bool:
     """Check or clear the locked folder; whether it already holds this configuration."""
-    known = (path / "config.yaml").exists()
-    if overwrite or not known:
-        for name in _OURS:  # the configuration first, so that no kill leaves a mixture of two runs
-            target = path / name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
+    if overwrite or not (path / "config.yaml").exists():
+        folders = [path / name for name in _FOLDERS]
+        for target in [entry for folder in (path, *folders) for entry in folder.glob("*")]:
+            if _OURS.fullmatch(target.relative_to(path).as_posix()):
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
+        for folder in folders:
+            with contextlib.suppress(OSError):  # not there, or something of another lies in it
+                folder.rmdir()
         return False
     different = run_config.describe_difference(RunFolder(path).config(), config)
     if different:
@@ -268,14 +291,14 @@ def _note_command(path: Path, command: Sequence[str], resumed: bool) -> None:
     import shlex
 
     file = path / "command.txt"
-    before = file.read_text() if resumed and file.exists() else ""
+    before = files.read_text(file) if resumed and file.exists() else ""
     _replace(file, before + shlex.join(command) + "\n")
 
 
 def _note_versions(path: Path, resumed: bool) -> None:
     """Write the versions, or say which changed since the run began."""
     now = versions()
-    before = _read_json(path / "versions.json") if resumed else {}
+    before = files.read_json(path / "versions.json") if resumed else {}
     if not before:
         _replace(path / "versions.json", _to_json(now))
         return
@@ -289,21 +312,13 @@ def _note_versions(path: Path, resumed: bool) -> None:
 
 
 def _replace(file: Path, text: str) -> None:
-    with replacing(file) as stream:
+    with files.replacing(file) as stream:
         stream.write(text.encode())
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _file_digest(file: Path) -> str | None:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return hashlib.sha256(files.read_bytes(file, math.inf)).hexdigest() if file.exists() else None
 
 
 def _to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(run_config.plain(content), indent=2) + "\n"
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

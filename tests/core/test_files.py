@@ -1,10 +1,12 @@
 """Files replaced in one move; nothing planted beside them is followed, nothing is left behind."""
 
+import os
+import re
 import secrets
 
 import pytest
 
-from jaxrl.core.files import remove_drafts, replacing, take_lock
+from jaxrl.core.files import read_bytes, read_json, read_text, remove_drafts, replacing, take_lock
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -45,3 +47,25 @@ def test_a_lock_is_held_until_it_is_closed(tmp_path):
             take_lock(tmp_path, remedy=", or wait")
         take_lock(tmp_path, ".other").close()
     take_lock(tmp_path).close()
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff{}", b"[" * 200_000, b"1" * 5000, b""])
+def test_what_no_one_wrote_is_one_line_that_names_the_file(tmp_path, content):
+    file = tmp_path / "status.json"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(file))) as error:
+        read_json(file)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    with pytest.raises(ValueError, match=f"{re.escape(str(file))} has 2 bytes"):
+        file.write_text("{}")
+        read_bytes(file, most=1)
+    assert read_json(file) == read_json(tmp_path / "none") == {}
+
+
+def test_pipes_and_folders_are_not_read(tmp_path):
+    """A pipe that nobody writes to would hold its reader for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(OSError, match=f"not a plain file.*{name}"):
+            read_text(tmp_path / name)

@@ -216,6 +216,41 @@ def test_what_cannot_be_read_is_not_called_damaged(two_saved, monkeypatch) -> No
     assert two_saved.restore(tree_of(0))[0] == 2
 
 
+def test_a_folder_that_cannot_be_read_is_not_called_damaged(two_saved, monkeypatch) -> None:
+    """Nor is its checkpoint put aside by the next one that is saved."""
+    folder, scandir = Path(two_saved.folder).absolute(), os.scandir
+
+    def guarded(path="."):
+        if str(path) == str(folder / "2" / "state"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(OSError, match=r"checkpoint 2 .* cannot be read .*nothing was changed"):
+        two_saved.restore(tree_of(0))
+    with pytest.raises(OSError, match="Permission denied"):
+        two_saved.save(1, tree_of(1))
+    monkeypatch.undo()
+    assert sorted(os.listdir(folder)) == ["1", "2"]
+    assert two_saved.restore(tree_of(0))[0] == 2
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "[1]", '{"sha256": "0"}'])
+def test_a_garbled_list_of_digests_is_damage(two_saved: Checkpoints, content: str) -> None:
+    (Path(two_saved.folder) / "2" / "DIGESTS.json").write_text(content)
+    with pytest.warns(CheckpointWarning, match="checkpoint 2 .* is damaged"):
+        assert two_saved.restore(tree_of(0))[0] == 1
+
+
+def test_a_run_whose_checkpoints_are_all_put_aside_does_not_begin_anew(two_saved) -> None:
+    folder = Path(two_saved.folder)
+    (folder / "damaged").mkdir()
+    for step in (1, 2):
+        (folder / str(step)).rename(folder / "damaged" / str(step))
+    with pytest.raises(ValueError, match=r"every checkpoint .* is damaged.*--overwrite"):
+        two_saved.restore(tree_of(0))
+
+
 def test_a_checkpoint_belongs_to_its_run(tmp_path: Path) -> None:
     checkpoints, agent = Checkpoints(tmp_path), jaxrl.dqn()
     mine = identity(agent=agent, key=jax.random.key(0))

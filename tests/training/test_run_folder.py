@@ -139,8 +139,10 @@ def test_no_link_in_a_folder_is_followed(tmp_path: Path, name: str, overwrite: b
     place.symlink_to(target)
     with pytest.raises(ValueError, match=f"{re.escape(name)} is a link"):
         open_run(linked, {"agent": "ppo"}, overwrite=overwrite)
-    with pytest.raises(ValueError, match="is a link"):
-        RunFolder(linked).config()
+    readers = (RunFolder(linked).config, RunFolder(linked).status, RunFolder(linked).summary)
+    for read in (*readers, RunFolder(linked).metrics):
+        with pytest.raises(ValueError, match="is a link"):
+            read()
     assert target.read_text() == "of another" and place.is_symlink()
 
 
@@ -179,6 +181,34 @@ def test_overwrite_clears_a_run_and_nothing_else(tmp_path: Path) -> None:
             run.metrics()
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert not (tmp_path / "plots").exists()
+
+
+MINE = ["checkpoints/precious.pt", "checkpoints/2024-best/model", "plots/thesis.tex", "report.html"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_run_does_not_write_is_never_deleted(tmp_path: Path, overwrite: bool) -> None:
+    """A configuration alone makes no folder a run's; and in a run's folder others' files stay."""
+    other, run = tmp_path / "other", tmp_path / "run"
+    open_run(run, CONFIG).close()
+    (run / "checkpoints" / "7").mkdir(parents=True)
+    for folder in (other, run):
+        for name in MINE:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("mine")
+    for text in ("lr: 1\n", to_text(CONFIG), "["):
+        (other / "config.yaml").write_text(text)
+        before = sorted(other.rglob("*"))
+        if overwrite:
+            with pytest.raises(ValueError, match=r"not a run's folder.*versions.json"):
+                open_run(other, {"agent": "ppo"}, overwrite=True)
+        assert sorted(other.rglob("*")) == before
+    (other / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"not a run's folder: it has no config.yaml"):
+        open_run(other, CONFIG, overwrite)
+    open_run(run, CONFIG, overwrite).close()
+    assert all((folder / name).read_text() == "mine" for folder in (run, other) for name in MINE)
+    assert (run / "checkpoints" / "7").exists() != overwrite
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "checkpoints"])
@@ -390,3 +420,122 @@ def test_a_flipped_table_is_refused_when_read(tmp_path: Path) -> None:
             assert rows_of(load_metrics(tmp_path)) == known
         except ValueError as error:
             assert "damaged" in str(error)
+
+
+def change_a_digit(file: Path) -> bytes:
+    """Change the last digit before a comma; what the file held."""
+    content = file.read_bytes()
+    place = [found.start() for found in re.finditer(rb"\d[,\]]", content)][-1]
+    digit = b"1" if content[place : place + 1] != b"1" else b"2"
+    file.write_bytes(content[:place] + digit + content[place + 1 :])
+    return content
+
+
+def test_no_changed_digit_is_read_silently(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics([record(1), record(2)])
+        content = change_a_digit(tmp_path / "metrics.jsonl")
+        with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 .*train --resume"):
+            run.metrics()
+        for damaged in (content.replace(b"\n", b"\x0b", 1), content.replace(b"sha256", b"sha257")):
+            (tmp_path / "metrics.jsonl").write_bytes(damaged)
+            with pytest.raises(ValueError, match=r"metrics.jsonl, line 1 .*train --resume"):
+                run.metrics()
+        (tmp_path / "metrics.jsonl").write_bytes(content)
+        run.finish({"iqm": [1.25, 2.5]})
+    assert run.summary() == {"iqm": [1.25, 2.5]}
+    content = change_a_digit(tmp_path / "summary.json")
+    with pytest.raises(ValueError, match=r"summary.json is damaged.*train --resume"):
+        run.summary()
+    (tmp_path / "summary.json").write_bytes(content)
+    for status in ('{"state": "done", "files": "abc"}', "[1, 2]", "[" * 200_000, None):
+        (tmp_path / "status.json").unlink()
+        if status is not None:
+            (tmp_path / "status.json").write_text(status)
+        assert run.status() == {} and not run.is_finished()
+        for read in (run.summary, run.metrics):  # nothing vouches for what they hold
+            with pytest.raises(ValueError, match=r"or its run's status.json is: .*train --resume"):
+                read()
+
+
+def test_folders_from_before_there_were_digests_are_read(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics([record(1), record(2)])
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+        for line in lines:
+            del line["sha256"]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / "metrics.jsonl").write_text(text)
+        known = rows_of(run.metrics())
+        run.finish({"iqm": 1.5})
+    (tmp_path / "status.json").write_text('{"state": "done", "pid": 1}')
+    assert run.is_finished() and run.summary() == {"iqm": 1.5}
+    assert rows_of(run.metrics()) == known
+
+
+GOOD = {"step": 1, "seeds": [0], "settings": [""], "metrics": {"loss": [1.0]}}
+LINES = {
+    "list": "[1]",
+    "deep": "[" * 200_000,
+    "parts missing": '{"step": 1}',
+    "step": json.dumps({**GOOD, "step": 1.5}),
+    "large step": json.dumps({**GOOD, "step": 10**30}),
+    "text": json.dumps({**GOOD, "metrics": {"loss": ["1.0"]}}),
+    "none": json.dumps({**GOOD, "metrics": {"loss": [None]}}),
+    "too many": json.dumps({**GOOD, "metrics": {"loss": [1.0, 2.0]}}),
+    "ragged": json.dumps({**GOOD, "metrics": {"loss": [[1.0], 2.0]}}),
+    "half a seed": json.dumps({**GOOD, "seeds": [0.5]}),
+    "setting": json.dumps({**GOOD, "settings": [["a"]]}),
+    "no names": json.dumps({**GOOD, "metrics": [1.0]}),
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_lines_that_no_run_writes_are_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(GOOD)}\n{line}\n")
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is not a record") as error:
+        load_metrics(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "versions.json", "command.txt", "status.json", "metrics.parquet"]
+)
+def test_pipes_and_folders_in_place_of_files_are_refused(tmp_path: Path, name: str, make) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        run.append_metrics([record(1)])
+        run.finish({})
+    (tmp_path / name).unlink()
+    make(tmp_path / name)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=f"{name} is not what a run writes"):
+            open_run(tmp_path, CONFIG, overwrite)
+    if name in ("status.json", "metrics.parquet"):
+        for read in (run.metrics, run.is_finished):
+            with pytest.raises(OSError, match=f"not a plain file.*{name}"):
+                read()
+
+
+@pytest.mark.parametrize("name", ["versions.json", "command.txt"])
+def test_notes_that_cannot_be_read_are_named(tmp_path: Path, name: str) -> None:
+    open_run(tmp_path, CONFIG).close()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != ".lock"}
+    for content in (b"\xff", b"[1]", b"{", b"[" * 200_000):
+        if name == "command.txt" and content != b"\xff":
+            continue
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            open_run(tmp_path, CONFIG)
+        now = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != ".lock"}
+        assert now == {**before, tmp_path / name: content}
+
+
+def test_a_table_of_another_kind_is_refused(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    (tmp_path / "status.json").write_text('{"state": "done"}')
+    for columns in ({"a": [1]}, {"seed": [1], "step": [1], "value": ["x"]}):
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "metrics.parquet")
+        with pytest.raises(ValueError, match=r"metrics.parquet is damaged"):
+            load_metrics(tmp_path)
