@@ -6,6 +6,10 @@
 
 Every file but `metrics.jsonl` is replaced in one move, so a reader never sees half of one. One
 process writes at a time: a lock, which the system frees when the process dies, refuses a second.
+
+The last status holds the digests of what the end of a run leaves, and every line of
+`metrics.jsonl` its own: what was changed since is refused, and made again from the checkpoint by
+whoever goes on with the run.
 """
 
 from __future__ import annotations

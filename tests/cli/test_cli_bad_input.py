@@ -117,6 +117,42 @@ def test_a_configuration_that_was_broken_by_hand_is_refused(jaxrl: Run, tmp_path
             assert code == 2 and "config.yaml" in error and error.count("\n") == 1
 
 
+def test_a_folder_that_no_run_made_is_not_overwritten(jaxrl: Run, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    files = {"config.yaml": "lr: 1", "checkpoints/precious.pt": "mine", "report.html": "mine"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    for command in (["train", *SMALL], ["plan"]):
+        code, _, error = jaxrl(*command, "--run-dir", tmp_path, "--overwrite")
+        assert code == 2 and "not a run's folder" in error and error.count("\n") == 1
+    code, _, error = jaxrl("meta", "lpo", "--run-dir", tmp_path)
+    assert code == 2 and "checkpoints, config.yaml" in error and error.count("\n") == 1
+    assert {name: (tmp_path / name).read_text() for name in files} == files
+
+
+@pytest.mark.parametrize("name", ["plots", "plots/episode_return.png", "metrics.parquet"])
+def test_a_plot_follows_no_link(name: str, jaxrl: Run, tmp_path: Path) -> None:
+    folder, target = tmp_path / "run", tmp_path / "target"
+    with open_run(folder, {"agent": "ppo"}) as run:
+        metrics = {"episode_return": [1.0]}
+        run.append_metrics([{"step": 1, "seeds": [0], "metrics": metrics}])
+        run.finish({})
+    if name == "metrics.parquet":
+        (folder / name).rename(target)
+    elif name == "plots":
+        target.mkdir()
+    else:
+        (folder / name).parent.mkdir()
+        target.write_text("of another")
+    (folder / name).symlink_to(target)
+    before = target.read_bytes() if target.is_file() else []
+    code, _, error = jaxrl("plot", folder)
+    assert code == 2 and f"{name} is a link" in error and error.count("\n") == 1
+    assert (target.read_bytes() if target.is_file() else list(target.iterdir())) == before
+    code, _, error = jaxrl("plot", folder, "--metric", "wins")
+    assert code == 2 and error.count("\n") == 1
+
+
 WRONG = [None, "x", [1], ["x"], {"a": 1}, 1.5, True, -1, [[1]], {"discount": {}}, {"b": None}]
 
 

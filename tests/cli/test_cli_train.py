@@ -153,6 +153,80 @@ def test_what_cannot_be_gone_on_from_is_one_line(unswept: Path, jaxrl: Run, tmp_
         assert path.name == "DIGESTS.json" or path.read_bytes() == content
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_lost_its_checkpoints_does_not_begin_anew_unasked(
+    unswept: Path, jaxrl: Run, tmp_path: Path
+) -> None:
+    """Removed or put aside, whatever is left to tell that it had begun: nothing is touched."""
+    folder = shutil.copytree(unswept, tmp_path / "run")
+    job = job_from_config(read_config(folder))
+    table = (folder / "metrics.parquet").read_bytes()
+    shutil.move(folder / "checkpoints", tmp_path / "saved")
+    assert "finished already" in jaxrl("train", "--resume", folder)[1]
+
+    def refused() -> None:
+        before = contents(folder)
+        for more in ([], ["--dry-run"]):
+            code, _, error = jaxrl("train", "--resume", folder, *more)
+            assert code == 2 and error.count("\n") == 1
+            assert "no good checkpoint" in error and "--overwrite" in error
+        assert contents(folder) == before
+
+    (folder / "status.json").unlink()
+    refused()
+    (folder / "metrics.parquet").unlink()
+    with open_run(folder, job.config()) as run:
+        run.append_metrics(records_of(unswept)[:3])
+        refused()
+        run.set_status("running")
+        refused()
+        run.set_status("failed", {"checkpoint": True})
+        refused()
+        run.rewrite_metrics([])
+        run.set_status("interrupted", {"share": 0.5})
+        refused()
+        run.set_status("running", {"checkpoint": False})
+        (run.checkpoints / "damaged").mkdir(parents=True)
+        refused()
+        # Killed before its first checkpoint: then there is nothing to lose.
+        (run.checkpoints / "damaged").rmdir()
+        run.append_metrics(records_of(unswept)[:3])
+    assert jaxrl("train", "--resume", folder)[0] == 0
+    assert (folder / "metrics.parquet").read_bytes() == table
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_status_says_whether_there_is_a_checkpoint(
+    jaxrl: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        "jaxrl.cli.train.RunFolder.set_status",
+        lambda run, state, details=None, names=(): seen.append((details or {}).get("checkpoint")),
+    )
+    assert jaxrl("train", *SMALL, "--checkpoint-seconds", "0", "--run-dir", tmp_path)[0] == 0
+    assert seen[:2] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["status.json", "versions.json", "metrics.parquet"])
+def test_pipes_and_folders_in_a_run_are_one_line(
+    name: str, unswept: Path, jaxrl: Run, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(unswept, tmp_path / "run")
+    for make in (os.mkfifo, os.mkdir):
+        path = folder / name
+        path.rmdir() if path.is_dir() else path.unlink()
+        make(path)
+        commands = [["train", "--resume", folder], ["plot", folder]]
+        for command in commands[: 1 if name == "versions.json" else 2]:
+            code, _, error = jaxrl(*command)
+            assert code == 2 and name in error and error.count("\n") == 1
+
+
 def test_the_settings_are_shown_best_first_with_their_scores(whole: Path, jaxrl: Run) -> None:
     _, out, _ = jaxrl("train", "--resume", whole)
     assert out.index("│ learning_rate=0.001") < out.index("│ learning_rate=1e+30")

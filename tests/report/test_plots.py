@@ -135,6 +135,16 @@ def test_runs_are_compared_from_their_folders(tmp_path: Path) -> None:
         compare_runs(path, [tmp_path / "a/run"], metric="loss")
 
 
+def test_a_picture_takes_the_place_of_a_link_and_not_of_what_it_points_to(tmp_path: Path) -> None:
+    path, target = tmp_path / "plots" / "curve.png", tmp_path / "target"
+    path.parent.mkdir()
+    target.write_text("of another")
+    path.symlink_to(target)
+    learning_curves(path, {"ppo": ([0, 1], [[1.0, 2.0]])})
+    assert target.read_text() == "of another" and not path.is_symlink() and ink(path) > 0
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_importing_the_report_is_light() -> None:
     code = (
         "import sys, jaxrl.report.plots; "
