@@ -20,6 +20,7 @@ from jaxrl.training.rollout import EpisodeSums, RolloutState, rollout, start_rol
 
 EPISODE_MEANS = ("episode_return", "episode_length")
 _MOST_ITERATIONS = 2**31 - 1  # under one key
+_MOST_UPDATES = 2**24  # in one record: `finite_updates` counts them one by one in float32
 
 
 @struct.dataclass
@@ -100,11 +101,14 @@ class TrainResult:
 
     state: TrainState
     steps: Array  # [R] environment steps at the end of each record; float32 where beyond 2^31
-    metrics: dict[str, Array]  # [R] each; means over episodes are NaN where none ended
+    # [R] each; means over episodes are NaN where none ended, and once a metric was not finite.
+    metrics: dict[str, Array]
 
 
 def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
     """Cut `num_steps` environment steps into at most `num_records` equal records, rounding up.
+
+    A record holds 2^24 updates at most: longer lives have more records than `num_records`.
 
     Raises:
         ValueError: a budget or a number of records below one.
@@ -113,12 +117,8 @@ def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
     num_records = check_whole("num_records", num_records)
     steps = agent.num_envs * agent.rollout_length
     num_iterations = math.ceil(num_steps / steps)
+    num_records = max(num_records, math.ceil(num_iterations / _MOST_UPDATES))
     iterations = math.ceil(num_iterations / min(num_records, num_iterations))
-    if iterations >= _MOST_ITERATIONS:
-        raise ValueError(
-            f"num_steps={num_steps} in {num_records} records are {iterations} updates in each, "
-            "more than 2^31: give more records, or more steps between updates."
-        )
     return Plan(math.ceil(num_iterations / iterations), iterations, steps)
 
 
@@ -212,14 +212,14 @@ def summarise(tally: Tally) -> dict[str, Array]:
     return record | {name: total / tally.num_iterations for name, total in tally.metrics.items()}
 
 
-def with_gaps(records: dict[str, Array]) -> dict[str, Array]:
-    """Records with NaN for means over episodes where none ended.
+def with_gaps(records: dict[str, Array], diverged: Array | bool = False) -> dict[str, Array]:
+    """Records with NaN for means over episodes where none ended, or where the run has `diverged`.
 
     Under `jax_debug_nans`, which stops a program at any NaN, they stay 0: see `num_episodes`.
     """
     if jax.config.jax_debug_nans:
         return records
-    some = records["num_episodes"] > 0
+    some = (records["num_episodes"] > 0) & jnp.logical_not(diverged)
     return records | {name: jnp.where(some, records[name], jnp.nan) for name in EPISODE_MEANS}
 
 
@@ -239,7 +239,8 @@ def train(
         agent: the learner and its settings.
         env: the environment and its parameters.
         num_steps: environment steps, rounded up to whole records.
-        num_records: how often metrics are recorded.
+        num_records: how often metrics are recorded; more often where a record would hold more than
+            2^24 updates.
         auto_reset: start a new episode where one ended.
 
     Returns:
@@ -274,4 +275,5 @@ def train(
     state, metrics = jax.lax.scan(record, state, None, plan.num_records)
     steps = (np.arange(plan.num_records) + 1) * plan.steps_per_record
     steps = jnp.asarray(steps, jnp.int32 if plan.total_steps < 2**31 else jnp.float32)
-    return TrainResult(state, steps, with_gaps(metrics))
+    diverged = jnp.cumsum(metrics["finite_updates"] < plan.iterations) > 0
+    return TrainResult(state, steps, with_gaps(metrics, diverged))

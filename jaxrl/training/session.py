@@ -230,9 +230,12 @@ class Session:
         if not self.span[2]:
             self.iteration += int(self.span[1])
             return
-        some = self.metrics["num_episodes"][..., columns] > 0
+        # No number where no episode ended, nor after a metric was not finite: a curve ends there.
+        lost = self.metrics["finite_updates"][..., : columns.stop] < self.plan.plan.iterations
+        lost = np.logical_or.accumulate(lost, axis=-1)[..., columns]
+        lost |= self.metrics["num_episodes"][..., columns] == 0
         for name in EPISODE_MEANS:
-            self.metrics[name][..., columns][~some] = np.nan
+            self.metrics[name][..., columns][lost] = np.nan
         for record in range(columns.start, columns.stop):
             latest = {name: value[..., record] for name, value in self.metrics.items()}
             self.observer.on_record(record, latest)

@@ -46,7 +46,8 @@ def sweep(
         num_seeds: seeds of every setting.
         num_steps: environment steps of each run, rounded up to whole records.
         over: float settings by name, with the values to combine.
-        num_records: how often metrics are recorded.
+        num_records: how often metrics are recorded; more often where a record would hold more than
+            2^24 updates.
         lanes: runs in one call of the program on each device; by default one on a CPU, 64
             elsewhere. Numbers depend on it in the last bits, on nothing else.
         first_seed: the first seed's number, to split seeds over processes.

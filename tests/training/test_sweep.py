@@ -195,7 +195,14 @@ def test_a_diverged_run_is_reported_at_its_step_and_the_others_are_untouched(two
     passes the greatest float32 in the second record of four iterations of 16 steps."""
     bad = run(2, lanes=width, over={"learning_rate": [0.1, 1e5]})
     assert bad.diverged_at.tolist() == [[-1, -1], [80, 80]]
-    np.testing.assert_array_equal(np.isfinite(bad.metrics["loss"][1]), [[True, False, False]] * 2)
+    assert two_rates.plan.plan.num_records == 3
+    for name in ("loss", "episode_return", "episode_length"):
+        assert np.all(np.isfinite(two_rates.metrics[name]))
+        shown = np.isfinite(bad.metrics[name][1])
+        np.testing.assert_array_equal(shown, [[True, False, False]] * 2)
+    assert np.all(bad.metrics["num_episodes"] > 0)
+    alone = train(KEY, DIARY.replace(learning_rate=1e5), CLOCK, **RUN).metrics["episode_return"]
+    np.testing.assert_array_equal(np.isfinite(alone), [True, False, False])
     for seed in range(2):
         assert_same_bits(lane(bad, 0, seed), lane(two_rates, 0, seed))
     assert np.all(two_rates.diverged_at == -1)
@@ -425,6 +432,15 @@ def test_a_plan_rounds_up_to_whole_records(num_steps, num_records):
     assert plan.total_steps >= num_steps
     # No record could be left out.
     assert plan.total_steps - plan.steps_per_record < num_steps
+
+
+def test_a_plan_of_a_very_long_life_has_as_many_records_as_it_needs():
+    """At the default of 100: no record has more updates than a float32 counts one by one."""
+    plan = make_plan(AGENT, 10**13)
+    assert plan.iterations <= 2**24 and plan.total_steps - plan.steps_per_record < 10**13
+    assert make_plan(AGENT, 100 * 16 * 2**24).num_records == 100
+    life = jax.eval_shape(lambda: train(KEY, DIARY, CLOCK, num_steps=10**13))
+    assert life.steps.shape == (plan.num_records,)
 
 
 @pytest.mark.slow  # a program for each width
