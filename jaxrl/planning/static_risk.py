@@ -92,11 +92,12 @@ def static_cvar(
     check_settings(CVaR(level))
     check_episodes(mdp, horizon, initial_state)
     check_stocks(num_stocks)
-    asked, (num_stocks, lattice) = num_stocks, choose_grid(mdp, horizon, initial_state, num_stocks)
-    if lattice is None and asked is None:
-        if (found := reachable_stocks(mdp, horizon, initial_state, level)) is not None:
-            return plan_exactly(found, partial(np.minimum, 0.0), partial(_best_cvar, float(level)))
-    plan = _static_cvar(mdp, level, (initial_state, lattice), horizon, num_stocks)
+    count, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
+    is_free = num_stocks is None and lattice is None
+    found = reachable_stocks(mdp, horizon, initial_state, level) if is_free else None
+    if found is not None:
+        return plan_exactly(found, partial(np.minimum, 0.0), partial(_best_cvar, float(level)))
+    plan = _static_cvar(mdp, level, (initial_state, lattice), horizon, count)
     return plan if lattice is not None else with_own_value(mdp, plan, initial_state, CVaR(level))
 
 
@@ -225,8 +226,8 @@ def static_var(
 
     Numerics:
         A probability within rounding of `level` counts as having reached it. Exact where
-        `static_cvar` is; elsewhere between the values with stocks rounded down (reported) and up, or what following
-        the plan attains, as in `static_cvar`. A quantile may jump, so that the bound need not
+        `static_cvar` is; elsewhere between the values with stocks rounded down (reported) and up,
+        or what following the plan attains, as there. A quantile may jump, so that the bound need not
         shrink with the grid.
 
     Example:
@@ -243,13 +244,14 @@ def static_var(
     check_settings(CVaR(level))
     check_episodes(mdp, horizon, initial_state)
     check_stocks(num_stocks)
-    asked, (num_stocks, lattice) = num_stocks, choose_grid(mdp, horizon, initial_state, num_stocks)
-    if lattice is None and asked is None:
-        if (found := reachable_stocks(mdp, horizon, initial_state, level)) is not None:
-            return plan_exactly(
-                found, partial(_falls_short, found.near), partial(_best_var, float(level))
-            )
-    plan = _static_var(mdp, level, (initial_state, lattice), horizon, num_stocks)
+    count, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
+    is_free = num_stocks is None and lattice is None
+    found = reachable_stocks(mdp, horizon, initial_state, level) if is_free else None
+    if found is not None:
+        return plan_exactly(
+            found, partial(_falls_short, found.near), partial(_best_var, float(level))
+        )
+    plan = _static_var(mdp, level, (initial_state, lattice), horizon, count)
     return plan if lattice is not None else with_own_value(mdp, plan, initial_state, VaR(level))
 
 

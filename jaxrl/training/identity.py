@@ -31,8 +31,8 @@ def identity(**parts: Any) -> dict[str, str]:
     """What a run is made of, a line for every setting, array and function, by dotted path.
 
     Numbers are written as float32 sees them, whether Python's or arrays; functions by their name
-    and a digest of their code, their defaults and what they enclose. Of functions of libraries, which
-    their next version may change, only what they enclose counts.
+    and a digest of their code, their defaults and what they enclose. Of functions of libraries,
+    which their next version may change, only what they enclose counts.
 
     Example:
         >>> from jaxrl.functionals import CVaR
