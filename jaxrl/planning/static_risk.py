@@ -227,8 +227,8 @@ def static_var(
     Numerics:
         A probability within rounding of `level` counts as having reached it. Exact where
         `static_cvar` is; elsewhere between the values with stocks rounded down (reported) and up,
-        or what following the plan attains, as there. A quantile may jump, so that the bound need not
-        shrink with the grid.
+        or what following the plan attains, as there. A quantile may jump, so that the bound need
+        not shrink with the grid.
 
     Example:
         >>> from jaxrl import outcome_mdp
