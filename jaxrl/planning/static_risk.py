@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings
@@ -18,6 +19,7 @@ from jaxrl.planning.episodes import (
     choose_grid,
     episodes,
 )
+from jaxrl.planning.few_stocks import plan_exactly, reachable_stocks
 from jaxrl.planning.stock import (
     BETWEEN,
     DOWN,
@@ -67,7 +69,9 @@ def static_cvar(
         ValueError: a concrete argument is out of range.
 
     Numerics:
-        Exact up to rounding on a lattice. Elsewhere stocks rounded down and up at every step bound
+        Exact up to rounding on a lattice, and where at most 4096 gains and returns are reachable
+        and the numbers concrete: the plan is then of those, and its table holds only what
+        `initial_stock` may lead to. Elsewhere stocks rounded down and up at every step bound
         the return of every path from below and above, hence its CVaR: `error_bound` is the distance
         from `value`, which interpolates, to the farther of the two, and shrinks like H range / M.
         Where following the plan gives each state at most 256 different stocks, `value` is what it
@@ -88,8 +92,12 @@ def static_cvar(
     check_settings(CVaR(level))
     check_episodes(mdp, horizon, initial_state)
     check_stocks(num_stocks)
-    num_stocks, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
-    plan = _static_cvar(mdp, level, (initial_state, lattice), horizon, num_stocks)
+    count, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
+    is_free = num_stocks is None and lattice is None
+    found = reachable_stocks(mdp, horizon, initial_state, level) if is_free else None
+    if found is not None:
+        return plan_exactly(found, partial(np.minimum, 0.0), partial(_best_cvar, float(level)))
+    plan = _static_cvar(mdp, level, (initial_state, lattice), horizon, count)
     return plan if lattice is not None else with_own_value(mdp, plan, initial_state, CVaR(level))
 
 
@@ -137,6 +145,23 @@ def _static_cvar(
         found,
         (-high[1:-1], spacing[:-1]),
     )
+
+
+def _best_cvar(level: float, targets: np.ndarray, utilities: np.ndarray) -> tuple[int, float]:
+    objective = targets + utilities / level
+    best = int(np.argmax(objective))
+    return best, float(objective[best])
+
+
+def _falls_short(near: float, stock: np.ndarray) -> np.ndarray:
+    return -(stock < -near).astype(np.float64)
+
+
+def _best_var(level: float, targets: np.ndarray, utilities: np.ndarray) -> tuple[int, float]:
+    # A probability within rounding of `level` has reached it, as on a grid.
+    tie = 64 * float(jnp.finfo(jnp.result_type(float)).eps)
+    best = int(np.flatnonzero(-utilities < level - tie)[-1])
+    return best, float(targets[best])
 
 
 def _from_initial(initial: Array, values: Array) -> Array:
@@ -200,10 +225,10 @@ def static_var(
         ValueError: a concrete argument is out of range.
 
     Numerics:
-        A probability within rounding of `level` counts as having reached it. Exact on a lattice;
-        elsewhere between the values with stocks rounded down (reported) and up, or what following
-        the plan attains, as in `static_cvar`. A quantile may jump, so that the bound need not
-        shrink with the grid.
+        A probability within rounding of `level` counts as having reached it. Exact where
+        `static_cvar` is; elsewhere between the values with stocks rounded down (reported) and up,
+        or what following the plan attains, as there. A quantile may jump, so that the bound need
+        not shrink with the grid.
 
     Example:
         >>> from jaxrl import outcome_mdp
@@ -219,8 +244,14 @@ def static_var(
     check_settings(CVaR(level))
     check_episodes(mdp, horizon, initial_state)
     check_stocks(num_stocks)
-    num_stocks, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
-    plan = _static_var(mdp, level, (initial_state, lattice), horizon, num_stocks)
+    count, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
+    is_free = num_stocks is None and lattice is None
+    found = reachable_stocks(mdp, horizon, initial_state, level) if is_free else None
+    if found is not None:
+        return plan_exactly(
+            found, partial(_falls_short, found.near), partial(_best_var, float(level))
+        )
+    plan = _static_var(mdp, level, (initial_state, lattice), horizon, count)
     return plan if lattice is not None else with_own_value(mdp, plan, initial_state, VaR(level))
 
 

@@ -43,6 +43,9 @@ class StockPlan:
     steps: Array  # [H - 1] [return], its spacing
     weights: Array  # [H], discount^t
     lean: Array  # [], what is added before an index is rounded down: 1/2 rounds to the nearest
+    # [H - 1, M] [return], increasing: the stocks in the table that `initial_stock` may lead to,
+    # where they are few and on no grid; the nearest one counts.
+    points: Array | None = None
 
     def action(self, time: Array | int, state: Array | int, stock: Array | float) -> Array:
         """The action `[]` int32 at `time` in `state` with stock c_t [return]."""
@@ -55,6 +58,10 @@ class StockPlan:
         if self.table.shape[0] == 0:
             return self.first_action[state]
         row = jnp.maximum(time - 1, 0)
+        if self.points is not None:
+            between = (self.points[row, :-1] + self.points[row, 1:]) / 2
+            later = self.table[row, state, jnp.searchsorted(between, worth)]
+            return jnp.where(time == 0, self.first_action[state], later)
         place = (worth - self.starts[row]) / self.steps[row]
         place = jnp.where(jnp.isfinite(place), place, 0.0)  # nothing counts at discount 0
         index = jnp.clip(jnp.floor(place + self.lean), 0, self.table.shape[-1] - 1)

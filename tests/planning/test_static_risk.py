@@ -270,6 +270,43 @@ def test_off_the_lattice_a_small_law_is_exact(solve, score, seed):
 
 
 @pytest.mark.slow
+def far_reward(big, discount=1.0):
+    """The choice after the first draw matters little beside a rare reward, off every lattice."""
+    prob, after, reward = np.zeros((3, 2, 3)), np.full((3, 2, 3), 2), np.zeros((3, 2, 3))
+    prob[0], after[0, :, :2] = [0.495, 0.495, 0.01], 1
+    reward[0] = [0.0, np.pi, big * np.sqrt(2.0)]
+    prob[1:, :, 0], reward[1, 0, 0] = 1.0, 1.0
+    prob[1, 1, :2], reward[1, 1, 1] = 0.5, np.e
+    return outcome_mdp(
+        prob, after, reward, discount, initial=[1.0, 0.0, 0.0], terminal=[False, False, True]
+    )
+
+
+FEW = {
+    **{f"far {g}": functools.partial(far_reward, 1e4, g) for g in (1.0, 0.9, 0.0)},
+    **{
+        f"random {seed}": functools.partial(random_mdp, seed, discount, lattice=False)
+        for seed, discount in [(0, 1.0), (1, 0.9), (2, 0.7), (3, 1.0), (4, 0.95), (5, 0.3)]
+    },
+}
+
+
+@pytest.mark.parametrize("solve, score", [(static_cvar, cvar), (static_var, var)])
+@pytest.mark.parametrize("name", FEW)
+def test_few_stocks_off_every_lattice_are_planned_exactly(solve, score, name):
+    mdp, horizon = FEW[name](), 2 if name.startswith("far") else H
+    laws = all_laws(mdp, horizon, 0 if name.startswith("far") else None)
+    for level in (0.2, 0.3, 0.5, 0.8, 1.0):
+        plan = solve(mdp, level=level, horizon=horizon)
+        best = score(*laws, level).max()
+        np.testing.assert_allclose(plan.value, best, rtol=1e-9, atol=1e-9)
+        assert plan.error_bound < 1e-9
+        law = stock_return_law(mdp, plan, num_atoms=64)
+        kept = score(np.asarray(law.law.probs)[None], np.asarray(law.law.atoms)[None], level)[0]
+        assert law.is_exact
+        np.testing.assert_allclose(kept, best, rtol=1e-9, atol=1e-9)
+
+
 def test_exact_to_rounding_in_double_precision():
     for seed in range(2):
         mdp = random_mdp(seed, terminal=False)
