@@ -99,6 +99,7 @@ def distributional_value_iteration(
     params = jnp.where(known, solved.params, _no_return(mdp, operator))
     own = _iterate(mdp, under, tolerance, params, max_iterations)
     earned = jnp.all(jnp.abs(own.values - solved.values) <= tolerance + width)
+    earned |= mdp.discount < 1  # which may be traced
     return solved.replace(policy=policy, converged=solved.converged & earned)
 
 

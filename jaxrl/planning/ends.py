@@ -84,6 +84,7 @@ def _settle(
     return policy, ~asked | jnp.all(jnp.abs(worth - values) <= tolerance + width)
 
 
+@jax.jit
 def ending_policy(mdp: TabularMDP, solution: Solution, scores: Array) -> tuple[Array, Array, Array]:
     """The policy `[S, A]` that comes to an end where a tie allows it.
 

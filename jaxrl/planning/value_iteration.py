@@ -80,7 +80,8 @@ def value_iteration(
     acceleration = FrozenSweeps() if acceleration is None else acceleration
     check_problem(mdp, operator, tolerance, max_iterations, initial_values)
     solved = _solve(mdp, operator, tolerance, max_iterations, initial_values, acceleration)
-    tell_of_rounding(mdp, solved, solved.num_iterations < max_iterations, tolerance)
+    is_stalled = (solved.num_iterations < max_iterations) & jnp.isfinite(solved.residual)
+    tell_of_rounding(mdp, solved, is_stalled, tolerance)
     return with_ends(mdp, operator, solved, tolerance, max_iterations)
 
 
