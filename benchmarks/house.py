@@ -2,12 +2,12 @@
 
     python benchmarks/house.py [BEFORE [AFTER]] [--quick]
 
-Lines of code leave out docstrings, comments and blank lines. A public name is one that a package's
-`__all__` lists or, in a package without one, any name without an underscore that stands at the top
-of its modules. A deep import takes something from behind a package's door: in tests, benchmarks,
-notebooks and README. Repeated lines are those of runs of six that stand in two places or more,
-blank lines aside. CPU seconds are the least of three runs of the command. The table is written to
-`results/house.md`; `--quick` leaves the commands out and writes nothing.
+Lines of code leave out docstrings, comments and blank lines. A public name is one that a
+package's `__all__` or stub lists or, in a package without one, any name without an underscore
+that stands at the top of its modules. A deep import takes something from behind a package's door:
+in tests, benchmarks, notebooks and README. Repeated lines are those of runs of six that stand in
+two places or more, blank lines aside. CPU seconds are the least of three runs of the command. The
+table is written to `results/house.md`; `--quick` leaves the commands out and writes nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,12 @@ def listed(tree: ast.Module) -> list[str] | None:
 
 def public(folder: pathlib.Path) -> int:
     """Public names of a package, those of packages inside it included."""
-    names = listed(ast.parse((folder / "__init__.py").read_text()))
+    stub = folder / "__init__.pyi"
+    if stub.exists():
+        nodes = ast.parse(stub.read_text()).body
+        names = [one.name for node in nodes for one in getattr(node, "names", [])]
+    else:
+        names = listed(ast.parse((folder / "__init__.py").read_text()))
     inner = sum(public(path.parent) for path in folder.glob("*/__init__.py"))
     if names is not None:
         return len(names) + inner

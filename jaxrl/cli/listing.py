@@ -24,7 +24,7 @@ def list_names(arguments: List) -> int:
     if arguments.what == "envs":
         _list_envs()  # which needs no other package
         return 0
-    from jaxrl.cli.parts import KINDS
+    from jaxrl.core.notation import KINDS
 
     others = {"agents": _list_agents, "experiments": _list_experiments}
     kinds = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxrl.meta.probe import DriftMap, Probe, PulseResponse, SettingCurves
 from jaxrl.report.plots import write_picture
+
+if TYPE_CHECKING:
+    from jaxrl.meta.probe import DriftMap, Probe, PulseResponse, SettingCurves
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MOST_CURVES = 6  # of settings, drawn one below the other

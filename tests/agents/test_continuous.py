@@ -269,11 +269,16 @@ def test_the_temperature_moves_against_the_surplus_of_entropy(name, agent):
 def test_a_temperature_beyond_float32_leaves_finite_losses():
     """exp(100) is infinite, but the losses still are numbers and the temperature still moves."""
     agent = AGENTS["sac"].replace(warmup=0, batch_size=8)
-    state = start_training(jax.random.key(0), agent, ENV, NUM_STEPS)
-    learner = state.agent.learner
-    params = learner.params.replace(log_temperature=jnp.array(100.0))
-    state = state.replace(agent=state.agent.replace(learner=learner.replace(params=params)))
-    after, tally = jax.jit(lambda state: train_iteration(agent, ENV, state))(state)
+
+    @jax.jit
+    def iterated(key):
+        state = start_training(key, agent, ENV, NUM_STEPS)
+        learner = state.agent.learner
+        params = learner.params.replace(log_temperature=jnp.array(100.0))
+        state = state.replace(agent=state.agent.replace(learner=learner.replace(params=params)))
+        return train_iteration(agent, ENV, state)
+
+    after, tally = iterated(jax.random.key(0))
     assert all(np.isfinite(value) for value in tally.metrics.values()), tally.metrics
     assert float(after.agent.learner.params.log_temperature) != 100.0
 

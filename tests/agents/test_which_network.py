@@ -258,7 +258,9 @@ def implicit():
     return after_one_step(agent, state, TWICE, [0, 0, 0])[0]
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    "end", [ENDS[-1], *(pytest.param(end, marks=pytest.mark.slow) for end in ENDS[:-1])]
+)
 def test_implicit_quantiles_rise_below_the_target_and_fall_above_it(end):
     """The levels u of the two estimates are drawn from [0, 1/2] and [1/2, 1]; an estimate below the
     target 6 or 4 rises by u, one above 1 falls by 1 - u. Together by 1/2 to 3/2."""
@@ -307,7 +309,10 @@ def rainbow():
     "end, target",
     # Three rewards and an eighth of 8; the rewards alone; two rewards and a quarter of state 1,
     # the last that is known, whose action 1 the lagged copy holds for 4.
-    [("", 4.0), ("terminated", 3.0), ("truncated", 3.0)],
+    [
+        ("truncated", 3.0),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in [("", 4.0), ("terminated", 3.0)]),
+    ],
 )
 def test_rainbow_moves_towards_three_rewards_and_the_lagged_value_of_the_online_choice(end, target):
     _, state, after = rainbow()

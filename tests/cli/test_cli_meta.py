@@ -102,6 +102,7 @@ def test_the_list_names_what_is_learned(capsys):
     assert all(name in said for name in EXPERIMENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_stops_after_a_chunk_which_is_saved(number, capsys, tmp_path, monkeypatch):
     def learn(seed):

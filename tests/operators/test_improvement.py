@@ -595,7 +595,7 @@ def test_what_an_impossible_action_is_worth_stays_out_of_the_slope():
     for mask, worth in ((None, 100.0), (jnp.array([True, True, False]), 0.0)):
         improvement = KLSoftmax(1.0, reference if mask is None else jnp.array([0.2, 0.8, 0.5]))
         q_values = jnp.array([worth - 100.0] * 2 + [100.0])
-        slope = jax.grad(lambda q, i=improvement, m=mask: value_of(i, q, m))(q_values)
+        slope = jax.jit(jax.grad(value_of, argnums=1))(improvement, q_values, mask)
         np.testing.assert_allclose(slope, reference, atol=1e-6)
 
 

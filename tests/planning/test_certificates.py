@@ -174,6 +174,7 @@ def test_float32_says_what_it_did_not_reach() -> None:
     assert np.all(errors <= found.error_bound) and np.all(found.error_bound <= most)
 
 
+@pytest.mark.slow
 def test_every_solver_says_that_float32_stops_it() -> None:
     """Values of 100 / (1 - 0.999): the next number of float32 is 0.008 away."""
     mdp = jaxrl.tabular_mdp([[[0.5, 0.5]] * 2] * 2, [[99.1, 99.3], [100.7, 100.9]], discount=0.999)

@@ -67,6 +67,7 @@ def test_frozen_lakes_are_crossed(solver, slippery):
     assert worth[0] == pytest.approx(14 / 17 if slippery else 1.0, abs=1e-5)
 
 
+@pytest.mark.slow  # the default one below holds where nobody earns the tail
 def test_a_tail_mean_is_reached_too():
     mdp = gymnasium_mdp(gymnasium.make("FrozenLake-v1", is_slippery=False), discount=1.0)
     solution = by_tails(mdp)
@@ -74,7 +75,7 @@ def test_a_tail_mean_is_reached_too():
     np.testing.assert_allclose(earned(mdp, solution.policy, 4000), solution.values, atol=2e-5)
 
 
-@pytest.mark.parametrize("pays", [0.0, 1.0])
+@pytest.mark.parametrize("pays", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_tails_that_nobody_earns_are_not_converged(pays):
     """Begun at a return of 1, a circle without end keeps it, and earns 0."""
     mdp = jaxrl.outcome_mdp(np.ones((1, 1, 1)), np.zeros((1, 1, 1), int), [[[0.0]]], 1.0)

@@ -291,8 +291,13 @@ FEW = {
 }
 
 
+QUICK = ("far 1.0", "far 0.9", "random 1")
+
+
 @pytest.mark.parametrize("solve, score", [(static_cvar, cvar), (static_var, var)])
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FEW]
+)
 def test_few_stocks_off_every_lattice_are_planned_exactly(solve, score, name):
     mdp, horizon = FEW[name](), 2 if name.startswith("far") else H
     laws = all_laws(mdp, horizon, 0 if name.startswith("far") else None)
