@@ -3,59 +3,53 @@
 from __future__ import annotations
 
 from jaxrl.core.notation import KINDS, register
-from jaxrl.functionals import CVaR, Entropic, Mean
-from jaxrl.operators.bellman import BellmanOperator, Lookahead
+from jaxrl.operators.bellman import (
+    BellmanOperator,
+    Lookahead as Lookahead,  # whose door is `jaxrl` itself
+)
 from jaxrl.operators.composition import (
     Avoidance,
     DiscountedSum,
+    HTransform,
+    Identity,
+    LogMapping,
     Mapped,
     MaxForm,
     MinForm,
     Reachability,
+    SignedHyperbolic,
 )
-from jaxrl.operators.heads import (
-    Categorical,
-    Expectiles,
-    Gaussian,
-    HLGauss,
-    ImplicitQuantile,
-    Particles,
-    Quantile,
-    Scalar,
-    TwoHot,
-)
+from jaxrl.operators.grid_heads import Categorical, HLGauss, TwoHot
 from jaxrl.operators.improvement import (
     Boltzmann,
     EpsilonGreedy,
     ExpectileMax,
     FixedPolicy,
     Greedy,
+    KLSoftmax,
+    Mellowmax,
+    MirrorDescent,
+    PerState,
+    Softmax,
 )
-from jaxrl.operators.per_state import PerState
-from jaxrl.operators.regularised import KLSoftmax, Mellowmax, MirrorDescent, Softmax
-from jaxrl.operators.reward_channels import RewardChannels
+from jaxrl.operators.quantile_heads import EnergyAtoms, ImplicitQuantile, Quantile
+from jaxrl.operators.statistic_heads import Expectiles, Gaussian, Scalar
 from jaxrl.operators.tsallis import Tsallis
-from jaxrl.operators.value_mapping import (
-    HTransform,
-    Identity,
-    LogMapping,
-    SignedHyperbolic,
-)
 
 register("improvements", Greedy, EpsilonGreedy, Softmax, KLSoftmax, MirrorDescent, Mellowmax)
 register("improvements", Tsallis, ExpectileMax, FixedPolicy, Boltzmann)
 register("heads", Scalar, Categorical, Quantile, ImplicitQuantile, Expectiles, Gaussian, TwoHot)
-register("heads", HLGauss, Particles, c51="categorical", iqn="implicit_quantile")
+register("heads", HLGauss, EnergyAtoms)
+register("heads", c51="categorical", iqn="implicit_quantile", particles="energy_atoms")
 register("compositions", DiscountedSum, MinForm, MaxForm, Reachability, Avoidance, Mapped)
 
 __all__ = [
     "Avoidance",
     "BellmanOperator",
     "Boltzmann",
-    "CVaR",
     "Categorical",
     "DiscountedSum",
-    "Entropic",
+    "EnergyAtoms",
     "EpsilonGreedy",
     "ExpectileMax",
     "Expectiles",
@@ -68,18 +62,14 @@ __all__ = [
     "ImplicitQuantile",
     "KLSoftmax",
     "LogMapping",
-    "Lookahead",
     "Mapped",
     "MaxForm",
-    "Mean",
     "Mellowmax",
     "MinForm",
     "MirrorDescent",
-    "Particles",
     "PerState",
     "Quantile",
     "Reachability",
-    "RewardChannels",
     "Scalar",
     "SignedHyperbolic",
     "Softmax",

@@ -1,6 +1,11 @@
-"""Constrained MDPs: the best return among policies whose expected costs keep within limits."""
+"""Constrained MDPs: the best return among policies whose expected costs keep within limits.
+
+By linear programming over occupancy measures, or as a game of a policy and of prices.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +14,99 @@ import numpy as np
 from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
-from jaxrl.operators.bellman import BellmanOperator
-from jaxrl.planning.occupancy import flow, shares
-from jaxrl.planning.value_iteration import check_problem
+from jaxrl.planning.solution import (
+    at_actions,
+    check_int,
+    check_policy,
+    check_problem,
+    check_range,
+    is_traced,
+    repeat,
+    tell_of_rounding,
+    until_stable,
+)
+
+
+def occupancy(mdp: TabularMDP, policy: Array) -> Array:
+    """The discounted state-action occupancy of a policy, by one linear solve.
+
+        mu(s, a) = sum_t discount^t Pr(s_t = s, a_t = a, still going on),  s_0 ~ initial
+
+    Not normalised: the expected discounted return is sum mu r as it stands, and mu sums to the
+    expected discounted number of steps, 1 / (1 - discount) where nothing ends. It is the one
+    solution, for the policy, of the flow equations
+
+        sum_a mu(s, a) = initial(s) + discount sum_{s', a'} P(s | s', a') mu(s', a')
+
+    and the occupancies of all policies are the polytope of its solutions mu >= 0, over which the
+    return and every expected cost are linear.
+
+    Args:
+        mdp: the model; with `discount` 1 every episode must end, and mu counts visits.
+        policy: `[S, A]` probabilities.
+
+    Returns:
+        `[S, A]`, non-negative [steps].
+
+    Raises:
+        ValueError: the policy is not one, or nothing ends and the discount is 1.
+
+    Example:
+        >>> from jaxrl import tabular_mdp
+        >>> mdp = tabular_mdp([[[0.0, 1.0]], [[0.0, 1.0]]], [[1.0], [2.0]], discount=0.5)
+        >>> occupancy(mdp, jnp.ones((2, 1))).tolist()
+        [[1.0], [1.0]]
+
+    Sources:
+        d'Epenoux (1963), A probabilistic production and inventory problem; Puterman (1994), Markov
+        Decision Processes, section 6.9.
+    """
+    policy = check_policy(mdp, policy)
+    endless = mdp.is_endless and not is_traced(mdp.discount)
+    if endless and np.any(mdp.discount == 1):
+        raise ValueError(
+            "discount=1 and nothing ends: the occupancy is infinite. For the share of time spent "
+            "in each state use gain_and_bias(mdp, policy).limit."
+        )
+    return _occupancy(mdp, policy)
+
+
+@jax.jit
+def _occupancy(mdp: TabularMDP, policy: Array) -> Array:
+    return flow(mdp.dense()[0], policy, mdp.initial, mdp.discount)
+
+
+def flow(kernel: Array, policy: Array, initial: Array, discount: Array | float) -> Array:
+    """Occupancy `[S, A]` from `kernel[S, A, S]`, `policy[S, A]` and `initial[S]`."""
+    chain = jnp.einsum("sa,sat->st", policy, kernel)
+    visits = jnp.linalg.solve(
+        jnp.eye(chain.shape[0], dtype=chain.dtype) - discount * chain.T, initial
+    )
+    # Of states that are never reached only rounding is left, of either sign.
+    return jnp.maximum(visits, 0.0)[:, None] * policy
+
+
+def occupancy_policy(mdp: TabularMDP | Tables, measure: Array) -> Array:
+    """The policy that has a given occupancy: each state's share of its actions.
+
+    Args:
+        mdp: the model; where the measure is zero the policy is even over the legal actions.
+        measure: `[S, A]`, non-negative, a solution of the flow equations.
+
+    Returns:
+        `[S, A]` probabilities.
+
+    Example:
+        >>> from jaxrl import tabular_mdp
+        >>> mdp = tabular_mdp([[[1.0], [1.0]]], [[1.0, 3.0]], discount=0.5)
+        >>> occupancy_policy(mdp, jnp.array([[0.5, 1.5]])).tolist()
+        [[0.25, 0.75]]
+    """
+    legal = mdp.legal
+    measure = jnp.where(legal, measure, 0.0)
+    total = jnp.sum(measure, axis=1, keepdims=True)
+    even = legal / jnp.sum(legal, axis=1, keepdims=True).astype(measure.dtype)
+    return jnp.where(total > 0, measure / jnp.where(total > 0, total, 1.0), even)
 
 
 @struct.dataclass
@@ -74,9 +169,8 @@ class Tables:
         eye = jnp.eye(self.kernel.shape[0], dtype=reward.dtype)
 
         def improve(action: Array) -> Array:
-            chain = jnp.take_along_axis(self.kernel, action[:, None, None], axis=1)[:, 0]
-            earned = jnp.take_along_axis(reward, action[:, None], axis=1)[:, 0]
-            values = jnp.linalg.solve(eye - self.discount * chain, earned)
+            chain = at_actions(self.kernel, action)
+            values = jnp.linalg.solve(eye - self.discount * chain, at_actions(reward, action))
             q_values = reward + self.discount * (self.kernel @ values)
             q_values = jnp.where(self.legal, q_values, -jnp.inf)
             gained = jnp.max(q_values, axis=1) - values
@@ -84,24 +178,9 @@ class Tables:
             slack = 64 * jnp.finfo(values.dtype).eps * size  # or ties might alternate for ever
             return jnp.where(gained > slack, jnp.argmax(q_values, axis=1), action)
 
-        def step(state: tuple) -> tuple:
-            count, action, _ = state
-            new = improve(action)
-            return count + 1, new, jnp.all(new == action)
-
         first = jnp.argmax(jnp.where(self.legal, reward, -jnp.inf), axis=1)
-        start = jnp.zeros((), jnp.int32), first, jnp.zeros((), bool)
-        _, action, _ = jax.lax.while_loop(lambda x: ~x[2] & (x[0] < 1000), step, start)
+        _, action, _ = until_stable(improve, first, 1000)
         return jax.nn.one_hot(action, reward.shape[1], dtype=reward.dtype)
-
-
-@struct.dataclass
-class Basis:
-    """M + 1 columns of the program: each is a policy, or the slack or excess of a limit."""
-
-    columns: Array  # [M + 1, M + 1], one a row: costs and 1
-    worths: Array  # [M + 1] [return]
-    measures: Array  # [M + 1, S, A] [steps], zero unless a policy
 
 
 def constrained(
@@ -151,16 +230,20 @@ def constrained(
         Altman (1999), Constrained Markov Decision Processes, chapters 3 and 8; Dantzig & Wolfe
         (1960), Decomposition principle for linear programs.
     """
-    tables = constrained_tables(mdp, costs, limits)
-    for name, value in (("tolerance", tolerance), ("price_limit", price_limit)):
-        if not isinstance(value, jax.core.Tracer) and jnp.ndim(value) == 0 and not value > 0:
-            raise ValueError(f"{name}={value} must be > 0.")
-    return _constrained(tables, tolerance, max_iterations, price_limit)
+    tables = _constrained_tables(mdp, costs, limits)
+    check_range("tolerance", tolerance, 0, ends="(]")
+    check_range("price_limit", price_limit, 0, ends="(]")
+    found = _constrained(tables, tolerance, max_iterations, price_limit)
+    # What rounding makes of the value and of the price of the costs.
+    finest = jnp.abs(found.value) + found.multipliers @ jnp.abs(found.costs)
+    is_stalled = 64 * jnp.finfo(finest.dtype).eps * finest > tolerance
+    tell_of_rounding(mdp, found, is_stalled, tolerance)
+    return found
 
 
-def constrained_tables(mdp: TabularMDP, costs: Array, limits: Array) -> Tables:
+def _constrained_tables(mdp: TabularMDP, costs: Array, limits: Array) -> Tables:
     """Dense tables of a constrained MDP, after its shapes and numbers have been checked."""
-    check_problem(mdp, BellmanOperator(), 1.0, 1, None)
+    check_problem(mdp)
     dtype = mdp.prob.dtype
     costs, limits = jnp.asarray(costs, dtype), jnp.atleast_1d(jnp.asarray(limits, dtype))
     costs = costs[None] if costs.ndim == 2 else costs
@@ -171,7 +254,7 @@ def constrained_tables(mdp: TabularMDP, costs: Array, limits: Array) -> Tables:
             f"{list(limits.shape)}; got {list(costs.shape)}."
         )
     for name, value in (("costs", costs), ("limits", limits)):
-        if not isinstance(value, jax.core.Tracer) and not np.all(np.isfinite(value)):
+        if not is_traced(value) and not np.all(np.isfinite(value)):
             raise ValueError(f"{name} must be finite.")
     kernel, reward = mdp.dense()
     reward, costs = jnp.where(mdp.legal, reward, 0.0), jnp.where(mdp.legal, costs, 0.0)
@@ -196,12 +279,10 @@ def _constrained(
         value, costs = tables.totals(measure)
         return jnp.concatenate([costs, jnp.ones((1,), dtype)]), value, measure
 
-    def goes_on(state: tuple) -> Array:
-        return ~state[-1] & (state[0] < max_iterations)
-
     def pivot(state: tuple) -> tuple:
-        count, basis, least, multipliers, _ = state
-        price = jnp.linalg.solve(basis.columns, basis.worths)
+        basis, least, multipliers, _ = state
+        columns, worths, _ = basis
+        price = jnp.linalg.solve(columns, worths)
         allowed = jnp.clip(price[:-1], 0.0, ceiling)
         bound, policy = tables.bound(allowed)
         multipliers = jnp.where(bound < least, allowed, multipliers)
@@ -216,13 +297,13 @@ def _constrained(
         is_unit = outside[worst] > 64 * eps * jnp.max(1.0 + jnp.abs(price[:-1]) / unit_price)
         unit = jnp.concatenate([units, -units])[worst]
         unit_worth = jnp.concatenate([jnp.zeros_like(ceiling), -ceiling])[worst]
-        enters = Basis(
+        enters = (
             jnp.where(is_unit, unit, column),
             jnp.where(is_unit, unit_worth, value),
             jnp.where(is_unit, 0.0, measure),
         )
-        amounts = jnp.linalg.solve(basis.columns.T, target)
-        uses = jnp.linalg.solve(basis.columns.T, enters.columns)
+        amounts = jnp.linalg.solve(columns.T, target)
+        uses = jnp.linalg.solve(columns.T, enters[0])
         is_used = uses > 64 * eps * jnp.max(jnp.abs(uses))
         ratios = jnp.where(
             is_used, jnp.maximum(amounts, 0.0) / jnp.where(is_used, uses, 1.0), jnp.inf
@@ -234,24 +315,28 @@ def _constrained(
         is_best = ~is_unit & (gain <= enough)
         swapped = jax.tree.map(lambda held, new: held.at[leaves].set(new), basis, enters)
         basis = jax.tree.map(lambda old, new: jnp.where(is_best, old, new), basis, swapped)
-        return count + 1, basis, least, multipliers, is_best
+        return basis, least, multipliers, is_best
 
     column, value, measure = of_policy(tables.best(tables.reward))
     exceeds = column[:-1] > tables.limits
-    basis = Basis(
+    # M + 1 columns of the program, one a row: costs and 1, the worth [return], and the occupancy,
+    # zero unless it is a policy but the slack or the excess of a limit.
+    basis = (
         jnp.concatenate([jnp.where(exceeds[:, None], -units, units), column[None]]),
         jnp.concatenate([jnp.where(exceeds, -ceiling, 0.0), value[None]]),
         jnp.concatenate([jnp.zeros((num_costs, *measure.shape), dtype), measure[None]]),
     )
-    start = jnp.zeros((), jnp.int32), basis, value, jnp.zeros_like(ceiling), jnp.zeros((), bool)
-    count, basis, least, multipliers, _ = jax.lax.while_loop(goes_on, pivot, start)
-    amounts = jnp.maximum(jnp.linalg.solve(basis.columns.T, target), 0.0)
-    mixture = jnp.tensordot(amounts, basis.measures, 1)
-    policy = shares(tables.legal, mixture)
-    return certified(tables, policy, least, multipliers, count, tolerance)
+    start = basis, value, jnp.zeros_like(ceiling), jnp.zeros((), bool)
+    goes_on = lambda state: ~state[-1]  # noqa: E731
+    count, ((columns, _, measures), least, multipliers, _) = repeat(
+        pivot, goes_on, start, max_iterations
+    )
+    amounts = jnp.maximum(jnp.linalg.solve(columns.T, target), 0.0)
+    policy = occupancy_policy(tables, jnp.tensordot(amounts, measures, 1))
+    return _certified(tables, policy, least, multipliers, count, tolerance)
 
 
-def certified(
+def _certified(
     tables: Tables,
     policy: Array,
     upper_bound: Array,
@@ -276,3 +361,132 @@ def certified(
         num_iterations=num_iterations,
         converged=(violation <= tolerance) & (jnp.abs(gap) <= tolerance),
     )
+
+
+@struct.dataclass
+class Game:
+    """How an ascent-descent went: where it stands, its average, and its path."""
+
+    last: ConstrainedSolution
+    average: ConstrainedSolution  # of the occupancies and multipliers of all iterations
+    values: Array  # [K] [return], of each policy
+    costs: Array  # [K, M], expected discounted costs of each policy
+    multipliers: Array  # [K, M] [return / cost]
+
+
+def optimistic_ascent_descent(
+    mdp: TabularMDP,
+    costs: Array,
+    limits: Array,
+    *,
+    policy_step: float | Array = 0.1,
+    multiplier_step: float | Array = 0.1,
+    optimism: float | Array = 1.0,
+    num_iterations: int = 2000,
+    tolerance: float | Array = 1e-3,
+) -> Game:
+    """ReLOAD: both players of the Lagrangian game step along extrapolated gradients.
+
+        max over policies, min over multipliers l >= 0 of  return - sum_m l_m (cost_m - limit_m)
+
+        g_k = q_k - sum_m l_k,m c_k,m          (action values of reward and costs, kept apart)
+        d_k = cost_k - limit
+        policy  ~ policy * exp(policy_step ((1 + optimism) g_k - optimism g_{k-1}))
+        l       = max(0, l + multiplier_step ((1 + optimism) d_k - optimism d_{k-1}))
+
+    With `optimism` 1 the last iterate converges; with 0 it is plain descent-ascent, which circles a
+    random optimum and only converges on average. Critics are exact. The multipliers are clipped
+    after extrapolation, so that the gradients themselves are never clipped.
+
+    Args:
+        mdp: the model; expected values are from `initial`.
+        costs: `[M, S, A]`, or `[S, A]` for one.
+        limits: `[M]`, or one number, in the scale of a return [cost].
+        policy_step: step of the logits [1 / return].
+        multiplier_step: step of the multipliers [return / cost^2].
+        optimism: weight of the extrapolation, in both players, in [0, 1].
+        num_iterations: K, steps.
+        tolerance: greatest violation and duality gap of what counts as converged.
+
+    Returns:
+        `Game`. Its solutions carry the Lagrangian bound of their own multipliers, by an exact inner
+        solution.
+
+    Raises:
+        ValueError: a shape is wrong or a number is out of range.
+
+    Example:
+        >>> from jaxrl import tabular_mdp
+        >>> mdp = tabular_mdp([[[1.0], [1.0]]], [[1.0, 0.0]], discount=0.5)
+        >>> costs = jnp.array([[1.0, 0.0]])
+        >>> found = optimistic_ascent_descent(mdp, costs, 0.5, policy_step=0.5, multiplier_step=0.5)
+        >>> f"{float(found.last.policy[0, 0]):.3f}", f"{float(found.last.multipliers[0]):.3f}"
+        ('0.250', '1.000')
+
+    Sources:
+        Moskovitz et al. (2023), ReLOAD: Reinforcement learning with optimistic ascent-descent for
+        last-iterate convergence in constrained MDPs, algorithm 1.
+    """
+    tables = _constrained_tables(mdp, costs, limits)
+    check_int("num_iterations", num_iterations)
+    steps = {"policy_step": policy_step, "multiplier_step": multiplier_step}
+    for name, value in {**steps, "optimism": optimism, "tolerance": tolerance}.items():
+        check_range(name, value, 0)
+    return _ascent_descent(
+        tables, policy_step, multiplier_step, optimism, tolerance, num_iterations
+    )
+
+
+@partial(jax.jit, static_argnames="num_iterations")
+def _ascent_descent(
+    tables: Tables,
+    policy_step: Array,
+    multiplier_step: Array,
+    optimism: Array,
+    tolerance: Array,
+    num_iterations: int,
+) -> Game:
+    legal, limits, dtype = tables.legal, tables.limits, tables.reward.dtype
+    eye = jnp.eye(legal.shape[0], dtype=dtype)
+    paid = jnp.concatenate([tables.reward[None], tables.costs])  # [1 + M, S, A]
+
+    def policy_of(logits: Array) -> Array:
+        return jax.nn.softmax(jnp.where(legal, logits, -jnp.inf), axis=1)
+
+    def look(logits: Array, multipliers: Array) -> tuple[Array, Array, tuple]:
+        """Both gradients, and what the policy does."""
+        policy = policy_of(logits)
+        chain = jnp.einsum("sa,sat->st", policy, tables.kernel)
+        earned = jnp.sum(policy * paid, axis=2)  # [1 + M, S]
+        values = jnp.linalg.solve(eye - tables.discount * chain, earned.T).T
+        q_values = paid + tables.discount * jnp.einsum("sat,mt->msa", tables.kernel, values)
+        totals = values @ tables.initial
+        ascent = q_values[0] - jnp.tensordot(multipliers, q_values[1:], 1)
+        return ascent, totals[1:] - limits, (totals[0], totals[1:])
+
+    def step(state: tuple, _: None) -> tuple[tuple, tuple]:
+        logits, multipliers, old_ascent, old_excess, measure, price = state
+        ascent, excess, (value, costs) = look(logits, multipliers)
+        measure = measure + tables.occupancy(policy_of(logits))
+        price = price + multipliers
+        further = ascent + optimism * (ascent - old_ascent)
+        logits = logits + policy_step * further
+        logits = logits - jnp.max(jnp.where(legal, logits, -jnp.inf), axis=1, keepdims=True)
+        moved = multipliers + multiplier_step * (excess + optimism * (excess - old_excess))
+        state = logits, jnp.maximum(moved, 0.0), ascent, excess, measure, price
+        return state, (value, costs, multipliers)
+
+    logits, multipliers = jnp.zeros(legal.shape, dtype), jnp.zeros_like(limits)
+    ascent, excess, _ = look(logits, multipliers)
+    start = logits, multipliers, ascent, excess, jnp.zeros_like(logits), jnp.zeros_like(multipliers)
+    state, path = jax.lax.scan(step, start, None, length=num_iterations)
+    logits, multipliers, _, _, measure, price = state
+
+    def solution(policy: Array, multipliers: Array) -> ConstrainedSolution:
+        bound, _ = tables.bound(multipliers)
+        count = jnp.asarray(num_iterations, jnp.int32)
+        return _certified(tables, policy, bound, multipliers, count, tolerance)
+
+    last = solution(policy_of(logits), multipliers)
+    average = solution(occupancy_policy(tables, measure), price / num_iterations)
+    return Game(last, average, *path)

@@ -11,10 +11,9 @@ import numpy as np
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.operators.bellman import BellmanOperator
-from jaxrl.operators.improvement import FixedPolicy
-from jaxrl.operators.per_state import PerState
-from jaxrl.planning.solution import Solution
-from jaxrl.planning.sweeps import is_shared, look_up, sweep
+from jaxrl.operators.improvement import FixedPolicy, PerState
+from jaxrl.planning.backups import backup, is_shared, look_up
+from jaxrl.planning.solution import Solution, is_traced, repeat
 
 
 def with_ends(
@@ -50,9 +49,8 @@ def with_ends(
 
 def may_circle(mdp: TabularMDP, operator: BellmanOperator) -> bool:
     """Whether a solver's policy could be greedy for a way that leads to no end."""
-    known = not isinstance(mdp.discount, jax.core.Tracer)
-    chooses = operator.improvement.deterministic and not is_shared(operator)
-    return chooses and not (known and np.all(mdp.discount < 1))
+    chooses = operator.improvement.facts.deterministic and not is_shared(operator)
+    return chooses and (is_traced(mdp.discount) or not np.all(mdp.discount < 1))
 
 
 @jax.jit
@@ -69,18 +67,15 @@ def _settle(
     under = operator.replace(improvement=PerState(FixedPolicy(policy)))
 
     def evaluate(state: tuple) -> tuple:
-        count, worth, _ = state
-        after = jnp.where(ended, values, sweep(mdp, under, worth)[0].astype(values.dtype))
-        return count + 1, after, jnp.max(jnp.abs(after - worth))
-
-    def goes_on(state: tuple) -> Array:
-        count, _, moved = state
-        return (moved > 1e-3 * tolerance) & (count < max_iterations)
+        worth, _ = state
+        after = jnp.where(ended, values, backup(mdp, under, worth)[0].astype(values.dtype))
+        return after, jnp.max(jnp.abs(after - worth))
 
     asked = needed & ~jnp.all(ended)
     first = jnp.where(asked, jnp.inf, 0.0).astype(values.dtype)
-    worth = jnp.where(ended, values, 0.0)
-    _, worth, _ = jax.lax.while_loop(goes_on, evaluate, (0, worth, first))
+    start = jnp.where(ended, values, 0.0), first
+    goes_on = lambda state: state[1] > 1e-3 * tolerance  # noqa: E731
+    _, (worth, _) = repeat(evaluate, goes_on, start, max_iterations)
     return policy, ~asked | jnp.all(jnp.abs(worth - values) <= tolerance + width)
 
 
@@ -132,5 +127,4 @@ def ending_policy(mdp: TabularMDP, solution: Solution, scores: Array) -> tuple[A
     start = nowhere, taken, nowhere
     _, chosen, ended = jax.lax.fori_loop(0, 4, stage, start)
     policy = jax.nn.one_hot(chosen, mdp.num_actions, dtype=solution.policy.dtype)
-    policy = jnp.where(needed, policy, solution.policy)
     return jnp.where(needed, policy, solution.policy), ended, width

@@ -11,8 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.operators.bellman import BellmanOperator
-from jaxrl.planning.sweeps import sweep
-from jaxrl.planning.value_iteration import check_problem
+from jaxrl.planning.backups import backup
+from jaxrl.planning.solution import check_int, check_problem, check_shape
 
 
 @struct.dataclass
@@ -67,18 +67,12 @@ def finite_horizon(
         Bellman (1957), Dynamic Programming, chapter III; Puterman (1994), Markov Decision
         Processes, section 4.5; Iyengar (2005), Robust dynamic programming, section 2 (robust).
     """
-    operator = BellmanOperator() if operator is None else operator
-    check_problem(mdp, operator, 1.0, 1, None)
-    if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
-        raise ValueError(f"horizon={horizon!r} must be an int of at least 1.")
+    operator = check_problem(mdp, operator)
+    check_int("horizon", horizon)
     if terminal_values is None:
         terminal_values = jnp.zeros_like(mdp.initial)
     terminal_values = jnp.asarray(terminal_values, mdp.prob.dtype)
-    if terminal_values.shape != mdp.initial.shape:
-        raise ValueError(
-            f"terminal_values must have shape [{mdp.num_states}]; got "
-            f"{list(terminal_values.shape)}."
-        )
+    check_shape("terminal_values", terminal_values, (mdp.num_states,))
     return _finite_horizon(mdp, operator, terminal_values, horizon)
 
 
@@ -87,7 +81,7 @@ def _finite_horizon(
     mdp: TabularMDP, operator: BellmanOperator, terminal_values: Array, horizon: int
 ) -> FiniteHorizonSolution:
     def back(later: Array, _: None):
-        values, q_values, policy = sweep(mdp, operator, later)
+        values, q_values, policy = backup(mdp, operator, later)
         return values, (values, jnp.where(mdp.legal, q_values, -jnp.inf), policy)
 
     _, rows = jax.lax.scan(back, terminal_values, None, length=horizon, reverse=True)

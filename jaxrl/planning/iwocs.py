@@ -11,11 +11,10 @@ from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.operators.bellman import BellmanOperator, describe
-from jaxrl.operators.improvement import Greedy
-from jaxrl.planning.policy_evaluation import policy_evaluation
-from jaxrl.planning.sweeps import is_shared
-from jaxrl.planning.value_iteration import check_problem, tell_of_rounding, value_iteration
-from jaxrl.planning.worst_kernel import worst_case_kernel
+from jaxrl.planning.backups import is_shared
+from jaxrl.planning.linearised import worst_case_kernel
+from jaxrl.planning.solution import check_int, check_problem, repeat, tell_of_rounding
+from jaxrl.planning.value_iteration import policy_evaluation, value_iteration
 
 
 @struct.dataclass
@@ -86,16 +85,15 @@ def iwocs(
         Zouitine, Geist & Rachelson (2024), Solving robust MDPs as a sequence of static RL problems,
         algorithm 1; Iyengar (2005), Robust dynamic programming, section 2 (static = dynamic).
     """
-    check_problem(mdp, operator, tolerance, 1, None)
+    check_problem(mdp, operator, tolerance)
+    check_int("max_models", max_models)
     if is_shared(operator) or not operator.successor_functional.facts.coherent:
         raise ValueError(
             f"{describe(operator.successor_functional)} is not the worst case over a set of laws "
             "for each state and action, which iwocs needs: use value_iteration."
         )
-    if not isinstance(operator.improvement, Greedy) or not operator.composition.linear:
+    if not (operator.improvement.facts.deterministic and operator.composition.facts.linear):
         raise ValueError("iwocs needs Greedy() and DiscountedSum(): use value_iteration.")
-    if not isinstance(max_models, int) or max_models < 1:
-        raise ValueError(f"max_models={max_models!r} must be an int of at least 1.")
     found = _search(mdp, operator, tolerance, max_models)
     # What the bounds do not differ by are errors of solution.
     error = found.error_bound - jnp.maximum(jnp.max(found.values - found.policy_values), 0.0)
@@ -109,10 +107,6 @@ def _search(
 ) -> WorstCaseSearch:
     dtype, shape = mdp.prob.dtype, mdp.legal.shape
     accuracy = jnp.asarray(tolerance, dtype) / 8
-
-    def goes_on(state: tuple) -> Array:
-        found = state[0]
-        return (found.num_models < max_models) & ~found.converged
 
     def add_model(state: tuple) -> tuple:
         found, kernel, inexact = state
@@ -158,4 +152,4 @@ def _search(
         converged=jnp.zeros((), bool),
     )
     start = nothing, mdp.prob, jnp.zeros((), dtype)
-    return jax.lax.while_loop(goes_on, add_model, start)[0]
+    return repeat(add_model, lambda state: ~state[0].converged, start, max_models)[1][0]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.schedules import has_schedule
 from jaxrl.core.types import Array
-from jaxrl.operators.bellman import BellmanOperator, describe
-from jaxrl.operators.improvement import Greedy
-from jaxrl.planning.acceleration import Acceleration, FrozenSweeps
+from jaxrl.operators.bellman import BellmanOperator
+from jaxrl.operators.improvement import FixedPolicy, PerState
+from jaxrl.planning.acceleration import Acceleration, FrozenSolve, FrozenSweeps
 from jaxrl.planning.ends import with_ends
-from jaxrl.planning.fixed_point import solve
-from jaxrl.planning.solution import Solution
-from jaxrl.planning.sweeps import has_fixed_policy, is_shared
+from jaxrl.planning.fixed_point import DIRECT_STATES, solve
+from jaxrl.planning.solution import Solution, check_problem, check_shape, tell_of_rounding
+
+MOST_STATES = 20_000  # the matrix of as many states takes 3.2 GB
 
 
 def value_iteration(
@@ -55,7 +51,8 @@ def value_iteration(
         tolerance: of the values, > 0 [return].
         max_iterations: sweeps of the operator at most.
         initial_values: `[S]`, where to start [return]; default 0.
-        acceleration: default `FrozenSweeps()`, modified policy iteration; `Plain()` for none.
+        acceleration: default `FrozenSweeps()`, modified policy iteration; `FrozenSweeps(0)`
+            for none.
 
     Returns:
         `Solution`. The policy is that of the last sweep, and `q_values` are as near to the exact
@@ -76,87 +73,133 @@ def value_iteration(
         for Markovian decision problems, and Porteus (1971), Some bounds for discounted sequential
         decision processes (the bounds); Iyengar (2005), Robust dynamic programming.
     """
-    operator = BellmanOperator() if operator is None else operator
+    operator = check_problem(mdp, operator, tolerance, max_iterations)
+    if initial_values is not None:
+        check_shape("initial_values", initial_values, (mdp.num_states,))
     acceleration = FrozenSweeps() if acceleration is None else acceleration
-    check_problem(mdp, operator, tolerance, max_iterations, initial_values)
-    solved = _solve(mdp, operator, tolerance, max_iterations, initial_values, acceleration)
+    solved = solve(mdp, operator, tolerance, max_iterations, initial_values, acceleration)
     is_stalled = (solved.num_iterations < max_iterations) & jnp.isfinite(solved.residual)
     tell_of_rounding(mdp, solved, is_stalled, tolerance)
     return with_ends(mdp, operator, solved, tolerance, max_iterations)
 
 
-_solve = jax.jit(solve)
+def policy_iteration(
+    mdp: TabularMDP,
+    operator: BellmanOperator | None = None,
+    *,
+    tolerance: float | Array = 1e-6,
+    max_iterations: int | Array = 1_000,
+    initial_values: Array | None = None,
+) -> Solution:
+    """`value_iteration` that evaluates each policy by solving its linear equations.
+
+    With the plain operator it is Howard's policy iteration. With a robust, risk-averse or
+    regularised one it is Newton's method: nature's law and the policy are held fixed together,
+    which need not approach the solution; a proposal that does not is replaced by a plain sweep.
+    Each iteration factorises a matrix `[S, S]`: a few iterations are enough.
+
+    Args:
+        mdp: the model, of at most 20,000 states.
+        operator: default `BellmanOperator()`: expectation, greedy.
+        tolerance: of the values, > 0 [return].
+        max_iterations: sweeps of the operator at most.
+        initial_values: `[S]`, where to start [return]; default as there.
+
+    Returns:
+        `Solution`; see `value_iteration`.
+
+    Raises:
+        ValueError: as `value_iteration`, or too many states.
+
+    Example:
+        >>> import jaxrl
+        >>> mdp = jaxrl.tabular_mdp([[[0.5, 0.5]], [[0.0, 1.0]]], [[2.0], [0.0]], discount=0.5)
+        >>> [f"{v:.3f}" for v in policy_iteration(mdp, tolerance=1e-5).values.tolist()]
+        ['2.667', '0.000']
+
+    Sources:
+        Howard (1960), Dynamic programming and Markov processes; Puterman & Brumelle (1979), On the
+        convergence of policy iteration in stationary dynamic programming.
+    """
+    if mdp.num_states > MOST_STATES:
+        raise ValueError(
+            f"policy_iteration would factorise a matrix of {mdp.num_states} x {mdp.num_states} "
+            f"numbers; the limit is {MOST_STATES} states. Use value_iteration."
+        )
+    return value_iteration(
+        mdp,
+        operator,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        initial_values=initial_values,
+        acceleration=FrozenSolve(),
+    )
 
 
-def tell_of_rounding(
-    mdp: TabularMDP, solution: Any, is_stalled: bool | Array, tolerance: Any
-) -> None:
-    """Warn where float32 is what stopped an iteration before the tolerance.
+def policy_evaluation(
+    mdp: TabularMDP,
+    policy: Array,
+    operator: BellmanOperator | None = None,
+    *,
+    tolerance: float | Array = 1e-6,
+    max_iterations: int | Array = 10_000,
+    initial_values: Array | None = None,
+    acceleration: Acceleration | None = None,
+) -> Solution:
+    """The values of a policy: the fixed point with `FixedPolicy` in place of the improvement.
+
+    v(s) = sum_a policy(a | s) F(p_sa, r_sa + d_sa v)
+
+    F is the operator's successor functional: with an ambiguity set the worst case against this
+    policy, with a risk measure its nested risk. A functional with a budget shared over the actions
+    of a state spends it against the policy as a whole. For a linear operator one linear solve, and
+    one sweep that certifies it, are all.
 
     Args:
         mdp: the model.
-        solution: with `values` and `converged`.
-        is_stalled: whether rounding alone can have stopped it, if it did not converge.
-        tolerance: asked for [return].
+        policy: `[S, A]`, probabilities, or `[S]`, integers: one action for each state. Probability
+            given to illegal actions is shared among the legal.
+        operator: whose functional and composition count; its improvement does not.
+        tolerance: of the values, > 0 [return].
+        max_iterations: sweeps of the operator at most.
+        initial_values: `[S]`, where to start [return]; default as in `value_iteration`.
+        acceleration: default `FrozenSolve()`, linear equations, for up to 512 states, and
+            `FrozenSweeps()`, iteration, for more.
+
+    Returns:
+        `Solution`, whose `policy` is the given one. Differentiable in the policy too.
+
+    Raises:
+        ValueError: the policy has another shape or is no policy; and as `value_iteration`.
+
+    Example:
+        >>> import jaxrl
+        >>> mdp = jaxrl.tabular_mdp([[[1.0], [1.0]]], [[2.0, 0.0]], discount=0.5)
+        >>> solution = policy_evaluation(mdp, jnp.array([[0.5, 0.5]]), tolerance=1e-5)
+        >>> f"{float(solution.values[0]):.3f}"
+        '2.000'
+
+    Sources:
+        Bellman (1957), Dynamic Programming; Iyengar (2005), Robust dynamic programming, section 3.
     """
-    numbers = (solution, is_stalled, tolerance)
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(numbers))
-    if traced or mdp.prob.dtype != np.float32:
-        return
-    finite = np.all(np.isfinite(solution.values), axis=-1)
-    if np.any(finite & np.asarray(is_stalled) & ~np.asarray(solution.converged)):
-        # The same words for the same tolerance, which Python repeats once for each place.
-        warnings.warn(
-            f"Rounding of float32 stops the iteration before tolerance={np.max(tolerance):.2g}; "
-            "error_bound says how near it came. Ask for less, or make the model and plan inside "
-            "`with jax.enable_x64(True):`.",
-            stacklevel=3,
-        )
-
-
-def check_problem(
-    mdp: TabularMDP,
-    operator: BellmanOperator,
-    tolerance: Any,
-    max_iterations: Any,
-    initial_values: Any,
-) -> None:
-    """Refuse concrete arguments that are out of range, and operators that tables cannot hold."""
-    if mdp.prob.ndim != 3:
+    operator = BellmanOperator() if operator is None else operator
+    policy, shape = jnp.asarray(policy), mdp.legal.shape
+    if policy.ndim == 1 and jnp.issubdtype(policy.dtype, jnp.integer):
+        policy = jax.nn.one_hot(policy, mdp.num_actions, dtype=mdp.prob.dtype)
+    if policy.shape != shape:
         raise ValueError(
-            f"mdp.prob must have shape [S, A, K]; got {list(mdp.prob.shape)}. Map the solver over "
-            "a batch of models: jax.vmap(value_iteration)(mdps)."
+            f"policy must have shape {list(shape)} (probabilities) or {list(shape[:1])} (integer "
+            f"actions); got {list(policy.shape)} of {policy.dtype}."
         )
-    if mdp.prob.dtype == np.float64 != jnp.result_type(float):
-        raise ValueError(
-            f"mdp holds {mdp.prob.dtype} numbers, but 64-bit numbers are off here: plan inside "
-            "`with jax.enable_x64(True):`, where the model was made."
-        )
-    if operator.head.shape != ():
-        raise ValueError(
-            f"{describe(operator.head)} stores more than a value. Use BellmanOperator(head="
-            "Scalar(), ...) here, or distributional_value_iteration for laws of returns."
-        )
-    operator.require_successors(mdp.num_outcomes, exact=True)
-    if has_schedule(operator):
-        raise ValueError(
-            "A number of the operator is a schedule, which only training has a use for: give a "
-            "plan the number itself."
-        )
-    fits = has_fixed_policy(operator) or isinstance(operator.improvement, Greedy)
-    if is_shared(operator) and not fits:
-        raise ValueError(
-            f"{describe(operator.successor_functional)} finds the policy of a state itself: use "
-            f"Greedy() or FixedPolicy, not {describe(operator.improvement)}."
-        )
-    if not isinstance(tolerance, jax.core.Tracer) and not np.all(np.asarray(tolerance) > 0):
-        raise ValueError(f"tolerance={tolerance} is out of range: give a value in (0, inf).")
-    if not isinstance(max_iterations, jax.core.Tracer) and not np.all(
-        np.asarray(max_iterations) >= 1
-    ):
-        raise ValueError(f"max_iterations={max_iterations} is out of range: give at least 1.")
-    shape = (mdp.num_states,)
-    if initial_values is not None and jnp.shape(initial_values) != shape:
-        raise ValueError(
-            f"initial_values must have shape {list(shape)}; got {list(jnp.shape(initial_values))}."
-        )
+    if acceleration is None:
+        few = mdp.num_states <= DIRECT_STATES
+        acceleration = FrozenSolve() if few else FrozenSweeps(200)
+    improvement = PerState(FixedPolicy(policy.astype(mdp.prob.dtype)))
+    return value_iteration(
+        mdp,
+        operator.replace(improvement=improvement),
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        initial_values=initial_values,
+        acceleration=acceleration,
+    )
