@@ -51,8 +51,8 @@ SLOW = {
         "bellman composition grid_heads improvement quantile_heads statistic_heads tsallis"
     ),
     "planning": (
-        "average_reward constrained distributional iwocs linearised mirror_descent return_laws "
-        "static_risk stock timed_risk value_iteration"
+        "average_reward constraints distributional iteration linearised mirror_descent return_laws "
+        "static_risk stock timed_risk worst_case_search"
     ),
     "replay": "ring",
     "report": "plots rule_pictures statistics",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
+from jaxrl.core.notation import KINDS
 from jaxrl.core.protocols import Composition, Functional, Head, Improvement, state_facts
 from jaxrl.core.types import Array
 from jaxrl.functionals.expectation import Mean
@@ -268,3 +269,16 @@ def describe(part: Any) -> str:
     fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
     known = (f"{k}={v}" for k, v in fields.items() if not isinstance(v, jax.core.Tracer))
     return f"{type(part).__name__}({', '.join(known)})"
+
+
+def names() -> dict[str, dict[str, type]]:
+    """What an operator may be built from: for each slot, name -> class.
+
+    Example:
+        >>> sorted(names())
+        ['compositions', 'functionals', 'heads', 'improvements']
+        >>> names()["heads"]["quantile"](num_atoms=8).shape
+        (8,)
+    """
+    slots = ("functionals", "improvements", "heads", "compositions")
+    return {slot: dict(KINDS[slot].builders) for slot in slots}  # pyright: ignore

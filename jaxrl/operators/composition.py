@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import CompositionFacts
 from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
@@ -399,3 +400,6 @@ class RewardChannels:
     def q_values(self, params: Array) -> Array:
         """Stored `[..., J]` -> the return `[...]` [return] by which actions are compared."""
         return jnp.sum(self.weights * self.values(params), axis=-1)
+
+
+register("compositions", DiscountedSum, MinForm, MaxForm, Reachability, Avoidance, Mapped)

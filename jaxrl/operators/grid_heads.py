@@ -11,6 +11,7 @@ from jax.scipy.special import log_ndtr
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
@@ -257,3 +258,6 @@ class HLGauss:
     def loss(self, params: Array, target: Law) -> Array:
         """Cross-entropy `[]` [nats] of logits `params[K]` against the target's mean, encoded."""
         return cross_entropy(params, jnp.exp(self.log_project(target.mean())))
+
+
+register("heads", Categorical, TwoHot, HLGauss, c51="categorical")

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import struct
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import Improvement, ImprovementFacts
 from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
@@ -539,3 +540,7 @@ def gap_bonus(
     probs, bonus = improvement(q_values, mask)
     held = jnp.where(probs > 0, q_values + bonus, 0.0)
     return weight * jnp.maximum(q_values[action] - jnp.sum(probs * held), clip)
+
+
+register("improvements", Greedy, EpsilonGreedy, Softmax, KLSoftmax, MirrorDescent, Mellowmax)
+register("improvements", ExpectileMax, FixedPolicy, Boltzmann)

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxrl.core.law import Law
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
@@ -186,3 +187,7 @@ class EnergyAtoms:
     def loss(self, params: Array, target: Law) -> Array:
         """Energy loss `[]` [return] of `params[K]`; see `jaxrl.losses.energy_loss`."""
         return energy_loss(params, target)
+
+
+register("heads", Quantile, ImplicitQuantile, EnergyAtoms)
+register("heads", iqn="implicit_quantile", particles="energy_atoms")

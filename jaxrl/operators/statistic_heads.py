@@ -8,6 +8,7 @@ from jax.scipy.special import ndtri
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import check_settings, checked_struct, setting
 from jaxrl.core.types import Array
@@ -269,3 +270,6 @@ def _impute(expectiles: Array) -> Law:
     atoms = jnp.concatenate([first[None], points[1:-1], last[None]])
     atoms = atoms - jnp.sum(probs * atoms)  # the mean holds even where the others cannot
     return Law(probs, mean + atoms)
+
+
+register("heads", Scalar, Gaussian, Expectiles)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxrl.core.notation import register
 from jaxrl.core.protocols import ImprovementFacts
 from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
@@ -192,3 +193,6 @@ def _second_remainder(x: Array) -> Array:
 
 def _second_series(x: Array) -> Array:
     return 0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x / 5040))))
+
+
+register("improvements", Tsallis)

@@ -388,9 +388,6 @@ def _plan_exactly(
         utilities=number(utilities),
         first_action=jnp.asarray(first, jnp.int32),
         table=jnp.asarray(table, jnp.int32),
-        starts=number(points[:, 0]),
-        steps=number(np.ones(horizon - 1)),
+        edges=number((points[:, :-1] + points[:, 1:]) / 2),
         weights=number(model.weights),
-        lean=number(0.5),
-        points=number(points),
     )

@@ -24,6 +24,9 @@ DOWN, UP, BETWEEN = jnp.floor, jnp.ceil, jnp.asarray
 SNAP = 1e-3  # as a share of the grid's step: nearer than this to a grid point is on it
 
 
+_search = jnp.vectorize(partial(jnp.searchsorted, side="right"), signature="(m),()->()")
+
+
 @struct.dataclass
 class StockPlan:
     """A value of the whole return, and the policy over (time, state, stock) that attains it.
@@ -40,13 +43,10 @@ class StockPlan:
     utilities: Array  # [B] [utility], the best expected utility from each
     first_action: Array  # [S] int32, at time 0
     table: Array  # [H - 1, S, M] int32, actions at times 1 to H - 1
-    starts: Array  # [H - 1] [return], the least present value of the stock in the table
-    steps: Array  # [H - 1] [return], its spacing
+    edges: (
+        Array  # [H - 1, M - 1] [return], present values of the stock: from each on, the next column
+    )
     weights: Array  # [H], discount^t
-    lean: Array  # [], what is added before an index is rounded down: 1/2 rounds to the nearest
-    # [H - 1, M] [return], increasing: the stocks in the table that `initial_stock` may lead to,
-    # where they are few and on no grid; the nearest one counts.
-    points: Array | None = None
 
     def action(self, time: Array | int, state: Array | int, stock: Array | float) -> Array:
         """The action `[]` int32 at `time` in `state` with stock c_t [return]."""
@@ -59,14 +59,8 @@ class StockPlan:
         if self.table.shape[0] == 0:
             return self.first_action[state]
         row = jnp.maximum(time - 1, 0)
-        if self.points is not None:
-            between = (self.points[row, :-1] + self.points[row, 1:]) / 2
-            later = self.table[row, state, jnp.searchsorted(between, worth)]
-            return jnp.where(time == 0, self.first_action[state], later)
-        place = (worth - self.starts[row]) / self.steps[row]
-        place = jnp.where(jnp.isfinite(place), place, 0.0)  # nothing counts at discount 0
-        index = jnp.clip(jnp.floor(place + self.lean), 0, self.table.shape[-1] - 1)
-        later = self.table[row, state, index.astype(jnp.int32)]
+        column = _search(self.edges[row], worth)
+        later = self.table[row, state, column]
         return jnp.where(time == 0, self.first_action[state], later)
 
     def return_law(
@@ -152,6 +146,8 @@ class StockTables:
         lean: float,
     ) -> StockPlan:
         """The plan from the initial stock of number `best`."""
+        # Rounded to the nearest grid point, or down but for rounding.
+        columns = jnp.arange(1, self.table.shape[-1]) - jnp.asarray(lean, value.dtype)
         return StockPlan(
             value=value,
             error_bound=error_bound,
@@ -160,10 +156,8 @@ class StockTables:
             utilities=utilities,
             first_action=self.first_actions[:, best],
             table=self.table,
-            starts=self.starts[:-1],
-            steps=self.steps[:-1],
+            edges=self.starts[:-1, None] + columns * self.steps[:-1, None],
             weights=model.weights,
-            lean=jnp.asarray(lean, value.dtype),
         )
 
 

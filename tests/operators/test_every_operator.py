@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrl.core import Law
-from jaxrl.operators import BellmanOperator, Scalar, names
+from jaxrl.operators import BellmanOperator, Scalar, bellman
 
 B, N, A = 8, 4, 3  # lookaheads, outcomes, actions
 DISCOUNT = 0.9
@@ -29,7 +29,7 @@ GIVEN = {
     "energy_atoms": {"num_atoms": 5},
 }
 FUNCTIONALS, IMPROVEMENTS, HEADS = (
-    {name: kind(**GIVEN.get(name, {})) for name, kind in names()[slot].items()}
+    {name: kind(**GIVEN.get(name, {})) for name, kind in bellman.names()[slot].items()}
     for slot in ("functionals", "improvements", "heads")
 )
 PAIRS = [(i, "quantile") for i in IMPROVEMENTS]

@@ -800,7 +800,7 @@ def test_a_lattice_of_tenths_is_found():
     mdp = outcome_mdp([[[0.3, 0.7]] * 2], [[[0, 0]] * 2], [[[-0.3, 0.1], [0.0, -0.2]]], 1.0)
     plan = static_cvar(mdp, level=0.3, horizon=5)
     assert plan.stocks.size < 100 and plan.error_bound < 1e-4
-    np.testing.assert_allclose(plan.steps, 0.1, atol=1e-6)
+    np.testing.assert_allclose(np.diff(plan.edges), 0.1, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.planning.backups import is_shared
+from jaxrl.planning.iteration import policy_evaluation, value_iteration
 from jaxrl.planning.linearised import worst_case_kernel
 from jaxrl.planning.solution import check_int, check_problem, repeat, tell_of_rounding
-from jaxrl.planning.value_iteration import policy_evaluation, value_iteration
 
 
 @struct.dataclass
