@@ -43,9 +43,8 @@ class StockPlan:
     utilities: Array  # [B] [utility], the best expected utility from each
     first_action: Array  # [S] int32, at time 0
     table: Array  # [H - 1, S, M] int32, actions at times 1 to H - 1
-    edges: (
-        Array  # [H - 1, M - 1] [return], present values of the stock: from each on, the next column
-    )
+    # [H - 1, M - 1] [return], present values of the stock: from each on, the next column counts.
+    edges: Array
     weights: Array  # [H], discount^t
 
     def action(self, time: Array | int, state: Array | int, stock: Array | float) -> Array:
