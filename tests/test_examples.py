@@ -52,7 +52,7 @@ SLOW = {
     ),
     "planning": (
         "average_reward constraints distributional iteration linearised mirror_descent return_laws "
-        "static_risk stock timed_risk worst_case_search"
+        "static_risk stock timed_risk"
     ),
     "replay": "ring",
     "report": "plots rule_pictures statistics",

@@ -2,7 +2,6 @@
 
 from jaxrl.core.doors import door
 from jaxrl.operators import (  # which register their parts
-    bellman as bellman,
     composition as composition,
     grid_heads as grid_heads,
     improvement as improvement,

@@ -22,6 +22,7 @@ from jaxrl.planning.distributional import (
 )
 from jaxrl.planning.iteration import (
     finite_horizon as finite_horizon,
+    iwocs as iwocs,
     policy_evaluation as policy_evaluation,
     policy_iteration as policy_iteration,
     value_iteration as value_iteration,
@@ -43,4 +44,3 @@ from jaxrl.planning.timed_risk import (
     static_entropic as static_entropic,
     static_evar as static_evar,
 )
-from jaxrl.planning.worst_case_search import iwocs as iwocs

@@ -25,6 +25,7 @@ from jaxrl.planning.solution import (
     check_policy,
     check_problem,
     check_range,
+    is_stalled,
     repeat,
     tell_of_rounding,
     until_stable,
@@ -97,8 +98,7 @@ def relative_value_iteration(
         )
     check_range("damping", damping, 0, 1, "[)")
     solved = _relative_value_iteration(mdp, operator, tolerance, max_iterations, damping)
-    is_stalled = (solved.num_iterations < max_iterations) & jnp.isfinite(solved.residual)
-    tell_of_rounding(mdp, solved, is_stalled, tolerance)
+    tell_of_rounding(mdp, solved, is_stalled(solved, max_iterations), tolerance)
     return solved
 
 

@@ -20,7 +20,7 @@ from jaxrl.operators.improvement import FixedPolicy, PerState, over_states
 from jaxrl.operators.statistic_heads import Scalar
 from jaxrl.planning.backups import backup, discounts
 from jaxrl.planning.certificates import error_of
-from jaxrl.planning.ends import ending_policy, may_circle, with_ends
+from jaxrl.planning.fixed_point import ending_policy, may_circle, with_ends
 from jaxrl.planning.solution import (
     Solution,
     check_model,

@@ -17,13 +17,14 @@ from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.operators.improvement import Greedy, MirrorDescent, gap_bonus, softmax_of_legal
 from jaxrl.planning.backups import action_values, discounts, state_values
 from jaxrl.planning.certificates import error_of
-from jaxrl.planning.ends import with_ends
+from jaxrl.planning.fixed_point import with_ends
 from jaxrl.planning.solution import (
     Solution,
     check_int,
     check_problem,
     check_range,
     check_shape,
+    is_stalled,
     repeat,
     tell_of_rounding,
 )
@@ -229,8 +230,7 @@ def gap_increasing_value_iteration(
         )
     check_range("weight", weight, 0, 1, "[)")
     solved = _iterate(mdp, operator, weight, spare_repeated, tolerance, max_iterations)
-    is_stalled = (solved.num_iterations < max_iterations) & jnp.isfinite(solved.residual)
-    tell_of_rounding(mdp, solved, is_stalled, tolerance)
+    tell_of_rounding(mdp, solved, is_stalled(solved, max_iterations), tolerance)
     return with_ends(mdp, operator, solved, tolerance, max_iterations)
 
 

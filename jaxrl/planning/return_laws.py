@@ -110,15 +110,8 @@ def _return_law(
         rows = actions, model.prob, model.next_state, model.reward, model.over
         return jax.lax.map(of_state, rows), None
 
-    num_states = model.legal.shape[0]
-    start = (
-        Law(
-            jnp.zeros((num_states, num_atoms), dtype).at[:, 0].set(1.0),
-            jnp.zeros((num_states, num_atoms), dtype),
-        ),
-        jnp.zeros((num_states,), dtype),
-        jnp.ones((num_states,), bool),
-    )
+    blank = jnp.zeros((model.legal.shape[0], num_atoms), dtype)
+    start = Law(blank.at[:, 0].set(1.0), blank), blank[:, 0], jnp.ones(blank.shape[0], bool)
     (laws, moved, exact), _ = jax.lax.scan(back, start, (model.weights, policy), reverse=True)
     initial = model.initial
     mixed = Law((initial[:, None] * laws.probs).reshape(-1), laws.atoms.reshape(-1))
@@ -240,10 +233,10 @@ def law_of_plan(
         moved += shifted[-1] + jnp.where(jnp.all(kept[:-1]), 0.0, jnp.inf)
         return (merged, moved, exact & jnp.all(kept)), None
 
-    shape = (num_states + 1, num_atoms)
-    start = Law(jnp.zeros(shape, dtype).at[:-1, 0].set(model.initial), jnp.zeros(shape, dtype))
-    clock = jnp.arange(horizon), model.weights
+    blank = jnp.zeros((num_states + 1, num_atoms), dtype)
+    start = Law(blank.at[:-1, 0].set(model.initial), blank)
     now = start, jnp.zeros((), dtype), jnp.ones((), bool)
+    clock = jnp.arange(horizon), model.weights
     (laws, moved, exact), _ = jax.lax.scan(forth, now, clock)
     # Each sum of probabilities moves at most that share of mass over the whole range.
     rounding = eps * (horizon + 1) * (num_states * model.prob.shape[-1] + 16) * size

@@ -82,6 +82,11 @@ def is_traced(*parts: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts))
 
 
+def is_stalled(solution: Solution, max_iterations: Any) -> Array:
+    """Whether nothing but rounding can have stopped an iteration that did not converge."""
+    return (solution.num_iterations < max_iterations) & jnp.isfinite(solution.residual)
+
+
 def tell_of_rounding(
     mdp: TabularMDP, solution: Any, is_stalled: bool | Array, tolerance: Any
 ) -> None:
@@ -89,8 +94,8 @@ def tell_of_rounding(
 
     Args:
         mdp: the model.
-        solution: with `policy` and `converged`.
-        is_stalled: whether rounding alone can have stopped it, if it did not converge.
+        solution: with `converged`.
+        is_stalled: see `is_stalled`.
         tolerance: asked for [return].
     """
     if is_traced(solution, is_stalled, tolerance) or mdp.prob.dtype != np.float32:

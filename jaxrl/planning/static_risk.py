@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings
 from jaxrl.core.types import Array
@@ -93,20 +92,13 @@ def static_cvar(
     utility = lambda near: partial(np.minimum, 0.0)  # noqa: E731
     choose = partial(_best_cvar, level)
     return _plan(
-        mdp, CVaR(level), _static_cvar, utility, choose, horizon, initial_state, num_stocks
+        mdp, CVaR(level), _cvar_on_grid, utility, choose, horizon, initial_state, num_stocks
     )
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_stocks"))
-def _static_cvar(
-    mdp: TabularMDP,
-    level: Array,
-    numbers: tuple[Array | None, ...],
-    horizon: int,
-    num_stocks: int,
+def _cvar_on_grid(
+    model: Episodes, level: Array, lattice: Array | None, num_stocks: int
 ) -> StockPlan:
-    initial_state, lattice = numbers
-    model = episodes(mdp, horizon, initial_state)
     low, high = model.return_range()
     steps = grid_steps(model, low[:-1], high[:-1], num_stocks - 1, lattice)
     spacing = jnp.concatenate([steps[1:], steps[-1:]])
@@ -129,8 +121,8 @@ def _static_cvar(
     spread = jnp.maximum(value - lower, upper - value)
     width, size = high[0] - low[0], jnp.max(jnp.abs(jnp.stack([low, high])))
     eps = jnp.finfo(low.dtype).eps
-    rounding = eps * (horizon + 1) * ((model.prob.shape[-1] + 8) * width + 8 * size)
-    snapped = jnp.where(found.on_grid, found.displacement, horizon * SNAP * jnp.max(steps))
+    rounding = eps * (model.horizon + 1) * ((model.prob.shape[-1] + 8) * width + 8 * size)
+    snapped = jnp.where(found.on_grid, found.displacement, model.horizon * SNAP * jnp.max(steps))
     error_bound = spread + snapped + rounding
     return found.plan(model, best, value, error_bound, expected[0], SNAP)
 
@@ -139,10 +131,6 @@ def _best_cvar(level: float, targets: np.ndarray, utilities: np.ndarray) -> tupl
     objective = targets + utilities / float(level)
     best = int(np.argmax(objective))
     return best, float(objective[best])
-
-
-def _falls_short(near: float, stock: np.ndarray) -> np.ndarray:
-    return -(stock < -near).astype(np.float64)
 
 
 def _best_var(level: float, targets: np.ndarray, utilities: np.ndarray) -> tuple[int, float]:
@@ -197,21 +185,14 @@ def static_var(
         decision processes; Wu & Lin (1999), Minimizing risk models in Markov decision processes
         with policies depending on target values.
     """
-    utility = lambda near: partial(_falls_short, near)  # noqa: E731
+    utility = lambda near: lambda stock: -(stock < -near).astype(np.float64)  # noqa: E731
     choose = partial(_best_var, level)
-    return _plan(mdp, VaR(level), _static_var, utility, choose, horizon, initial_state, num_stocks)
+    return _plan(mdp, VaR(level), _var_on_grid, utility, choose, horizon, initial_state, num_stocks)
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_stocks"))
-def _static_var(
-    mdp: TabularMDP,
-    level: Array,
-    numbers: tuple[Array | None, ...],
-    horizon: int,
-    num_stocks: int,
+def _var_on_grid(
+    model: Episodes, level: Array, lattice: Array | None, num_stocks: int
 ) -> StockPlan:
-    initial_state, lattice = numbers
-    model = episodes(mdp, horizon, initial_state)
     low, high = model.return_range()
     steps = grid_steps(model, low[:-1], high[:-1], num_stocks - 2, lattice)
     spacing = jnp.concatenate([steps[1:], steps[-1:]])
@@ -222,14 +203,14 @@ def _static_var(
     falls_short = lambda stock: -jnp.where(stock < -slack, 1.0, 0.0).astype(low.dtype)  # noqa: E731
     found = solve_stocks(model, falls_short, -targets, starts, spacing, num_stocks, (DOWN, UP))
     expected = model.at_start(found.utilities)  # [2, B], -P(G < x)
-    tie = eps * (horizon * (model.prob.shape[-1] + 2) + 8)
+    tie = eps * (model.horizon * (model.prob.shape[-1] + 2) + 8)
     holds = -expected[0] < level - tie
     best = jnp.argmax(jnp.where(holds, targets, -jnp.inf))
     fails = -expected[1] >= level + tie
     upper = jnp.minimum(jnp.min(jnp.where(fails, targets, jnp.inf)), high[0])
     reached = targets[best]
     value = jnp.where(found.aligned, reached, jnp.maximum(reached - slack, low[0]))
-    rounding = 8 * eps * (horizon + 1) * size
+    rounding = 8 * eps * (model.horizon + 1) * size
     spread = jnp.where(found.aligned, 0.0, upper - value)
     return found.plan(model, best, value, spread + rounding, expected[0], SNAP)
 
@@ -250,7 +231,7 @@ def _plan(
         mdp: the model.
         functional: of the whole return.
         on_grid: the plan on a grid.
-        utility: of the distance at which returns count as equal: see `_plan_exactly`.
+        utility: see `_plan_exactly`.
         choose: see there.
         horizon: H.
         initial_state: where episodes start.
@@ -259,40 +240,48 @@ def _plan(
     check_settings(CVaR(functional.level))
     check_episodes(mdp, horizon, initial_state)
     count, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
-    if num_stocks is None and lattice is None:
-        found = _reachable_stocks(mdp, horizon, initial_state, functional)
-        if found is not None:
-            return _plan_exactly(found, utility(found.near), choose)
-    plan = on_grid(mdp, functional.level, (initial_state, lattice), horizon, count)
+    if num_stocks is None and lattice is None and not is_traced(mdp, initial_state, functional):
+        plan = _plan_exactly(mdp, horizon, initial_state, utility, choose)
+        if plan is not None:
+            return plan
+    plan = _plan_on_grid(mdp, functional.level, (initial_state, lattice), on_grid, horizon, count)
     return plan if lattice is not None else with_own_value(mdp, plan, initial_state, functional)
 
 
-@struct.dataclass
-class _Reachable:
-    """What may have been gained by every time and state, `N_t` points at time t, and at the end."""
+@partial(jax.jit, static_argnames=("on_grid", "horizon", "num_stocks"))
+def _plan_on_grid(
+    mdp: TabularMDP,
+    level: Array,
+    numbers: tuple[Array | None, ...],
+    on_grid: Callable[..., StockPlan],
+    horizon: int,
+    num_stocks: int,
+) -> StockPlan:
+    model = episodes(mdp, horizon, numbers[0])
+    return on_grid(model, level, numbers[1], num_stocks)
 
-    model: Episodes  # of NumPy arrays
-    states: list[np.ndarray]  # [N_t] each
-    gains: list[np.ndarray]  # [N_t] each, present values [return]
-    # [N_t, A, K] each: the point after each outcome; from N_{t+1} on, the return it ends with.
-    after: list[np.ndarray]
-    returns: np.ndarray  # [R], increasing [return]
-    near: float  # what is nearer counts as equal [return]
 
-
-def _reachable_stocks(
-    mdp: TabularMDP, horizon: int, initial_state: int | Array | None, *others: Any
-) -> _Reachable | None:
-    """Every gain that may be reached; None when they are more than 4096, or numbers are traced.
+def _plan_exactly(
+    mdp: TabularMDP,
+    horizon: int,
+    initial_state: int | Array | None,
+    utility: Callable[[float], Callable[[np.ndarray], np.ndarray]],
+    choose: Callable[[np.ndarray, np.ndarray], tuple[int, float]],
+) -> StockPlan | None:
+    """The best of all plans, for every return as the target, where few gains may be reached.
 
     Args:
-        mdp: the model.
+        mdp: the model, of concrete numbers.
         horizon: H.
         initial_state: where episodes start.
-        others: numbers that must be concrete too.
+        utility: of the distance at which returns count as equal: f, elementwise, of the return less
+            the target.
+        choose: from targets `[R]` and the best expected utility for each, `[R]`, which target, and
+            the value of the plan for it.
+
+    Returns:
+        None when gains and returns are more than 4096.
     """
-    if is_traced(mdp, initial_state, others):
-        return None
     model: Any = jax.tree.map(np.asarray, episodes(mdp, horizon, initial_state))
     possible = (model.prob > 0) & model.legal[:, :, None]
     weights, reward = (np.asarray(x, np.float64) for x in (model.weights, model.reward))
@@ -315,15 +304,53 @@ def _reachable_stocks(
         if sum(map(len, gains)) > MOST_STOCKS or sum(map(len, ends)) > 64 * MOST_STOCKS:
             return None
     all_ends = np.concatenate(ends)
-    _, returns, place = _merged(np.zeros(all_ends.shape, int), all_ends, near)
-    if sum(map(len, gains)) + len(returns) > MOST_STOCKS:
+    _, targets, place = _merged(np.zeros(all_ends.shape, int), all_ends, near)
+    if sum(map(len, gains)) + targets.size > MOST_STOCKS:
         return None
     done = 0
     for time, (here, rows) in enumerate(zip(states, after, strict=False)):
         over = possible[here] & (model.over[here] | (time == horizon - 1))
         rows[over] = len(states[time + 1]) + place[done : done + over.sum()]
         done += over.sum()
-    return _Reachable(model, states[:-1], gains[:-1], after, returns, near)
+
+    ended = utility(near)(targets[:, None] - targets)
+    later, actions = np.zeros((0, targets.size)), []
+    for here, rows in zip(states[:-1][::-1], after[::-1], strict=True):
+        both = np.concatenate([later, ended])
+        q_values = np.full((model.legal.shape[1], here.size, targets.size), -np.inf)
+        for action, q_value in enumerate(q_values):
+            legal = model.legal[here, action]
+            probs = np.asarray(model.prob[here, action], np.float64)
+            total = sum(probs[:, k, None] * both[rows[:, action, k]] for k in range(probs.shape[1]))
+            q_value[legal] = total[legal]
+        actions.insert(0, np.argmax(q_values, axis=0))
+        later = np.max(q_values, axis=0)
+    utilities = np.asarray(model.initial, np.float64)[states[0]] @ later
+    best, value = choose(targets, utilities)
+    width = -(-max(1, *(here.size for here in states[:-1])) // BLOCK) * BLOCK
+    first = np.argmax(model.legal, axis=1)
+    points = np.full((horizon - 1, width), np.inf)
+    table = np.broadcast_to(first[:, None], (horizon - 1, first.size, width)).copy()
+    for row in range(1, horizon):
+        known, which = np.unique(gains[row], return_inverse=True)
+        points[row - 1, : known.size] = known - targets[best]
+        table[row - 1, states[row], which] = actions[row][:, best]
+    first[states[0]] = actions[0][:, best]
+    dtype = model.prob.dtype
+    size = np.max(np.abs(targets))
+    rounding = float(np.finfo(dtype).eps) * 8 * (horizon + model.prob.shape[-1]) * size
+    number = lambda x: jnp.asarray(x, dtype)  # noqa: E731
+    return StockPlan(
+        value=number(value),
+        error_bound=number(horizon * near + rounding),
+        initial_stock=number(-targets[best]),
+        stocks=number(-targets),
+        utilities=number(utilities),
+        first_action=jnp.asarray(first, jnp.int32),
+        table=jnp.asarray(table, jnp.int32),
+        edges=number((points[:, :-1] + points[:, 1:]) / 2),
+        weights=number(model.weights),
+    )
 
 
 def _merged(
@@ -337,57 +364,3 @@ def _merged(
     place = np.zeros(order.shape, np.int64)
     place[order] = np.cumsum(new) - 1
     return order[new], values[order[new]], place
-
-
-def _plan_exactly(
-    found: _Reachable,
-    utility: Callable[[np.ndarray], np.ndarray],
-    choose: Callable[[np.ndarray, np.ndarray], tuple[int, float]],
-) -> StockPlan:
-    """The best of all plans, for every return as the target.
-
-    Args:
-        found: what may be reached.
-        utility: f, elementwise, of the return less the target.
-        choose: from targets `[R]` and the best expected utility for each, `[R]`, which target, and
-            the value.
-    """
-    model, horizon, targets = found.model, len(found.after), found.returns
-    ended = utility(targets[:, None] - targets)
-    later, actions = np.zeros((0, targets.size)), []
-    for here, rows in zip(found.states[::-1], found.after[::-1], strict=True):
-        both = np.concatenate([later, ended])
-        q_values = np.full((model.legal.shape[1], here.size, targets.size), -np.inf)
-        for action, q_value in enumerate(q_values):
-            legal = model.legal[here, action]
-            probs = np.asarray(model.prob[here, action], np.float64)
-            total = sum(probs[:, k, None] * both[rows[:, action, k]] for k in range(probs.shape[1]))
-            q_value[legal] = total[legal]
-        actions.insert(0, np.argmax(q_values, axis=0))
-        later = np.max(q_values, axis=0)
-    utilities = np.asarray(model.initial, np.float64)[found.states[0]] @ later
-    best, value = choose(targets, utilities)
-    width = -(-max(1, *(here.size for here in found.states)) // BLOCK) * BLOCK
-    first = np.argmax(model.legal, axis=1)
-    points = np.full((horizon - 1, width), np.inf)
-    table = np.broadcast_to(first[:, None], (horizon - 1, first.size, width)).copy()
-    for row in range(1, horizon):
-        known, which = np.unique(found.gains[row], return_inverse=True)
-        points[row - 1, : known.size] = known - targets[best]
-        table[row - 1, found.states[row], which] = actions[row][:, best]
-    first[found.states[0]] = actions[0][:, best]
-    dtype = model.prob.dtype
-    size = np.max(np.abs(targets))
-    rounding = float(np.finfo(dtype).eps) * 8 * (horizon + model.prob.shape[-1]) * size
-    number = lambda x: jnp.asarray(x, dtype)  # noqa: E731
-    return StockPlan(
-        value=number(value),
-        error_bound=number(horizon * found.near + rounding),
-        initial_stock=number(-targets[best]),
-        stocks=number(-targets),
-        utilities=number(utilities),
-        first_action=jnp.asarray(first, jnp.int32),
-        table=jnp.asarray(table, jnp.int32),
-        edges=number((points[:, :-1] + points[:, 1:]) / 2),
-        weights=number(model.weights),
-    )
