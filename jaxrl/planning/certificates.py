@@ -289,7 +289,7 @@ def candidates(prepared: Prepared, values: Array) -> Candidates | None:
     mdp, operator = prepared.mdp, prepared.operator
     greedy = operator.improvement.facts.deterministic and operator.contracts
     is_worth = is_large(mdp) and not is_linear(operator) and not is_shared(operator)
-    if not (is_worth and greedy and operator.composition.linear):
+    if not (is_worth and greedy and operator.composition.facts.linear):
         return None
     far = jnp.full(mdp.legal.shape, jnp.inf, values.dtype)
     return Candidates(values, -far, far)
