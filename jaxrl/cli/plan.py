@@ -36,7 +36,7 @@ from jaxrl.envs.gymnax import GYMNAX_NAMES
 from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
-from jaxrl.planning.sweeps import outcome_values
+from jaxrl.planning.backups import outcome_values
 from jaxrl.training.run_folder import RunFolder, open_run
 
 
