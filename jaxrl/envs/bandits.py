@@ -8,10 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.spaces import Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core import Array, Discrete, Key, Space, TimeStep, check_settings, setting, struct
 
 
 class Payout(Protocol):

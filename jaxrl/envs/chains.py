@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from jaxrl.core import Key, TabularMDP, outcome_mdp
 from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
-from jaxrl.core.types import Key
 
 
 def riverswim(num_states: int = 6, discount: float = 0.99) -> TabularMDP:

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core import Box, Discrete, Environment, Key, PyTree, TimeStep
 from jaxrl.core.arguments import check_parts
-from jaxrl.core.protocols import Environment
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import Key, PyTree, TimeStep, select
+from jaxrl.core.types import select
 
 _EXAMPLE = 'jaxrl.envs.make("CartPole")'
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, PyTree, TimeStep
+from jaxrl.core import Array, PyTree, TimeStep, setting
 
 
 def clock(num_steps: float) -> Any:

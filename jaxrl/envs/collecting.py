@@ -8,11 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import TabularMDP
+from jaxrl.core import Array, Discrete, Key, Space, TabularMDP, TimeStep, struct
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.spaces import Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.grid_moves import cell_index, reached_cells
 

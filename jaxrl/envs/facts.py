@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxrl.core.protocols import Environment
-from jaxrl.core.spaces import Discrete, Space
+from jaxrl.core import Discrete, Environment, Space
 
 Builder = Callable[..., Environment]
 Size = int | tuple[int, ...]  # values of a discrete space, or the shape of a box

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct
 from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
-from jaxrl.core.settings import check_settings, setting
 
 
 def gambler(goal: int = 100, head_prob: float = 0.4, discount: float = 1.0) -> TabularMDP:

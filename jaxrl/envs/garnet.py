@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
-from jaxrl.core.types import Key
+from jaxrl.core import Key, TabularMDP, outcome_mdp
 
 
 def garnet(

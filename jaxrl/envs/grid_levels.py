@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key
+from jaxrl.core import Array, Key, setting, struct
 from jaxrl.envs.mazes import dig
 
 

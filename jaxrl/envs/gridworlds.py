@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrl.core import TabularMDP, outcome_mdp
 from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
 from jaxrl.envs.grid_moves import MOVES, landings
 
 LAKE_4X4 = ("SFFF", "FHFH", "FFFH", "HFFG")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
+from jaxrl.core import TabularMDP, outcome_mdp
 
 
 def gymnasium_mdp(

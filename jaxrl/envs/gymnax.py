@@ -20,10 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Array, Box, Discrete, Key, PyTree, Space, TimeStep, struct
 from jaxrl.core.settings import SettingInfo, check_value, near_names
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.facts import GYMNAX_FACTS
 from jaxrl.envs.gymnax_cures import cure_of
 

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.core import Array, Key, PyTree, struct
 
 RawEnv = Any  # a gymnax Environment
 Outcome = tuple[Array, PyTree, Array, Array]  # observation, state, reward, terminated

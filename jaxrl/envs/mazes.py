@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core import Array, Key, TabularMDP, outcome_mdp
 from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
-from jaxrl.core.types import Array, Key
 from jaxrl.envs.grid_moves import MOVES, cells_beside, goal_mdp
 
 FOUR_ROOMS = (

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct, tabular_mdp
 from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp, tabular_mdp
-from jaxrl.core.settings import check_settings, setting
 
 
 @struct.dataclass

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core.protocols import Environment
+from jaxrl.core import Array, Environment
 from jaxrl.core.settings import SettingInfo, check_value, resolve_name
-from jaxrl.core.types import Array
 from jaxrl.envs.gymnax import GymnaxEnv, parameter_info
 
 _RANGE = ("help", "unit", "low", "high", "low_open", "choices")

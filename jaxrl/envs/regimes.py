@@ -11,9 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct
 from jaxrl.envs.finance import OptionTerms, stopping_mdp
 
 

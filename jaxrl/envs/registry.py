@@ -12,8 +12,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jaxrl.core.protocols import Environment
-from jaxrl.core.settings import check_settings, near_names
+from jaxrl.core import Environment, check_settings
+from jaxrl.core.settings import near_names
 from jaxrl.envs.bandits import Bandit, bandit
 from jaxrl.envs.collecting import CollectingGrid, collecting_grid
 from jaxrl.envs.control import (

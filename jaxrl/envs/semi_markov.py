@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
+from jaxrl.core import TabularMDP, outcome_mdp
 
 
 def semi_markov_mdp(

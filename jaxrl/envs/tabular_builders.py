@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxrl.core.mdp import TabularMDP
+from jaxrl.core import TabularMDP
 from jaxrl.envs.chains import chain, deep_sea, riverswim
 from jaxrl.envs.facts import EnvFacts, Registered, first_line
 from jaxrl.envs.finance import american_option, gambler

@@ -6,11 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import TabularMDP
+from jaxrl.core import Array, Box, Discrete, Key, Space, TabularMDP, TimeStep, struct
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
 from jaxrl.envs.grid_moves import reached_cells
 
 

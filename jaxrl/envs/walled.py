@@ -7,11 +7,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import TabularMDP
+from jaxrl.core import Array, Box, Discrete, Key, Space, TabularMDP, TimeStep, struct
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.grid_levels import GridLevel, is_solvable
 from jaxrl.envs.grid_moves import cells_beside, goal_mdp, reached_cells

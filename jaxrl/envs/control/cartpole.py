@@ -7,10 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady
 

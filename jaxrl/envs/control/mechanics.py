@@ -28,8 +28,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key
+from jaxrl.core import Array, Key, setting
 
 Struct = TypeVar("Struct")
 

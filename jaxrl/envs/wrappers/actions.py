@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_own_settings, setting
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.core import Array, Box, Discrete, Key, PyTree, TimeStep, setting, struct
+from jaxrl.core.settings import check_own_settings
 from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations, inner_reset
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array
+from jaxrl.core import Array, Box, Discrete, Space
 
 
 def appended_space(space: Space, low: Array, high: Array) -> Box:

@@ -6,10 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_own_settings, setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.core import Array, Box, Discrete, Key, PyTree, Space, TimeStep, setting, struct
+from jaxrl.core.settings import check_own_settings
 from jaxrl.envs.wrappers.appended import appended, appended_space
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxrl.core.spaces import Space
-from jaxrl.core.types import Key, PyTree
+from jaxrl.core import Key, PyTree, Space
 
 
 @property

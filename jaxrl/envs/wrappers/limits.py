@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Array, Key, PyTree, TimeStep, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
 from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
 
 

@@ -7,10 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_own_settings, setting
-from jaxrl.core.spaces import Box, Space
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.core import Array, Box, Key, PyTree, Space, TimeStep, setting, struct
+from jaxrl.core.settings import check_own_settings
 from jaxrl.envs.wrappers.forwarding import inner_actions
 
 

@@ -8,9 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.core import Array, Environment, Key, PyTree, TimeStep, struct
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
 from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
 

@@ -7,10 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Space
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.core import Array, Key, PyTree, Space, TimeStep, setting, struct
 from jaxrl.envs.wrappers.appended import appended, appended_space
 from jaxrl.envs.wrappers.forwarding import inner_actions
 from jaxrl.returns import next_stock
