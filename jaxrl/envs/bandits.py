@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Array, Discrete, Key, Space, TimeStep, check_settings, setting, struct
+from jaxrl.envs.clock import clocked
+from jaxrl.envs.tabular import TabularState
 
 
 class Payout(Protocol):
@@ -40,13 +42,6 @@ class NormalPayout:
 
 
 @struct.dataclass
-class BanditState:
-    """How often arms were pulled in this episode."""
-
-    time: Array  # [] int32 [pulls]
-
-
-@struct.dataclass
 class Bandit:
     """Pull one of A arms; each pays rewards of its own mean.
 
@@ -69,30 +64,24 @@ class Bandit:
     payout: Any = struct.field(default_factory=CoinPayout)  # a `Payout`
     num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0, infinite=True)
 
-    @property
-    def observation_space(self) -> Space:
-        """`Discrete(1)`."""
-        return Discrete(1)
+    observation_space = Discrete(1)
 
     @property
     def action_space(self) -> Space:
         """`Discrete(A)`."""
         return Discrete(self.means.shape[-1])
 
-    def reset(self, key: Key) -> tuple[BanditState, Array]:
+    def reset(self, key: Key) -> tuple[TabularState, Array]:
         """No pull yet; the key is not used."""
-        return BanditState(jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32)
+        zero = jnp.zeros((), jnp.int32)
+        return TabularState(zero, zero), zero
 
-    def step(self, key: Key, state: BanditState, action: Array) -> tuple[BanditState, TimeStep]:
+    def step(self, key: Key, state: TabularState, action: Array) -> tuple[TabularState, TimeStep]:
         """Pull the arm `action`."""
-        state = BanditState(state.time + 1)
-        step = TimeStep(
-            observation=jnp.zeros((), jnp.int32),
-            reward=self.payout.draw(key, self.means[action]).astype(jnp.float32),
-            terminated=state.time >= jnp.asarray(self.num_pulls, jnp.float32),
-            truncated=jnp.zeros((), jnp.bool_),
-        )
-        return state, step
+        state = TabularState(state.index, state.time + 1)
+        reward = self.payout.draw(key, self.means[action])
+        terminated = state.time >= jnp.asarray(self.num_pulls, jnp.float32)
+        return state, clocked(state.index, reward, terminated, state.time, jnp.inf)
 
 
 def bandit(

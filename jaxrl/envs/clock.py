@@ -16,12 +16,16 @@ def clock(num_steps: float) -> Any:
 
 
 def clocked(
-    observation: PyTree, reward: Array, terminated: Array, time: Array, time_limit: Array | float
+    observation: PyTree,
+    reward: Array | float,
+    terminated: Array | bool,
+    time: Array,
+    time_limit: Array | float,
 ) -> TimeStep:
     """The step just made, which ends by the clock at `time_limit` unless the task ended it."""
     return TimeStep(
         observation=observation,
         reward=jnp.asarray(reward, jnp.float32),
-        terminated=terminated,
+        terminated=jnp.asarray(terminated),
         truncated=(time >= time_limit) & (terminated < 1),
     )

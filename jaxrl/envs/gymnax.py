@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import math
 import re
@@ -22,10 +23,10 @@ import numpy as np
 
 from jaxrl.core import Array, Box, Discrete, Key, PyTree, Space, TimeStep, struct
 from jaxrl.core.settings import SettingInfo, check_value, near_names
-from jaxrl.envs.facts import GYMNAX_FACTS
 from jaxrl.envs.gymnax_cures import cure_of
+from jaxrl.envs.gymnax_suites import GYMNAX_SUITES
 
-GYMNAX_NAMES: tuple[str, ...] = tuple(GYMNAX_FACTS)
+GYMNAX_NAMES = tuple(name for rows in GYMNAX_SUITES.values() for name in rows)
 
 # By name, for gymnax states no ranges: what is divided by, a size, or a bound round 0; and chances.
 _POSITIVE = re.compile(
@@ -105,8 +106,7 @@ class GymnaxEnv:
         """One transition, without reset -> `state`, `TimeStep` with the true successor."""
         cure, params = cure_of(self.name), self._derived()
         action = self._cast_action(action, params)
-        outcome = cure.step(self.raw, key, state, action, params)
-        observation, state, reward, terminated = outcome
+        observation, state, reward, terminated = cure.step(self.raw, key, state, action, params)
         observation = cure.observe(observation, self.raw, state, params)
         terminated = jnp.asarray(terminated, bool)
         limit = jnp.asarray(self.raw.is_truncated(state, params), bool)
@@ -136,50 +136,50 @@ class GymnaxEnv:
 
 def gymnax_env(
     name: str,
-    parameters: Mapping[str, Any] | None = None,
+    /,
     *,
     horizon_is_terminal: bool | None = None,
     transition_gradients: bool = False,
+    **parameters: Any,
 ) -> GymnaxEnv:
     """A gymnax environment by its id.
 
     Args:
         name: gymnax id, such as `CartPole-v1`.
-        parameters: physical parameters (leaves, such as `gravity`) and constructor options of the
-            gymnax class (static, such as DeepSea's `size`), by name.
         horizon_is_terminal: whether reaching the time limit terminates. `None` takes the task's
             own meaning: true where the horizon defines the task (Freeway, DiscountingChain, the
             Bernoulli and Gaussian bandits, MetaMaze, PointRobot), false elsewhere (so Reacher and
             Swimmer, which cannot see the clock, are truncated).
         transition_gradients: let gradients flow through the dynamics, where gymnax supports it.
+        **parameters: physical ones (leaves, such as `gravity`) and constructor options of the
+            gymnax class (static, such as DeepSea's `size`).
 
     Raises:
         ValueError: unknown id, an id that is refused (with the reason), or a bad parameter.
 
     Example:
-        >>> env = gymnax_env("CartPole-v1", {"gravity": 12.0})
+        >>> env = gymnax_env("CartPole-v1", gravity=12.0)
         >>> float(env.params.gravity)
         12.0
     """
     cure = cure_of(name)
     if cure.refusal:
         raise ValueError(f"{name} is not offered: {cure.refusal}.")
-    given = dict(parameters or {})
     known_options = _options(name)
-    options = {key: given.pop(key) for key in list(given) if key in known_options}
+    options = {key: value for key, value in parameters.items() if key in known_options}
+    given = {key: value for key, value in parameters.items() if key not in options}
     cure.check_options(options)
-    raw = _raw(
-        name, tuple(sorted((k, _frozen(v)) for k, v in options.items())), transition_gradients
-    )
+    frozen = tuple(sorted((key, _frozen(value)) for key, value in options.items()))
+    raw = _raw(name, frozen, transition_gradients)
     if horizon_is_terminal is None:
         horizon_is_terminal = cure.horizon_is_terminal
     params = jax.tree.map(_strong, cure.params(raw))
     env = GymnaxEnv(params, raw, name, bool(horizon_is_terminal))
-    unknown = [key for key in given if key not in (*env.parameters, *cure.derived)]
-    if unknown:
-        switches = ("horizon_is_terminal", "transition_gradients")
-        names = sorted([*env.parameters, *known_options, *switches])
-        raise ValueError(f"{name} has no parameter {unknown[0]!r}; {near_names(unknown[0], names)}")
+    for key in given:
+        if key not in (*env.parameters, *cure.derived):
+            switches = ("horizon_is_terminal", "transition_gradients")
+            near = near_names(key, sorted([*env.parameters, *known_options, *switches]))
+            raise ValueError(f"{name} has no parameter {key!r}; {near}")
     return env.with_parameters(given)
 
 
@@ -191,34 +191,19 @@ def parameter_info(name: str, default: Array) -> SettingInfo:
     return SettingInfo(name, default, low=low, high=high, low_open=positive)
 
 
-class _Deferred(ModuleType):
-    """Stands for a module that is imported when one of its names is asked for."""
-
-    def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
-
-
 @functools.cache
 def _gymnax() -> ModuleType:
-    """gymnax, which gets seaborn and pyplot when it draws a picture, if ever.
+    """gymnax, whose seaborn and pyplot are run when it draws a picture, if ever.
 
-    It imports them for its drawings alone; with pandas they take three of its four seconds. While
-    it is imported something stands for them, and nowhere but in gymnax thereafter.
+    It imports them for its drawings alone; with pandas they take three of its four seconds.
     """
-    drawing = {
-        name: _Deferred(name)
-        for name in ("matplotlib.pyplot", "seaborn")
-        if "gymnax" not in sys.modules and name not in sys.modules
-    }
-    sys.modules.update(drawing)
-    try:
-        return importlib.import_module("gymnax")
-    finally:
-        for name, module in drawing.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
+    for name in ("matplotlib.pyplot", "seaborn"):
+        spec = None if name in sys.modules else importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+    return importlib.import_module("gymnax")
 
 
 def _options(name: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import Array, Key, PyTree, struct
+from jaxrl.envs.tabular import TabularState
 
 RawEnv = Any  # a gymnax Environment
 Outcome = tuple[Array, PyTree, Array, Array]  # observation, state, reward, terminated
@@ -86,30 +87,24 @@ class BanditParams:
     max_steps_in_episode: int = 1  # every pull ends the episode [steps]
 
 
-@struct.dataclass
-class BanditState:
-    """State of the cured bandit."""
-
-    time: Array  # [] int32 [steps]
-
-
 def _bandit_params(raw: RawEnv) -> BanditParams:
     # One fixed shuffle: the best arm stays the best over episodes, and no pattern gives it away.
     rewards = np.linspace(0.0, 1.0, raw.num_actions, dtype=np.float32)
     return BanditParams(np.random.RandomState(0).permutation(rewards))
 
 
-def _bandit_reset(raw: RawEnv, key: Key, params: BanditParams) -> tuple[Array, BanditState]:
+def _bandit_reset(raw: RawEnv, key: Key, params: BanditParams) -> tuple[Array, TabularState]:
     del raw, key, params
-    return jnp.ones((1, 1)), BanditState(jnp.zeros((), jnp.int32))
+    zero = jnp.zeros((), jnp.int32)
+    return jnp.ones((1, 1)), TabularState(zero, zero)
 
 
 def _bandit_step(
-    raw: RawEnv, key: Key, state: BanditState, action: Array, params: BanditParams
+    raw: RawEnv, key: Key, state: TabularState, action: Array, params: BanditParams
 ) -> Outcome:
     del raw, key
-    reward = params.arm_rewards[action]
-    return jnp.ones((1, 1)), BanditState(state.time + 1), reward, jnp.ones((), bool)
+    state = state.replace(time=state.time + 1)
+    return jnp.ones((1, 1)), state, params.arm_rewards[action], jnp.ones((), bool)
 
 
 # --- misc ----------------------------------------------------------------------------------------

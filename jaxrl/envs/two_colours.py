@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxrl.core import Array, Box, Discrete, Key, Space, TabularMDP, TimeStep, struct
 from jaxrl.core.settings import check_settings, setting
+from jaxrl.envs.clock import clocked
 from jaxrl.envs.grid_moves import reached_cells
 
 
@@ -41,11 +42,17 @@ class TwoColours:
     that an object does not come back where it was. Luketina et al. (2022), "Meta-gradients in
     non-stationary environments", section 4, tell it otherwise: agent and objects are placed anew.
 
+    Raises:
+        ValueError: fewer than 3 cells, or a number out of range.
+
     Example:
-        >>> env = two_colours()
+        >>> env = TwoColours()
         >>> state, observation = env.reset(jax.random.key(0))
         >>> observation.shape, int(observation.sum())
         ((30,), 6)
+        >>> TwoColours(swap_period=0.0)
+        Traceback (most recent call last):
+        ValueError: swap_period=0.0 is out of range: give a value in [1, inf].
     """
 
     swap_period: float = setting(
@@ -57,15 +64,18 @@ class TwoColours:
     height: int = setting(5, "rows")
     width: int = setting(5, "columns")
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+        reached_cells(self.height, self.width)  # checks the sizes
+        if self.height * self.width < 3:
+            raise ValueError(f"it needs at least 3 cells; got {self.height} x {self.width}.")
+
+    action_space = Discrete(4)  # up, right, down, left
+
     @property
     def observation_space(self) -> Space:
         """`Box[3 (height + width)]`: one-hot row and column of the agent and of each object."""
         return Box(jnp.zeros(()), jnp.ones(()), (3 * (self.height + self.width),))
-
-    @property
-    def action_space(self) -> Space:
-        """`Discrete(4)`: up, right, down, left."""
-        return Discrete(4)
 
     def reset(self, key: Key) -> tuple[TwoColoursState, Array]:
         """Three different cells, uniformly; the first object is good."""
@@ -101,13 +111,7 @@ class TwoColours:
             since_swap=jnp.where(swaps, 0, since_swap),
             swapped=state.swapped ^ swaps,
         )
-        step = TimeStep(
-            observation=self._observe(state),
-            reward=pay.astype(jnp.float32),
-            terminated=jnp.zeros((), jnp.bool_),
-            truncated=jnp.zeros((), jnp.bool_),
-        )
-        return state, step
+        return state, clocked(self._observe(state), pay, False, since_swap, jnp.inf)
 
     def _observe(self, state: TwoColoursState) -> Array:
         row, column = np.divmod(np.arange(self.height * self.width), self.width)
@@ -159,42 +163,6 @@ class TwoColours:
             discount=jnp.asarray(discount, number),
             is_endless=True,
         )
-
-
-def two_colours(
-    swap_period: float = 100_000.0,
-    good_reward: float = 1.0,
-    bad_reward: float = -1.0,
-    step_reward: float = -0.04,
-    height: int = 5,
-    width: int = 5,
-) -> TwoColours:
-    """A `TwoColours` grid whose numbers are checked.
-
-    Args:
-        swap_period: steps between two swaps, at least 1 and at most 2^24, in whole [steps].
-        good_reward: pay of the good object [return].
-        bad_reward: pay of the bad object [return].
-        step_reward: pay of every other step [return].
-        height: rows.
-        width: columns; with `height` at least 3 cells.
-
-    Raises:
-        ValueError: too few cells, or a period out of range.
-
-    Example:
-        >>> two_colours(swap_period=0.0)
-        Traceback (most recent call last):
-        ValueError: swap_period=0.0 is out of range: give a value in [1, inf].
-    """
-    reached_cells(height, width)  # checks the sizes
-    if height * width < 3:
-        raise ValueError(f"two_colours needs at least 3 cells; got {height} x {width}.")
-    env = TwoColours(
-        float(swap_period), float(good_reward), float(bad_reward), float(step_reward), height, width
-    )
-    check_settings(env)
-    return env
 
 
 def _pick(draw: Array, num_values: int) -> Array:

@@ -70,7 +70,7 @@ class Fixed:
 
     Example:
         >>> from jaxrl import envs
-        >>> task = Fixed(envs.two_colours(), Horizon(1e5, 1e6)).sample(jax.random.key(0))
+        >>> task = Fixed(envs.TwoColours(), Horizon(1e5, 1e6)).sample(jax.random.key(0))
         >>> task.env.width, task.total_steps.dtype.name
         (5, 'float32')
     """

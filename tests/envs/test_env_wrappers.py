@@ -293,7 +293,7 @@ def test_normalise_reward_accumulates_and_divides():
     _, steps, _ = trace(counted, KEY, np.zeros((1, 1), np.float32))
     assert steps.reward.tolist() == [1.0]
     assert steps.info["raw_reward"].tolist() == [2.0]
-    assert float(env.reset(KEY)[0].discounted_return) == 0.0
+    assert float(env.reset(KEY)[0].kept) == 0.0
 
 
 @pytest.mark.slow

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady, wrapped
+from jaxrl.envs.control import mechanics
+from jaxrl.envs.control.mechanics import positive, random, steady, wrapped
 
 
 @struct.dataclass
@@ -92,6 +92,8 @@ class Acrobot:
     )
     time_limit: float = clock(500.0)
 
+    action_space = Discrete(3)  # torque backwards, none, forwards
+
     @property
     def observation_space(self) -> Space:
         """`Box[6]`: cosine and sine of angle 1, of angle 2, then both angular velocities."""
@@ -99,15 +101,9 @@ class Acrobot:
         high = jnp.concatenate([jnp.ones((4,), jnp.float32), jnp.stack(speeds)])
         return Box(-high, high, (6,))
 
-    @property
-    def action_space(self) -> Space:
-        """`Discrete(3)`: torque backwards, none, forwards."""
-        return Discrete(3)
-
     def reset(self, key: Key) -> tuple[AcrobotState, Array]:
         """Both links hang down, almost at rest."""
-        spread = jnp.asarray(self.initial_spread, float)
-        start = spread * jax.random.uniform(key, (4,), spread.dtype, -1.0, 1.0)
+        start = mechanics.round_zero(key, *[self.initial_spread] * 4)
         angle_1, angle_2, velocity_1, velocity_2 = start
         time = jnp.zeros((), jnp.int32)
         state = AcrobotState(wrapped(angle_1), wrapped(angle_2), velocity_1, velocity_2, time)
@@ -116,9 +112,9 @@ class Acrobot:
     def step(self, key: Key, state: AcrobotState, action: Array) -> tuple[AcrobotState, TimeStep]:
         """Hold the torque of `action` for `time_step` seconds."""
         dtype = state.angle_1.dtype
-        env = constants_as(dtype, self)
+        env = mechanics.constants_as(dtype, self)
         torque = env.torque * (jnp.asarray(action, jnp.int32) - 1).astype(dtype)
-        torque = torque + push(key, env.disturbance, env.noise_scale)
+        torque = torque + mechanics.push(key, env.disturbance, env.noise_scale)
         motion = jnp.stack([state.angle_1, state.angle_2, state.velocity_1, state.velocity_2])
         angle_1, angle_2, velocity_1, velocity_2 = _runge_kutta(env, motion, torque)
         state = AcrobotState(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady
+from jaxrl.envs.control.mechanics import constants_as, positive, push, random, round_zero, steady
 
 
 @struct.dataclass
@@ -82,6 +81,8 @@ class CartPole:
     )
     time_limit: float = clock(500.0)
 
+    action_space = Discrete(2)  # left, right
+
     @property
     def observation_space(self) -> Space:
         """`Box[4]`: position, velocity, angle, angular velocity."""
@@ -90,15 +91,9 @@ class CartPole:
         high = jnp.stack([ends[0], free, ends[1], free]).astype(jnp.float32)
         return Box(-high, high, (4,))
 
-    @property
-    def action_space(self) -> Space:
-        """`Discrete(2)`: left, right."""
-        return Discrete(2)
-
     def reset(self, key: Key) -> tuple[CartPoleState, Array]:
         """Cart near the middle, pole near upright, both almost at rest."""
-        spread = jnp.asarray(self.initial_spread, float)
-        start = spread * jax.random.uniform(key, (4,), spread.dtype, -1.0, 1.0)
+        start = round_zero(key, *[self.initial_spread] * 4)
         state = CartPoleState(*start, time=jnp.zeros((), jnp.int32))
         return state, _observe(state)
 
@@ -117,8 +112,7 @@ class CartPole:
         )
         off_track = jnp.abs(state.position) > env.position_limit
         terminated = off_track | (jnp.abs(state.angle) > env.angle_limit)
-        reward = jnp.ones((), jnp.float32)
-        return state, clocked(_observe(state), reward, terminated, state.time, env.time_limit)
+        return state, clocked(_observe(state), 1.0, terminated, state.time, env.time_limit)
 
 
 def _accelerations(env: CartPole, state: CartPoleState, force: Array) -> tuple[Array, Array]:

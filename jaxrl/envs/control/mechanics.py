@@ -66,6 +66,12 @@ def push(key: Key, disturbance: Array, noise_scale: Array) -> Array:
     return disturbance + jax.lax.cond(noise_scale != 0.0, draw, lambda: jnp.zeros_like(noise_scale))
 
 
+def round_zero(key: Key, *spreads: float | Array) -> Array:
+    """Numbers each drawn uniformly within its spread of 0."""
+    ends = jnp.stack([jnp.asarray(spread, float) for spread in spreads])
+    return ends * jax.random.uniform(key, ends.shape, ends.dtype, -1.0, 1.0)
+
+
 def wrapped(angle: Array) -> Array:
     """The same direction in [-pi, pi) [rad]; what lies there already keeps its bits."""
     return angle - 2.0 * math.pi * jnp.floor((angle + math.pi) / (2.0 * math.pi))

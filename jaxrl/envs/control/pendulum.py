@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Array, Box, Key, Space, TimeStep, setting, struct
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady, wrapped
+from jaxrl.envs.control import mechanics
+from jaxrl.envs.control.mechanics import positive, random, steady, wrapped
 
 
 @struct.dataclass
@@ -89,27 +89,24 @@ class Pendulum:
 
     def reset(self, key: Key) -> tuple[PendulumState, Array]:
         """The rod anywhere, turning slowly."""
-        spread = jnp.stack(
-            [jnp.asarray(s, float) for s in (self.initial_angle, self.initial_speed)]
-        )
-        angle, speed = spread * jax.random.uniform(key, (2,), spread.dtype, -1.0, 1.0)
+        angle, speed = mechanics.round_zero(key, self.initial_angle, self.initial_speed)
         state = PendulumState(wrapped(angle), speed, jnp.zeros((), jnp.int32))
         return state, _observe(state)
 
     def step(self, key: Key, state: PendulumState, action: Array) -> tuple[PendulumState, TimeStep]:
         """Apply the torque `action`, `[1]` or `[]`, for `time_step` seconds."""
         dtype = state.angle.dtype
-        env, speed = constants_as(dtype, self), state.angular_velocity
+        env, speed = mechanics.constants_as(dtype, self), state.angular_velocity
         torque = jnp.clip(jnp.asarray(action, dtype).reshape(()), -env.max_torque, env.max_torque)
         cost = wrapped(state.angle) ** 2 + 0.1 * speed**2 + 0.001 * torque**2
-        turning = torque + push(key, env.disturbance, env.noise_scale) - env.friction * speed
+        pushed = mechanics.push(key, env.disturbance, env.noise_scale)
+        turning = torque + pushed - env.friction * speed
         acceleration = 3.0 * env.gravity / (2.0 * env.length) * jnp.sin(state.angle)
         acceleration = acceleration + 3.0 / (env.mass * env.length**2) * turning
         speed = jnp.clip(speed + env.time_step * acceleration, -env.max_speed, env.max_speed)
         angle = wrapped(state.angle + env.time_step * speed)
         state = PendulumState(angle, speed, state.time + 1)
-        never = jnp.zeros((), bool)
-        return state, clocked(_observe(state), -cost, never, state.time, env.time_limit)
+        return state, clocked(_observe(state), -cost, False, state.time, env.time_limit)
 
 
 def _observe(state: PendulumState) -> Array:

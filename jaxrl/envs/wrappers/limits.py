@@ -10,15 +10,7 @@ import numpy as np
 
 from jaxrl.core import Array, Key, PyTree, TimeStep, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
-
-
-@struct.dataclass
-class TimeLimitState:
-    """State of `TimeLimit`."""
-
-    inner: PyTree
-    time: Array  # [] int32 [steps]
+from jaxrl.envs.wrappers.forwarding import WrapperState, inner_actions, inner_observations
 
 
 @struct.dataclass
@@ -27,7 +19,8 @@ class TimeLimit:
 
     By default the clock truncates, so learners bootstrap through it. With `horizon_is_terminal` it
     terminates: the horizon is then part of the task, which is Markov only where the observation
-    tells the time. A limit of the inner environment stays in force.
+    tells the time. A limit of the inner environment stays in force. It keeps the steps of the
+    episode so far, `[]` int32.
     """
 
     env: Any
@@ -45,24 +38,22 @@ class TimeLimit:
     observation_space = inner_observations
     action_space = inner_actions
 
-    def reset(self, key: Key) -> tuple[TimeLimitState, PyTree]:
+    def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode, at time 0."""
         inner, observation = self.env.reset(key)
-        return TimeLimitState(inner, jnp.zeros((), jnp.int32)), observation
+        return WrapperState(inner, jnp.zeros((), jnp.int32)), observation
 
-    def step(
-        self, key: Key, state: TimeLimitState, action: Array
-    ) -> tuple[TimeLimitState, TimeStep]:
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
         """One step; ends where the limit is reached."""
         inner, step = self.env.step(key, state.inner, action)
-        time = state.time + 1
+        time = state.kept + 1
         limit = time >= self.max_steps
         if self.horizon_is_terminal:
             terminated = jnp.where(limit, jnp.ones_like(step.terminated), step.terminated)
             step = step.replace(terminated=terminated, truncated=step.truncated & ~limit)
         else:
             step = step.replace(truncated=step.truncated | (limit & (step.terminated < 1)))
-        return TimeLimitState(inner, time), step
+        return WrapperState(inner, time), step
 
 
 @struct.dataclass

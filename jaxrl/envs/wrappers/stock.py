@@ -7,18 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Key, PyTree, Space, TimeStep, setting, struct
+from jaxrl.core import Array, Key, Space, TimeStep, setting, struct
 from jaxrl.envs.wrappers.appended import appended, appended_space
-from jaxrl.envs.wrappers.forwarding import inner_actions
+from jaxrl.envs.wrappers.forwarding import WrapperState, inner_actions
 from jaxrl.returns import next_stock
-
-
-@struct.dataclass
-class StockState:
-    """The inner state, and the stock."""
-
-    inner: PyTree
-    stock: Array  # [] float32 [return]
 
 
 @struct.dataclass
@@ -29,8 +21,9 @@ class Stock:
     observation and stock can maximise E f(c_0 + return) for any f that scales. The static CVaR of
     the return is f(x) = min(x, 0) with the right c_0.
 
-    The stock is cut at +-limit, or it would grow like discount^-t. That loses nothing while no
-    return from any state exceeds `limit` in size: beyond it f is linear, and stays so.
+    The stock, `[]` float32, is what the wrapper keeps. It is cut at +-limit, or it would grow like
+    discount^-t. That loses nothing while no return from any state exceeds `limit` in size: beyond
+    it f is linear, and stays so.
 
     Attributes:
         env: with discrete or flat observations.
@@ -66,20 +59,20 @@ class Stock:
 
     action_space = inner_actions
 
-    def reset(self, key: Key) -> tuple[StockState, Array]:
+    def reset(self, key: Key) -> tuple[WrapperState, Array]:
         """A new episode, with a stock drawn uniformly in [low, high]."""
         inner_key, stock_key = jax.random.split(key)
         inner, observation = self.env.reset(inner_key)
         low, high = (jnp.asarray(end, jnp.float32) for end in (self.low, self.high))
         stock = low + (high - low) * jax.random.uniform(stock_key)
-        return StockState(inner, stock), appended(self.env.observation_space, observation, stock)
+        return WrapperState(inner, stock), appended(self.env.observation_space, observation, stock)
 
-    def step(self, key: Key, state: StockState, action: Array) -> tuple[StockState, TimeStep]:
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
         """One step; the next observation holds the next stock."""
         inner, step = self.env.step(key, state.inner, action)
         stock = jnp.clip(
-            next_stock(state.stock, step.reward, self.discount), -self.limit, self.limit
+            next_stock(state.kept, step.reward, self.discount), -self.limit, self.limit
         )
-        stock = stock.astype(state.stock.dtype)
+        stock = stock.astype(state.kept.dtype)
         observation = appended(self.env.observation_space, step.observation, stock)
-        return StockState(inner, stock), step.replace(observation=observation)
+        return WrapperState(inner, stock), step.replace(observation=observation)
