@@ -333,9 +333,10 @@ def test_derivatives_in_constants(kind):
         @jax.jit
         @jax.vmap
         def derivatives(numbers):
-            at = lambda vector: advance(
-                kind(**dict(zip(names, vector, strict=True))), numbers, action
-            )
+            def at(vector):
+                env = kind(**dict(zip(names, vector, strict=True)))
+                return advance(env, numbers, action)
+
             base = jnp.array([leaves[name] for name in names])
             size = 1e-6 * jnp.eye(len(names))
             differences = jax.vmap(lambda d: (at(base + d) - at(base - d)) / 2e-6)(size)

@@ -294,7 +294,9 @@ def test_what_was_announced_is_forgotten_after_an_end_and_after_a_cut():
 def test_a_shortfall_of_the_announced_threshold_is_paid_for():
     """The pay of one falls short of a threshold of four by three: -0.5/0.25 of it, once."""
     env = ExpectedConditionalRisk(Told(), 0.25, 0.5, 0.5, -2.0, 20.0)
-    state = env.reset(KEY)[0].replace(threshold=np.float32(4.0), first=np.float32(0.0))
+    state = env.reset(jax.random.key(0))[0].replace(
+        threshold=np.float32(4.0), first=np.float32(0.0)
+    )
     _, step = hold(env, state, np.float32([1.0, 0.0, 0.0]))
     assert float(step.reward) == 0.5 * 1.0 - 2.0 * 3.0
     assert float(step.info["reward"]) == 1.0
