@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxrl.core import Key, TabularMDP, outcome_mdp
-from jaxrl.core.arguments import check_prob
+from jaxrl.core.arguments import check_prob, check_whole
 
 
 def riverswim(num_states: int = 6, discount: float = 0.99) -> TabularMDP:
@@ -26,8 +26,7 @@ def riverswim(num_states: int = 6, discount: float = 0.99) -> TabularMDP:
     Sources: Strehl and Littman (2008), "An analysis of model-based interval estimation for Markov
     decision processes", section 4, for the chain.
     """
-    if num_states < 2:
-        raise ValueError(f"riverswim needs at least 2 states; got num_states={num_states}.")
+    num_states = check_whole("num_states", num_states, 2)
     state, last = np.arange(num_states), num_states - 1
     # Outcomes are: back, stay, up. Action 0 is the sure drift back.
     prob = np.tile([[1.0, 0.0, 0.0], [0.05, 0.60, 0.35]], (num_states, 1, 1))
@@ -72,8 +71,7 @@ def chain(
         >>> [float(r) for r in chain(slip_prob=0.0).dense()[1][4]]
         [10.0, 2.0]
     """
-    if num_states < 2:
-        raise ValueError(f"chain needs at least 2 states; got num_states={num_states}.")
+    num_states = check_whole("num_states", num_states, 2)
     check_prob("slip_prob", slip_prob)
     state, last = np.arange(num_states), num_states - 1
     outcomes = np.stack([np.minimum(state + 1, last), np.zeros_like(state)], axis=-1)
@@ -111,8 +109,7 @@ def cycle(num_states: int = 3, discount: float = 0.99) -> TabularMDP:
         >>> cycle(3).next_state[:, 0, 0].tolist()
         [1, 2, 0]
     """
-    if num_states < 1:
-        raise ValueError(f"cycle needs at least 1 state; got num_states={num_states}.")
+    num_states = check_whole("num_states", num_states, 1)
     state = np.arange(num_states)
     following = np.broadcast_to(((state + 1) % num_states)[:, None, None], (num_states, 2, 1))
     reward = (state[:, None] == 0) & (np.arange(2) == 1)
@@ -139,8 +136,7 @@ def deep_sea(
 
     Sources: Osband et al. (2020), "Behaviour suite for reinforcement learning", deep sea.
     """
-    if size < 1:
-        raise ValueError(f"deep_sea needs size >= 1; got size={size}.")
+    size = check_whole("size", size)
     right_action = np.ones((size, size), bool)
     if key is not None:
         right_action = np.asarray(jax.random.bernoulli(key, 0.5, (size, size)))
@@ -185,13 +181,9 @@ def garnet(
     Sources: Archibald, McKinnon and Thomas (1995), "On the generation of Markov decision
     processes"; Bhatnagar et al. (2009), "Natural actor-critic algorithms", section 6.
     """
-    if min(num_states, num_actions) < 1 or not 1 <= num_outcomes <= num_states:
-        raise ValueError(
-            "garnet needs num_states >= 1, num_actions >= 1 and num_outcomes in [1, num_states]; "
-            f"got {num_states}, {num_actions} and {num_outcomes}."
-        )
+    shape = check_whole("num_states", num_states), check_whole("num_actions", num_actions)
+    num_outcomes = check_whole("num_outcomes", num_outcomes, high=num_states)
     order_key, gap_key, reward_key = jax.random.split(key, 3)
-    shape = (num_states, num_actions)
     order = np.argsort(jax.random.uniform(order_key, (*shape, num_states)), axis=-1)
     cuts = np.sort(jax.random.uniform(gap_key, (*shape, num_outcomes - 1)), axis=-1)
     prob = np.diff(cuts.astype(np.float64), axis=-1, prepend=0.0, append=1.0)

@@ -196,17 +196,10 @@ def collecting_grid(
         if name != "rewards" and not all(0.0 <= number <= 1.0 for number in numbers):
             raise ValueError(f"{name}={tuple(numbers)} is out of range: give values in [0, 1].")
     cells = [cell_index("position", place, height, width) for place in positions]
-    env = CollectingGrid(
-        positions=jnp.asarray(cells, jnp.int32),
-        rewards=jnp.asarray(rewards, float),
-        end_probs=jnp.asarray(end_probs, float),
-        respawn_probs=jnp.asarray(respawn_probs, float),
-        start=jnp.asarray(cell_index("start", start, height, width), jnp.int32),
-        time_limit=time_limit,
-        height=height,
-        width=width,
-        num_moves=num_moves,
-    )
+    first = cell_index("start", start, height, width)
+    numbers = (jnp.asarray(each, float) for each in lists.values())
+    places = jnp.asarray(cells, jnp.int32), *numbers, jnp.asarray(first, jnp.int32)
+    env = CollectingGrid(*places, time_limit, height, width, num_moves)
     check_settings(env)
     return env
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct, tabular_mdp
-from jaxrl.core.arguments import check_prob
+from jaxrl.core.arguments import check_prob, check_whole
 
 
 @struct.dataclass
@@ -55,8 +55,7 @@ def inventory(
         [0.0, -1.0, -2.0, -5.0]
     """
     chance = np.asarray(demand, np.float64)
-    if capacity < 1:
-        raise ValueError(f"inventory needs capacity >= 1; got capacity={capacity}.")
+    capacity = check_whole("capacity", capacity)
     if chance.ndim != 1 or not (np.all(chance >= 0) and abs(chance.sum() - 1.0) <= 1e-6):
         raise ValueError(f"demand must be a law [D] of the demands 0, 1, ...; got {demand}.")
     check_settings(costs)
@@ -103,9 +102,7 @@ def machine_replacement(num_conditions: int = 8, discount: float = 0.8) -> Tabul
     are as public re-implementations give them; those differ on whether a repair is paid for on
     entering or on staying, where we chose one rule. We did not check them against the paper.
     """
-    if num_conditions < 2:
-        raise ValueError(f"machine_replacement needs at least 2 conditions; got {num_conditions}.")
-    num_states = num_conditions + 2
+    num_states = check_whole("num_conditions", num_conditions, 2) + 2
     broken = num_states - 1
     common, long = 0, 1
     working = np.arange(2, num_states)

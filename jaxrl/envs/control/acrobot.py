@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.control import mechanics
-from jaxrl.envs.control.mechanics import positive, random, steady, wrapped
+from jaxrl.envs.control.mechanics import nonnegative, positive, random, spread, steady
 
 
 @struct.dataclass
@@ -62,7 +62,7 @@ class Acrobot:
         (-1.0, False)
     """
 
-    gravity: float = setting(9.8, "acceleration of free fall", unit="m/s^2", low=0.0)
+    gravity: float = nonnegative(9.8, "acceleration of free fall", "m/s^2")
     link_mass_1: float = positive(1.0, "mass of link 1", "kg")
     link_mass_2: float = positive(1.0, "mass of link 2", "kg")
     link_length_1: float = positive(1.0, "length of link 1", "m")
@@ -75,10 +75,8 @@ class Acrobot:
     )
     link_inertia_1: float = positive(1.0, "moment of inertia of link 1 about its centre", "kg m^2")
     link_inertia_2: float = positive(1.0, "moment of inertia of link 2 about its centre", "kg m^2")
-    friction: float = setting(
-        0.0, "friction torque in each joint per angular speed", unit="N m s/rad", low=0.0
-    )
-    torque: float = setting(1.0, "torque of the motor between the links", unit="N m", low=0.0)
+    friction: float = nonnegative(0.0, "friction torque in a joint per angular speed", "N m s/rad")
+    torque: float = nonnegative(1.0, "torque of the motor between the links", "N m")
     max_speed_1: float = positive(4.0 * math.pi, "speed of angle 1 never exceeded", "rad/s")
     max_speed_2: float = positive(9.0 * math.pi, "speed of angle 2 never exceeded", "rad/s")
     disturbance: float = steady("torque on the second joint", "N m")
@@ -87,9 +85,7 @@ class Acrobot:
     goal_height: float = setting(
         1.0, "height of the line that the tip must pass, for links of length 1", unit="link length"
     )
-    initial_spread: float = setting(
-        0.1, "first angles and speeds are uniform within this distance of 0", low=0.0
-    )
+    initial_spread: float = spread(0.1, "angles and speeds")
     time_limit: float = clock(500.0)
 
     action_space = Discrete(3)  # torque backwards, none, forwards
@@ -104,9 +100,8 @@ class Acrobot:
     def reset(self, key: Key) -> tuple[AcrobotState, Array]:
         """Both links hang down, almost at rest."""
         start = mechanics.round_zero(key, *[self.initial_spread] * 4)
-        angle_1, angle_2, velocity_1, velocity_2 = start
-        time = jnp.zeros((), jnp.int32)
-        state = AcrobotState(wrapped(angle_1), wrapped(angle_2), velocity_1, velocity_2, time)
+        angles, time = mechanics.wrapped(start[:2]), jnp.zeros((), jnp.int32)
+        state = AcrobotState(*angles, *start[2:], time)
         return state, _observe(state)
 
     def step(self, key: Key, state: AcrobotState, action: Array) -> tuple[AcrobotState, TimeStep]:
@@ -116,14 +111,9 @@ class Acrobot:
         torque = env.torque * (jnp.asarray(action, jnp.int32) - 1).astype(dtype)
         torque = torque + mechanics.push(key, env.disturbance, env.noise_scale)
         motion = jnp.stack([state.angle_1, state.angle_2, state.velocity_1, state.velocity_2])
-        angle_1, angle_2, velocity_1, velocity_2 = _runge_kutta(env, motion, torque)
-        state = AcrobotState(
-            angle_1=wrapped(angle_1),
-            angle_2=wrapped(angle_2),
-            velocity_1=jnp.clip(velocity_1, -env.max_speed_1, env.max_speed_1),
-            velocity_2=jnp.clip(velocity_2, -env.max_speed_2, env.max_speed_2),
-            time=state.time + 1,
-        )
+        moved, limits = _runge_kutta(env, motion, torque), (env.max_speed_1, env.max_speed_2)
+        angles, fastest = mechanics.wrapped(moved[:2]), jnp.stack(limits)
+        state = AcrobotState(*angles, *jnp.clip(moved[2:], -fastest, fastest), state.time + 1)
         height = -jnp.cos(state.angle_1) - jnp.cos(state.angle_1 + state.angle_2)
         terminated = height > env.goal_height
         reward = jnp.where(terminated, 0.0, -1.0)

@@ -6,9 +6,10 @@ import math
 
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
+from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, struct
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, positive, push, random, round_zero, steady
+from jaxrl.envs.control import mechanics
+from jaxrl.envs.control.mechanics import nonnegative, positive, random, spread, steady
 
 
 @struct.dataclass
@@ -56,29 +57,21 @@ class CartPole:
         (3, 4)
     """
 
-    gravity: float = setting(9.8, "acceleration of free fall", unit="m/s^2", low=0.0)
+    gravity: float = nonnegative(9.8, "acceleration of free fall", "m/s^2")
     cart_mass: float = positive(1.0, "mass of the cart", "kg")
     pole_mass: float = positive(0.1, "mass of the pole", "kg")
     pole_half_length: float = positive(
         0.5, "distance from the hinge to the middle of the pole", "m"
     )
-    force: float = setting(10.0, "force of a push on the cart", unit="N", low=0.0)
-    cart_friction: float = setting(0.0, "sliding friction of the cart", unit="N", low=0.0)
-    pole_friction: float = setting(
-        0.0, "friction torque in the hinge per angular speed", unit="N m s/rad", low=0.0
-    )
+    force: float = nonnegative(10.0, "force of a push on the cart", "N")
+    cart_friction: float = nonnegative(0.0, "sliding friction of the cart", "N")
+    pole_friction: float = nonnegative(0.0, "friction of the hinge per angular speed", "N m s/rad")
     disturbance: float = steady("horizontal force on the cart", "N")
     noise_scale: float = random("horizontal force on the cart", "N")
     time_step: float = positive(0.02, "time that a step takes", "s")
-    position_limit: float = setting(
-        2.4, "distance from the middle beyond which the episode ends", unit="m", low=0.0
-    )
-    angle_limit: float = setting(
-        math.radians(12.0), "angle beyond which the episode ends", unit="rad", low=0.0
-    )
-    initial_spread: float = setting(
-        0.05, "first positions and speeds are uniform within this distance of 0", low=0.0
-    )
+    position_limit: float = nonnegative(2.4, "greatest distance from the middle", "m")
+    angle_limit: float = nonnegative(math.radians(12.0), "greatest angle of the pole", "rad")
+    initial_spread: float = spread(0.05, "positions and speeds")
     time_limit: float = clock(500.0)
 
     action_space = Discrete(2)  # left, right
@@ -93,15 +86,15 @@ class CartPole:
 
     def reset(self, key: Key) -> tuple[CartPoleState, Array]:
         """Cart near the middle, pole near upright, both almost at rest."""
-        start = round_zero(key, *[self.initial_spread] * 4)
+        start = mechanics.round_zero(key, *[self.initial_spread] * 4)
         state = CartPoleState(*start, time=jnp.zeros((), jnp.int32))
         return state, _observe(state)
 
     def step(self, key: Key, state: CartPoleState, action: Array) -> tuple[CartPoleState, TimeStep]:
         """One push of `time_step` seconds."""
-        env = constants_as(state.position.dtype, self)
+        env = mechanics.constants_as(state.position.dtype, self)
         force = jnp.where(jnp.asarray(action, jnp.int32) == 1, env.force, -env.force)
-        force = force + push(key, env.disturbance, env.noise_scale)
+        force = force + mechanics.push(key, env.disturbance, env.noise_scale)
         acceleration, angular_acceleration = _accelerations(env, state, force)
         state = CartPoleState(
             position=state.position + env.time_step * state.velocity,

@@ -38,6 +38,16 @@ def positive(default: float, help: str, unit: str) -> Any:
     return setting(default, help, unit=unit, low=0.0, low_open=True)
 
 
+def nonnegative(default: float, help: str, unit: str = "") -> Any:
+    """A constant that is at least 0."""
+    return setting(default, help, unit=unit, low=0.0)
+
+
+def spread(default: float, what: str, unit: str = "") -> Any:
+    """How far from 0 an episode may begin."""
+    return nonnegative(default, f"first {what} are uniform within this distance of 0", unit)
+
+
 def steady(what: str, unit: str) -> Any:
     """The setting `disturbance`: the given part of the force or torque `what`."""
     return setting(0.0, f"{what} in every step", unit=unit)
@@ -45,7 +55,7 @@ def steady(what: str, unit: str) -> Any:
 
 def random(what: str, unit: str) -> Any:
     """The setting `noise_scale`: the random part of the force or torque `what`."""
-    return setting(0.0, f"greatest random {what}, drawn in every step", unit=unit, low=0.0)
+    return nonnegative(0.0, f"greatest random {what}, drawn in every step", unit)
 
 
 def constants_as(dtype: jnp.dtype, env: Struct) -> Struct:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady
+from jaxrl.envs.control import mechanics
+from jaxrl.envs.control.mechanics import nonnegative, positive, random, steady
 
 _PER_STEP = "position/step"
 _PER_STEP_SQUARED = "position/step^2"
@@ -51,10 +52,8 @@ class MountainCar:
         True
     """
 
-    gravity: float = setting(
-        0.0025, "pull of the slope where it is steepest", unit=_PER_STEP_SQUARED, low=0.0
-    )
-    force: float = setting(0.001, "pull of the engine", unit=_PER_STEP_SQUARED, low=0.0)
+    gravity: float = nonnegative(0.0025, "steepest pull of the slope", _PER_STEP_SQUARED)
+    force: float = nonnegative(0.001, "pull of the engine", _PER_STEP_SQUARED)
     friction: float = setting(
         0.0, "share of the velocity that a step takes away", unit="per step", low=0.0, high=1.0
     )
@@ -95,12 +94,12 @@ class MountainCar:
         self, key: Key, state: MountainCarState, action: Array
     ) -> tuple[MountainCarState, TimeStep]:
         """One step with the throttle that `action` stands for."""
-        env = constants_as(state.position.dtype, self)
+        env = mechanics.constants_as(state.position.dtype, self)
         throttle = jnp.asarray(action, state.position.dtype).reshape(())
         throttle = throttle if self.is_continuous else throttle - 1.0
         slope = env.gravity * jnp.cos(3.0 * state.position)
         force = env.force * jnp.clip(throttle, -1.0, 1.0)
-        force = force + push(key, env.disturbance, env.noise_scale) - slope
+        force = force + mechanics.push(key, env.disturbance, env.noise_scale) - slope
         velocity = state.velocity + force - env.friction * state.velocity
         velocity = jnp.clip(velocity, -env.max_speed, env.max_speed)
         position = jnp.clip(state.position + velocity, env.min_position, env.max_position)
