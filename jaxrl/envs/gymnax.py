@@ -58,10 +58,10 @@ class GymnaxEnv:
     @property
     def observation_space(self) -> Space:
         """The set of observations; bounds follow `params`."""
-        params = self._derived()
-        space = self.raw.observation_space(params)
-        bounds = cure_of(self.name).bounds
-        return _space(space) if bounds is None else _box(space, *bounds(self.raw, params))
+        params, bounds = self._derived(), cure_of(self.name).bounds
+        return _space(
+            self.raw.observation_space(params), None if bounds is None else bounds(self.raw, params)
+        )
 
     @property
     def action_space(self) -> Space:
@@ -105,7 +105,10 @@ class GymnaxEnv:
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One transition, without reset -> `state`, `TimeStep` with the true successor."""
         cure, params = cure_of(self.name), self._derived()
-        action = self._cast_action(action, params)
+        space = self.raw.action_space(params)
+        action = jnp.asarray(action, space.dtype).reshape(space.shape)
+        if not _is_discrete(space):
+            action = jnp.clip(action, space.low, space.high)
         observation, state, reward, terminated = cure.step(self.raw, key, state, action, params)
         observation = cure.observe(observation, self.raw, state, params)
         terminated = jnp.asarray(terminated, bool)
@@ -127,11 +130,6 @@ class GymnaxEnv:
     def _cast_observation(self, observation: Array, params: PyTree) -> Array:
         dtype = jnp.dtype(self.raw.observation_space(params).dtype)
         return jnp.asarray(observation, dtype)
-
-    def _cast_action(self, action: Array, params: PyTree) -> Array:
-        space = self.raw.action_space(params)
-        action = jnp.asarray(action, space.dtype).reshape(space.shape)
-        return action if _is_discrete(space) else jnp.clip(action, space.low, space.high)
 
 
 def gymnax_env(
@@ -262,41 +260,32 @@ def _like(info: SettingInfo, given: Any) -> Array:
         if given.shape != default.shape:
             raise ValueError(f"{problem}; got shape {list(given.shape)}.")
         return given.astype(default.dtype)
-    try:
-        value = np.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{problem}; got {given!r}.") from error
+    value, wanted = np.asarray(given), default.dtype
     if value.dtype.kind not in "biuf" or value.shape != default.shape:
         raise ValueError(f"{problem}; got {given!r}.")
     if np.any(np.isnan(value)):
         raise ValueError(f"{problem}; got NaN.")
     if name == "max_steps_in_episode" and np.any(value < 1):
         raise ValueError(f"max_steps_in_episode={given} is out of range: give at least 1.")
-    if (value.dtype.kind == "b") > (default.dtype.kind == "b"):
-        raise ValueError(f"{problem}; got {given!r}.")
-    if default.dtype.kind != "b":
-        check_value(info, value)
     # A float parameter takes any number; an integer or a flag takes only what it can hold.
-    if default.dtype.kind in "biu" and np.any(value.astype(default.dtype) != value):
+    is_flag = (value.dtype.kind == "b") > (wanted.kind == "b")
+    if is_flag or (wanted.kind in "biu" and np.any(value.astype(wanted) != value)):
         raise ValueError(f"{problem}; got {given!r}.")
-    return jnp.asarray(value, default.dtype)
+    if wanted.kind != "b":
+        check_value(info, value)
+    return jnp.asarray(value, wanted)
 
 
-def _space(space: Any) -> Space:
+def _space(space: Any, bounds: tuple[Any, Any] | None = None) -> Space:
+    """Ours; huge bounds of a box are infinite, so that samples stay finite."""
     if _is_discrete(space):
         return Discrete(int(space.n), jnp.dtype(space.dtype))
-    return _box(space, space.low, space.high)
+    low, high = (jnp.asarray(end, jnp.float32) for end in bounds or (space.low, space.high))
+    low, high = jnp.where(low < -1e30, -jnp.inf, low), jnp.where(high > 1e30, jnp.inf, high)
+    return Box(low, high, tuple(space.shape), jnp.dtype(space.dtype))
 
 
 def _is_discrete(space: Any) -> bool:
     from gymnax.environments import spaces
 
     return isinstance(space, spaces.Discrete)
-
-
-def _box(space: Any, low: Any, high: Any) -> Box:
-    """A `Box` whose huge bounds are infinite, so that samples stay finite."""
-    low, high = jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
-    low = jnp.where(low < -1e30, -jnp.inf, low)
-    high = jnp.where(high > 1e30, jnp.inf, high)
-    return Box(low, high, tuple(space.shape), jnp.dtype(space.dtype))

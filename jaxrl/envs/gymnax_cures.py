@@ -59,11 +59,8 @@ def _cartpole_masses(params: PyTree) -> PyTree:
     )
 
 
-def _mountain_car_step(
-    raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree
-) -> Outcome:
+def _car_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
     """Gymnasium's dynamics: the wall that swallows speed stands at the left end."""
-    del key
     push = action[0]
     velocity = state.velocity + push * params.power - jnp.cos(3.0 * state.position) * params.gravity
     velocity = jnp.clip(velocity, -params.max_speed, params.max_speed)
@@ -94,15 +91,11 @@ def _bandit_params(raw: RawEnv) -> BanditParams:
 
 
 def _bandit_reset(raw: RawEnv, key: Key, params: BanditParams) -> tuple[Array, TabularState]:
-    del raw, key, params
     zero = jnp.zeros((), jnp.int32)
     return jnp.ones((1, 1)), TabularState(zero, zero)
 
 
-def _bandit_step(
-    raw: RawEnv, key: Key, state: TabularState, action: Array, params: BanditParams
-) -> Outcome:
-    del raw, key
+def _bandit_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
     state = state.replace(time=state.time + 1)
     return jnp.ones((1, 1)), state, params.arm_rewards[action], jnp.ones((), bool)
 
@@ -112,7 +105,6 @@ def _bandit_step(
 
 def _observe_time(observation: Array, raw: RawEnv, state: PyTree, params: PyTree) -> Array:
     """Scale the clock, the last entry, by the true time limit instead of a constant 100."""
-    del raw
     scaled = 2.0 * state.time / params.max_steps_in_episode - 1.0
     return observation.at[-1].set(jnp.where(params.normalize_time, scaled, state.time))
 
@@ -132,20 +124,17 @@ def _meta_maze_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
 
 
 def _gaussian_bandit_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
-    del raw
     clock = jnp.where(params.normalize_time, 1.0, params.max_steps_in_episode)
     low = jnp.array([-jnp.inf, 0.0, 0.0, -1.0])
     return low, jnp.array([jnp.inf, 1.0, 1.0, 0.0]).at[3].set(clock)
 
 
 def _memory_chain_bounds(raw: RawEnv, params: PyTree) -> tuple[float, float]:
-    del params
     return -1.0, max(1.0, raw.num_bits - 1.0)
 
 
 def _four_rooms_observe(observation: Array, raw: RawEnv, state: PyTree, params: PyTree) -> Array:
     """Draw the agent at `[row, column]`, as the walls are drawn."""
-    del state, params
     if not raw.use_visual_obs:
         return observation
     return observation.at[..., 1].set(observation[..., 1].T)
@@ -160,7 +149,6 @@ def _check_reacher(options: Mapping[str, Any]) -> None:
 
 def _pong_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
     """One frame with both borders solid: gymnax lets the ball leave through row 0."""
-    del key
     from gymnax.environments.misc import pong
 
     before = state.ball_position
@@ -216,7 +204,7 @@ CURES: dict[str, Cure] = {
     # total_mass and polemass_length follow masscart, masspole and length.
     "CartPole-v1": Cure(derived=("total_mass", "polemass_length"), derive=_cartpole_masses),
     # Gymnasium's dynamics; gymnax puts the inelastic wall at the goal.
-    "MountainCarContinuous-v0": Cure(step=_mountain_car_step),
+    "MountainCarContinuous-v0": Cure(step=_car_step),
     # Spawning never deletes an entity, and speed stops at one cell per frame.
     "Asterix-MinAtar": Cure(step=_asterix_step),
     # The time limit ends the game, as in MinAtar.
