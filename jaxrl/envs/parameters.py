@@ -70,12 +70,9 @@ def with_parameters(env: Any, values: Mapping[str, float | Array]) -> Any:
 
 def _list(owner: Any, prefix: str) -> list[SettingInfo]:
     if isinstance(owner, GymnaxEnv):
-        known = [parameter_info(*item) for item in owner.parameters.items()]
-        return [
-            dataclasses.replace(info, name=prefix + info.name)
-            for info in known
-            if _is_scalar(info.value)
-        ]
+        infos = [parameter_info(*item) for item in owner.parameters.items()]
+        named = [dataclasses.replace(info, name=prefix + info.name) for info in infos]
+        return [info for info in named if _is_scalar(info.value)]
     found = []
     for field in dataclasses.fields(owner):
         value, name = getattr(owner, field.name), prefix + field.name

@@ -49,7 +49,7 @@ class EnvFacts:
     is_partial: bool = False  # observations hide what an agent should remember
     is_tabular: bool = False  # a `TabularEnv`, whose whole model is known
     suite: str = "jaxrl"
-    parameters: frozenset[str] | None = None  # that `build` takes; None where it says so itself
+    parameters: frozenset[str] = frozenset()  # that `build` takes, where its signature tells less
 
     @property
     def is_continuous(self) -> bool:
@@ -76,12 +76,15 @@ def make(name: str, **parameters: Any) -> Environment:
     """
     if not isinstance(name, str) or name not in _registered:
         raise ValueError(f"unknown environment {name!r}; {near_names(str(name), names())}")
-    build, known = _registered[name].build, _registered[name].parameters
+    facts = _registered[name]
+    accepted = inspect.signature(facts.build).parameters.values()
+    is_open = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted)
+    known = facts.parameters or [one.name for one in accepted]
     for given in parameters:
-        if known is not None and given not in known:
+        if given not in known and (facts.parameters or not is_open):
             near = near_names(given, sorted(known))
             raise ValueError(f"{name} has no parameter {given!r}; {near}")
-    return build(**parameters)
+    return facts.build(**parameters)
 
 
 def names() -> list[str]:
@@ -97,11 +100,7 @@ def register(name: str, builder: Builder) -> None:
     """
     if name in _registered:
         raise ValueError(f"the environment name {name!r} is taken: choose another.")
-    accepted = inspect.signature(builder).parameters
-    is_open = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())
-    known = None if is_open else frozenset(accepted)
-    about = _first_line(builder)
-    _registered[name] = EnvFacts(builder, about, suite="registered", parameters=known)
+    _registered[name] = EnvFacts(builder, _about(builder), suite="registered")
 
 
 def facts_of(name: str) -> EnvFacts:
@@ -123,7 +122,7 @@ def _size(space: Space) -> Size:
     return space.num_values if isinstance(space, Discrete) else space.shape
 
 
-def _first_line(documented: Any) -> str:
+def _about(documented: Any) -> str:
     """What a function or class is, by its docstring."""
     return (documented.__doc__ or "").strip().partition("\n")[0]
 
@@ -143,7 +142,7 @@ def _struct(
         check_settings(env)
         return env
 
-    about = _first_line(kind)
+    about = _about(kind)
     return EnvFacts(build, about, observation, action, is_partial, parameters=frozenset(fields))
 
 
@@ -157,12 +156,6 @@ def _scalar(name: str, value: Any) -> Any:
         shape = list(value.shape)
         raise ValueError(f"parameter {name} must be one number; got shape {shape}: use `vmap`.")
     return value
-
-
-def _built(kind: type, build: Builder, observation: Size, action: Size) -> EnvFacts:
-    """A struct that its own function builds from plain numbers."""
-    known = frozenset(inspect.signature(build).parameters)
-    return EnvFacts(build, _first_line(kind), observation, action, parameters=known)
 
 
 def _table(
@@ -200,7 +193,7 @@ def _table(
         mdp = model(**given)
         return TabularEnv(mdp, time_limit(mdp) if callable(time_limit) else time_limit, one_hot)
 
-    about = _first_line(model.func if isinstance(model, partial) else model)
+    about = _about(model.func if isinstance(model, partial) else model)
     sizes = (num_states,), num_actions
     return EnvFacts(build, about, *sizes, is_tabular=True, parameters=frozenset(known))
 
@@ -237,9 +230,11 @@ _registered: dict[str, EnvFacts] = {
     "MountainCar": _struct(MountainCar, (2,), 3),
     "MountainCarContinuous": _struct(mountain_car_continuous, (2,), (1,)),
     "TwoColours": _struct(TwoColours, (30,), 4, is_partial=True),
-    "CollectingGrid": _built(collecting.CollectingGrid, collecting.collecting_grid, 100, 4),
-    "WalledGrid": _built(WalledGrid, walled_grid, 25, 4),
-    "Bandit": _built(bandits.Bandit, bandits.bandit, 1, 3),
+    "CollectingGrid": EnvFacts(
+        collecting.collecting_grid, _about(collecting.CollectingGrid), 100, 4
+    ),
+    "WalledGrid": EnvFacts(walled_grid, _about(WalledGrid), 25, 4),
+    "Bandit": EnvFacts(bandits.bandit, _about(bandits.Bandit), 1, 3),
     "RiverSwim": _table(chains.riverswim, 6, 2, 100.0),
     "DeepSea": _table(chains.deep_sea, 64, 2),
     "Garnet": _table(chains.garnet, 20, 4, 100.0),

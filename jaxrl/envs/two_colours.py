@@ -92,26 +92,25 @@ class TwoColours:
         self, key: Key, state: TwoColoursState, action: Array
     ) -> tuple[TwoColoursState, TimeStep]:
         """Move; be paid; what was entered moves on; exchange the worths when it is time."""
-        reached = jnp.asarray(reached_cells(self.height, self.width))
-        cell = reached[state.cell, action]
-        entered = state.objects == cell  # at most one
-        is_good = jnp.stack([~state.swapped, state.swapped])
-        pay = jnp.where(
-            jnp.any(entered & is_good),
-            self.good_reward,
-            jnp.where(jnp.any(entered), self.bad_reward, self.step_reward),
-        )
         draw = _pick(jax.random.uniform(key), self.height * self.width - 2)
-        new = jnp.stack([_skip(draw, cell, other, 2) for other in state.objects[::-1]])
+        cell, objects, pay = self._entered(state.cell, state.objects, state.swapped, action, draw)
         since_swap = state.since_swap + 1
         swaps = since_swap >= self.swap_period
-        state = TwoColoursState(
-            cell=cell,
-            objects=jnp.where(entered, new, state.objects),
-            since_swap=jnp.where(swaps, 0, since_swap),
-            swapped=state.swapped ^ swaps,
-        )
+        left, swapped = jnp.where(swaps, 0, since_swap), state.swapped ^ swaps
+        state = TwoColoursState(cell, objects, left, swapped)
         return state, clocked(self._observe(state), pay, False, since_swap, jnp.inf)
+
+    def _entered(
+        self, cell: Array, objects: Array, swapped: Array | bool, action: Array, draw: Array
+    ) -> tuple[Array, Array, Array]:
+        """Agent, objects and pay after a move; what was entered goes to the `draw`-th free cell."""
+        cell = jnp.asarray(reached_cells(self.height, self.width))[cell, action]
+        entered = objects == cell  # at most one
+        is_good = jnp.arange(2) == jnp.asarray(swapped, jnp.int32)
+        met = jnp.where(jnp.any(entered & is_good), self.good_reward, self.bad_reward)
+        pay = jnp.where(jnp.any(entered), met, self.step_reward)
+        new = jnp.stack([_skip(draw, cell, other, 2) for other in objects[::-1]])
+        return cell, jnp.where(entered, new, objects), pay
 
     def _observe(self, state: TwoColoursState) -> Array:
         row, column = np.divmod(np.arange(self.height * self.width), self.width)
@@ -131,34 +130,30 @@ class TwoColours:
             swapped: whether the second object is the good one.
 
         Example:
-            >>> two_colours(height=3, width=3).as_mdp().prob.shape
+            >>> TwoColours(height=3, width=3).as_mdp().prob.shape
             (729, 4, 7)
         """
         number, num_cells = jnp.result_type(float), self.height * self.width
-        num_free = num_cells - 2
-        agent, first, second = np.indices((num_cells,) * 3).reshape(3, -1, 1)  # [S, 1] each
-        met = (agent != first) & (agent != second) & (first != second)
-        cell = reached_cells(self.height, self.width)[agent[:, 0]]  # [S, 4]
-        hits = [met & (cell == first), met & (cell == second)]
-        pay = (self.good_reward, self.bad_reward)
-        pay = pay[::-1] if swapped else pay
-        reward = jnp.where(hits[0], pay[0], jnp.where(hits[1], pay[1], self.step_reward))
-        free = np.arange(num_free)
-        low, high = (f(cell, np.where(hits[0], second, first)) for f in (np.minimum, np.maximum))
-        new = free + (free >= low[..., None])
-        new = new + (new >= high[..., None])  # [S, 4, K]
-        first, second = (
-            np.where(hit[..., None], new, at[..., None])
-            for hit, at in zip(hits, (first, second), strict=True)
-        )
-        after = (cell[..., None] * num_cells + first) * num_cells + second
-        index = np.arange(len(met))[:, None, None]
+        cells = np.indices((num_cells,) * 3).reshape(3, -1).T  # [S, 3]: agent, first, second
+        differ = np.all(cells != np.roll(cells, 1, axis=1), axis=1)
+
+        def outcome(place: Array, action: Array, draw: Array) -> tuple[Array, Array]:
+            cell, (first, second), pay = self._entered(place[0], place[1:], swapped, action, draw)
+            return (cell * num_cells + first) * num_cells + second, pay
+
+        for axes in ((None, None, 0), (None, 0, None), (0, None, None)):
+            outcome = jax.vmap(outcome, axes)
+        places = jnp.asarray(cells, jnp.int32)
+        after, pay = outcome(places, jnp.arange(4), jnp.arange(num_cells - 2, dtype=jnp.int32))
+        met = jnp.asarray(differ)[:, None, None]
         return TabularMDP(
-            prob=jnp.full(after.shape, 1.0 / num_free, number),
-            next_state=jnp.asarray(np.where(met[..., None], after, index), jnp.int32),
-            reward=jnp.where(met, reward, 0.0)[..., None].astype(number),
+            prob=jnp.full(after.shape, 1.0 / (num_cells - 2), number),
+            next_state=jnp.where(met, after, np.arange(len(cells))[:, None, None]).astype(
+                jnp.int32
+            ),
+            reward=jnp.where(met, pay[..., :1], 0.0).astype(number),
             terminal=jnp.zeros(after.shape, bool),
-            initial=jnp.asarray(met[:, 0] / met.sum(), number),
+            initial=jnp.asarray(differ / differ.sum(), number),
             legal=jnp.ones(after.shape[:2], bool),
             discount=jnp.asarray(discount, number),
             is_endless=True,

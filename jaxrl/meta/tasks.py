@@ -204,7 +204,7 @@ class RandomBandits:
 
     total_steps: float | Horizon = 1e3  # [environment steps]
     means: Any = struct.field(default_factory=lambda: Uniform(0.0, 1.0))  # [return]
-    payout: Any = struct.field(default_factory=CoinPayout)  # an `envs.Payout`
+    payout: Any = struct.field(default_factory=CoinPayout)  # a payout of `jaxrl.envs.bandits`
     num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0, infinite=True)
     num_arms: int = setting(10, "arms")
 

@@ -3,7 +3,6 @@ from jaxrl.envs.wrappers.actions import (
     NoisyActions as NoisyActions,
     StickyActions as StickyActions,
 )
-from jaxrl.envs.wrappers.conditional_risk import ExpectedConditionalRisk as ExpectedConditionalRisk
 from jaxrl.envs.wrappers.durations import HeldActions as HeldActions
 from jaxrl.envs.wrappers.limits import (
     EpisodeStatistics as EpisodeStatistics,
@@ -28,4 +27,7 @@ from jaxrl.envs.wrappers.rewards import (
     RewardNoise as RewardNoise,
     RewardScale as RewardScale,
 )
-from jaxrl.envs.wrappers.stock import Stock as Stock
+from jaxrl.envs.wrappers.risk import (
+    ExpectedConditionalRisk as ExpectedConditionalRisk,
+    Stock as Stock,
+)

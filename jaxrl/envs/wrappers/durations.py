@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrl.core import Array, Discrete, Key, PyTree, Space, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
 from jaxrl.core.types import select
-from jaxrl.envs.wrappers.forwarding import inner_observations, inner_reset
+from jaxrl.envs.wrappers.inner import inner_observations, inner_reset
 
 
 @struct.dataclass

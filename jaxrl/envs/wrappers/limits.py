@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrl.core import Array, Key, PyTree, TimeStep, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.forwarding import WrapperState, inner_actions, inner_observations
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
 
 
 @struct.dataclass
@@ -57,16 +57,6 @@ class TimeLimit:
 
 
 @struct.dataclass
-class EpisodeStatisticsState:
-    """State of `EpisodeStatistics`."""
-
-    inner: PyTree
-    episode_return: Array  # [] float32 [return]
-    episode_length: Array  # [] int32 [steps]
-    survival: Array  # [] float32, chance not to have ended, of ends that are probabilities
-
-
-@struct.dataclass
 class EpisodeStatistics:
     """Adds running totals of the current episode to `info`.
 
@@ -74,7 +64,7 @@ class EpisodeStatistics:
     where a step ends an episode they are that episode's totals. They start from zero at `reset`, so
     any auto-reset, or none, works outside. Where ends are probabilities, a reward counts with the
     chance that its step is reached. Put it inside what changes rewards to report the task's own
-    score. Needs scalar rewards.
+    score. Needs scalar rewards. It keeps both totals, and the chance that the episode goes on.
     """
 
     env: Any
@@ -82,19 +72,17 @@ class EpisodeStatistics:
     observation_space = inner_observations
     action_space = inner_actions
 
-    def reset(self, key: Key) -> tuple[EpisodeStatisticsState, PyTree]:
+    def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode with totals of zero."""
         inner, observation = self.env.reset(key)
         zero, one = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
-        return EpisodeStatisticsState(inner, zero, jnp.zeros((), jnp.int32), one), observation
+        return WrapperState(inner, (zero, jnp.zeros((), jnp.int32), one)), observation
 
-    def step(
-        self, key: Key, state: EpisodeStatisticsState, action: Array
-    ) -> tuple[EpisodeStatisticsState, TimeStep]:
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
         """One step; its reward joins the totals."""
         inner, step = self.env.step(key, state.inner, action)
-        total = state.episode_return + state.survival * step.reward.astype(jnp.float32)
-        survival = state.survival * (1.0 - jnp.asarray(step.terminated, jnp.float32))
-        length = state.episode_length + 1
+        total, length, survival = state.kept
+        total, length = total + survival * step.reward.astype(jnp.float32), length + 1
+        survival = survival * (1.0 - jnp.asarray(step.terminated, jnp.float32))
         info = {**step.info, "episode_return": total, "episode_length": length}
-        return EpisodeStatisticsState(inner, total, length, survival), step.replace(info=info)
+        return WrapperState(inner, (total, length, survival)), step.replace(info=info)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import Array, Box, Key, PyTree, Space, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.forwarding import WrapperState, inner_actions
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions
 
 
 @struct.dataclass

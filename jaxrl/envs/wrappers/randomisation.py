@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import Array, Environment, Key, PyTree, TimeStep, struct
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
-from jaxrl.envs.wrappers.forwarding import WrapperState, inner_actions, inner_observations
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
 
 
 class Distribution(Protocol):

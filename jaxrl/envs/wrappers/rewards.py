@@ -8,7 +8,7 @@ import jax
 
 from jaxrl.core import Array, Key, PyTree, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations, inner_reset
+from jaxrl.envs.wrappers.inner import inner_actions, inner_observations, inner_reset
 
 
 @struct.dataclass
