@@ -173,8 +173,8 @@ def test_episode_statistics_by_hand():
     assert steps.info["episode_return"].tolist() == [1.5, 3.0, 4.5]
     assert steps.info["episode_length"].tolist() == [1, 2, 3]
     fresh, _ = EpisodeStatistics(Echo()).reset(KEY)
-    assert (float(fresh.episode_return), int(fresh.episode_length)) == (0.0, 0)
-    assert int(state.episode_length) == 3
+    assert (float(fresh.kept[0]), int(fresh.kept[1])) == (0.0, 0)
+    assert int(state.kept[1]) == 3
 
 
 @pytest.mark.slow

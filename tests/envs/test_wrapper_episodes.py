@@ -202,8 +202,8 @@ def test_a_clock_starts_again_where_the_inner_episode_ends():
 
 def test_totals_start_again_after_an_end_and_after_a_cut():
     state = played("statistics").env_state
-    np.testing.assert_array_equal(state.episode_return, backwards(PAY, 1.0))
-    np.testing.assert_array_equal(state.episode_length, TIME)
+    np.testing.assert_array_equal(state.kept[0], backwards(PAY, 1.0))
+    np.testing.assert_array_equal(state.kept[1], TIME)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_the_memory_of_an_action_ends_with_its_episode(name):
         steps.env_state.kept, np.arange(NUM_STEPS)[:, None] % 2 + 0 * TIME
     )
     sticky = steps.env_state.inner
-    np.testing.assert_array_equal(sticky.is_first, np.arange(NUM_STEPS)[:, None] % 2 == 0 * TIME)
-    np.testing.assert_array_equal(sticky.last_action[1::2, :, 0], PAY[::2])
+    np.testing.assert_array_equal(sticky.kept[1], np.arange(NUM_STEPS)[:, None] % 2 == 0 * TIME)
+    np.testing.assert_array_equal(sticky.kept[0][1::2, :, 0], PAY[::2])
 
 
 def test_stacked_frames_are_those_of_the_episode():
@@ -278,8 +278,8 @@ def test_what_was_announced_is_forgotten_after_an_end_and_after_a_cut():
     steps = played("risk")
     announced = np.where(THRESHOLD == -3.0, -2.0, 4.0)
     before = np.where(FIRST, 0.0, np.roll(announced, 1, axis=0))
-    np.testing.assert_array_equal(steps.env_state.threshold, before)
-    np.testing.assert_array_equal(steps.env_state.first, FIRST)
+    np.testing.assert_array_equal(steps.env_state.kept[..., 0], before)
+    np.testing.assert_array_equal(steps.env_state.kept[..., 1], FIRST)
     expected = np.where(FIRST, PAY, 0.5 * PAY - 2.0 * np.maximum(before - PAY, 0.0))
     # An end settles the last threshold against nothing to come; a cut leaves it open.
     settled = np.where(ENDS == TERMINATES, 2.0 * np.maximum(announced, 0.0), 0.0)
@@ -294,9 +294,7 @@ def test_what_was_announced_is_forgotten_after_an_end_and_after_a_cut():
 def test_a_shortfall_of_the_announced_threshold_is_paid_for():
     """The pay of one falls short of a threshold of four by three: -0.5/0.25 of it, once."""
     env = ExpectedConditionalRisk(Told(), 0.25, 0.5, 0.5, -2.0, 20.0)
-    state = env.reset(jax.random.key(0))[0].replace(
-        threshold=np.float32(4.0), first=np.float32(0.0)
-    )
+    state = env.reset(jax.random.key(0))[0].replace(kept=np.float32([4.0, 0.0]))
     _, step = hold(env, state, np.float32([1.0, 0.0, 0.0]))
     assert float(step.reward) == 0.5 * 1.0 - 2.0 * 3.0
     assert float(step.info["reward"]) == 1.0
