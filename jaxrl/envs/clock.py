@@ -8,19 +8,16 @@ import jax.numpy as jnp
 
 from jaxrl.core import Array, PyTree, TimeStep, setting
 
+Number = Array | float
+
 
 def clock(num_steps: float) -> Any:
     """The setting `time_limit` of an environment, by default `num_steps` [steps]."""
-    help = "truncates after so many steps"
-    return setting(num_steps, help, unit="steps", low=1.0, infinite=True)
+    return setting(num_steps, "when an episode is cut", unit="steps", low=1.0, infinite=True)
 
 
 def clocked(
-    observation: PyTree,
-    reward: Array | float,
-    terminated: Array | bool,
-    time: Array,
-    time_limit: Array | float,
+    observation: PyTree, reward: Number, terminated: Number, time: Array, time_limit: Number
 ) -> TimeStep:
     """The step just made, which ends by the clock at `time_limit` unless the task ended it."""
     return TimeStep(

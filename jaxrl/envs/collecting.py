@@ -84,11 +84,8 @@ class CollectingGrid:
 
     def reset(self, key: Key) -> tuple[CollectingState, Array]:
         """The agent at `start`, every object present; the key is not used."""
-        state = CollectingState(
-            cell=jnp.asarray(self.start, jnp.int32),
-            present=jnp.ones(self.num_objects, bool),
-            time=jnp.zeros((), jnp.int32),
-        )
+        cell, time = jnp.asarray(self.start, jnp.int32), jnp.zeros((), jnp.int32)
+        state = CollectingState(cell, jnp.ones(self.num_objects, bool), time)
         return state, self._observe(state)
 
     def step(
@@ -139,14 +136,13 @@ class CollectingGrid:
         prob = jnp.prod(jnp.where(drawn, happens, 1.0 - happens), axis=-1)  # [M, C, A, K]
         after = (present & ~taken) | (~present & drawn)
         mask = jnp.sum(jnp.where(after, 2 ** np.arange(self.num_objects), 0), axis=-1)
+        reward = jnp.sum(jnp.where(taken, self.rewards, 0.0), axis=-1)
         shape = (num_masks * num_cells, self.num_moves, num_masks)
         states = np.arange(shape[0])
         return TabularMDP(
             prob=prob.reshape(shape),
             next_state=(mask * num_cells + reached[..., None]).reshape(shape).astype(jnp.int32),
-            reward=jnp.sum(jnp.where(taken, self.rewards, 0.0), axis=-1)
-            .reshape((*shape[:2], 1))
-            .astype(number),
+            reward=reward.reshape((*shape[:2], 1)).astype(number),
             terminal=jnp.broadcast_to(jnp.any(taken & drawn, axis=-1), prob.shape).reshape(shape),
             initial=(states == self.start + num_cells * (num_masks - 1)).astype(number),
             legal=jnp.ones(shape[:2], bool),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,8 @@ def grid_distances(walls: Array, source: Array) -> Array:
     def sweep(flood: tuple[Array, Array]) -> tuple[Array, Array]:
         away, _ = flood
         edged = jnp.pad(away, 1, constant_values=far)
-        beside = jnp.minimum(
-            jnp.minimum(edged[:-2, 1:-1], edged[2:, 1:-1]),
-            jnp.minimum(edged[1:-1, :-2], edged[1:-1, 2:]),
-        )
-        new = jnp.where(walls, far, jnp.minimum(away, beside + 1))
+        beside = edged[:-2, 1:-1], edged[2:, 1:-1], edged[1:-1, :-2], edged[1:-1, 2:]
+        new = jnp.where(walls, far, jnp.minimum(away, functools.reduce(jnp.minimum, beside) + 1))
         new = jnp.where(is_source, 0, new)
         return new, jnp.any(new != away)
 
@@ -69,14 +66,6 @@ class GridLevel:
         """Whether a way leads from the start to the goal, neither of them a wall, `[]` bool."""
         walls, away = self.walls.reshape(-1), self.distances().reshape(-1)
         return (away[self.start] >= 0) & ~walls[self.start] & ~walls[self.goal]
-
-
-class LevelGenerator(Protocol):
-    """Where levels come from."""
-
-    def draw(self, key: Key) -> GridLevel:
-        """One level, with a way from its start to its goal."""
-        ...
 
 
 @struct.dataclass

@@ -83,16 +83,14 @@ class GymnaxEnv:
         Raises:
             ValueError: unknown or derived name, wrong shape, or wrong kind of number.
         """
-        known = self.parameters
-        for name in values:
+        known, cast = self.parameters, {}
+        for name, value in values.items():
             if name in cure_of(self.name).derived:
                 raise ValueError(f"{self.name} derives {name!r}: set what it is derived from.")
             if name not in known:
-                raise ValueError(
-                    f"{self.name} has no parameter {name!r}; {near_names(name, sorted(known))}"
-                )
-        info = {name: parameter_info(name, known[name]) for name in values}
-        cast = {name: _like(info[name], value) for name, value in values.items()}
+                near = near_names(name, sorted(known))
+                raise ValueError(f"{self.name} has no parameter {name!r}; {near}")
+            cast[name] = _like(parameter_info(name, known[name]), value)
         return self.replace(params=self.params.replace(**cast))
 
     def reset(self, key: Key) -> tuple[PyTree, Array]:
@@ -153,7 +151,7 @@ def gymnax_env(
             gymnax class (static, such as DeepSea's `size`).
 
     Raises:
-        ValueError: unknown id, an id that is refused (with the reason), or a bad parameter.
+        ValueError: an id that is refused (with the reason), or a bad parameter.
 
     Example:
         >>> env = gymnax_env("CartPole-v1", gravity=12.0)
@@ -166,7 +164,9 @@ def gymnax_env(
     known_options = _options(name)
     options = {key: value for key, value in parameters.items() if key in known_options}
     given = {key: value for key, value in parameters.items() if key not in options}
-    cure.check_options(options)
+    for key, only in cure.fixed:
+        if options.get(key, only) != only:
+            raise ValueError(f"{name} works with {key}={only} only: gymnax fails with others.")
     frozen = tuple(sorted((key, _frozen(value)) for key, value in options.items()))
     raw = _raw(name, frozen, transition_gradients)
     if horizon_is_terminal is None:
@@ -206,10 +206,6 @@ def _gymnax() -> ModuleType:
 
 def _options(name: str) -> tuple[str, ...]:
     """Names of the constructor options of a gymnax class."""
-    if name not in _gymnax().registered_envs:
-        raise ValueError(
-            f"unknown gymnax environment {name!r}; {near_names(name, [*GYMNAX_NAMES])}"
-        )
     constructor = type(_raw(name, (), False)).__init__
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = inspect.signature(constructor).parameters.items()

@@ -8,7 +8,7 @@ inside functions, where the adapter has loaded it already.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ class Cure:
     refusal: str = ""  # why the environment is not offered; empty when it is
     horizon_is_terminal: bool = False  # default of the adapter's switch
     derived: tuple[str, ...] = ()  # parameters that `derive` computes, so that none may be set
-    check_options: Callable[[Mapping[str, Any]], None] = lambda options: None  # raises on a bad one
+    fixed: tuple[tuple[str, Any], ...] = ()  # options that work with one value only
     params: Callable[[RawEnv], PyTree] = lambda raw: raw.default_params
     derive: Callable[[PyTree], PyTree] = lambda params: params
     reset: Callable[[RawEnv, Key, PyTree], tuple[Array, PyTree]] = lambda raw, key, params: (
@@ -109,12 +109,12 @@ def _observe_time(observation: Array, raw: RawEnv, state: PyTree, params: PyTree
     return observation.at[-1].set(jnp.where(params.normalize_time, scaled, state.time))
 
 
-def _meta_maze_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
+def _maze_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
     observation, state, reward = raw.step_env(key, state, action, params)[:3]
     return observation, state, reward, jnp.zeros((), bool)
 
 
-def _meta_maze_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
+def _maze_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
     reward = jnp.stack([jnp.zeros(()), params.reward, params.punishment])
     num_flags = raw.rf_size**2 + raw.num_actions
     clock = jnp.where(params.normalize_time, 1.0, params.max_steps_in_episode)
@@ -138,13 +138,6 @@ def _four_rooms_observe(observation: Array, raw: RawEnv, state: PyTree, params: 
     if not raw.use_visual_obs:
         return observation
     return observation.at[..., 1].set(observation[..., 1].T)
-
-
-def _check_reacher(options: Mapping[str, Any]) -> None:
-    if options.get("num_joints", 2) != 2:
-        raise ValueError(
-            "Reacher-misc works with num_joints=2 only: gymnax fails to observe any other."
-        )
 
 
 def _pong_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
@@ -228,16 +221,12 @@ CURES: dict[str, Cure] = {
     "FourRooms-misc": Cure(observe=_four_rooms_observe),
     # Only the time limit ends the task; the clock is scaled by it; the space is right.
     "MetaMaze-misc": Cure(
-        horizon_is_terminal=True,
-        step=_meta_maze_step,
-        observe=_observe_time,
-        bounds=_meta_maze_bounds,
+        horizon_is_terminal=True, step=_maze_step, observe=_observe_time, bounds=_maze_bounds
     ),
     # The time limit ends the task, and the clock is scaled by it.
     "PointRobot-misc": Cure(horizon_is_terminal=True, observe=_observe_time),
-    # Actions are clipped; num_joints other than 2 is refused.
-    "Reacher-misc": Cure(check_options=_check_reacher),
-    "Swimmer-misc": Cure(),  # actions are clipped, as are those of every box
+    # Actions are clipped, as are those of every box; num_joints other than 2 is refused.
+    "Reacher-misc": Cure(fixed=(("num_joints", 2),)),
     # The ball bounces off both borders.
     "Pong-misc": Cure(step=_pong_step),
 }

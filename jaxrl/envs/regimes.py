@@ -168,10 +168,8 @@ def regime_portfolio(
     if not 0.0 <= cost < 1.0:
         raise ValueError(f"cost={cost} is out of range: give a value in [0, 1).")
     num_regimes, share = len(regimes), np.linspace(0.0, 1.0, num_shares)
-    drift, spread, leaving = (
-        np.array([getattr(regime, name) for regime in regimes], np.float64)
-        for name in ("drift", "spread", "leave_prob")
-    )
+    rows = [(regime.drift, regime.spread, regime.leave_prob) for regime in regimes]
+    drift, spread, leaving = np.array(rows, np.float64).T
     if num_regimes == 1:
         leaving = np.zeros(1)
     switching = _left_for(leaving) + np.diag(1 - leaving)  # [R, R]

@@ -109,12 +109,9 @@ def facts_of(name: str) -> EnvFacts:
     if facts.observation is not None:
         return facts
     env = facts.build()
-    return dataclasses.replace(
-        facts,
-        observation=_size(env.observation_space),
-        action=_size(env.action_space),
-        is_tabular=isinstance(env, TabularEnv),
-    )
+    sizes = _size(env.observation_space), _size(env.action_space)
+    is_tabular = isinstance(env, TabularEnv)
+    return EnvFacts(facts.build, facts.about, *sizes, is_tabular=is_tabular, suite=facts.suite)
 
 
 def _size(space: Space) -> Size:

@@ -52,8 +52,8 @@ def gymnasium_mdp(
     actions = [_numbered(row, f"actions of state {s}", every=False) for s, row in rows.items()]
     num_actions = 1 + max((a for row in actions for a in row), default=-1)
     lists = {(s, a): row[a] for s, row in enumerate(actions) for a in row}
-    outcomes = {place: _outcomes(place, found) for place, found in lists.items()}
-    outcomes = {place: found for place, found in outcomes.items() if found}
+    told = {place: _outcomes(place, found) for place, found in lists.items()}
+    outcomes = {place: found for place, found in told.items() if found}
     if not outcomes:
         raise ValueError("the transition table is empty: it needs a state, an action, an outcome.")
     shape = (len(actions), num_actions, max(map(len, outcomes.values())))

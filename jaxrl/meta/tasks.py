@@ -179,7 +179,7 @@ class RandomMazes:
     """
 
     total_steps: float | Horizon = 1e5  # [environment steps]
-    levels: Any = struct.field(default_factory=ScatteredWalls)  # a `LevelGenerator`
+    levels: Any = struct.field(default_factory=ScatteredWalls)  # draw a `GridLevel`
     time_limit: float = setting(
         100.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
     )

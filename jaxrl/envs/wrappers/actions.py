@@ -113,11 +113,9 @@ class DiscreteActions:
     """
 
     env: Any  # its action space is a bounded `Box`
-    num_values: int = struct.field(pytree_node=False, default=5)  # of each number, at least 2
+    num_values: int = setting(5, "values of each number", low=2)
 
-    def __post_init__(self) -> None:
-        if self.num_values < 2:
-            raise ValueError(f"num_values={self.num_values} is out of range: give at least 2.")
+    __post_init__ = check_own_settings
 
     observation_space = inner_observations
 
