@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import inspect
 import math
 import re
@@ -189,19 +188,32 @@ def parameter_info(name: str, default: Array) -> SettingInfo:
     return SettingInfo(name, default, low=low, high=high, low_open=positive)
 
 
+class _Deferred(ModuleType):
+    """Stands for a module that is imported when one of its names is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
 @functools.cache
 def _gymnax() -> ModuleType:
-    """gymnax, whose seaborn and pyplot are run when it draws a picture, if ever.
+    """gymnax, which gets seaborn and pyplot when it draws a picture, if ever.
 
-    It imports them for its drawings alone; with pandas they take three of its four seconds.
+    It imports them for its drawings alone; with pandas they take three of its four seconds. While
+    it is imported something stands for them, and nowhere but in gymnax thereafter. (The lazy loader
+    of the standard library will not do: an import statement that finds its module loads it.)
     """
-    for name in ("matplotlib.pyplot", "seaborn"):
-        spec = None if name in sys.modules else importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
-    return importlib.import_module("gymnax")
+    missing = {"matplotlib.pyplot", "seaborn"} - set(sys.modules)
+    drawing = {name: _Deferred(name) for name in missing}
+    sys.modules.update(drawing)
+    try:
+        return importlib.import_module("gymnax")
+    finally:
+        for name, module in drawing.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 def _options(name: str) -> tuple[str, ...]:
