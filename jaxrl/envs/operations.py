@@ -103,19 +103,14 @@ def machine_replacement(num_conditions: int = 8, discount: float = 0.8) -> Tabul
     entering or on staying, where we chose one rule. We did not check them against the paper.
     """
     num_states = check_whole("num_conditions", num_conditions, 2) + 2
-    broken = num_states - 1
-    common, long = 0, 1
-    working = np.arange(2, num_states)
-    worse = np.minimum(working + 1, broken)
-    table = np.zeros((num_states, 2, num_states))
-    np.add.at(table, (working, 0, worse), 0.8)
-    np.add.at(table, (working, 0, working), 0.2)
-    np.add.at(table, (working, 1, worse), 0.3)
-    table[working, 1, common], table[working, 1, long] = 0.6, 0.1
-    table[common, 0, 2], table[common, 0, common], table[common, 1, common] = 0.8, 0.2, 1.0
-    table[long, 0, long], table[long, 1, common], table[long, 1, long] = 1.0, 0.6, 0.4
+    law = np.eye(num_states)  # of being in one state for sure
+    common, long, working = law[0], law[1], law[2:]
+    worse = law[np.minimum(np.arange(3, num_states + 1), num_states - 1)]
+    repair = [[0.8 * working[0] + 0.2 * common, common], [long, 0.6 * common + 0.4 * long]]
+    wear = [0.8 * worse + 0.2 * working, 0.6 * common + 0.1 * long + 0.3 * worse]
+    table = np.concatenate([repair, np.stack(wear, axis=1)])
     paid = np.zeros(num_states)
-    paid[[common, long, broken]] = -2.0, -10.0, -20.0
+    paid[[0, 1, -1]] = -2.0, -10.0, -20.0
     return tabular_mdp(
         table, np.broadcast_to(paid, table.shape), discount, initial=np.arange(num_states) == 2
     )

@@ -79,9 +79,8 @@ class CartPole:
     @property
     def observation_space(self) -> Space:
         """`Box[4]`: position, velocity, angle, angular velocity."""
-        free = jnp.full((), jnp.inf, jnp.float32)
-        ends = [2.0 * jnp.asarray(end) for end in (self.position_limit, self.angle_limit)]
-        high = jnp.stack([ends[0], free, ends[1], free]).astype(jnp.float32)
+        ends = 2.0 * self.position_limit, jnp.inf, 2.0 * self.angle_limit, jnp.inf
+        high = jnp.array(ends, jnp.float32)
         return Box(-high, high, (4,))
 
     def reset(self, key: Key) -> tuple[CartPoleState, Array]:

@@ -74,7 +74,7 @@ class MountainCar:
     def observation_space(self) -> Box:
         """`Box[2]`: position, velocity."""
         ends = [[self.min_position, -self.max_speed], [self.max_position, self.max_speed]]
-        low, high = (jnp.stack([jnp.asarray(end, jnp.float32) for end in pair]) for pair in ends)
+        low, high = (jnp.array(pair, jnp.float32) for pair in ends)
         return Box(low, high, (2,))
 
     @property

@@ -71,8 +71,7 @@ class Pendulum:
     @property
     def observation_space(self) -> Space:
         """`Box[3]`: cosine and sine of the angle, angular velocity."""
-        one = jnp.ones((), jnp.float32)
-        high = jnp.stack([one, one, jnp.asarray(self.max_speed, jnp.float32)])
+        high = jnp.array([1.0, 1.0, self.max_speed], jnp.float32)
         return Box(-high, high, (3,))
 
     @property
