@@ -32,7 +32,7 @@ class WalledGrid:
 
     The level is made of leaves: levels of one size are a batch under `vmap`, may be kept in a
     buffer `[L, ...]` and taken from it by a traced index, and recompile nothing. Build one with
-    `walled_grid`, which checks, or draw them with `jaxrl.meta.RandomMazes`.
+    `make("WalledGrid")`, which checks, or draw them with `jaxrl.meta.RandomMazes`.
 
     Example:
         >>> import jax
