@@ -47,8 +47,7 @@ class Bandit:
 
     The observation is always 0. An episode ends (it terminates: nothing follows) after `num_pulls`
     pulls; with infinity it never does. The best arm's mean is the best reward per pull, whatever
-    the length. Build one with `make("Bandit")`, which
-    checks.
+    the length. Build one with `make("Bandit")`, which checks.
 
     Sources: Robbins (1952), "Some aspects of the sequential design of experiments", for the
     problem.

@@ -35,9 +35,8 @@ class CollectingGrid:
 
     Every number is a leaf, so that grids of one size are a batch under `vmap` and a new grid
     recompiles nothing. The observation is one of height width 2^num_objects indices, cell and
-    presence together: a linear network on it is a table. Build one with
-    `make("CollectingGrid")`, which
-    checks, or draw them with `jaxrl.meta.RandomGrids`.
+    presence together: a linear network on it is a table. Build one with `make("CollectingGrid")`,
+    which checks, or draw them with `jaxrl.meta.RandomGrids`.
 
     Numerics: one 32-bit draw serves two objects, forwards and with its halves exchanged. Each
     probability holds to 2^-24, that of two events in one step to 2^-15.
