@@ -21,14 +21,16 @@ def random_grids(seed, num_grids):
     """Grids whose probabilities are 0 or 1, so that nothing is left to chance; cells may agree."""
     source = np.random.default_rng(seed)
     shape = (num_grids, NUM_OBJECTS)
-    grid = make("CollectingGrid", height=HEIGHT, width=WIDTH, num_moves=9)
-    return grid.replace(
+    return make("CollectingGrid").replace(
         positions=source.integers(0, HEIGHT * WIDTH, shape).astype(np.int32),
         rewards=(source.integers(-4, 5, shape) / 4).astype(np.float32),
         end_probs=source.integers(0, 2, shape).astype(np.float32),
         respawn_probs=source.integers(0, 2, shape).astype(np.float32),
         start=source.integers(0, HEIGHT * WIDTH, num_grids).astype(np.int32),
         time_limit=source.integers(1, 50, num_grids).astype(np.float32),
+        height=HEIGHT,
+        width=WIDTH,
+        num_moves=9,
     )
 
 
