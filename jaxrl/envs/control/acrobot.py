@@ -55,6 +55,7 @@ class Acrobot:
     Gymnasium's documentation of Acrobot-v1 is the reference for constants, ends and rewards.
 
     Example:
+        >>> import jax
         >>> env = Acrobot(link_mass_2=2.0)
         >>> state, observation = env.reset(jax.random.key(0))
         >>> _, step = env.step(jax.random.key(0), state, 2)

@@ -47,6 +47,7 @@ class CartPole:
     CartPole-v1 is the reference for constants, ends and rewards.
 
     Example:
+        >>> import jax
         >>> env = CartPole(pole_mass=0.5)
         >>> state, observation = env.reset(jax.random.key(0))
         >>> observation.shape

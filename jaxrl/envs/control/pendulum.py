@@ -47,6 +47,7 @@ class Pendulum:
     reinforcement learning", for a disturbance torque as an adversary.
 
     Example:
+        >>> import jax
         >>> env = Pendulum(gravity=9.81)
         >>> state, observation = env.reset(jax.random.key(0))
         >>> _, pushed = env.replace(disturbance=1.0).step(jax.random.key(0), state, jnp.zeros(1))
