@@ -195,7 +195,8 @@ def collecting_grid(
     first = cell_index("start", start, height, width)
     numbers = (jnp.asarray(each, float) for each in lists.values())
     places = jnp.asarray(cells, jnp.int32), *numbers, jnp.asarray(first, jnp.int32)
-    env = CollectingGrid(*places, time_limit, height, width, num_moves)
+    sizes = {"height": height, "width": width, "num_moves": num_moves}
+    env = CollectingGrid(*places, time_limit=time_limit, **sizes)
     check_settings(env)
     return env
 

@@ -101,7 +101,7 @@ class Acrobot:
         """Both links hang down, almost at rest."""
         start = mechanics.round_zero(key, *[self.initial_spread] * 4)
         angles, time = mechanics.wrapped(start[:2]), jnp.zeros((), jnp.int32)
-        state = AcrobotState(*angles, *start[2:], time)
+        state = AcrobotState(*angles, *start[2:], time=time)
         return state, _observe(state)
 
     def step(self, key: Key, state: AcrobotState, action: Array) -> tuple[AcrobotState, TimeStep]:
@@ -111,9 +111,10 @@ class Acrobot:
         torque = env.torque * (jnp.asarray(action, jnp.int32) - 1).astype(dtype)
         torque = torque + mechanics.push(key, env.disturbance, env.noise_scale)
         motion = jnp.stack([state.angle_1, state.angle_2, state.velocity_1, state.velocity_2])
-        moved, limits = _runge_kutta(env, motion, torque), (env.max_speed_1, env.max_speed_2)
-        angles, fastest = mechanics.wrapped(moved[:2]), jnp.stack(limits)
-        state = AcrobotState(*angles, *jnp.clip(moved[2:], -fastest, fastest), state.time + 1)
+        moved = _runge_kutta(env, motion, torque)
+        fastest = jnp.stack([env.max_speed_1, env.max_speed_2])
+        angles, speeds = mechanics.wrapped(moved[:2]), jnp.clip(moved[2:], -fastest, fastest)
+        state = AcrobotState(*angles, *speeds, time=state.time + 1)
         height = -jnp.cos(state.angle_1) - jnp.cos(state.angle_1 + state.angle_2)
         terminated = height > env.goal_height
         reward = jnp.where(terminated, 0.0, -1.0)
