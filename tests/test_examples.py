@@ -36,9 +36,9 @@ SLOW = {
     "core": "distances holding lifetime mdp schedules",
     "envs": (
         "bandits chains checker collecting control.acrobot control.cartpole control.mountain_car "
-        "control.pendulum gridworlds gymnax mazes operations semi_markov tabular two_colours "
+        "control.pendulum gridworlds gymnax mazes operations tables tabular two_colours "
         "walled wrappers.actions wrappers.durations wrappers.normalise wrappers.randomisation "
-        "wrappers.stock"
+        "wrappers.risk"
     ),
     "functionals": (
         "__init__ ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl "

@@ -98,7 +98,7 @@ def _list_agents() -> None:
 
 
 def _list_envs() -> None:
-    from jaxrl.envs.registry import facts_of, names
+    from jaxrl.envs import facts_of, names
 
     table = make_table(["environment", "suite", "observation", "actions", "kind", "what it is"])
     table.columns[0].no_wrap = True
