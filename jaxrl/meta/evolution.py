@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core import struct
@@ -13,21 +14,21 @@ from jaxrl.core.protocols import Agent
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree
-from jaxrl.meta.lives import MEASURES, live
-from jaxrl.meta.mirrored import estimate, evaluate_pairs
-from jaxrl.meta.shaping import PairSign, Shaping
+from jaxrl.meta.lives import MEASURES, OuterState, first_state, live
+from jaxrl.meta.mirrored import (
+    SEED,
+    SHAPINGS,
+    SHARED,
+    TASK,
+    Rows,
+    candidate,
+    estimate,
+    rows_of,
+    split_rows,
+)
+from jaxrl.meta.numbers import Tuned
+from jaxrl.meta.rows import over_rows
 from jaxrl.meta.tasks import TaskDistribution
-from jaxrl.meta.tuned import Tuned
-
-
-@struct.dataclass
-class EvolutionState:
-    """Everything that the next generation needs."""
-
-    rule_params: dict[str, PyTree]  # the centre
-    optimiser: PyTree
-    key: Key
-    generation: Array  # [] int32, generations done
 
 
 @struct.dataclass
@@ -55,7 +56,7 @@ class Evolution:
         tuned: the agent, and which of its numbers are searched.
         tasks: where lives are lived.
         num_updates: of the longest life (`num_updates_of`); longer ones are cut there.
-        shaping: `PairSign`, `CentredRanks`, `ZScore` or `Plain`.
+        shaping: from fitness to weights: `pair_sign`, `centred_ranks`, `z_score` or `plain`.
         optimiser: of the centre; it counts generations.
         sigma: of the perturbations, in the units of the free numbers of `tuned`: log-odds of a
             number with two ends, logarithms of one with one.
@@ -65,7 +66,7 @@ class Evolution:
         num_lives: of each candidate.
         common_tasks: all pairs of a generation in the same tasks.
         shape_each: shape every life's fitness apart and average the weights. With `common_tasks`
-            and `ZScore`, tasks of unlike scales count alike.
+            and `z_score`, tasks of unlike scales count alike.
         fitness: a measure of `Lifetime`.
         last_part: share of a life that counts as its end.
         num_centre_lives: of the centre in each generation, in tasks of their own.
@@ -80,7 +81,7 @@ class Evolution:
         >>> from jaxrl import a2c
         >>> from jaxrl.meta import RandomBandits
         >>> from jaxrl.meta.lives import num_updates_of
-        >>> from jaxrl.meta.tuned import tuned
+        >>> from jaxrl.meta.numbers import tuned
         >>> rule = tuned(a2c(), ["discount", "entropy_weight"])
         >>> outer = Evolution(rule, RandomBandits(1e4), num_updates=num_updates_of(a2c(), 1e4))
         >>> state = outer.init(jax.random.key(0))  # then `outer.step`, jitted, or `meta.fit`
@@ -91,13 +92,9 @@ class Evolution:
     tuned: Tuned
     tasks: TaskDistribution
     num_updates: int = struct.field(pytree_node=False)
-    shaping: Shaping = struct.field(default_factory=PairSign)
-    optimiser: Optimiser = struct.field(
-        default_factory=lambda: Optimiser(learning_rate=0.02, max_grad_norm=None)
-    )
-    sigma: float | Schedule = setting(
-        0.1, "standard deviation of the perturbations", low=0.0, low_open=True
-    )
+    shaping: str = setting("pair_sign", "from fitness to weights", choices=tuple(SHAPINGS))
+    optimiser: Optimiser = Optimiser(learning_rate=0.02, max_grad_norm=None)
+    sigma: float | Schedule = setting(0.1, "spread of the perturbations", low=0.0, low_open=True)
     weight_decay: float = setting(0.0, "pull of the free numbers towards 0", low=0.0)
     num_generations: float = setting(float("inf"), "generations that schedules see", low=1.0)
     num_pairs: int = setting(32, "mirrored pairs in a generation", low=1)
@@ -115,47 +112,46 @@ class Evolution:
         """The pairs, of which `chunk` are computed at once."""
         return self.num_pairs
 
-    def init(self, key: Key) -> EvolutionState:
+    def init(self, key: Key) -> OuterState:
         """The centre where `tuned` starts.
 
         Raises:
             ValueError: a setting out of range.
         """
         check_settings(self)
-        rule_params = self.tuned.init()
-        return EvolutionState(
-            rule_params=rule_params,
-            optimiser=self.optimiser.init(rule_params),
-            key=key,
-            generation=jnp.zeros((), jnp.int32),
-        )
+        return first_state(self, key)
 
-    def agent(self, state: EvolutionState) -> Agent:
+    def agent(self, state: OuterState) -> Agent:
         """The agent at the centre."""
         return self.tuned.agent_of(state.rule_params)
 
-    def step(self, state: EvolutionState) -> tuple[EvolutionState, dict[str, Array]]:
+    def step(self, state: OuterState) -> tuple[OuterState, dict[str, Array]]:
         """One generation -> state, metrics (of the centre before the step)."""
-        key = jax.random.fold_in(state.key, state.generation)
-        progress = Progress(state.generation, jnp.asarray(self.num_generations, jnp.float32))
+        key = jax.random.fold_in(state.key, state.step)
+        progress = Progress(state.step, jnp.asarray(self.num_generations, jnp.float32))
         sigma, centre = value_at(self.sigma, progress), state.rule_params
-        pairs, of_centre = evaluate_pairs(
-            self.measures_of,
-            key,
-            centre,
-            sigma,
-            self.num_pairs,
-            num_lives=self.num_lives,
-            num_centre=self.num_centre_lives,
-            common_tasks=self.common_tasks,
-            chunk=self.chunk,
-            num_devices=self.num_devices,
-        )
-        fitness = pairs[self.fitness]
-        ascent = estimate(key, centre, self._weights(fitness), sigma, self.chunk)
-        after, report = climb(self, state, ascent, fitness, progress)
-        report |= {f"centre_{name}": jnp.mean(row) for name, row in of_centre.items()}
-        return after.replace(generation=state.generation + 1), report
+
+        def of_row(row: Rows) -> dict[str, Array]:
+            def spent(pair: Array, purpose: int) -> Key:
+                own = jax.random.fold_in(jax.random.fold_in(key, pair), purpose)
+                return jax.random.fold_in(own, row.number)
+
+            shared = jnp.where(row.sign == 0, row.pair, jnp.uint32(SHARED))
+            task_key = spent(shared if self.common_tasks else row.pair, TASK)
+            rule_params = candidate(key, row, centre, sigma)
+            return self.measures_of(rule_params, task_key, spent(row.pair, SEED))
+
+        rows = rows_of(self.num_pairs, self.num_lives, self.num_centre_lives)
+        found = over_rows(of_row, (rows,), 2 * self.num_lives * self.chunk, self.num_devices)
+        pairs, of_centre = split_rows(found, self.num_pairs, 2, self.num_lives)
+        fitness, shape = pairs[self.fitness], SHAPINGS[self.shaping]
+        if self.shape_each:
+            weights = jnp.mean(jax.vmap(shape, 2)(fitness), axis=0)
+        else:
+            weights = shape(jnp.mean(fitness, axis=2))
+        ascent = estimate(key, centre, weights, sigma, self.chunk)
+        state, report = climb(self, state, ascent, fitness, progress)
+        return state, report | {f"centre_{name}": jnp.mean(row) for name, row in of_centre.items()}
 
     def measures_of(self, rule_params: PyTree, task_key: Key, life_key: Key) -> dict[str, Array]:
         """What one life of a candidate earns, by name, `[]` each.
@@ -172,12 +168,6 @@ class Evolution:
         lost = is_broken(found.life.train.agent)
         return {name: jnp.where(lost, jnp.nan, row) for name, row in found.measures.items()}
 
-    def _weights(self, fitness: Array) -> Array:
-        """`fitness[P, 2, L]` -> `[P]`."""
-        if self.shape_each:
-            return jnp.mean(jax.vmap(self.shaping.weights, 2)(fitness), axis=0)
-        return self.shaping.weights(jnp.mean(fitness, axis=2))
-
 
 def is_broken(learner: PyTree) -> Array:
     """Whether there is NaN among a learner's numbers, `[]` bool; it acts on, and may still earn."""
@@ -187,8 +177,8 @@ def is_broken(learner: PyTree) -> Array:
 
 
 def climb(
-    outer: Any, state: Any, ascent: PyTree, fitness: Array, progress: Progress
-) -> tuple[Any, dict[str, Array]]:
+    outer: Any, state: OuterState, ascent: PyTree, fitness: Array, progress: Progress
+) -> tuple[OuterState, dict[str, Array]]:
     """A step of the centre along an estimated gradient -> state, metrics of the generation.
 
     Args:
@@ -201,10 +191,9 @@ def climb(
     centre = state.rule_params
     descent = jax.tree.map(lambda g, c: outer.weight_decay * c - g, ascent, centre)
     centre, optimiser = outer.optimiser.step(descent, state.optimiser, centre, progress)
-    squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(ascent))
-    return state.replace(rule_params=centre, optimiser=optimiser), {
+    return state.replace(rule_params=centre, optimiser=optimiser, step=state.step + 1), {
         **fitness_metrics(fitness),
-        "meta_gradient_norm": jnp.sqrt(squares),
+        "meta_gradient_norm": optax.global_norm(ascent),
         "sigma": jnp.asarray(value_at(outer.sigma, progress), fitness.dtype),
     }
 

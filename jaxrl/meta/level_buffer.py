@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,69 +13,49 @@ from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.meta.tasks import take
 
-
-class ScoreTransform(Protocol):
-    """How scores become odds."""
-
-    def log_odds(self, scores: Array, filled: Array) -> Array:
-        """`scores[N]`, `filled[N]` -> `[N]` up to a constant; -inf where the odds are 0."""
-        ...
+# ---- how scores become odds at temperature 1: logarithms, up to a constant: `SCORES` -------------
 
 
-@struct.dataclass
-class RankScores:
-    """The best has rank 1, the next rank 2, ...: odds = rank^(-1 / temperature).
+def _rank(scores: Array, filled: Array) -> Array:
+    """The best has rank 1, the next rank 2, ...: odds = 1 / rank; ties in the order of places.
 
     Source: Jiang, Grefenstette & Rocktaschel 2021, Prioritized level replay, equation 3 with
     h = 1 / rank.
 
     Example:
-        >>> odds = RankScores(1.0).log_odds(jnp.array([5.0, 7.0]), jnp.ones(2, bool))
+        >>> odds = _rank(jnp.array([5.0, 7.0]), jnp.ones(2, bool))
         >>> [f"{float(p):.2f}" for p in jax.nn.softmax(odds)]
         ['0.33', '0.67']
     """
-
-    temperature: float = setting(0.3, "high for more even odds", low=0.0, low_open=True)
-
-    def log_odds(self, scores: Array, filled: Array) -> Array:
-        """By rank among the filled places; ties in the order of places."""
-        order = jnp.argsort(jnp.where(filled, -scores, jnp.inf))
-        rank = jnp.zeros(scores.shape, scores.dtype).at[order].set(jnp.arange(scores.size) + 1.0)
-        return jnp.where(filled, -jnp.log(rank) / self.temperature, -jnp.inf)
+    order = jnp.argsort(jnp.where(filled, -scores, jnp.inf))
+    rank = jnp.zeros(scores.shape, scores.dtype).at[order].set(jnp.arange(scores.size) + 1.0)
+    return -jnp.log(rank)
 
 
-@struct.dataclass
-class ProportionalScores:
-    """odds = max(score, 0)^(1 / temperature): scores of zero or less are not drawn.
-
-    Without any score above zero all filled places have even odds.
+def _proportional(scores: Array, filled: Array) -> Array:
+    """odds = max(score, 0), or even where no score is above 0.
 
     Source: Jiang, Grefenstette & Rocktaschel 2021, the proportional form of P_S.
     """
-
-    temperature: float = setting(1.0, "high for more even odds", low=0.0, low_open=True)
-
-    def log_odds(self, scores: Array, filled: Array) -> Array:
-        """By score."""
-        worth = filled & (scores > 0)
-        logs = jnp.log(jnp.where(worth, scores, 1.0)) / self.temperature
-        even = jnp.where(filled, 0.0, -jnp.inf)
-        return jnp.where(jnp.any(worth), jnp.where(worth, logs, -jnp.inf), even)
+    worth = filled & (scores > 0)
+    logs = jnp.where(worth, jnp.log(jnp.where(worth, scores, 1.0)), -jnp.inf)
+    return jnp.where(jnp.any(worth), logs, 0.0)
 
 
-@struct.dataclass
-class SoftmaxScores:
-    """odds = exp(score / temperature), the temperature in units of the score.
+def _softmax(scores: Array, filled: Array) -> Array:
+    """odds = exp(score), the temperature in units of the score.
 
     Source: Jackson et al. 2023, Discovering general reinforcement learning algorithms with
     adversarial environment design, as released.
     """
+    return jnp.where(filled, scores, 0.0)
 
-    temperature: float = setting(1.0, "high for more even odds", low=0.0, low_open=True)
 
-    def log_odds(self, scores: Array, filled: Array) -> Array:
-        """By score."""
-        return jnp.where(filled, jnp.where(filled, scores, 0.0) / self.temperature, -jnp.inf)
+SCORES: dict[str, Callable[[Array, Array], Array]] = {
+    "rank": _rank,
+    "proportional": _proportional,
+    "softmax": _softmax,
+}
 
 
 @struct.dataclass
@@ -106,7 +87,8 @@ class LevelReplay:
     lowest score if its own is higher.
 
     Attributes:
-        transform: `RankScores`, `ProportionalScores` or `SoftmaxScores`.
+        transform: from scores to odds: by `rank`, `proportional` or by `softmax`.
+        temperature: odds are taken to the power of 1 / temperature; 1 suits all but ranks.
         replay_prob: probability of an old level.
         staleness: share of P_C.
         min_filled: share of places to fill with new levels before any is replayed.
@@ -115,7 +97,8 @@ class LevelReplay:
     Source: Jiang, Grefenstette & Rocktaschel 2021, Prioritized level replay.
     """
 
-    transform: ScoreTransform = struct.field(default_factory=RankScores)
+    transform: str = setting("rank", "from scores to odds", choices=tuple(SCORES))
+    temperature: float = setting(0.3, "high for more even odds", low=0.0, low_open=True)
     replay_prob: float = setting(0.5, "probability of an old level", low=0.0, high=1.0)
     staleness: float = setting(0.1, "share drawn by age", low=0.0, high=1.0)
     min_filled: float = setting(0.5, "share filled before levels are replayed", low=0.0, high=1.0)
@@ -136,7 +119,8 @@ class LevelReplay:
     def probs(self, buffer: LevelBuffer) -> Array:
         """Of each level, given that an old one is drawn, `[N]`; zeros while there is none."""
         filled = buffer.filled
-        by_score = jax.nn.softmax(self.transform.log_odds(buffer.scores, filled))
+        odds = SCORES[self.transform](buffer.scores, filled) / self.temperature
+        by_score = jax.nn.softmax(jnp.where(filled, odds, -jnp.inf))
         age = jnp.where(filled, buffer.num_draws - buffer.drawn_at, 0).astype(by_score.dtype)
         total = jnp.sum(age)
         by_age = jnp.where(total > 0, age / jnp.maximum(total, 1), by_score)

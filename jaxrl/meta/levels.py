@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -12,12 +10,13 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, select
-from jaxrl.meta.gradients import MetaGradient, MetaGradientState
+from jaxrl.meta.gradients import MetaGradient
+from jaxrl.meta.inner import repeat
 from jaxrl.meta.level_buffer import LevelBuffer, LevelReplay
-from jaxrl.meta.lives import Life, birth_keys, ratio, start_life
+from jaxrl.meta.lives import Life, OuterState, birth_keys, ratio
 from jaxrl.meta.tasks import Task
 from jaxrl.training.episodes import play_episodes
-from jaxrl.training.loop import train_iteration
+from jaxrl.training.loop import Tally, TrainState, train_iteration
 
 # Folded into the outer loop's key, whose lives fold in their places, 0 up to their number.
 _ANTAGONISTS, _LEVELS = 0xA2C00000, 0x1E7E1000
@@ -27,7 +26,7 @@ _ANTAGONISTS, _LEVELS = 0xA2C00000, 0x1E7E1000
 class CuratedState:
     """Everything that the next outer step needs."""
 
-    outer: MetaGradientState
+    outer: OuterState
     antagonists: Life  # [L, ...] in the tasks of the lives, as old as they are
     levels: LevelBuffer  # of tasks
     ids: Array  # [L] int32, of the level that each life is lived in
@@ -69,8 +68,8 @@ class Curated:
     """
 
     outer: MetaGradient
-    antagonist: Agent = struct.field(default_factory=a2c)
-    replay: LevelReplay = struct.field(default_factory=LevelReplay)
+    antagonist: Agent = a2c()
+    replay: LevelReplay = LevelReplay()
     num_episodes: int = setting(16, "episodes that measure a return", low=1)
     max_steps: int = setting(200, "of such an episode", unit="steps", low=1)
 
@@ -141,16 +140,15 @@ class Curated:
     def _trained(self, life: Life) -> Life:
         """An antagonist after as many updates as the life beside it makes in an outer step."""
 
-        def update(train: Any, _: None) -> tuple[Any, None]:
-            return train_iteration(self.antagonist, life.env, train, self.outer.auto_reset)[0], None
+        def update(train: TrainState) -> tuple[TrainState, Tally]:
+            return train_iteration(self.antagonist, life.env, train, self.outer.auto_reset)
 
-        train, _ = jax.lax.scan(update, life.train, None, self.outer.num_updates)
-        return life.replace(train=train)
+        return life.replace(train=repeat(update, life.train, self.outer.num_updates)[0])
 
     def _antagonists(self, key: Key, births: Array, tasks: Task) -> Life:
         """New ones for `tasks[L, ...]`, in their places for the `births[L]`-th time."""
         keys = birth_keys(jax.random.fold_in(key, _ANTAGONISTS), births)
-        return jax.vmap(lambda own, task: start_life(own, self.antagonist, task))(keys, tasks)
+        return jax.vmap(lambda own, task: Life.start(own, self.antagonist, task))(keys, tasks)
 
     def _renewed(
         self, state: CuratedState, over: Array, ended: Array
@@ -167,13 +165,8 @@ class Curated:
         buffer, tasks, ids, old = self.replay.draw(draw_key, buffer, fresh, over)
         fresh_antagonists = self._antagonists(outer.key, outer.births, tasks)
         antagonists = select(over, fresh_antagonists, state.antagonists)
-        state = CuratedState(
-            outer=self.outer.renew(outer, over, tasks),
-            antagonists=antagonists,
-            levels=buffer,
-            ids=jnp.where(over, ids, state.ids),
-        )
-        return state, regret, old
+        outer, ids = self.outer.renew(outer, over, tasks), jnp.where(over, ids, state.ids)
+        return CuratedState(outer, antagonists, buffer, ids), regret, old
 
     def _regret(self, key: Key, life: Life, antagonist: Life) -> Array:
         """Of one pair as it stands, `[]` [return]; both face the same draws."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core import struct
@@ -12,24 +13,19 @@ from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, select
 from jaxrl.meta.evolution import climb, is_broken
-from jaxrl.meta.lives import Life, birth_keys, earnings, ratio, restart, start_life, step_life
-from jaxrl.meta.mirrored import Particles, persistent_estimate, unroll_pairs
-from jaxrl.meta.shaping import Plain, Shaping
+from jaxrl.meta.lives import (
+    Life,
+    OuterState,
+    birth_keys,
+    earnings,
+    first_lives,
+    first_state,
+    ratio,
+)
+from jaxrl.meta.mirrored import SHAPINGS, Rows, candidate, pair_noise, rows_of, split_rows, weighted
+from jaxrl.meta.numbers import Tuned
+from jaxrl.meta.rows import over_rows
 from jaxrl.meta.tasks import TaskDistribution, take
-from jaxrl.meta.tuned import Tuned
-
-
-@struct.dataclass
-class PersistentState:
-    """Everything that the next window needs."""
-
-    rule_params: dict[str, PyTree]  # the centre
-    optimiser: PyTree
-    particles: Particles  # states are `Life`
-    ends: Array  # [P + C] environment steps after which lives are replaced
-    births: Array  # [P + C] int32, lives begun in each place
-    key: Key
-    step: Array  # [] int32, outer steps done
 
 
 @struct.dataclass
@@ -42,7 +38,7 @@ class PersistentEvolution:
     As `Evolution`, but the centre moves many times in a life. The sum over a life's past
     perturbations keeps what the windows before did to this one: without it, as in meta-gradients
     through K updates, what pays late is not seen. The price is variance, which grows with the
-    number of windows of a life, and the lag of lives that began under an older centre. Only `Plain`
+    number of windows of a life, and the lag of lives that began under an older centre. Only `plain`
     shaping keeps the estimate unbiased.
 
     The fitness is reward, not the return of episodes, which do not end where windows do. Lives are
@@ -58,7 +54,7 @@ class PersistentEvolution:
         tuned: the agent, and which of its numbers are searched.
         tasks: where lives are lived.
         window: updates of each life in an outer step.
-        shaping: `Plain`, or one that gives up unbiasedness for robustness.
+        shaping: `plain`, or one of `Evolution`'s that gives up unbiasedness for robustness.
         optimiser: of the centre; it counts outer steps.
         sigma: of the perturbations, in the units of the free numbers of `tuned`.
         weight_decay: pulls free numbers towards 0, for weights of networks.
@@ -76,13 +72,9 @@ class PersistentEvolution:
     tuned: Tuned
     tasks: TaskDistribution
     window: int = setting(20, "updates of each life in an outer step", low=1)
-    shaping: Shaping = struct.field(default_factory=Plain)
-    optimiser: Optimiser = struct.field(
-        default_factory=lambda: Optimiser(learning_rate=0.02, max_grad_norm=None)
-    )
-    sigma: float | Schedule = setting(
-        0.1, "standard deviation of the perturbations", low=0.0, low_open=True
-    )
+    shaping: str = setting("plain", "from fitness to weights", choices=tuple(SHAPINGS))
+    optimiser: Optimiser = Optimiser(learning_rate=0.02, max_grad_norm=None)
+    sigma: float | Schedule = setting(0.1, "spread of the perturbations", low=0.0, low_open=True)
     weight_decay: float = setting(0.0, "pull of the free numbers towards 0", low=0.0)
     num_steps: float = setting(float("inf"), "outer steps that schedules see", low=1.0)
     num_pairs: int = setting(32, "mirrored pairs", low=1)
@@ -96,7 +88,7 @@ class PersistentEvolution:
         """The pairs, of which `chunk` are computed at once."""
         return self.num_pairs
 
-    def init(self, key: Key) -> PersistentState:
+    def init(self, key: Key) -> OuterState:
         """New lives, and the centre where `tuned` starts.
 
         Raises:
@@ -104,68 +96,65 @@ class PersistentEvolution:
         """
         check_settings(self)
         _, life_key, end_key = jax.random.split(key, 3)
-        rule_params = self.tuned.init()
+        state = first_state(self, key)
         births = jnp.zeros(self.num_pairs + self.num_centre_lives, jnp.int32)
         lives = self._born(life_key, births)
         scores = jax.tree.map(
             lambda leaf: jnp.zeros((self.num_pairs, *jnp.shape(leaf)), jnp.result_type(leaf)),
-            rule_params,
+            state.rule_params,
         )
-        share = jax.random.uniform(end_key, births.shape)
-        return PersistentState(
-            rule_params=rule_params,
-            optimiser=self.optimiser.init(rule_params),
-            particles=Particles(take(lives, self._places), scores),
-            ends=lives.total_steps * share,
-            births=births + 1,
-            key=key,
-            step=jnp.zeros((), jnp.int32),
-        )
+        state = first_lives(end_key, state, lives)
+        return state.replace(lives=take(lives, self._places), memory=scores)
 
-    def agent(self, state: PersistentState) -> Agent:
+    def agent(self, state: OuterState) -> Agent:
         """The agent at the centre."""
         return self.tuned.agent_of(state.rule_params)
 
-    def step(self, state: PersistentState) -> tuple[PersistentState, dict[str, Array]]:
-        """One window of every life, and a step of the centre -> state, metrics."""
+    def step(self, state: OuterState) -> tuple[OuterState, dict[str, Array]]:
+        """One window of every life -> state, metrics (of the centre before the step)."""
         noise_key, life_key, _ = jax.random.split(state.key, 3)
+        key = jax.random.fold_in(noise_key, state.step)
         progress = Progress(state.step, jnp.asarray(self.num_steps, jnp.float32))
         sigma, centre = value_at(self.sigma, progress), state.rule_params
-        particles, of_pairs, of_centre = unroll_pairs(
-            self._window,
-            jax.random.fold_in(noise_key, state.step),
-            centre,
-            sigma,
-            state.particles,
-            chunk=self.chunk,
-            num_devices=self.num_devices,
+
+        def of_row(row: Rows, life: Life) -> tuple[Life, dict[str, Array]]:
+            return self.unroll(candidate(key, row, centre, sigma), life)
+
+        rows = (rows_of(self.num_pairs, 1, self.num_centre_lives), state.lives)
+        lives, earned = over_rows(of_row, rows, 2 * self.chunk, self.num_devices)
+        of_pairs, of_centre = split_rows(earned, self.num_pairs, 2)
+        pairs = jnp.arange(self.num_pairs, dtype=jnp.uint32)
+        noise = jax.vmap(pair_noise, (None, 0, None))(key, pairs, centre)
+        scores = jax.tree.map(
+            lambda s, e: s + e / jnp.asarray(sigma).astype(e.dtype), state.memory, noise
         )
         fitness, rates = of_pairs["rate"], of_centre["rate"]
-        ascent = persistent_estimate(particles, self.shaping.weights(fitness))
+        weights = SHAPINGS[self.shaping](fitness)
+        ascent = jax.tree.map(lambda s: weighted(weights, s) / self.num_pairs, scores)
         after, report = climb(self, state, ascent, fitness, progress)
 
-        one_each: Life = take(particles.states, self._speakers)
+        places = self._places
+        one_each: Life = take(lives, np.unique(places, return_index=True)[1])
         finite = jnp.concatenate([jnp.all(jnp.isfinite(fitness), 1), jnp.isfinite(rates)])
-        steps = one_each.steps_done(self.tuned.agent)
-        over = (steps >= jnp.minimum(state.ends, one_each.total_steps)) | ~finite
-        after = after.replace(
-            particles=jax.lax.cond(
-                jnp.any(over),
-                lambda: self._replaced(over, particles, self._born(life_key, state.births)),
-                lambda: particles,
-            ),
-            ends=jnp.where(over, jnp.inf, state.ends),
-            births=state.births + over,
-            step=state.step + 1,
-        )
+        over = state.over(self.tuned.agent, one_each) | ~finite
+
+        def renewed() -> tuple[Life, PyTree]:
+            fresh, nothing = (
+                self._born(life_key, state.births),
+                jax.tree.map(jnp.zeros_like, scores),
+            )
+            return (
+                select(over[places], take(fresh, places), lives),
+                select(over[: self.num_pairs], nothing, scores),
+            )
+
+        lives, scores = jax.lax.cond(jnp.any(over), renewed, lambda: (lives, scores))
         totals = (jnp.sum(of_centre[name]) for name in ("episode_return", "num_episodes"))
-        return after, report | {
+        return after.renewed(over, lives, scores), report | {
             "centre_rate": jnp.mean(rates),
             "centre_episode_return": ratio(*totals),
             "replaced_fraction": jnp.mean(over),
         }
-
-    # ---- parts -----------------------------------------------------------------------------
 
     def _born(self, key: Key, births: Array) -> Life:
         """Life `births[p]` in every place p, `[P + C]`."""
@@ -173,37 +162,24 @@ class PersistentEvolution:
         def one(own: Key) -> Life:
             task_key, life_key = jax.random.split(own)
             # What is searched does not change how a life starts.
-            return start_life(life_key, self.tuned.agent, self.tasks.sample(task_key))
+            return Life.start(life_key, self.tuned.agent, self.tasks.sample(task_key))
 
         return jax.vmap(one)(birth_keys(key, births))
 
     @property
-    def _places(self) -> Array:
-        """Of each row of the particles, both of a pair alike, `[2 P + C]`."""
-        rows = jnp.arange(2 * self.num_pairs + self.num_centre_lives)
-        return jnp.where(rows < 2 * self.num_pairs, rows // 2, rows - self.num_pairs)
+    def _places(self) -> np.ndarray:
+        """Of each row of lives its place, both of a pair alike, `[2 P + C]`."""
+        pairs, places = self.num_pairs, np.arange(self.num_pairs + self.num_centre_lives)
+        return np.repeat(places, np.where(places < pairs, 2, 1))
 
-    @property
-    def _speakers(self) -> Array:
-        """The row that stands for each place, the first of a pair, `[P + C]`."""
-        places = jnp.arange(self.num_pairs + self.num_centre_lives)
-        return places + jnp.minimum(places, self.num_pairs)
-
-    def _replaced(self, over: Array, particles: Particles, fresh: Life) -> Particles:
-        nothing = jax.tree.map(jnp.zeros_like, particles.scores)
-        return Particles(
-            restart(over[self._places], particles.states, take(fresh, self._places)),
-            select(over[: self.num_pairs], nothing, particles.scores),
-        )
-
-    def _window(self, rule_params: PyTree, life: Life) -> tuple[Life, dict[str, Array]]:
-        """`window` updates of one life -> life, what it earned."""
+    def unroll(self, rule_params: PyTree, life: Life) -> tuple[Life, dict[str, Array]]:
+        """`window` updates of one life under a candidate -> life, what it earned, `[]` each."""
         agent = self.tuned.agent_of(rule_params)
         per_update = agent.num_envs * agent.rollout_length
         late_from = jnp.where(self.last_part < 1.0, (1.0 - self.last_part) * life.total_steps, 0.0)
 
         def update(life: Life, _: None) -> tuple[Life, Array]:
-            after, tally = step_life(agent, life)
+            after, tally = life.step(agent)
             row = earnings(life.train, after.train, tally)
             late = after.steps_done(agent) > late_from
             return after, row.at[2].set(jnp.where(late, row[2], 0.0))

@@ -11,18 +11,10 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.meta.evolution import Evolution, fitness_metrics
+from jaxrl.meta.lives import OuterState
 from jaxrl.meta.rows import over_rows
 
 _LIVES, _CENTRE = 0x11FE, 0xCE27E
-
-
-@struct.dataclass
-class StrategyState:
-    """Everything that the next generation needs."""
-
-    strategy: PyTree  # the strategy's own
-    key: Key
-    generation: Array  # [] int32, generations done
 
 
 @struct.dataclass
@@ -60,7 +52,7 @@ class StrategySearch:
         """Candidates in one part of a generation; 0 for all."""
         return self.evolution.chunk
 
-    def init(self, key: Key) -> StrategyState:
+    def init(self, key: Key) -> OuterState:
         """The strategy's mean where `tuned` starts.
 
         Raises:
@@ -73,18 +65,19 @@ class StrategySearch:
             )
         start = self.evolution.init(key).rule_params
         state = self.strategy.init(key, start, self._params)
-        return StrategyState(state, key, jnp.zeros((), jnp.int32))
+        mean = self.strategy.get_mean(state)
+        return OuterState(mean, state, key, jnp.zeros((), jnp.int32))
 
-    def agent(self, state: StrategyState) -> Agent:
+    def agent(self, state: OuterState) -> Agent:
         """The agent at the strategy's mean."""
-        return self.evolution.tuned.agent_of(self.strategy.get_mean(state.strategy))
+        return self.evolution.tuned.agent_of(state.rule_params)
 
-    def step(self, state: StrategyState) -> tuple[StrategyState, dict[str, Array]]:
+    def step(self, state: OuterState) -> tuple[OuterState, dict[str, Array]]:
         """One generation -> state, metrics (of the mean before the step)."""
         outer = self.evolution
-        key = jax.random.fold_in(state.key, state.generation)
+        key = jax.random.fold_in(state.key, state.step)
         ask_key, tell_key = jax.random.split(key)
-        population, asked = self.strategy.ask(ask_key, state.strategy, self._params)
+        population, asked = self.strategy.ask(ask_key, state.optimiser, self._params)
 
         def earned(candidate: PyTree, lives_key: Key, num_lives: int) -> dict[str, Array]:
             def one(number: Array) -> dict[str, Array]:
@@ -95,24 +88,21 @@ class StrategySearch:
             return {name: jnp.mean(row) for name, row in measures.items()}
 
         lives_key = jax.random.fold_in(key, _LIVES)
-        found = over_rows(
-            lambda candidate: earned(candidate, lives_key, outer.num_lives),
+        fitness = over_rows(
+            lambda one: earned(one, lives_key, outer.num_lives)[outer.fitness],
             (population,),
             outer.chunk,
             outer.num_devices,
         )
-        fitness = found[outer.fitness]
         finite = jnp.isfinite(fitness)
         least = jnp.min(jnp.where(finite, fitness, jnp.inf))
         told = jnp.where(finite, fitness, jnp.where(jnp.isfinite(least), least, 0.0))
         after, _ = self.strategy.tell(tell_key, population, -told, asked, self._params)
-        centre = earned(
-            self.strategy.get_mean(state.strategy),
-            jax.random.fold_in(key, _CENTRE),
-            outer.num_centre_lives,
-        )
+        centre_key = jax.random.fold_in(key, _CENTRE)
+        centre = earned(state.rule_params, centre_key, outer.num_centre_lives)
         report = {f"centre_{name}": row for name, row in centre.items()}
-        after = StrategyState(after, state.key, state.generation + 1)
+        mean = self.strategy.get_mean(after)
+        after = OuterState(mean, after, state.key, state.step + 1)
         return after, report | fitness_metrics(fitness)
 
     @property

@@ -15,6 +15,7 @@ from jaxrl.rules.contract import (
     PolicyOutputs,
     PolicyTargets,
     clipped_value_loss,
+    half_width,
     log_ratio,
     plain_targets,
     remember_nothing,
@@ -76,12 +77,8 @@ class ProximalPolicy:
     """
 
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
-    clip_epsilon: float = setting(
-        0.2, "half-width of the ratio's clip", low=0.0, low_open=True, infinite=True
-    )
-    value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
-    )
+    clip_epsilon: float = half_width("ratio")
+    value_clip: float = half_width("value", "return")
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.holding import held
+from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, PyTree, Transition
 from jaxrl.networks import Policy
 from jaxrl.returns import generalised_advantages
@@ -78,6 +79,12 @@ def clipped_value_loss(value: Array, targets: PolicyTargets, clip: float | Array
     change = jnp.clip(value - targets.value, -clip, clip)
     clipped = targets.value + change
     return 0.5 * jnp.maximum((value - targets.returns) ** 2, (clipped - targets.returns) ** 2)
+
+
+def half_width(of: str, unit: str = "") -> Any:
+    """A setting: half the width of a clip; infinite for none."""
+    about = f"half-width of the {of}'s clip"
+    return setting(0.2, about, unit=unit, low=0.0, low_open=True, infinite=True)
 
 
 # ---- what most rules have in common: `init = remember_nothing` in a class makes it the rule's ----

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -20,17 +20,13 @@ from jaxrl.rules.contract import (
     PolicyTargets,
     advantage_targets,
     clipped_value_loss,
+    half_width,
     log_ratio,
     remember_nothing,
 )
 
-
-class Divergence(Protocol):
-    """How far a policy is from another: >= 0, zero at itself, with zero slope there."""
-
-    def __call__(self, policy: Policy, old: Policy) -> Array:
-        """Policies with batch shape `[...]` -> `[...]`."""
-        ...
+# How far a policy is from an old one, both `[...]`: >= 0 and 0 where they agree, `[...]`.
+Divergence = Callable[[Policy, Policy], Array]
 
 
 @struct.dataclass
@@ -116,14 +112,12 @@ class MirrorDescentPolicy:
         '-1.215'
     """
 
-    divergence: Divergence = struct.field(default_factory=KullbackLeibler)
+    divergence: Divergence = KullbackLeibler()
     step_size: float | Schedule = setting(
         Linear(1.0, 0.01), "divergence is divided by it", low=0.0, low_open=True, infinite=True
     )
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
-    value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
-    )
+    value_clip: float = half_width("value", "return")
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
 

@@ -6,17 +6,18 @@ from collections.abc import Callable
 
 from jaxrl.core.settings import near_names
 from jaxrl.meta.experiments.experiment import (
-    Experiment as Experiment,
-    ExperimentResult as ExperimentResult,
-    Run as Run,
-    Runnable,
-    table_agent as table_agent,
+    Experiment,
+    ExperimentResult,
+    Run,
+    table_agent,
 )
 from jaxrl.meta.experiments.learned import curated_levels, learned_policy_gradient, timed_rates
 from jaxrl.meta.experiments.lpo import learnt_policy_optimisation
 from jaxrl.meta.experiments.self_tuning import bootstrapped_entropy, short_horizons
 
-EXPERIMENTS: dict[str, Callable[[], Runnable]] = {
+__all__ = ["EXPERIMENTS", "Experiment", "Run", "run_experiment", "table_agent"]
+
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "lpg": learned_policy_gradient,
     "timed": timed_rates,
     "lpo": learnt_policy_optimisation,

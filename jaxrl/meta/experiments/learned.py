@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -14,15 +13,14 @@ from jaxrl.core.schedules import LinearSteps
 from jaxrl.envs.grid_levels import DugWalls
 from jaxrl.meta.evolution import Evolution
 from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Run, table_agent
-from jaxrl.meta.fit import HeldOut, OuterLoop
-from jaxrl.meta.gradients import MetaGradient, MetaGradientState
-from jaxrl.meta.level_buffer import LevelReplay, RankScores
+from jaxrl.meta.fitting import OuterLoop
+from jaxrl.meta.gradients import MetaGradient
+from jaxrl.meta.level_buffer import LevelReplay
 from jaxrl.meta.levels import Curated
-from jaxrl.meta.lives import num_updates_of
+from jaxrl.meta.lives import HeldOut, OuterState, num_updates_of
+from jaxrl.meta.numbers import tuned
 from jaxrl.meta.objectives import PolicyReturn
-from jaxrl.meta.shaping import ZScore
 from jaxrl.meta.tasks import Horizon, RandomGrids, RandomMazes
-from jaxrl.meta.tuned import timed, tuned
 from jaxrl.rules import AdvantageActorCritic, lpg
 
 CURATED, UNIFORM = "curated levels", "uniform levels"
@@ -79,12 +77,12 @@ def timed_rates() -> Experiment:
     names = ["optimiser.learning_rate", "rule.entropy_weight"]
     num_steps = 160
 
-    def learn(build: Callable, seed: int) -> OuterLoop:
+    def learn(timed: bool, seed: int) -> OuterLoop:
         return Evolution(
-            build(agent, names),
+            tuned(agent, names, timed),
             tasks,
             num_updates=num_updates_of(agent, longest),
-            shaping=ZScore(),
+            shaping="z_score",
             optimiser=Optimiser(
                 learning_rate=LinearSteps(0.15, 0.015, float(num_steps)), max_grad_norm=None
             ),
@@ -94,7 +92,7 @@ def timed_rates() -> Experiment:
 
     return Experiment(
         about="rates that know their lifetime, by evolution on mazes, in lives of many lengths",
-        learned={"timed": partial(learn, timed), "constants": partial(learn, tuned)},
+        learned={"timed": partial(learn, True), "constants": partial(learn, False)},
         num_steps=num_steps,
         held_out={"mazes and lives of the law of training": HeldOut(tasks, longest, 2048)},
         baselines={"swept constants": agent},
@@ -103,7 +101,7 @@ def timed_rates() -> Experiment:
             "rule.entropy_weight": [0.0003, 0.001, 0.003, 0.01, 0.03],
         },
         num_tuning_lives=1024,
-        measure="final_rate",
+        measures=("final_rate",),
     )
 
 
@@ -140,10 +138,10 @@ def _noted(experiment: Experiment, run: Run, found: ExperimentResult) -> Experim
     return dataclasses.replace(found, notes="\n".join(notes))
 
 
-def _with_new_critics(outer: MetaGradient, state: MetaGradientState) -> MetaGradientState:
+def _with_new_critics(outer: MetaGradient, state: OuterState) -> OuterState:
     """The same lives, each with a critic that has seen nothing."""
     keys = jax.random.split(state.key, outer.num_lives)
-    return state.replace(critics=jax.vmap(outer.critic.init)(keys, state.lives.env))
+    return state.replace(memory=jax.vmap(outer.critic.init)(keys, state.lives.env))
 
 
 def _uniform(seed: int) -> MetaGradient:
@@ -167,7 +165,7 @@ def _curated(seed: int) -> Curated:
     return Curated(
         _uniform(seed),
         antagonist,
-        LevelReplay(RankScores(temperature=1.0), num_levels=64),
+        LevelReplay(temperature=1.0, num_levels=64),
         max_steps=_TIME_LIMIT,
     )
 

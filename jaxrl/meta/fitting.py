@@ -9,14 +9,11 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.meta.lives import Lifetime, live, num_updates_of
-from jaxrl.meta.tasks import TaskDistribution
+from jaxrl.meta.lives import HeldOut, Lifetime
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.identity import identity
 from jaxrl.training.lanes import strong_floats
@@ -39,34 +36,6 @@ class OuterLoop(Protocol):
         ...
 
 
-@struct.dataclass
-class HeldOut:
-    """Whole lives in tasks that the outer loop does not see, always the same ones.
-
-    Attributes:
-        tasks: where.
-        total_steps: the longest life among them [steps].
-        num_lives: tasks drawn, one life in each.
-        last_part: share of a life that counts as its end.
-    """
-
-    tasks: TaskDistribution
-    total_steps: float = struct.field(pytree_node=False)
-    num_lives: int = struct.field(pytree_node=False, default=64)
-    last_part: float = struct.field(pytree_node=False, default=0.1)
-
-    def keys(self, key: Key) -> Key:
-        """`fold_in(key, l)` of each life l, `[num_lives]`: of its task and its randomness."""
-        return jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(self.num_lives))
-
-    def live(self, key: Key, agent: Agent) -> Lifetime:
-        """The whole life that one of the `keys` stands for."""
-        task_key, life_key = jax.random.split(key)
-        num_updates = num_updates_of(agent, self.total_steps)
-        task = self.tasks.sample(task_key)
-        return live(life_key, agent, task, num_updates=num_updates, last_part=self.last_part)
-
-
 @dataclasses.dataclass(frozen=True)
 class FitResult:
     """What a run of an outer loop leaves."""
@@ -75,7 +44,7 @@ class FitResult:
     state: PyTree
     metrics: dict[str, np.ndarray]  # [steps] each, from the first step of this call on
     held_out: dict[str, np.ndarray]  # `step [E]`; `final_return`, ... `[E, num_lives]`
-    held_out_key: Key  # of those lives: `evaluate_rule` puts any agent into them
+    held_out_key: Key  # of those lives: `held_out.lives` puts any agent into them
     interrupted: bool
 
 
@@ -125,7 +94,7 @@ def fit(
     held_out_key = jax.random.fold_in(key, 0x7E57)
     looks: dict[int, Lifetime] = {}
     if held_out is not None:
-        looks[done] = evaluate_rule(held_out_key, outer.agent(state), held_out)
+        looks[done] = held_out.lives(held_out_key, outer.agent(state))
     history: list[dict[str, np.ndarray]] = []
     every, saved, interrupted = evaluate_every or num_steps, time.monotonic(), False
     try:
@@ -137,7 +106,7 @@ def fit(
             if report is not None:
                 report(done, {name: float(np.mean(row)) for name, row in history[-1].items()})
             if held_out is not None and (done % every == 0 or done == num_steps):
-                looks[done] = evaluate_rule(held_out_key, outer.agent(state), held_out)
+                looks[done] = held_out.lives(held_out_key, outer.agent(state))
             if checkpoints is not None and (time.monotonic() - saved > 60 or done >= num_steps):
                 checkpoints.save(done, state, run=run)
                 saved = time.monotonic()
@@ -169,16 +138,6 @@ def _chunk(outer: Any, state: PyTree, length: int) -> tuple[PyTree, dict[str, Ar
         return outer.step(state)
 
     return jax.lax.scan(step, state, None, length)
-
-
-@jax.jit
-def evaluate_rule(key: Key, agent: Agent, held_out: HeldOut) -> Lifetime:
-    """Whole lives of an agent in held-out tasks, one each, `[num_lives]`; nothing is learned twice.
-
-    Life `l` draws its task and its randomness from `fold_in(key, l)`, so that agents given the same
-    key are compared in pairs.
-    """
-    return jax.vmap(lambda own: held_out.live(own, agent))(held_out.keys(key))
 
 
 def _table(join: Callable, rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

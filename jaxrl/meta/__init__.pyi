@@ -1,0 +1,33 @@
+from jaxrl.meta.comparison import Comparison as Comparison, compare as compare
+from jaxrl.meta.distilling import SparseDrift as SparseDrift, distil as distil
+from jaxrl.meta.evolution import Evolution as Evolution
+from jaxrl.meta.fitting import explain as explain, fit as fit
+from jaxrl.meta.gradients import MetaGradient as MetaGradient
+from jaxrl.meta.implicit import (
+    ImplicitGradient as ImplicitGradient,
+    MinimalResidual as MinimalResidual,
+    NeumannSeries as NeumannSeries,
+)
+from jaxrl.meta.level_buffer import LevelReplay as LevelReplay
+from jaxrl.meta.levels import Curated as Curated
+from jaxrl.meta.lives import HeldOut as HeldOut, Life as Life, live as live
+from jaxrl.meta.numbers import tuned as tuned
+from jaxrl.meta.objectives import (
+    Bootstrap as Bootstrap,
+    OuterCritic as OuterCritic,
+    PolicyReturn as PolicyReturn,
+)
+from jaxrl.meta.persistent import PersistentEvolution as PersistentEvolution
+from jaxrl.meta.probing import probe as probe
+from jaxrl.meta.rule_file import Card as Card, load as load, save as save
+from jaxrl.meta.self_tuning import SelfTuning as SelfTuning
+from jaxrl.meta.strategies import StrategySearch as StrategySearch
+from jaxrl.meta.tasks import (
+    Fixed as Fixed,
+    Horizon as Horizon,
+    Listed as Listed,
+    RandomBandits as RandomBandits,
+    RandomGrids as RandomGrids,
+    RandomMazes as RandomMazes,
+    Task as Task,
+)
