@@ -45,7 +45,7 @@ SLOW = {
         "per_pair quantile risk scenarios shared_budget shared_divergence transport utility"
     ),
     "losses": "likelihood quantile",
-    "meta": "distil fit level_buffer levels mirrored neumann probe rule_file shaping tasks",
+    "meta": "distilling fitting implicit level_buffer levels mirrored probing rule_file tasks",
     "networks": "initialisers models",
     "operators": (
         "bellman gap heads.expectile heads.gaussian heads.histogram heads.implicit_quantile "

@@ -1,6 +1,10 @@
 from jaxrl.meta.comparison import Comparison as Comparison, compare as compare
 from jaxrl.meta.distilling import SparseDrift as SparseDrift, distil as distil
-from jaxrl.meta.evolution import Evolution as Evolution
+from jaxrl.meta.evolution import (
+    Evolution as Evolution,
+    PersistentEvolution as PersistentEvolution,
+    StrategySearch as StrategySearch,
+)
 from jaxrl.meta.fitting import explain as explain, fit as fit
 from jaxrl.meta.gradients import MetaGradient as MetaGradient
 from jaxrl.meta.implicit import (
@@ -17,11 +21,9 @@ from jaxrl.meta.objectives import (
     OuterCritic as OuterCritic,
     PolicyReturn as PolicyReturn,
 )
-from jaxrl.meta.persistent import PersistentEvolution as PersistentEvolution
 from jaxrl.meta.probing import probe as probe
 from jaxrl.meta.rule_file import Card as Card, load as load, save as save
 from jaxrl.meta.self_tuning import SelfTuning as SelfTuning
-from jaxrl.meta.strategies import StrategySearch as StrategySearch
 from jaxrl.meta.tasks import (
     Fixed as Fixed,
     Horizon as Horizon,

@@ -170,7 +170,7 @@ def explain(outer: Any) -> Explanation:
     """Compile one outer step and say what it needs; nothing is run.
 
     Args:
-        outer: with `chunk`, the lives or pairs in one part of a step, and `num_parts`, of how many.
+        outer: with `parts`, the lives or pairs of a step and how many are computed at once.
 
     Example:
         >>> from jaxrl import a2c
@@ -184,16 +184,10 @@ def explain(outer: Any) -> Explanation:
     compiled = jax.jit(lambda state: outer.step(state)).lower(shapes).compile()
     seconds = time.perf_counter() - started
     state_bytes, temporary, free = tree_bytes(shapes), working_bytes(compiled), available_bytes()
-    part = outer.chunk or outer.num_parts
+    num_parts, chunk = outer.parts
     room = max(free - 2 * state_bytes, 0)
-    fitting = min(outer.num_parts, int(part * room / max(temporary, 1)))
+    fitting = min(num_parts, int((chunk or num_parts) * room / max(temporary, 1)))
     # A chunk divides the whole; the greatest such one.
-    fitting = max([d for d in range(1, fitting + 1) if outer.num_parts % d == 0], default=1)
-    return Explanation(
-        compile_seconds=seconds,
-        state_bytes=state_bytes,
-        temporary_bytes=temporary,
-        free_bytes=free,
-        chunk=outer.chunk,
-        fitting_chunk=0 if fitting == outer.num_parts else fitting,
-    )
+    fitting = max([d for d in range(1, fitting + 1) if num_parts % d == 0], default=1)
+    fitting = 0 if fitting == num_parts else fitting
+    return Explanation(seconds, state_bytes, temporary, free, chunk, fitting)

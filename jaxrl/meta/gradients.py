@@ -16,14 +16,7 @@ from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
 from jaxrl.meta.inner import check_policy, differentiable_iteration, lived, look_ahead, losing
-from jaxrl.meta.lives import (
-    Life,
-    OuterState,
-    all_finite,
-    birth_keys,
-    first_lives,
-    first_state,
-)
+from jaxrl.meta.lives import Life, OuterState, all_finite, birth_keys, first_lives, first_state
 from jaxrl.meta.numbers import Tuned
 from jaxrl.meta.objectives import CriticState, Objective, OuterCritic, PolicyReturn
 from jaxrl.meta.rows import over_rows
@@ -132,9 +125,7 @@ class MetaGradient:
         """One outer step -> state, metrics (means over lives; rates are shares of the lives)."""
         state, over, _, metrics = self.advance(state)
         state = jax.lax.cond(
-            jnp.any(over),
-            lambda: self.renew(state, over, self.fresh_tasks(state)),
-            lambda: state,
+            jnp.any(over), lambda: self.renew(state, over, self.fresh_tasks(state)), lambda: state
         )
         return state, metrics
 
@@ -228,9 +219,9 @@ class MetaGradient:
         return loss, jax.lax.stop_gradient(lived(life, train, learned_from, looked_at))
 
     @property
-    def num_parts(self) -> int:
-        """Lives that `chunk` counts."""
-        return self.num_lives
+    def parts(self) -> tuple[int, int]:
+        """The lives, and how many are computed at once; 0 for all."""
+        return self.num_lives, self.chunk
 
     # ---- parts -----------------------------------------------------------------------------
 

@@ -126,14 +126,9 @@ class Curated:
         }
 
     @property
-    def chunk(self) -> int:
-        """As `outer`'s."""
-        return self.outer.chunk
-
-    @property
-    def num_parts(self) -> int:
-        """Lives that `chunk` counts."""
-        return self.outer.num_parts
+    def parts(self) -> tuple[int, int]:
+        """As of `outer`."""
+        return self.outer.parts
 
     # ---- parts -----------------------------------------------------------------------------
 

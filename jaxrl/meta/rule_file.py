@@ -87,12 +87,7 @@ class Card:
 
 
 def save(
-    rule: Any,
-    path: str | Path,
-    *,
-    card: Card,
-    overwrite: bool = False,
-    parts: Iterable[type] = (),
+    rule: Any, path: str | Path, *, card: Card, overwrite: bool = False, parts: Iterable[type] = ()
 ) -> Path:
     """Write a rule and its card as one file that `load` gives back bit for bit.
 

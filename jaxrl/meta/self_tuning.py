@@ -81,41 +81,6 @@ class SelfTuning:
             B]`.
         """
         agent, env = self.tuned.agent_of(rule_params), life.env
-
-        def loss_of(train: TrainState, data: Transition) -> Array:
-            loss = self.objective.loss(agent, env, train, data, self.critic, critic)
-            return loss / self.num_updates if self.objective.every else loss
-
-        def update(train: TrainState, by: Any = agent) -> tuple[TrainState, Transition, Array]:
-            over = life.replace(train=train).is_over(agent)
-            after, data, tally = differentiable_iteration(by, env, train)
-            row = earnings(train, after, tally)
-            return select(over, train, after), data, jnp.where(over, 0.0, row)
-
-        learn = losing(update, loss_of, self.objective.every)
-        first = jnp.arange(self.num_updates) == 0
-        (train, loss), (data, rows) = jax.lax.scan(learn, (life.train, jnp.zeros(())), first)
-        fixed, goal = jax.lax.stop_gradient((agent, train))
-
-        def further(goal: TrainState, _: None) -> tuple[TrainState, tuple]:
-            goal, *row = update(goal, fixed)
-            return goal, tuple(row)
-
-        goal, (more_data, more_rows) = jax.lax.scan(further, goal, None, self.num_further)
-        _, coming, _, update_key = collect(fixed, env, goal)  # what is learned from next
-        if isinstance(self.objective, Bootstrap):
-            plain = self.objective.plain
-            better, _ = plain.update(update_key, goal.agent, relive(plain, goal, coming))
-            target = jax.lax.stop_gradient(goal.replace(agent=better))
-            seen = jax.tree.map(lambda leaf: leaf[0], more_data) if self.num_further else coming
-            loss = self.objective.match(agent, train, target, seen)
-        else:
-            loss = loss + loss_of(train, coming)
-        rows, data = jax.tree.map(
-            lambda *parts: jnp.concatenate(parts), (rows, data), (more_rows, more_data)
-        )
-        return loss, jax.lax.stop_gradient((life.replace(train=goal), rows, data))
-        agent, env = self.tuned.agent_of(rule_params), life.env
         objective, advantages = self.objective, partial(self.critic.advantages, critic, env)
 
         def loss_of(train: TrainState, data: Transition) -> Array:

@@ -12,17 +12,8 @@ from jaxrl.core import struct
 from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress
-from jaxrl.rules.contract import (
-    NO_HEADS,
-    PolicyOutputs,
-    PolicyTargets,
-    clipped_value_loss,
-    half_width,
-    learned_in,
-    log_ratio,
-    plain_targets,
-    remember_nothing,
-)
+from jaxrl.rules import contract
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
 from jaxrl.rules.random_weights import random_weights
 
 _NUM_FEATURES = 8
@@ -45,7 +36,7 @@ class ClipDrift:
         ['0.0', '0.8']
     """
 
-    epsilon: float = half_width("ratio")
+    epsilon: float = contract.half_width("ratio")
 
     def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
         """-> `[...]` [return]."""
@@ -129,25 +120,25 @@ class DriftPolicy:
 
     drift: Drift = ClipDrift()
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
-    value_clip: float = half_width("value", "return")
+    value_clip: float = contract.half_width("value", "return")
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
-    init = remember_nothing
-    targets = plain_targets
+    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
+    init = contract.remember_nothing
+    targets = contract.plain_targets
 
     @property
     def learned(self) -> tuple[str, ...]:
         """What of the drift is learned, by dotted path."""
-        return learned_in(self, "drift")
+        return contract.learned_in(self, "drift")
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
-        moved = log_ratio(outputs, targets)
+        moved = contract.log_ratio(outputs, targets)
         surrogate = jnp.exp(moved) * targets.advantage
         policy_loss = self.drift(moved, targets.advantage, progress) - surrogate
-        value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
+        value_loss = contract.clipped_value_loss(outputs.value, targets, self.value_clip)
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy
 
 

@@ -74,11 +74,7 @@ class LearnedPolicyGradient:
         return {_HEAD: (self.num_predictions,)}
 
     def targets(
-        self,
-        rule_state: tuple,
-        outputs: PolicyOutputs,
-        trajectory: Transition,
-        progress: Progress,
+        self, rule_state: tuple, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
     ) -> tuple[PolicyTargets, tuple]:
         """pi_hat `[T, ...]` as the advantage, log y_hat `[T, ..., m]` as the head's target."""
         features = self._features(outputs, trajectory, progress)

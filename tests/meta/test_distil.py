@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from jaxrl.meta.distil import TERMS
 
 from jaxrl import a2c, ppo, rules
 from jaxrl.core import Linear, Progress
 from jaxrl.meta import SparseDrift, distil
-from jaxrl.meta.sparse_fit import fit_weights, select_terms
+from jaxrl.meta.distilling import TERMS, fit_weights, select_terms
 
 START = Progress(np.int32(0), np.float32(np.inf))
 

@@ -45,7 +45,7 @@ def begun():
 
 
 def life_of(state, number=0):
-    return jax.tree.map(lambda leaf: leaf[number], (state.lives, state.critics))
+    return jax.tree.map(lambda leaf: leaf[number], (state.lives, state.memory))
 
 
 def window_of(outer, state):
@@ -162,9 +162,10 @@ class Held:
     inner: meta.Bootstrap
     goal: Any
     every: ClassVar[bool] = False
+    num_further: ClassVar[int] = 0
 
-    def loss(self, agent, env, state, trajectory, critic, critic_state):
-        return self.inner.match(agent, state, self.goal, trajectory)
+    def loss(self, agent, env, state, data, advantages):
+        return self.inner.match(agent, state, self.goal, data)
 
 
 @pytest.mark.slow

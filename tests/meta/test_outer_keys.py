@@ -79,7 +79,7 @@ def parts_of(name, agent):
 
         def life(key):
             task = meta.Task(toy.Walk(), np.float32(1e3))
-            return meta.live_tuned(key, learner, task, num_updates=3)
+            return learner.live(key, task, num_updates=3)
 
         return [(life, jax.random.key(0))]
     outer = LOOPS[name](agent)

@@ -10,7 +10,7 @@ import pytest
 from jaxrl import a2c, ppo
 from jaxrl.core import Progress, values_at
 from jaxrl.core.ranges import Range
-from jaxrl.meta import timed, tuned
+from jaxrl.meta import tuned
 from jaxrl.rules import lpg
 
 INF = float("inf")
@@ -106,7 +106,7 @@ def test_numbers_of_a_schedule_are_free_as_they_are():
 
 
 def test_a_timed_number_starts_as_its_constant_and_follows_its_slopes():
-    rule = timed(a2c(), ["learning_rate", "entropy_weight"])
+    rule = tuned(a2c(), ["learning_rate", "entropy_weight"], timed=True)
     params = rule.init()
     life = Progress.start(1e6)
     for progress in (life, life.advance(600_000)):

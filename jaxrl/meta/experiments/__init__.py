@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jaxrl.core.settings import near_names
-from jaxrl.meta.experiments.experiment import (
-    Experiment,
-    ExperimentResult,
-    Run,
-    table_agent,
-)
+from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Run, table_agent
 from jaxrl.meta.experiments.learned import curated_levels, learned_policy_gradient, timed_rates
 from jaxrl.meta.experiments.lpo import learnt_policy_optimisation
 from jaxrl.meta.experiments.self_tuning import bootstrapped_entropy, short_horizons
