@@ -1,5 +1,5 @@
 from jaxrl.meta.comparison import Comparison as Comparison, compare as compare
-from jaxrl.meta.distilling import SparseDrift as SparseDrift, distil as distil
+from jaxrl.meta.distilling import distil as distil
 from jaxrl.meta.evolution import (
     Evolution as Evolution,
     PersistentEvolution as PersistentEvolution,
@@ -25,9 +25,6 @@ from jaxrl.meta.probing import probe as probe
 from jaxrl.meta.rule_file import Card as Card, load as load, save as save
 from jaxrl.meta.self_tuning import SelfTuning as SelfTuning
 from jaxrl.meta.tasks import (
-    Fixed as Fixed,
-    Horizon as Horizon,
-    Listed as Listed,
     RandomBandits as RandomBandits,
     RandomGrids as RandomGrids,
     RandomMazes as RandomMazes,

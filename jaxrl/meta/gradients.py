@@ -113,7 +113,7 @@ class MetaGradient:
             )
             state = state.replace(rule_params=rules[0], optimiser=rules[1])
         births = jnp.zeros(self.num_lives, jnp.int32)
-        lives, critics = self._born(life_key, births, self._drawn(life_key, births))
+        lives, critics = self._born(life_key, births, self.fresh_tasks(life_key, births))
         return first_lives(end_key, state, lives).replace(memory=critics)
 
     def agent(self, state: OuterState) -> Agent:
@@ -124,10 +124,11 @@ class MetaGradient:
     def step(self, state: OuterState) -> tuple[OuterState, dict[str, Array]]:
         """One outer step -> state, metrics (means over lives; rates are shares of the lives)."""
         state, over, _, metrics = self.advance(state)
-        state = jax.lax.cond(
-            jnp.any(over), lambda: self.renew(state, over, self.fresh_tasks(state)), lambda: state
-        )
-        return state, metrics
+
+        def renewed() -> OuterState:
+            return self.renew(state, over, self.fresh_tasks(state.key, state.births))
+
+        return jax.lax.cond(jnp.any(over), renewed, lambda: state), metrics
 
     def advance(self, state: OuterState) -> tuple[OuterState, Array, Array, dict[str, Array]]:
         """An outer step that replaces no life -> state, `over[L]`, `finite[L]`, metrics.
@@ -157,34 +158,25 @@ class MetaGradient:
         )
 
         over = state.over(self.tuned.agent, lives) | ~finite
-        state = state.replace(
-            rule_params=rule_params,
-            optimiser=optimiser,
-            lives=lives,
-            memory=critics,
-            step=state.step + 1,
+        state = OuterState(
+            *(rule_params, optimiser, state.key, state.step + 1),
+            *(lives, critics, state.ends, state.births),
         )
         episodes = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), tally)
-        record = with_gaps(summarise(episodes))
+        metrics = {
+            "meta_loss": jnp.sum(jnp.where(finite, loss, 0.0)) / count,
+            "meta_gradient_norm": optax.global_norm(grads),
+            "outer_critic_loss": jnp.mean(jnp.where(finite, critic_loss, 0.0)),
+            "episode_return": with_gaps(summarise(episodes))["episode_return"],
+            "replaced_fraction": jnp.mean(over),
+            "nonfinite_fraction": 1.0 - jnp.mean(finite),
+        }
         means = {name: jnp.mean(jnp.where(finite, row, 0.0)) for name, row in extra.items()}
-        return (
-            state,
-            over,
-            finite,
-            {
-                "meta_loss": jnp.sum(jnp.where(finite, loss, 0.0)) / count,
-                "meta_gradient_norm": optax.global_norm(grads),
-                "outer_critic_loss": jnp.mean(jnp.where(finite, critic_loss, 0.0)),
-                "episode_return": record["episode_return"],
-                "replaced_fraction": jnp.mean(over),
-                "nonfinite_fraction": 1.0 - jnp.mean(finite),
-                **means,
-            },
-        )
+        return state, over, finite, metrics | means
 
-    def fresh_tasks(self, state: OuterState) -> Task:
-        """What the next life of every place would be lived in, drawn anew, `[L, ...]`."""
-        return self._drawn(state.key, state.births)
+    def fresh_tasks(self, key: Key, births: Array) -> Task:
+        """What life `births[l]` of every place l would be lived in, drawn anew, `[L, ...]`."""
+        return jax.vmap(self.tasks.sample)(self._keys(key, births)[:, 0])
 
     def renew(self, state: OuterState, over: Array, tasks: Task) -> OuterState:
         """New lives in `tasks[L, ...]` in the places that are `over[L]`."""
@@ -224,10 +216,6 @@ class MetaGradient:
         return self.num_lives, self.chunk
 
     # ---- parts -----------------------------------------------------------------------------
-
-    def _drawn(self, key: Key, births: Array) -> Task:
-        """What life `births[l]` of every place l is lived in, `[L, ...]`."""
-        return jax.vmap(self.tasks.sample)(self._keys(key, births)[:, 0])
 
     def _born(self, key: Key, births: Array, tasks: Task) -> tuple[Life, CriticState]:
         """Life `births[l]` in every place l."""

@@ -156,7 +156,7 @@ class Curated:
         regret = self.outer.over_lives(self._regret, keys, outer.lives, state.antagonists)
         lived_in = Task(outer.lives.env, outer.lives.total_steps)
         buffer = self.replay.insert(state.levels, lived_in, state.ids, regret, ended)
-        fresh = self.outer.fresh_tasks(outer)
+        fresh = self.outer.fresh_tasks(outer.key, outer.births)
         buffer, tasks, ids, old = self.replay.draw(draw_key, buffer, fresh, over)
         fresh_antagonists = self._antagonists(outer.key, outer.births, tasks)
         antagonists = select(over, fresh_antagonists, state.antagonists)

@@ -132,12 +132,8 @@ def _draw_response(axes: Any, found: PulseResponse) -> None:
 
 
 def _draw_curve(axes: Any, curve: Any, name: str, total_steps: float) -> None:
-    axes.plot(
-        np.linspace(0.0, total_steps, len(curve)),
-        np.asarray(curve),
-        color=_COLOURS[0],
-        linewidth=2.0,
-    )
+    steps = np.linspace(0.0, total_steps, len(curve))
+    axes.plot(steps, np.asarray(curve), color=_COLOURS[0], linewidth=2.0)
     axes.set_title(name or "schedule", fontsize=10, loc="left")
     axes.set_xlabel("environment steps")
     _plain(axes)

@@ -15,9 +15,9 @@ from toy_learner import Toy, Walks as ToyWalks, Watcher, rate_of, slope, states_
 
 from jaxrl.agents import GradientDescent, Optimiser, a2c
 from jaxrl.core import Linear, struct
+from jaxrl.envs.wrappers import LogUniform
 from jaxrl.meta import (
     Evolution,
-    Horizon,
     MetaGradient,
     PersistentEvolution,
     RandomBandits,
@@ -166,7 +166,7 @@ def small(kind=Evolution, **changes):
         num_envs=4,
         rollout_length=4,
     )
-    steps = changes.pop("tasks_steps", Horizon(64.0, 160.0))
+    steps = changes.pop("tasks_steps", LogUniform(64.0, 160.0))
     tasks = RandomBandits(total_steps=steps, num_arms=3)
     if kind is Evolution:
         changes = {"num_updates": 10, "num_lives": 2} | changes
@@ -207,7 +207,7 @@ def assert_same_bits(first, second):
 
 def toy_loop(kind, **changes):
     """The same of a learner that is a line of arithmetic, which pays for any push."""
-    tasks = ToyWalks(Horizon(12.0, 36.0), spread=0.5)
+    tasks = ToyWalks(LogUniform(12.0, 36.0), spread=0.5)
     if kind is Evolution:
         changes = {"num_updates": 6, "fitness": "final_rate"} | changes
     else:
@@ -291,7 +291,7 @@ def test_lives_that_blow_up_are_replaced():
     The walk is deaf, so that all are paid alike: the rule does not move.
     """
     outer = toy_loop(PersistentEvolution, window=3)
-    outer = outer.replace(sigma=Linear(1e38, 1e38), tasks=ToyWalks(Horizon(1e3, 1e3), deaf=True))
+    outer = outer.replace(sigma=Linear(1e38, 1e38), tasks=ToyWalks(LogUniform(1e3, 1e3), deaf=True))
     start = init(outer, KEY)
     state, metrics = step(outer, start.replace(ends=np.full(5, np.inf, np.float32)))
     assert float(metrics["nonfinite_fraction"]) == 1.0
@@ -312,7 +312,7 @@ def loop_in_parts(kind, num_devices, chunk):
     """Three rows each, so that parts of two are padded."""
     if kind is not MetaGradient:
         return toy_loop(kind, num_devices=num_devices, chunk=chunk, shaping="plain")
-    learner, walks = tuned(Toy(), ["push"]), ToyWalks(Horizon(12.0, 36.0), spread=0.5)
+    learner, walks = tuned(Toy(), ["push"]), ToyWalks(LogUniform(12.0, 36.0), spread=0.5)
     return MetaGradient(
         *(learner, walks),
         critic=Watcher(3),
@@ -367,7 +367,7 @@ def test_common_seeds_cut_the_variance_of_the_difference():
     A larger one shows true differences too, which no common seed takes away.
     """
     num_pairs = 512
-    outer = small(num_updates=40, tasks_steps=Horizon(320.0, 640.0))
+    outer = small(num_updates=40, tasks_steps=LogUniform(320.0, 640.0))
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, None))

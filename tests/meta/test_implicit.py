@@ -413,7 +413,7 @@ def hinted(hint_factor):
 @pytest.mark.slow
 def test_a_misleading_hint_is_unlearned_where_the_plain_sum_fails():
     """Scored by the primary reward alone, whose best return is 1."""
-    tasks = meta.Fixed(corridor(), 16 * 12 * 60.0)
+    tasks = meta.Task(corridor(), 16 * 12 * 60.0)
     held_out = meta.HeldOut(tasks, 16 * 12 * 60.0, num_lives=16)
 
     def returns_of(agent):
@@ -445,7 +445,7 @@ def test_a_misleading_hint_is_unlearned_where_the_plain_sum_fails():
 
 def test_standardised_advantages_are_refused():
     outer = meta.MetaGradient(
-        meta.tuned(a2c(), ["discount"]), meta.Fixed(env(), 1e3), through=meta.ImplicitGradient()
+        meta.tuned(a2c(), ["discount"]), meta.Task(env(), 1e3), through=meta.ImplicitGradient()
     )
     with pytest.raises(ValueError, match="normalise_advantages=False"):
         jax.eval_shape(lambda key: outer.step(outer.init(key)), KEY)

@@ -10,10 +10,11 @@ from jax.errors import KeyReuseError
 from jax.experimental.key_reuse import _core
 
 from jaxrl import meta
+from jaxrl.envs.wrappers import LogUniform
 from jaxrl.training import play_episodes
 
 AGENT = toy.Toy(rollout_length=2, num_envs=2)
-TASKS = toy.Walks(total_steps=meta.Horizon(8.0, 80.0), spread=0.5)
+TASKS = toy.Walks(total_steps=LogUniform(8.0, 80.0), spread=0.5)
 
 
 def searched(agent):

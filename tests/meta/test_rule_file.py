@@ -17,7 +17,7 @@ from jaxrl import a2c, ppo, pqn, rules
 from jaxrl.agents import GradientDescent, learned_optimiser
 from jaxrl.core import Cosine, Discrete, Exponential, Linear, struct
 from jaxrl.functionals import CVaR
-from jaxrl.meta import Card, SparseDrift, load, save, tuned
+from jaxrl.meta import Card, distil, load, save, tuned
 
 KEY = jax.random.key(0)
 CARD = Card("for a test", metrics={"final_return": [0.5, 1.0]}, date="2020-01-01T00:00:00+00:00")
@@ -31,11 +31,19 @@ class Own:
 
 
 ONE = np.ones(1, np.float32)
+
+
+def sparse(weights, scales, terms):
+    """A drift as `distil` gives it."""
+    nothing = distil(rules.ZeroDrift()).drift
+    return nothing.replace(weights=weights, scales=scales, terms=terms)
+
+
 SAVED = {
     "a2c": lambda: rules.AdvantageActorCritic(lambda_=0.1 + 0.2),
     "ppo agent": lambda: ppo(),
     "dpo": lambda: rules.DriftPolicy(rules.DiscoveredDrift()),
-    "sparse": lambda: rules.DriftPolicy(SparseDrift(ONE, ONE, ("[A<0] (r-1)^2",))),
+    "sparse": lambda: rules.DriftPolicy(sparse(ONE, ONE, ("[A<0] (r-1)^2",))),
     "lpo": lambda: rules.drift(KEY, num_hidden=3, timed=True),
     "tsallis": lambda: rules.MirrorDescentPolicy(
         rules.TsallisDivergence(1.5), Exponential(1.0, 0.1, 5e3)
@@ -254,7 +262,7 @@ def test_structs_of_ones_own_are_named_at_both_ends(tmp_path):
 
 def test_numbers_of_64_bits_are_never_rounded(tmp_path):
     with jax.enable_x64(True):
-        rule = SparseDrift(jnp.array([1 / 3]), jnp.ones(1), ("(r-1)^2",))
+        rule = sparse(jnp.array([1 / 3]), jnp.ones(1), ("(r-1)^2",))
         path = save(rule, tmp_path / "a.rule", card=CARD)
         same(load(path), rule)
     with pytest.raises(ValueError, match=r"float64 numbers.*enable_x64"):

@@ -37,7 +37,7 @@ def env():
 
 
 def held_out_lives():
-    return meta.HeldOut(meta.Fixed(env(), PER_UPDATE * 10), PER_UPDATE * 10, 3, last_part=0.5)
+    return meta.HeldOut(meta.Task(env(), PER_UPDATE * 10), PER_UPDATE * 10, 3, last_part=0.5)
 
 
 # A learner that is a line of arithmetic, in episodes of four steps.

@@ -11,16 +11,17 @@ import numpy as np
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core.schedules import LinearSteps
 from jaxrl.envs.grid_levels import DugWalls
+from jaxrl.envs.wrappers import LogUniform
 from jaxrl.meta.evolution import Evolution
 from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Run, table_agent
 from jaxrl.meta.fitting import OuterLoop
 from jaxrl.meta.gradients import MetaGradient
 from jaxrl.meta.level_buffer import LevelReplay
 from jaxrl.meta.levels import Curated
-from jaxrl.meta.lives import HeldOut, OuterState, num_updates_of
+from jaxrl.meta.lives import HeldOut, num_updates_of
 from jaxrl.meta.numbers import tuned
 from jaxrl.meta.objectives import PolicyReturn
-from jaxrl.meta.tasks import Horizon, RandomGrids, RandomMazes
+from jaxrl.meta.tasks import RandomGrids, RandomMazes
 from jaxrl.rules import AdvantageActorCritic, lpg
 
 CURATED, UNIFORM = "curated levels", "uniform levels"
@@ -32,28 +33,26 @@ def learned_policy_gradient() -> Experiment:
 
     Source: Oh et al. 2020, Discovering reinforcement learning algorithms.
     """
-    updates = 150
-    steps = float(table_agent().num_envs * table_agent().rollout_length * updates)
+    grids = RandomGrids(steps := _steps(150))
 
     def learn(seed: int) -> OuterLoop:
         rule = lpg(jax.random.key(seed), num_hidden=16, num_predictions=8)
         return MetaGradient(
             tuned(table_agent(rule, normalise_advantages=False)),
-            RandomGrids(total_steps=steps),
+            grids,
             objective=PolicyReturn(entropy_weight=0.01),
             optimiser=Optimiser(learning_rate=LinearSteps(5e-3, 5e-4, 280.0), max_grad_norm=1.0),
             num_lives=16,
             num_updates=8,
         )
 
-    larger = RandomGrids(total_steps=steps, height=8, width=8)
     return Experiment(
         about="learned policy gradient, by meta-gradients from random weights, on random grids",
         learned={"lpg": learn},
         num_steps=280,
         held_out={
-            "grids of the law of training": HeldOut(RandomGrids(total_steps=steps), steps, 256),
-            "larger grids": HeldOut(larger, steps, 64),
+            "grids of the law of training": HeldOut(grids, steps, 256),
+            "larger grids": HeldOut(grids.replace(height=8, width=8), steps, 64),
         },
         baselines={"a2c": table_agent()},
         tune={
@@ -73,9 +72,10 @@ def timed_rates() -> Experiment:
     per_update = agent.num_envs * agent.rollout_length
     shortest, longest = 4.0 * per_update, 100.0 * per_update
     # The best constant rate of lives of 20 updates is three times that of lives of 100.
-    tasks = RandomMazes(Horizon(shortest, longest), time_limit=60.0)
+    tasks = RandomMazes(LogUniform(shortest, longest), time_limit=60.0)
     names = ["optimiser.learning_rate", "rule.entropy_weight"]
     num_steps = 160
+    decay = LinearSteps(0.15, 0.015, float(num_steps))
 
     def learn(timed: bool, seed: int) -> OuterLoop:
         return Evolution(
@@ -83,9 +83,7 @@ def timed_rates() -> Experiment:
             tasks,
             num_updates=num_updates_of(agent, longest),
             shaping="z_score",
-            optimiser=Optimiser(
-                learning_rate=LinearSteps(0.15, 0.015, float(num_steps)), max_grad_norm=None
-            ),
+            optimiser=Optimiser(learning_rate=decay, max_grad_norm=None),
             sigma=0.3,
             fitness="final_rate",
         )
@@ -110,10 +108,8 @@ def _noted(experiment: Experiment, run: Run, found: ExperimentResult) -> Experim
     notes = []
     for name, comparison in found.comparisons.items():
         gain = comparison.difference(CURATED, UNIFORM)
-        notes.append(
-            f"* {name}: {CURATED} less {UNIFORM}, paired: "
-            f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]."
-        )
+        worth = f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]"
+        notes.append(f"* {name}: {CURATED} less {UNIFORM}, paired: {worth}.")
     outer = _uniform(run.seed)
     step = jax.jit(outer.step)  # one program for both arms
     for name, one in found.fits.items():
@@ -122,10 +118,9 @@ def _noted(experiment: Experiment, run: Run, found: ExperimentResult) -> Experim
         loss = one.metrics["outer_critic_loss"]
         part = max(len(loss) // 10, 1)
         state = one.state.outer if name == CURATED else one.state
-        errors = [
-            float(step(start)[1]["outer_critic_loss"])
-            for start in (_with_new_critics(outer, state), state)
-        ]
+        keys = jax.random.split(state.key, outer.num_lives)
+        fresh = state.replace(memory=jax.vmap(outer.critic.init)(keys, state.lives.env))
+        errors = [float(step(start)[1]["outer_critic_loss"]) for start in (fresh, state)]
         notes.append(
             f"* {name}: outer critics' loss {np.mean(loss[:part]):.4f} in the first {part} "
             f"outer steps, {np.mean(loss[-part:]):.4f} in the last {part}; on the data after "
@@ -136,12 +131,6 @@ def _noted(experiment: Experiment, run: Run, found: ExperimentResult) -> Experim
             regret = np.nanmean(one.metrics["regret"])
             notes.append(f"* Mean regret of the levels that were scored: {regret:.3f}.")
     return dataclasses.replace(found, notes="\n".join(notes))
-
-
-def _with_new_critics(outer: MetaGradient, state: OuterState) -> OuterState:
-    """The same lives, each with a critic that has seen nothing."""
-    keys = jax.random.split(state.key, outer.num_lives)
-    return state.replace(memory=jax.vmap(outer.critic.init)(keys, state.lives.env))
 
 
 def _uniform(seed: int) -> MetaGradient:
@@ -172,12 +161,11 @@ def _curated(seed: int) -> Curated:
 
 def _mazes(size: int) -> RandomMazes:
     levels = DugWalls(loop_prob=0.3, height=size, width=size)
-    return RandomMazes(_total_steps(), levels, float(_TIME_LIMIT))
+    return RandomMazes(_steps(_NUM_UPDATES), levels, float(_TIME_LIMIT))
 
 
-def _total_steps() -> float:
-    agent = table_agent()
-    return float(agent.num_envs * agent.rollout_length * _NUM_UPDATES)
+def _steps(num_updates: int) -> float:
+    return float(table_agent().num_envs * table_agent().rollout_length * num_updates)
 
 
 def curated_levels() -> Experiment:
@@ -185,7 +173,7 @@ def curated_levels() -> Experiment:
 
     Both arms live on mazes of one size; larger ones are held out too.
     """
-    steps = _total_steps()
+    steps = _steps(_NUM_UPDATES)
     held_out = {"mazes of the law of training": _mazes(7), "larger mazes": _mazes(9)}
     return Experiment(
         about="learned policy gradient on mazes: levels replayed by regret, or drawn at random",

@@ -15,7 +15,7 @@ from jaxrl.meta.evolution import Evolution
 from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Run
 from jaxrl.meta.lives import HeldOut
 from jaxrl.meta.numbers import tuned
-from jaxrl.meta.tasks import Fixed, Listed
+from jaxrl.meta.tasks import Task
 from jaxrl.networks import NetworkSettings
 from jaxrl.rules import drift
 
@@ -43,11 +43,11 @@ _STEPS = float(_NUM_UPDATES * _AGENT.num_envs * _AGENT.rollout_length)
 
 def _evolution(seed: int) -> Evolution:
     """From PPO's drift and random weights near zero."""
-    fixed = (Fixed(env, _STEPS) for env in _TRAINED_ON.values())
-    tasks = [one.sample(jax.random.key(0)) for one in fixed]  # nothing of it is random
+    fixed = (Task(env, _STEPS) for env in _TRAINED_ON.values())
+    tasks = [one.sample(jax.random.key(0)) for one in fixed]  # of strong types; none is random
     return Evolution(
         tuned(_AGENT.replace(rule=drift(jax.random.key(seed), num_hidden=16))),
-        Listed(jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)),
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks),
         num_updates=_NUM_UPDATES,
         shaping="z_score",
         optimiser=Optimiser(learning_rate=0.03, max_grad_norm=None),
@@ -84,7 +84,7 @@ def learnt_policy_optimisation() -> Experiment:
         learned={OWN: _evolution},
         num_steps=50,
         held_out={
-            name: HeldOut(Fixed(env, _STEPS), _STEPS, 128, _LAST_PART)
+            name: HeldOut(Task(env, _STEPS), _STEPS, 128, _LAST_PART)
             for name, env in (_HELD_OUT | _TRAINED_ON).items()
         },
         baselines={OLD: _AGENT},

@@ -16,7 +16,7 @@ from jaxrl.meta.lives import HeldOut
 from jaxrl.meta.numbers import tuned
 from jaxrl.meta.objectives import Bootstrap, OuterCritic, PolicyReturn
 from jaxrl.meta.self_tuning import SelfTuning
-from jaxrl.meta.tasks import Fixed, RandomMazes
+from jaxrl.meta.tasks import RandomMazes, Task
 from jaxrl.networks import NetworkSettings
 from jaxrl.rules import AdvantageActorCritic
 from jaxrl.rules.reactive import reactive_entropy
@@ -104,7 +104,7 @@ def bootstrapped_entropy(num_swaps: int = 8, swap_period: float = 100_000.0) -> 
 
     num_updates = round(num_swaps * swap_period) // plain.rollout_length
     steps = float(num_updates * plain.num_envs * plain.rollout_length)
-    tasks = Fixed(two_colours(swap_period), steps)
+    tasks = Task(two_colours(swap_period), steps)
     return Experiment(
         about="an entropy weight learned in one life by bootstrapping, on the two-colour grid",
         learned={"bootstrapped": bootstrapped, "meta-gradient": by_return},
