@@ -25,15 +25,12 @@ class OuterLoop(Protocol):
 
     def init(self, key: Key) -> PyTree:
         """-> `state`."""
-        ...
 
     def step(self, state: PyTree) -> tuple[PyTree, dict[str, Array]]:
         """One outer step -> `state`, `metrics` (scalars)."""
-        ...
 
     def agent(self, state: PyTree) -> Agent:
         """The agent under what was learned so far."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.scipy.sparse.linalg import gmres
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import UpdateRule
@@ -91,7 +92,6 @@ class MinimalResidual:
         def damped(v: PyTree) -> PyTree:
             return jax.tree.map(lambda v, av: av + self.damping * v, v, product(v))
 
-        gmres = jax.scipy.sparse.linalg.gmres
         return gmres(damped, target, tol=0.0, restart=self.num_terms, maxiter=1)[0]
 
 

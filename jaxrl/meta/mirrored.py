@@ -17,6 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.stats import rankdata
 
 from jaxrl.core import struct
 from jaxrl.core.types import Array, Key, PyTree
@@ -39,9 +40,9 @@ def rows_of(num_pairs: int, num_lives: int = 1, num_centre: int = 0) -> Rows:
     """`P x 2 x num_lives` rows, then `num_centre` of the centre."""
     pair, side, number = np.indices((num_pairs, 2, num_lives)).reshape(3, -1)
     return Rows(
-        pair=np.append(pair, [CENTRE] * num_centre).astype(np.uint32),  # pyright: ignore
-        sign=np.append(1 - 2 * side, [0] * num_centre).astype(np.float32),  # pyright: ignore
-        number=np.append(number, np.arange(num_centre)).astype(np.int32),  # pyright: ignore
+        pair=jnp.asarray(np.append(pair, [CENTRE] * num_centre), jnp.uint32),
+        sign=jnp.asarray(np.append(1 - 2 * side, [0] * num_centre), jnp.float32),
+        number=jnp.asarray(np.append(number, np.arange(num_centre)), jnp.int32),
     )
 
 
@@ -164,7 +165,7 @@ def _centred_ranks(fitness: Array) -> Array:
         >>> _centred_ranks(jnp.array([[9.0, jnp.nan], [5.0, 5.0]])).tolist()
         [0.5, 0.0]
     """
-    rank = jax.scipy.stats.rankdata(_ordered(fitness)).astype(fitness.dtype) - 1.0
+    rank = rankdata(_ordered(fitness)).astype(fitness.dtype) - 1.0
     centred = (rank / (fitness.size - 1) - 0.5).reshape(fitness.shape)
     return (centred[:, 0] - centred[:, 1]) / 2.0
 

@@ -113,12 +113,10 @@ class Objective(Protocol):
     @property
     def every(self) -> bool:
         """Whether the loss is the mean over the states after each update, or the last one's."""
-        ...
 
     @property
     def num_further(self) -> int:
         """Updates after those of the window that a target is made of."""
-        ...
 
     def loss(
         self,
@@ -132,7 +130,6 @@ class Objective(Protocol):
 
         `advantages(data)[0]` are the outer critic's `[T, B]`, in `[return]`, as constants.
         """
-        ...
 
 
 @struct.dataclass

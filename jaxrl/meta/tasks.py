@@ -58,7 +58,6 @@ class TaskDistribution(Protocol):
 
     def sample(self, key: Key) -> Task:
         """One task; `vmap` over keys gives a batch."""
-        ...
 
 
 def take(tasks: PyTree, index: Array | int) -> PyTree:
