@@ -45,7 +45,7 @@ SLOW = {
         "per_pair quantile risk scenarios shared_budget shared_divergence transport utility"
     ),
     "losses": "likelihood quantile",
-    "meta": "distilling fitting implicit level_buffer levels mirrored probing rule_file tasks",
+    "meta": "distilling fitting implicit levels mirrored probing rule_file tasks",
     "networks": "initialisers models",
     "operators": (
         "bellman gap heads.expectile heads.gaussian heads.histogram heads.implicit_quantile "
@@ -60,8 +60,8 @@ SLOW = {
     "replay": "ring",
     "report": "plots rule_pictures statistics",
     "rules": (
-        "drift_policy learned_policy_gradient learned_reward mirror_descent random_weights "
-        "reactive static_risk"
+        "contract drift_policy learned_policy_gradient learned_reward mirror_descent reactive "
+        "static_risk"
     ),
     "training": (
         "checkpoint confidence evaluate iwocs least_value loop robust_evaluation run_folder "

@@ -12,8 +12,7 @@ from jaxrl.meta.implicit import (
     MinimalResidual as MinimalResidual,
     NeumannSeries as NeumannSeries,
 )
-from jaxrl.meta.level_buffer import LevelReplay as LevelReplay
-from jaxrl.meta.levels import Curated as Curated
+from jaxrl.meta.levels import Curated as Curated, LevelReplay as LevelReplay
 from jaxrl.meta.lives import HeldOut as HeldOut, Life as Life, live as live
 from jaxrl.meta.numbers import tuned as tuned
 from jaxrl.meta.objectives import (

@@ -17,10 +17,9 @@ from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, select
 from jaxrl.meta import lives, mirrored
-from jaxrl.meta.lives import Life, OuterState
+from jaxrl.meta.lives import Life, OuterState, over_rows
 from jaxrl.meta.mirrored import SHAPINGS, Rows
 from jaxrl.meta.numbers import Tuned
-from jaxrl.meta.rows import over_rows
 from jaxrl.meta.tasks import TaskDistribution, take
 
 _LIVES, _CENTRE = 0x11FE, 0xCE27E  # of a strategy's candidates, and of its mean
@@ -116,7 +115,7 @@ class Evolution:
             ValueError: a setting out of range.
         """
         check_settings(self)
-        return lives.first_state(self, key)
+        return OuterState.first(self, key)
 
     def agent(self, state: OuterState) -> Agent:
         """The agent at the centre."""
@@ -234,15 +233,15 @@ class PersistentEvolution:
         """
         check_settings(self)
         _, life_key, end_key = jax.random.split(key, 3)
-        state = lives.first_state(self, key)
+        state = OuterState.first(self, key)
         births = jnp.zeros(self.num_pairs + self.num_centre_lives, jnp.int32)
         begun = self._born(life_key, births)
         scores = jax.tree.map(
             lambda leaf: jnp.zeros((self.num_pairs, *jnp.shape(leaf)), jnp.result_type(leaf)),
             state.rule_params,
         )
-        state = lives.first_lives(end_key, state, begun)
-        return state.replace(lives=take(begun, self._places), memory=scores)
+        lived = take(begun, self._places)
+        return state.begun(end_key, begun).replace(lives=lived, memory=scores)
 
     def agent(self, state: OuterState) -> Agent:
         """The agent at the centre."""

@@ -16,10 +16,9 @@ from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
 from jaxrl.meta.inner import check_policy, differentiable_iteration, lived, look_ahead, losing
-from jaxrl.meta.lives import Life, OuterState, all_finite, birth_keys, first_lives, first_state
+from jaxrl.meta.lives import Life, OuterState, all_finite, birth_keys, over_rows
 from jaxrl.meta.numbers import Tuned
 from jaxrl.meta.objectives import CriticState, Objective, OuterCritic, PolicyReturn
-from jaxrl.meta.rows import over_rows
 from jaxrl.meta.tasks import Task, TaskDistribution
 from jaxrl.training.loop import TrainState, summarise, with_gaps
 
@@ -105,7 +104,7 @@ class MetaGradient:
             )
         check_policy(self.tuned.agent)
         life_key, end_key = jax.random.split(key)
-        state = first_state(self, life_key)
+        state = OuterState.first(self, life_key)
         if self.own_rules:
             rules = jax.tree.map(
                 lambda leaf: jnp.broadcast_to(leaf, (self.num_lives, *jnp.shape(leaf))),
@@ -114,7 +113,7 @@ class MetaGradient:
             state = state.replace(rule_params=rules[0], optimiser=rules[1])
         births = jnp.zeros(self.num_lives, jnp.int32)
         lives, critics = self._born(life_key, births, self.fresh_tasks(life_key, births))
-        return first_lives(end_key, state, lives).replace(memory=critics)
+        return state.begun(end_key, lives).replace(memory=critics)
 
     def agent(self, state: OuterState) -> Agent:
         """The agent under what was learned; `[L, ...]` leaves with `own_rules`."""

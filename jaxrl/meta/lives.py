@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
@@ -228,6 +229,19 @@ class OuterState:
     ends: Array | tuple = ()  # [L] environment steps after which each life is replaced
     births: Array | tuple = ()  # [L] int32, lives begun in each place
 
+    @classmethod
+    def first(cls, outer: Any, key: Key) -> OuterState:
+        """What an outer loop learns, as its `tuned` has it, and its optimiser."""
+        rule_params = outer.tuned.init()
+        optimiser = outer.optimiser.init(rule_params)
+        return cls(rule_params, optimiser, key, jnp.zeros((), jnp.int32))
+
+    def begun(self, key: Key, lives: Life) -> OuterState:
+        """With its first lives `[L, ...]`, whose ends are spread over a lifetime."""
+        share = jax.random.uniform(key, lives.total_steps.shape)
+        births = jnp.ones(share.shape, jnp.int32)
+        return self.replace(lives=lives, ends=lives.total_steps * share, births=births)
+
     def over(self, agent: Agent, lives: Life) -> Array:
         """Which lives have spent their steps, `[L]` bool."""
         return lives.steps_done(agent) >= jnp.minimum(self.ends, lives.total_steps)
@@ -242,20 +256,45 @@ class OuterState:
         )
 
 
-def first_state(outer: Any, key: Key) -> OuterState:
-    """What an outer loop learns, as its `tuned` has it, and its optimiser."""
-    rule_params = outer.tuned.init()
-    optimiser = outer.optimiser.init(rule_params)
-    return OuterState(rule_params, optimiser, key, jnp.zeros((), jnp.int32))
-
-
-def first_lives(key: Key, state: OuterState, lives: Life) -> OuterState:
-    """With its first lives `[L, ...]`, whose ends are spread over a lifetime."""
-    share = jax.random.uniform(key, lives.total_steps.shape)
-    births = jnp.ones(share.shape, jnp.int32)
-    return state.replace(lives=lives, ends=lives.total_steps * share, births=births)
-
-
 def all_finite(tree: PyTree) -> Array:
     """Whether all numbers are finite, `[]` bool."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+# ---- a batch in parts, and over devices: neither changes anything but rounding ------------------
+
+
+def over_rows(
+    function: Callable[..., Any], arguments: tuple, at_once: int = 0, num_devices: int = 1
+) -> Any:
+    """`vmap(function)(*arguments)` over `[R, ...]`, in equal parts of at most `at_once` rows.
+
+    Parts are padded by copies of the last row, to be of one size that `num_devices` divides.
+    """
+    num_rows = jax.tree.leaves(arguments)[0].shape[0]
+    num_parts = math.ceil(num_rows / min(at_once or num_rows, num_rows))
+    size = math.ceil(math.ceil(num_rows / num_parts) / num_devices) * num_devices
+
+    def part(rows: tuple) -> Any:
+        return _spread(jax.vmap(function)(*_spread(rows, num_devices)), num_devices)
+
+    if num_parts * size != num_rows:
+        index = jnp.minimum(jnp.arange(num_parts * size), num_rows - 1)
+        arguments = jax.tree.map(lambda leaf: leaf[index], arguments)
+    if num_parts == 1:
+        found = part(arguments)
+    else:
+        cut = jax.tree.map(lambda leaf: leaf.reshape(num_parts, size, *leaf.shape[1:]), arguments)
+        found = jax.lax.map(part, cut)
+        found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+    return jax.tree.map(lambda leaf: leaf[:num_rows], found)
+
+
+def _spread(tree: PyTree, num_devices: int) -> PyTree:
+    """The leading axis of every leaf over devices."""
+    if num_devices == 1:
+        return tree
+    auto = (jax.sharding.AxisType.Auto,)
+    devices = jax.devices()[:num_devices]
+    mesh = jax.make_mesh((num_devices,), ("row",), devices=devices, axis_types=auto)
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec("row")))

@@ -13,8 +13,7 @@ from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress
 from jaxrl.rules import contract
-from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
-from jaxrl.rules.random_weights import random_weights
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, random_weights
 
 _NUM_FEATURES = 8
 

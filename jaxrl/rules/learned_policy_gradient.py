@@ -13,8 +13,7 @@ from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, Transition
 from jaxrl.networks import CategoricalPolicy
-from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, remember_nothing
-from jaxrl.rules.random_weights import random_weights
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, random_weights, remember_nothing
 
 _HEAD = "prediction"
 

@@ -14,8 +14,7 @@ from jaxrl.core.protocols import UpdateRule
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.rules.contract import learned_in, of_inner
-from jaxrl.rules.random_weights import random_weights
+from jaxrl.rules.contract import learned_in, of_inner, random_weights
 
 # `observation[..., *]`, `action[..., *]`, `reward[...]` [return] -> `[...]` [return].
 Reward = Callable[[PyTree, Array, Array], Array]

@@ -16,8 +16,7 @@ from jaxrl.meta.evolution import Evolution
 from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Run, table_agent
 from jaxrl.meta.fitting import OuterLoop
 from jaxrl.meta.gradients import MetaGradient
-from jaxrl.meta.level_buffer import LevelReplay
-from jaxrl.meta.levels import Curated
+from jaxrl.meta.levels import Curated, LevelReplay
 from jaxrl.meta.lives import HeldOut, num_updates_of
 from jaxrl.meta.numbers import tuned
 from jaxrl.meta.objectives import PolicyReturn
