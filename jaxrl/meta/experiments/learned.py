@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,15 +36,8 @@ def learned_policy_gradient() -> Experiment:
     grids = RandomGrids(steps := _steps(150))
 
     def learn(seed: int) -> OuterLoop:
-        rule = lpg(jax.random.key(seed), num_hidden=16, num_predictions=8)
-        return MetaGradient(
-            tuned(table_agent(rule, normalise_advantages=False)),
-            grids,
-            objective=PolicyReturn(entropy_weight=0.01),
-            optimiser=Optimiser(learning_rate=LinearSteps(5e-3, 5e-4, 280.0), max_grad_norm=1.0),
-            num_lives=16,
-            num_updates=8,
-        )
+        outer = _by_gradients(seed, 16, grids, LinearSteps(5e-3, 5e-4, 280.0))
+        return outer.replace(num_lives=16, num_updates=8)
 
     return Experiment(
         about="learned policy gradient, by meta-gradients from random weights, on random grids",
@@ -132,17 +126,20 @@ def _noted(experiment: Experiment, run: Run, found: ExperimentResult) -> Experim
     return dataclasses.replace(found, notes="\n".join(notes))
 
 
-def _uniform(seed: int) -> MetaGradient:
-    rule = lpg(jax.random.key(seed), num_hidden=32, num_predictions=8)
-    decay = LinearSteps(3e-3, 3e-4, float(_NUM_STEPS))
+def _by_gradients(seed: int, num_hidden: int, tasks: Any, decay: LinearSteps) -> MetaGradient:
+    """Meta-gradients of a learned policy gradient from random weights."""
+    rule = lpg(jax.random.key(seed), num_hidden=num_hidden, num_predictions=8)
     return MetaGradient(
         tuned(table_agent(rule, normalise_advantages=False)),
-        _mazes(7),
+        tasks,
         objective=PolicyReturn(entropy_weight=0.01),
         optimiser=Optimiser(learning_rate=decay, max_grad_norm=1.0),
-        num_lives=24,
-        num_updates=10,
     )
+
+
+def _uniform(seed: int) -> MetaGradient:
+    outer = _by_gradients(seed, 32, _mazes(7), LinearSteps(3e-3, 3e-4, float(_NUM_STEPS)))
+    return outer.replace(num_lives=24, num_updates=10)
 
 
 def _curated(seed: int) -> Curated:
