@@ -112,9 +112,7 @@ class LearnedPolicyGradient:
         units = jax.nn.relu(jax.nn.softmax(logits) @ weights["embed"] + weights["embed_bias"])
         embedded = units @ weights["embed_out"] + weights["embed_out_bias"]  # [T, ..., 2]
         has_next = trajectory.terminated < 1
-        is_density = outputs.policy is not None and not isinstance(
-            outputs.policy, CategoricalPolicy
-        )
+        is_density = not isinstance(outputs.policy, CategoricalPolicy | None)
         columns = [
             trajectory.reward,
             trajectory.discount,

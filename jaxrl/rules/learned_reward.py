@@ -47,11 +47,13 @@ class NetworkReward:
 
     def __call__(self, observation: PyTree, action: Array, reward: Array) -> Array:
         """-> `[...]` [return]."""
-        lead = reward.shape
-        seen = _flat(observation, self.num_observations, lead)
-        done = _flat(action, self.num_actions, lead)
+        counts = ((observation, self.num_observations), (action, self.num_actions))
+        flat = [
+            jax.nn.one_hot(leaf, count) if count else jnp.asarray(leaf).reshape(*reward.shape, -1)
+            for leaf, count in counts
+        ]
         weights = self.weights
-        features = jnp.concatenate([seen, done], axis=-1).astype(weights["hidden"].dtype)
+        features = jnp.concatenate(flat, axis=-1).astype(weights["hidden"].dtype)
         units = jnp.tanh(features @ weights["hidden"] + weights["hidden_bias"])
         said = units @ weights["outputs"] + weights["outputs_bias"]
         return said[..., 0] + said[..., 1] * reward
@@ -202,10 +204,3 @@ def with_reward(
         weights |= {"hidden_bias": jnp.zeros(num_hidden), "outputs_bias": jnp.array([0.0, 1.0])}
         reward = NetworkReward(weights, *counts)
     return WithReward(rule, reward if hint is None else HintedReward(reward, hint))
-
-
-def _flat(leaf: PyTree, num_values: int, lead: tuple[int, ...]) -> Array:
-    """`[*lead, *shape]` -> `[*lead, D]`, one-hot for `num_values` discrete values."""
-    if num_values:
-        return jax.nn.one_hot(leaf, num_values)
-    return jnp.asarray(leaf).reshape(*lead, -1)
