@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.scipy.sparse.linalg import gmres
+from jax.flatten_util import ravel_pytree
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import UpdateRule
@@ -87,12 +87,35 @@ class MinimalResidual:
     damping: float = setting(0.0, "added to the diagonal", low=0.0)
 
     def __call__(self, product: Callable[[PyTree], PyTree], target: PyTree) -> PyTree:
-        """`num_terms` products and an orthogonal basis of what they span."""
+        """`num_terms` products and an orthogonal basis of what they span.
 
-        def damped(v: PyTree) -> PyTree:
-            return jax.tree.map(lambda v, av: av + self.damping * v, v, product(v))
+        Least squares by singular values, where `jax.scipy.sparse.linalg.gmres` has normal equations
+        or triangles: those give NaN or huge numbers for a singular map.
+        """
+        flat, unravel = ravel_pytree(target)
+        size = jnp.linalg.norm(flat)
+        first = flat / jnp.where(size > 0, size, 1.0)
+        basis = jnp.zeros((self.num_terms + 1, flat.size), flat.dtype).at[0].set(first)
+        small = 10.0 * jnp.finfo(flat.dtype).eps
 
-        return gmres(damped, target, tol=0.0, restart=self.num_terms, maxiter=1)[0]
+        def grow(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            basis, shape = carry
+            image = ravel_pytree(product(unravel(basis[k])))[0] + self.damping * basis[k]
+            along, rest = jnp.zeros(basis.shape[0], flat.dtype), image
+            for _ in range(2):  # once more for what rounding left
+                part = basis @ rest
+                along, rest = along + part, rest - part @ basis
+            norm = jnp.linalg.norm(rest)
+            grows = norm > small * jnp.linalg.norm(image)  # else the span is complete
+            unit = jnp.where(grows, rest / jnp.where(grows, norm, 1.0), 0.0)
+            along = along.at[k + 1].set(jnp.where(grows, norm, 0.0))
+            return basis.at[k + 1].set(unit), shape.at[:, k].set(along)
+
+        shape = jnp.zeros((self.num_terms + 1, self.num_terms), flat.dtype)
+        basis, shape = jax.lax.fori_loop(0, self.num_terms, grow, (basis, shape))
+        wanted = jnp.zeros(self.num_terms + 1, flat.dtype).at[0].set(size)
+        weights = jnp.linalg.lstsq(shape, wanted)[0]
+        return unravel(weights @ basis[:-1])
 
 
 @struct.dataclass

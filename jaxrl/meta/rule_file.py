@@ -321,9 +321,7 @@ def from_plain(node: Any, arrays: list[np.ndarray], parts: Mapping[str, type]) -
         return from_plain(entry, arrays, parts)
 
     readers: dict[str, Callable[[Any], Any]] = {
-        "struct": lambda name: _struct(
-            name, {n: inner(one) for n, one in node["fields"].items()}, parts
-        ),
+        "struct": lambda name: _struct(name, node["fields"], inner, parts),
         "dict": lambda rows: {name: inner(entry) for name, entry in rows},
         "tuple": lambda rows: tuple(map(inner, rows)),
         "list": lambda rows: list(map(inner, rows)),
