@@ -22,8 +22,6 @@ from jaxrl.meta.mirrored import SHAPINGS, Rows
 from jaxrl.meta.numbers import Tuned
 from jaxrl.meta.tasks import TaskDistribution, take
 
-_LIVES, _CENTRE = 0x11FE, 0xCE27E  # of a strategy's candidates, and of its mean
-
 
 @struct.dataclass
 class Evolution:
@@ -391,7 +389,7 @@ class StrategySearch:
             measures = jax.vmap(one)(jnp.arange(num_lives))
             return {name: jnp.mean(row) for name, row in measures.items()}
 
-        lives_key = jax.random.fold_in(key, _LIVES)
+        lives_key = jax.random.fold_in(key, lives.CANDIDATES)
         fitness = over_rows(
             lambda one: earned(one, lives_key, outer.num_lives)[outer.fitness],
             (population,),
@@ -402,7 +400,7 @@ class StrategySearch:
         lost = jnp.where(jnp.isfinite(least), least, 0.0)
         told = jnp.where(jnp.isfinite(fitness), fitness, lost)
         after, _ = self.strategy.tell(tell_key, population, -told, asked, self._params)
-        centre_key = jax.random.fold_in(key, _CENTRE)
+        centre_key = jax.random.fold_in(key, lives.MEAN)
         centre = earned(state.rule_params, centre_key, outer.num_centre_lives)
         report = {f"centre_{name}": row for name, row in centre.items()}
         after = OuterState(self.strategy.get_mean(after), after, state.key, state.step + 1)

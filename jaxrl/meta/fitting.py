@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.meta.lives import HeldOut, Lifetime
+from jaxrl.meta.lives import HELD_OUT, HeldOut, Lifetime
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.identity import identity
 from jaxrl.training.lanes import strong_floats
@@ -88,7 +88,7 @@ def fit(
     run = identity(outer=outer, key=key)
     if checkpoints is not None and (found := checkpoints.restore(state, run)) is not None:
         done, state, _ = found
-    held_out_key = jax.random.fold_in(key, 0x7E57)
+    held_out_key = jax.random.fold_in(key, HELD_OUT)
     looks: dict[int, Lifetime] = {}
     if held_out is not None:
         looks[done] = held_out.lives(held_out_key, outer.agent(state))

@@ -15,14 +15,10 @@ from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.meta.gradients import MetaGradient
 from jaxrl.meta.inner import repeat
-from jaxrl.meta.lives import Life, OuterState, birth_keys, ratio
+from jaxrl.meta.lives import ANTAGONISTS, LEVELS, Life, OuterState, birth_keys, ratio
 from jaxrl.meta.tasks import Task, take
 from jaxrl.training.episodes import play_episodes
 from jaxrl.training.loop import Tally, TrainState, train_iteration
-
-# Folded into the outer loop's key, whose lives fold in their places, 0 up to their number.
-_ANTAGONISTS, _LEVELS = 0xA2C00000, 0x1E7E1000
-
 
 # ---- how scores become odds at temperature 1: logarithms, up to a constant: `SCORES` -------------
 
@@ -272,7 +268,7 @@ class Curated:
         buffer = self.replay.init(jax.tree.map(lambda leaf: leaf[0], tasks))
         everywhere = jnp.ones(self.outer.num_lives, bool)
         # The first levels are new ones: a buffer that is empty replays none.
-        draw_key = jax.random.fold_in(key, _LEVELS)
+        draw_key = jax.random.fold_in(key, LEVELS)
         buffer, tasks, ids, _ = self.replay.draw(draw_key, buffer, tasks, everywhere)
         first = jnp.zeros_like(outer.births)
         return CuratedState(outer, self._antagonists(outer.key, first, tasks), buffer, ids)
@@ -323,7 +319,7 @@ class Curated:
 
     def _antagonists(self, key: Key, births: Array, tasks: Task) -> Life:
         """New ones for `tasks[L, ...]`, in their places for the `births[L]`-th time."""
-        keys = birth_keys(jax.random.fold_in(key, _ANTAGONISTS), births)
+        keys = birth_keys(jax.random.fold_in(key, ANTAGONISTS), births)
         return jax.vmap(lambda own, task: Life.start(own, self.antagonist, task))(keys, tasks)
 
     def _renewed(
@@ -331,7 +327,7 @@ class Curated:
     ) -> tuple[CuratedState, Array, Array]:
         """Scores of what `ended`, new lives for what is `over`; regrets and what is old `[L]`."""
         outer = state.outer
-        key = jax.random.fold_in(jax.random.fold_in(outer.key, _LEVELS), outer.step)
+        key = jax.random.fold_in(jax.random.fold_in(outer.key, LEVELS), outer.step)
         play_key, draw_key = jax.random.split(key)
         keys = jax.random.split(play_key, self.outer.num_lives)
         regret = self.outer.over_lives(self._regret, keys, outer.lives, state.antagonists)

@@ -15,14 +15,22 @@ from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
 from jaxrl.meta.inner import check_policy, differentiable_iteration, losing, relive, repeat
-from jaxrl.meta.lives import HeldOut, Life, Lifetime, all_finite, begun, earnings, lifetime_of
+from jaxrl.meta.lives import (
+    CRITIC,
+    HeldOut,
+    Life,
+    Lifetime,
+    all_finite,
+    begun,
+    earnings,
+    lifetime_of,
+)
 from jaxrl.meta.numbers import Tuned
 from jaxrl.meta.objectives import Bootstrap, CriticState, Objective, OuterCritic, PolicyReturn
 from jaxrl.meta.tasks import Task, take
 from jaxrl.training.loop import TrainState, collect
 
 Watch = Callable[[Any, PyTree], PyTree]  # (agent, its state) -> what to record
-_CRITIC = 0xC2171C
 
 
 @struct.dataclass
@@ -139,7 +147,7 @@ class SelfTuning:
         check_policy(agent)
         life, steps, per_update = begun(key, agent, task, num_updates, last_part)
         life = life.replace(total_steps=steps)
-        critic = self.critic.init(jax.random.fold_in(key, _CRITIC), task.env)
+        critic = self.critic.init(jax.random.fold_in(key, CRITIC), task.env)
         rule_params = self.tuned.init()
         window = jax.value_and_grad(self.window, has_aux=True)
 
