@@ -17,12 +17,9 @@ from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.meta.tasks import Task, TaskDistribution
 from jaxrl.training.loop import Tally, TrainState, check_training, start_training, train_iteration
 
-# Streams of random numbers: what keys are folded with in this package, beside the numbers of places,
-# lives and steps, which stay below (`mirrored` has those of pairs).
-HELD_OUT, CRITIC = (
-    32343,
-    12719900,
-)  # held-out lives of a fit; the critic of a life that tunes itself
+# Streams of random numbers: what keys are folded with in this package, beside the numbers of
+# places, lives and steps, which stay below. `mirrored` has those of pairs.
+HELD_OUT, CRITIC = 32343, 12719900  # lives held out of a fit; critics of lives that tune themselves
 CANDIDATES, MEAN = 4606, 844414  # lives of a strategy's candidates, and of its mean
 ANTAGONISTS, LEVELS = 2730491904, 511578112
 
