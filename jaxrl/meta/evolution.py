@@ -435,7 +435,7 @@ def climb(
     centre, optimiser = outer.optimiser.step(descent, state.optimiser, centre, progress)
     return state.replace(rule_params=centre, optimiser=optimiser, step=state.step + 1), {
         **fitness_metrics(fitness),
-        "meta_gradient_norm": optax.global_norm(ascent),
+        "meta_gradient_norm": optax.tree.norm(ascent),
         "sigma": jnp.asarray(value_at(outer.sigma, progress), fitness.dtype),
     }
 

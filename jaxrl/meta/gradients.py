@@ -164,7 +164,7 @@ class MetaGradient:
         episodes = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), tally)
         metrics = {
             "meta_loss": jnp.sum(jnp.where(finite, loss, 0.0)) / count,
-            "meta_gradient_norm": optax.global_norm(grads),
+            "meta_gradient_norm": optax.tree.norm(grads),
             "outer_critic_loss": jnp.mean(jnp.where(finite, critic_loss, 0.0)),
             "episode_return": with_gaps(summarise(episodes))["episode_return"],
             "replaced_fraction": jnp.mean(over),

@@ -266,13 +266,13 @@ class ImplicitGradient:
         field, pull = jax.vjp(inner_gradient, params, rule_params)
         found = self.solver(lambda v: pull(v)[0], target)
         back, through = pull(found)
-        size = optax.global_norm(target)
-        gap = optax.global_norm(jax.tree.map(jnp.subtract, back, target))
+        size = optax.tree.norm(target)
+        gap = optax.tree.norm(jax.tree.map(jnp.subtract, back, target))
         return Hypergradient(
             gradient=jax.tree.map(jnp.subtract, direct, through),
             loss=loss,
             residual=jnp.where(size > 0, gap / jnp.where(size > 0, size, 1.0), gap),
-            inner_norm=optax.global_norm(field),
+            inner_norm=optax.tree.norm(field),
         )
 
     def training_gradient(self, key: Key, agent: Any, train: Any, trajectory: Transition) -> PyTree:
