@@ -73,7 +73,7 @@ class StaticRiskGradient:
         [2.0, 2.0, -6.0, 2.0]
     """
 
-    functional: Functional = CVaR()
+    functional: Functional = struct.field(default_factory=CVaR)
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
 
     needs_episodes: ClassVar[bool] = True
