@@ -9,7 +9,6 @@ import pytest
 
 from jaxrl import a2c, ppo
 from jaxrl.core import Progress, values_at
-from jaxrl.core.ranges import Range
 from jaxrl.meta import tuned
 from jaxrl.rules import lpg
 
@@ -21,7 +20,7 @@ NAMES = ("discount", "rule.lambda_", "rule.entropy_weight", "optimiser.learning_
     "low, high", [(0.0, 1.0), (-2.0, 3.0), (0.0, INF), (-INF, 1.0), (-INF, INF)]
 )
 def test_a_range_maps_the_line_onto_itself_and_back(low, high):
-    span = Range(low, high)
+    span = tuned(ppo(), ["discount"]).ranges[0].replace(low=low, high=high)
     free = np.linspace(-4.0, 4.0, 41, dtype=np.float32)
 
     @jax.jit
