@@ -2,7 +2,11 @@ from jaxrl.rules.actor_critic import (
     AdvantageActorCritic as AdvantageActorCritic,
     ProximalPolicy as ProximalPolicy,
 )
-from jaxrl.rules.contract import PolicyOutputs as PolicyOutputs, PolicyTargets as PolicyTargets
+from jaxrl.rules.contract import (
+    PolicyOutputs as PolicyOutputs,
+    PolicyTargets as PolicyTargets,
+    advantage_targets as advantage_targets,
+)
 from jaxrl.rules.drift_policy import (
     ClipDrift as ClipDrift,
     DiscoveredDrift as DiscoveredDrift,

@@ -14,7 +14,7 @@ import pytest
 from jaxrl import meta
 from jaxrl.cli.main import main
 from jaxrl.core.files import take_lock
-from jaxrl.meta.experiments import EXPERIMENTS, Experiment, table_agent
+from jaxrl.meta.experiments import EXPERIMENTS, table_agent
 from jaxrl.training import Checkpoints
 
 
@@ -26,7 +26,8 @@ def tiny():
         free = meta.tuned(agent, ["learning_rate", "entropy_weight"])
         return meta.MetaGradient(free, tasks, num_lives=2, num_updates=2)
 
-    return Experiment(
+    return dataclasses.replace(
+        EXPERIMENTS["timed"](),
         about="two numbers on bandits",
         learned={"numbers": learn},
         num_steps=2,
@@ -142,7 +143,8 @@ def test_learners_that_tune_themselves_leave_a_table_and_their_curves(
 ):
     agent = table_agent(num_envs=2, rollout_length=5)
     learner = meta.SelfTuning(meta.tuned(agent, ["learning_rate"]), num_updates=2)
-    tiny = Experiment(
+    tiny = dataclasses.replace(
+        EXPERIMENTS["timed"](),
         about="a rate, on bandits",
         learned={"tuned": lambda seed: learner},
         num_steps=6,

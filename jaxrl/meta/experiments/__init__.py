@@ -9,7 +9,7 @@ from jaxrl.meta.experiments.learned import curated_levels, learned_policy_gradie
 from jaxrl.meta.experiments.lpo import learnt_policy_optimisation
 from jaxrl.meta.experiments.self_tuning import bootstrapped_entropy, short_horizons
 
-__all__ = ["EXPERIMENTS", "Experiment", "Run", "table_agent"]
+__all__ = ["EXPERIMENTS", "Run", "table_agent"]
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "lpg": learned_policy_gradient,
