@@ -45,7 +45,7 @@ SLOW = {
         "per_pair quantile risk scenarios shared_budget shared_divergence transport utility"
     ),
     "losses": "likelihood quantile",
-    "meta": "distil fit level_buffer levels mirrored neumann probe rule_file shaping tasks",
+    "meta": "distilling fitting implicit levels mirrored probing rule_file tasks",
     "networks": "initialisers models",
     "operators": (
         "bellman composition grid_heads improvement quantile_heads statistic_heads tsallis"
@@ -57,8 +57,8 @@ SLOW = {
     "replay": "ring",
     "report": "plots rule_pictures statistics",
     "rules": (
-        "drift_policy learned_policy_gradient learned_reward mirror_descent random_weights "
-        "reactive static_risk"
+        "contract drift_policy learned_policy_gradient learned_reward mirror_descent reactive "
+        "static_risk"
     ),
     "training": (
         "checkpoint confidence evaluate iwocs least_value loop robust_evaluation run_folder "

@@ -26,8 +26,9 @@ def learn_rule(arguments: Meta) -> int:
     """
     import numpy as np
 
+    from jaxrl.core.settings import near_names
     from jaxrl.meta import Card, save
-    from jaxrl.meta.experiments import EXPERIMENTS, Run, run_experiment
+    from jaxrl.meta.experiments import EXPERIMENTS, Run
     from jaxrl.training.checkpoint import Checkpoints
 
     name, seed, console = arguments.experiment, arguments.seed, make_console()
@@ -37,7 +38,8 @@ def learn_rule(arguments: Meta) -> int:
     folder = Path(arguments.run_dir or f"runs/meta-{name}-{seed}")
     with refusing(KeyError):
         if name not in EXPERIMENTS:
-            run_experiment(name)  # says which names are near
+            near = near_names(name, list(EXPERIMENTS))
+            raise KeyError(f"unknown experiment {name!r}; {near}")
         experiment = EXPERIMENTS[name]()
     with refusing(ValueError, OSError):
         lock = _locked(folder, {"experiment": name, "seed": seed})

@@ -10,7 +10,7 @@ import numpy as np
 from jaxrl.report.plots import write_picture
 
 if TYPE_CHECKING:
-    from jaxrl.meta.probe import DriftMap, Probe, PulseResponse, SettingCurves
+    from jaxrl.meta.probing import DriftMap, Probe, PulseResponse
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MOST_CURVES = 6  # of settings, drawn one below the other
@@ -36,14 +36,14 @@ def draw_probe(path: str | Path, probe: Probe, title: str = "") -> Path:
     Example:
         >>> import tempfile
         >>> from jaxrl.core.schedules import Linear
-        >>> from jaxrl.meta.probe import probe
+        >>> from jaxrl.meta import probe
         >>> draw_probe(tempfile.mkdtemp() + "/rule.png", probe(Linear(1.0, 0.1))).exists()
         True
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    num_curves = min(len(probe.curves.values), _MOST_CURVES)
+    num_curves = min(len(probe.curves), _MOST_CURVES)
     num_points = len(np.asarray(probe.drift.shares)) if probe.drift is not None else 1
     # (share of the height in inches, columns, who draws)
     rows: list[tuple[float, int, Any]] = []
@@ -51,7 +51,7 @@ def draw_probe(path: str | Path, probe: Probe, title: str = "") -> Path:
         rows += [(3.4, num_points, _draw_drift), (3.4, num_points, _draw_push)]
     if probe.response is not None:
         rows.append((2.8, 1, _draw_response))
-    rows += [(2.0, 1, name) for name in list(probe.curves.values)[:num_curves]]
+    rows += [(2.0, 1, name) for name in list(probe.curves)[:num_curves]]
     if not rows:
         raise ValueError("there is nothing to draw: the probe has no drift, response or schedule.")
     figure = Figure(
@@ -64,12 +64,12 @@ def draw_probe(path: str | Path, probe: Probe, title: str = "") -> Path:
     for part, (_, columns, draw) in zip(parts, rows, strict=True):
         panels = list(np.atleast_1d(part.subplots(1, columns)))
         if isinstance(draw, str):
-            _draw_curve(panels[0], probe.curves, draw, probe.total_steps)
+            _draw_curve(panels[0], probe.curves[draw], draw, probe.total_steps)
         elif draw is _draw_response:
             _draw_response(panels[0], probe.response)
         else:
             draw(part, panels, probe.drift)
-    left_out = len(probe.curves.values) - num_curves
+    left_out = len(probe.curves) - num_curves
     more = f" ({left_out} more schedules not shown)" if left_out > 0 else ""
     figure.suptitle(title + more, fontsize=11)
     return write_picture(path, figure, dpi=130)
@@ -131,9 +131,9 @@ def _draw_response(axes: Any, found: PulseResponse) -> None:
     _plain(axes)
 
 
-def _draw_curve(axes: Any, curves: SettingCurves, name: str, total_steps: float) -> None:
-    steps = np.asarray(curves.shares) * total_steps
-    axes.plot(steps, np.asarray(curves.values[name]), color=_COLOURS[0], linewidth=2.0)
+def _draw_curve(axes: Any, curve: Any, name: str, total_steps: float) -> None:
+    steps = np.linspace(0.0, total_steps, len(curve))
+    axes.plot(steps, np.asarray(curve), color=_COLOURS[0], linewidth=2.0)
     axes.set_title(name or "schedule", fontsize=10, loc="left")
     axes.set_xlabel("environment steps")
     _plain(axes)

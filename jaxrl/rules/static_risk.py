@@ -81,11 +81,7 @@ class StaticRiskGradient:
     init = remember_nothing
 
     def targets(
-        self,
-        rule_state: tuple,
-        outputs: PolicyOutputs,
-        trajectory: Transition,
-        progress: Progress,
+        self, rule_state: tuple, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
     ) -> tuple[PolicyTargets, tuple]:
         """The weights of a rollout `[T, ...]`, whose episodes make one law.
 

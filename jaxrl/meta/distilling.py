@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -15,11 +16,17 @@ from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.core import struct
 from jaxrl.core.schedules import values_at
 from jaxrl.core.types import Array, Progress
-from jaxrl.meta.sparse_fit import Family, Fit, Terms, refine, select_terms
 from jaxrl.rules import DriftPolicy, WithReward
 
 _MOST_LOG_RATIO = 3.0  # of the points: no policy moves further within one rollout
 _NUM_POINTS = 4096
+_MOST_SWEEPS = 20
+_COARSE, _FINE = 0.05, 1e-4  # last steps of the logarithm of a scale
+_RIDGE = 1e-13  # of unit columns: two that are almost one share the weight
+
+# (the term at a scale `[N]`, scales to begin with; none for a term without a scale)
+Family = tuple[Callable[[float], np.ndarray], Sequence[float]]
+Terms = tuple[tuple[str, float], ...]  # names, with their scales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +67,7 @@ _SIDES: dict[str, Callable[[Any], Any]] = {
     "[A>=0] ": lambda a: a >= 0,
     "[A<0] ": lambda a: a < 0,
 }
-TERMS = {
-    side + name: (term, holds)
-    for side, holds in _SIDES.items()
-    for name, term in _PLAIN_TERMS.items()
-}
+TERMS = {s + n: (term, holds) for s, holds in _SIDES.items() for n, term in _PLAIN_TERMS.items()}
 
 
 @struct.dataclass
@@ -151,7 +154,7 @@ def distil(
     Good and bad actions are fitted apart: terms enter one by one, that first which lowers the error
     most, and are exchanged while that helps; the scales in them are refined. A term that serves
     both signs equally well is written once. Where the sum is negative the error does not depend on
-    it, and weights minimise a convex bound on it (`jaxrl.meta.sparse_fit.fit_weights`).
+    it, and weights minimise a convex bound on it (`fit_weights`).
 
     Args:
         rule: a drift, or a rule or agent that has one.
@@ -231,13 +234,10 @@ def drift_at(rule: Any, progress: Progress) -> Callable[[Array, Array], Array]:
 
 
 def _fit(
-    log_ratio: np.ndarray,
-    advantage: np.ndarray,
-    target: np.ndarray,
-    num_terms: int,
-    least_gain: float,
+    log_ratio: np.ndarray, advantage: np.ndarray, target: np.ndarray, num_terms: int, least: float
 ) -> Fit:
     """Each sign of the advantage on its own; what both say alike is then said once."""
+    signs = ("[A>=0] ", "[A<0] ")
 
     def families(side: str, rows: np.ndarray | slice = slice(None)) -> dict[str, Family]:
         l, a = log_ratio[rows], advantage[rows]
@@ -248,21 +248,140 @@ def _fit(
 
         return {side + name: family(term) for name, term in _PLAIN_TERMS.items()}
 
-    both = families("")
-    terms: Terms = ()
-    for side in ("[A>=0] ", "[A<0] "):
+    both, terms = families(""), ()
+    for side in signs:
         rows = _SIDES[side](advantage)
-        one = select_terms(families(side, rows), target[rows], num_terms, least_gain)
-        terms, both = terms + one.terms, both | families(side)
+        terms += select_terms(families(side, rows), target[rows], num_terms, least).terms
+        both |= families(side)
     if not terms:
         return Fit((), np.zeros(0), float(target @ target))
     fit = refine(both, target, terms)
     for name in _PLAIN_TERMS:
-        split = [side + name for side in ("[A>=0] ", "[A<0] ")]
-        if set(split) <= set(fit.names):
-            kept = [(n, s) for n, s in fit.terms if n != split[1]]
-            merged = tuple((name, s) if n == split[0] else (n, s) for n, s in kept)
+        first, second = (side + name for side in signs)
+        if {first, second} <= set(fit.names):
+            kept = [(one, scale) for one, scale in fit.terms if one != second]
+            merged = tuple((name if one == first else one, scale) for one, scale in kept)
             one = refine(both, target, merged)
-            if one.error - fit.error <= least_gain:
-                fit = one
+            fit = one if one.error - fit.error <= least else fit
     return fit
+
+
+# ---- least squares with few terms, through a positive part: plain numpy, in float64 --------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A few terms, their scales and their weights."""
+
+    terms: Terms
+    weights: np.ndarray  # [K]
+    error: float  # sum of squares
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the terms."""
+        return tuple(name for name, _ in self.terms)
+
+
+def select_terms(
+    families: Mapping[str, Family], target: np.ndarray, num_terms: int, least_gain: float
+) -> Fit:
+    """The terms that explain `target[N]` >= 0 best, as a greedy search finds them.
+
+        minimise  sum_i (target_i - relu(sum_k w_k term_k(scale_k)_i))^2
+
+    Terms enter by the fall of the error with all weights fitted anew and the entrant's scale
+    refined; then each is exchanged for a better one until none is, and all scales are refined.
+
+    Args:
+        families: terms by name.
+        target: `[N]`.
+        num_terms: K at most.
+        least_gain: no term enters that lowers the error by less.
+
+    Example:
+        >>> x = np.linspace(0.0, 2.0, 50)
+        >>> families = {"x": (lambda s: x, ()), "power": (lambda s: x**s, (0.5, 2.0))}
+        >>> fit = select_terms(families, 3.0 * x**1.5, 2, 1e-3)
+        >>> fit.names, f"{fit.terms[0][1]:.2f}", f"{fit.weights[0]:.2f}"
+        (('power',), '1.50', '3.00')
+    """
+    best = Fit((), np.zeros(0), float(target @ target))
+    for _ in range(num_terms):
+        more = _entered(families, target, best.terms)
+        for _ in range(_MOST_SWEEPS if len(more.terms) > 1 else 0):
+            before = more.error
+            for name in more.names:
+                kept = tuple(term for term in more.terms if term[0] != name)
+                other = _entered(families, target, kept)
+                more = other if other.error < more.error * (1.0 - 1e-3) else more
+            if more.error >= before * (1.0 - 1e-3):
+                break
+        more = refine(families, target, more.terms)
+        if best.error - more.error <= least_gain:
+            break
+        best = more
+    return best
+
+
+def _entered(families: Mapping[str, Family], target: np.ndarray, terms: Terms) -> Fit:
+    """With the best further term, its scale roughly refined."""
+    found = []
+    for name, (_, scales) in families.items():
+        if name not in dict(terms):
+            starts = [
+                fitted(families, target, (*terms, (name, scale))) for scale in scales or (1.0,)
+            ]
+            first = min(starts, key=lambda one: one.error)
+            found.append(refine(families, target, first.terms, _COARSE, len(terms)))
+    return min(found, key=lambda one: one.error)
+
+
+def refine(
+    families: Mapping[str, Family],
+    target: np.ndarray,
+    terms: Terms,
+    last_step: float = _FINE,
+    only: int | None = None,
+) -> Fit:
+    """Move the scales (or that of the term `only`), one at a time, while the error falls."""
+    fit, step = fitted(families, target, terms), 0.2
+    moving = [i for i, (name, _) in enumerate(terms) if families[name][1] and only in (None, i)]
+    while moving and step > last_step:
+        before = fit.error
+        for i, factor in itertools.product(moving, (np.exp(step), np.exp(-step))):
+            name, scale = fit.terms[i]
+            moved = (*fit.terms[:i], (name, float(scale * factor)), *fit.terms[i + 1 :])
+            fit = min(fit, fitted(families, target, moved), key=lambda one: one.error)
+        if fit.error >= before * (1.0 - 1e-9):
+            step /= 3.0
+    return fit
+
+
+def fitted(families: Mapping[str, Family], target: np.ndarray, terms: Terms) -> Fit:
+    """Terms at their scales, with the best weights."""
+    columns = [families[name][0](scale) for name, scale in terms]
+    return Fit(terms, *fit_weights(columns, target))
+
+
+def fit_weights(columns: Sequence[np.ndarray], target: np.ndarray) -> tuple[np.ndarray, float]:
+    """The weights `[K]` of columns `[N]`, and the error that they leave.
+
+        minimise  sum_{target_i > 0} (target_i - total_i)^2 + sum_{target_i = 0} relu(total_i)^2
+
+    This is convex and not below the error, with which it agrees where no total is negative at a
+    positive target. Solved by least squares on the points that count, found anew until they stay.
+    """
+    table = np.stack(columns, axis=1)
+    norms = np.sqrt(np.sum(table**2, axis=0))
+    norms = np.where(norms > 0, norms, 1.0)
+    table = table / norms
+    weights, active, seen = np.zeros(len(columns)), target > 0, set()
+    while (key := active.tobytes()) not in seen and len(seen) < _MOST_SWEEPS:
+        seen.add(key)
+        rows = table[active]
+        gram = rows.T @ rows + _RIDGE * np.eye(len(columns))
+        weights = np.linalg.solve(gram, rows.T @ target[active])
+        active = (target > 0) | (table @ weights > 0)
+    error = float(np.sum((target - np.maximum(table @ weights, 0.0)) ** 2))
+    return weights / norms, error

@@ -14,10 +14,9 @@ import numpy as np
 
 from jaxrl.core.estimates import Estimate
 from jaxrl.core.protocols import Agent
-from jaxrl.core.settings import SettingInfo, list_settings, near_names, resolve_setting
+from jaxrl.core.settings import list_settings, near_names, resolve_setting
 from jaxrl.core.types import Array, Key
-from jaxrl.meta.fit import HeldOut
-from jaxrl.meta.lives import MEASURES
+from jaxrl.meta.lives import MEASURES, HeldOut, live
 from jaxrl.training.bootstrap import mean_of_settings, stratified_estimate
 from jaxrl.training.lanes import (
     expand_settings,
@@ -35,11 +34,11 @@ class Contender:
     """One agent: what was tried for it, and what its best settings earned on new lives."""
 
     agent: Agent  # under the best settings
-    settings: dict[str, float]  # the best ones of those tried
-    tried: tuple[dict[str, float], ...]  # [C]
-    tuning_scores: np.ndarray  # [C, num_tuning_lives], NaN where a life has no score
     scores: np.ndarray  # [num_lives], of the best settings on new lives
-    at_end: tuple[str, ...]  # settings whose best value is the last one on a side
+    settings: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the best ones tried
+    # [C, num_tuning_lives] of the C that were tried, NaN where a life has no score
+    tuning_scores: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((1, 0)))
+    at_end: tuple[str, ...] = ()  # settings whose best value is the last one on a side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +47,8 @@ class Comparison:
 
     Example:
         >>> from jaxrl import a2c
-        >>> def row(*scores):
-        ...     return Contender(a2c(), {}, ({},), np.zeros((1, 0)), np.array(scores), ())
-        >>> rows = {"old": row(1.0, 5.0, 9.0), "new": row(2.0, 6.0, 10.0)}
-        >>> found = Comparison(rows, "score", 0.95)
+        >>> found = Comparison({}, "score", 0.95).beside("old", a2c(), [1.0, 5.0, 9.0])
+        >>> found = found.beside("new", a2c(), [2.0, 6.0, 10.0])
         >>> found.difference("new", "old")
         Estimate(value=1.0, low=1.0, high=1.0)
         >>> print(found.table().splitlines()[3])
@@ -61,6 +58,22 @@ class Comparison:
     contenders: dict[str, Contender]
     measure: str
     level: float  # of the intervals
+
+    def beside(self, name: str, agent: Agent, scores: Sequence[float] | Array) -> Comparison:
+        """With an agent beside the others, by its scores `[num_lives]` in the same lives.
+
+        Those are the lives of `held_out.lives(fold_in(key, 1), agent)`, for `compare(key, ...)`.
+
+        Raises:
+            ValueError: another number of lives.
+        """
+        one = Contender(agent, np.asarray(scores, np.float64))
+        for other in self.contenders.values():
+            if one.scores.shape != other.scores.shape:
+                raise ValueError(
+                    f"{name} has lives {one.scores.shape}, the others {other.scores.shape}."
+                )
+        return dataclasses.replace(self, contenders={**self.contenders, name: one})
 
     def score(self, name: str) -> Estimate:
         """Mean over lives, with its bootstrap interval; NaN when a life has no score."""
@@ -105,23 +118,20 @@ class Comparison:
                 f"{setting}={value:g}" + " (end of its list)" * (setting in one.at_end)
                 for setting, value in one.settings.items()
             )
-            cells = [name, settings or "as given", _text(self.score(name))]
+            paired = ["", ""]
             if name != baseline:
-                cells += [_text(self.difference(name, baseline))]
-                cells += [f"{100 * self.wins(name, baseline):.0f} %"]
-            else:
-                cells += ["", ""]
+                won = f"{100 * self.wins(name, baseline):.0f} %"
+                paired = [_text(self.difference(name, baseline)), won]
+            cells = [name, settings or "as given", _text(self.score(name)), *paired]
             lines.append(f"| {' | '.join(cells)} |")
-        notes = (
-            f"{len(self.contenders[baseline].scores)} new lives for each agent, the same for all"
-        )
-        if num_tuning := max(one.tuning_scores.shape[1] for one in self.contenders.values()):
+        rows = self.contenders
+        notes = f"{len(rows[baseline].scores)} new lives for each agent, the same for all"
+        if num_tuning := max(one.tuning_scores.shape[1] for one in rows.values()):
             notes += f"; settings chosen on {num_tuning} other lives"
-        lost = {n: int(np.isnan(one.scores).sum()) for n, one in self.contenders.items()}
-        lost = ", ".join(f"{name} {count}" for name, count in lost.items() if count)
-        return "\n".join(
-            [*lines, "", notes + (f"; lives without a score: {lost}." if lost else ".")]
-        )
+        lost = {name: int(np.isnan(one.scores).sum()) for name, one in rows.items()}
+        if told := ", ".join(f"{name} {count}" for name, count in lost.items() if count):
+            notes += f"; lives without a score: {told}"
+        return "\n".join([*lines, "", f"{notes}."])
 
 
 def compare(
@@ -189,7 +199,7 @@ def compare(
     tuning_key, new_key = (jax.random.fold_in(key, number) for number in (0, 1))
     contenders = {}
     for name, agent in agents.items():
-        best, scores = 0, np.full((1, 0), np.nan)
+        best, scores = 0, np.zeros((1, 0))
         if len(tried[name]) > 1:
             scores = _scores(tuning_key, agent, tried[name], tuning, measure, width)
             means = scores.mean(axis=1)
@@ -200,22 +210,22 @@ def compare(
                     + ": use measure='final_rate', longer lives, or other values."
                 )
             best = int(np.nanargmax(means))
-        chosen = tried[name][best]
-        at_end = _at_end(agent, grids[name], chosen)
-        for setting in at_end:
-            warnings.warn(
-                f"the best {setting} of {name} is {chosen[setting]:g}, the end of "
-                f"{[float(value) for value in grids[name][setting]]}: try values beyond.",
-                stacklevel=2,
-            )
-        contenders[name] = Contender(
-            agent=strong_floats(with_settings(agent, chosen)),
-            settings=chosen,
-            tried=tuple(tried[name]),
-            tuning_scores=scores,
-            scores=_scores(new_key, agent, [chosen], held_out, measure, width)[0],
-            at_end=at_end,
-        )
+        chosen, at_end = tried[name][best], []
+        known = {info.name: info for info in list_settings(agent)}
+        for setting, values in grids[name].items():
+            info, value = known[resolve_setting(agent, setting)], chosen[setting]
+            if min(values) < value < max(values) or min(values) == max(values):
+                continue
+            if value not in (info.low, info.high):  # of its range, beyond which there is nothing
+                at_end.append(setting)
+                warnings.warn(
+                    f"the best {setting} of {name} is {value:g}, the end of "
+                    f"{[float(value) for value in values]}: try values beyond.",
+                    stacklevel=2,
+                )
+        new = _scores(new_key, agent, [chosen], held_out, measure, width)[0]
+        own = strong_floats(with_settings(agent, chosen))
+        contenders[name] = Contender(own, new, chosen, scores, tuple(at_end))
     return Comparison(contenders, measure, level)
 
 
@@ -223,21 +233,13 @@ def _grids(agents: Mapping[str, Agent], tune: Any) -> dict[str, Grid]:
     """What is tried for each agent."""
     if not any(isinstance(values, Mapping) for values in tune.values()):
         return dict.fromkeys(agents, tune)
-    for name in tune:
-        if name not in agents:
-            raise KeyError(
-                f"tune names the unknown agent {name!r}; {near_names(name, list(agents))}"
-            )
+    for name in tune.keys() - agents.keys():
+        raise KeyError(f"tune names the unknown agent {name!r}; {near_names(name, list(agents))}")
     return {name: tune.get(name, {}) for name in agents}
 
 
 def _scores(
-    key: Key,
-    agent: Agent,
-    settings: list[dict[str, float]],
-    held_out: HeldOut,
-    measure: str,
-    width: int,
+    key: Key, agent: Agent, settings: list[dict], held_out: HeldOut, measure: str, width: int
 ) -> np.ndarray:
     """`[C, num_lives]`, in calls of one program of `width` lives; the last call is padded."""
     lives, found = range(held_out.num_lives), []
@@ -254,26 +256,13 @@ def _life_scores(
 ) -> dict[str, Array]:
     """All measures `[W]` of agents whose swept settings are `[W]`, in the lives of `keys[W]`.
 
-    The lives are those of `jaxrl.meta.evaluate_rule` under the same key.
+    The lives are those of `held_out.lives` under the same key.
     """
 
     def one(agent: Agent, own: Key) -> dict[str, Array]:
-        return held_out.live(own, agent).measures
+        return held_out.live(own, agent, partial(live, agent=agent)).measures
 
     return jax.vmap(one, (lane_axes(agent, swept), 0))(agent, keys)
-
-
-def _at_end(agent: Agent, grid: Grid, chosen: Mapping[str, float]) -> tuple[str, ...]:
-    """Settings whose chosen value is an end of its list, and not of the setting's range."""
-    known: dict[str, SettingInfo] = {info.name: info for info in list_settings(agent)}
-    found = []
-    for name, values in grid.items():
-        info, value = known[resolve_setting(agent, name)], chosen[name]
-        lowest = value == min(values) and value != info.low
-        highest = value == max(values) and value != info.high
-        if len(set(values)) > 1 and (lowest or highest):
-            found.append(name)
-    return tuple(found)
 
 
 def _text(estimate: Estimate) -> str:

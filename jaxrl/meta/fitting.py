@@ -9,14 +9,11 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.meta.lives import Lifetime, live, num_updates_of
-from jaxrl.meta.tasks import TaskDistribution
+from jaxrl.meta.lives import HELD_OUT, HeldOut, Lifetime
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.identity import identity
 from jaxrl.training.lanes import strong_floats
@@ -28,43 +25,12 @@ class OuterLoop(Protocol):
 
     def init(self, key: Key) -> PyTree:
         """-> `state`."""
-        ...
 
     def step(self, state: PyTree) -> tuple[PyTree, dict[str, Array]]:
         """One outer step -> `state`, `metrics` (scalars)."""
-        ...
 
     def agent(self, state: PyTree) -> Agent:
         """The agent under what was learned so far."""
-        ...
-
-
-@struct.dataclass
-class HeldOut:
-    """Whole lives in tasks that the outer loop does not see, always the same ones.
-
-    Attributes:
-        tasks: where.
-        total_steps: the longest life among them [steps].
-        num_lives: tasks drawn, one life in each.
-        last_part: share of a life that counts as its end.
-    """
-
-    tasks: TaskDistribution
-    total_steps: float = struct.field(pytree_node=False)
-    num_lives: int = struct.field(pytree_node=False, default=64)
-    last_part: float = struct.field(pytree_node=False, default=0.1)
-
-    def keys(self, key: Key) -> Key:
-        """`fold_in(key, l)` of each life l, `[num_lives]`: of its task and its randomness."""
-        return jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(self.num_lives))
-
-    def live(self, key: Key, agent: Agent) -> Lifetime:
-        """The whole life that one of the `keys` stands for."""
-        task_key, life_key = jax.random.split(key)
-        num_updates = num_updates_of(agent, self.total_steps)
-        task = self.tasks.sample(task_key)
-        return live(life_key, agent, task, num_updates=num_updates, last_part=self.last_part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +41,7 @@ class FitResult:
     state: PyTree
     metrics: dict[str, np.ndarray]  # [steps] each, from the first step of this call on
     held_out: dict[str, np.ndarray]  # `step [E]`; `final_return`, ... `[E, num_lives]`
-    held_out_key: Key  # of those lives: `evaluate_rule` puts any agent into them
+    held_out_key: Key  # of those lives: `held_out.lives` puts any agent into them
     interrupted: bool
 
 
@@ -122,10 +88,10 @@ def fit(
     run = identity(outer=outer, key=key)
     if checkpoints is not None and (found := checkpoints.restore(state, run)) is not None:
         done, state, _ = found
-    held_out_key = jax.random.fold_in(key, 0x7E57)
+    held_out_key = jax.random.fold_in(key, HELD_OUT)
     looks: dict[int, Lifetime] = {}
     if held_out is not None:
-        looks[done] = evaluate_rule(held_out_key, outer.agent(state), held_out)
+        looks[done] = held_out.lives(held_out_key, outer.agent(state))
     history: list[dict[str, np.ndarray]] = []
     every, saved, interrupted = evaluate_every or num_steps, time.monotonic(), False
     try:
@@ -137,7 +103,7 @@ def fit(
             if report is not None:
                 report(done, {name: float(np.mean(row)) for name, row in history[-1].items()})
             if held_out is not None and (done % every == 0 or done == num_steps):
-                looks[done] = evaluate_rule(held_out_key, outer.agent(state), held_out)
+                looks[done] = held_out.lives(held_out_key, outer.agent(state))
             if checkpoints is not None and (time.monotonic() - saved > 60 or done >= num_steps):
                 checkpoints.save(done, state, run=run)
                 saved = time.monotonic()
@@ -171,16 +137,6 @@ def _chunk(outer: Any, state: PyTree, length: int) -> tuple[PyTree, dict[str, Ar
     return jax.lax.scan(step, state, None, length)
 
 
-@jax.jit
-def evaluate_rule(key: Key, agent: Agent, held_out: HeldOut) -> Lifetime:
-    """Whole lives of an agent in held-out tasks, one each, `[num_lives]`; nothing is learned twice.
-
-    Life `l` draws its task and its randomness from `fold_in(key, l)`, so that agents given the same
-    key are compared in pairs.
-    """
-    return jax.vmap(lambda own: held_out.live(own, agent))(held_out.keys(key))
-
-
 def _table(join: Callable, rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: join([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
@@ -211,7 +167,7 @@ def explain(outer: Any) -> Explanation:
     """Compile one outer step and say what it needs; nothing is run.
 
     Args:
-        outer: with `chunk`, the lives or pairs in one part of a step, and `num_parts`, of how many.
+        outer: with `parts`, the lives or pairs of a step and how many are computed at once.
 
     Example:
         >>> from jaxrl import a2c
@@ -225,16 +181,10 @@ def explain(outer: Any) -> Explanation:
     compiled = jax.jit(lambda state: outer.step(state)).lower(shapes).compile()
     seconds = time.perf_counter() - started
     state_bytes, temporary, free = tree_bytes(shapes), working_bytes(compiled), available_bytes()
-    part = outer.chunk or outer.num_parts
+    num_parts, chunk = outer.parts
     room = max(free - 2 * state_bytes, 0)
-    fitting = min(outer.num_parts, int(part * room / max(temporary, 1)))
+    fitting = min(num_parts, int((chunk or num_parts) * room / max(temporary, 1)))
     # A chunk divides the whole; the greatest such one.
-    fitting = max([d for d in range(1, fitting + 1) if outer.num_parts % d == 0], default=1)
-    return Explanation(
-        compile_seconds=seconds,
-        state_bytes=state_bytes,
-        temporary_bytes=temporary,
-        free_bytes=free,
-        chunk=outer.chunk,
-        fitting_chunk=0 if fitting == outer.num_parts else fitting,
-    )
+    fitting = max([d for d in range(1, fitting + 1) if num_parts % d == 0], default=1)
+    fitting = 0 if fitting == num_parts else fitting
+    return Explanation(seconds, state_bytes, temporary, free, chunk, fitting)

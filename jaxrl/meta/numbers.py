@@ -38,25 +38,27 @@ class Tuned:
 
     def init(self) -> dict[str, PyTree]:
         """The free numbers that give the agent as it is."""
-        found = {}
-        for name, span in zip(self.names, self.ranges, strict=True):
-            found[name] = jax.tree.map(span.free, _at(self.agent, name))
-        return found
+        spans = self._spans.items()
+        return {name: jax.tree.map(span.free, _at(self.agent, name)) for name, span in spans}
 
     def agent_of(self, rule_params: dict[str, PyTree]) -> Agent:
         """The agent with these free numbers."""
-        agent = self.agent
-        for name, span in zip(self.names, self.ranges, strict=True):
-            agent = _with(agent, name.split("."), jax.tree.map(span.value, rule_params[name]))
+        agent, values = self.agent, self.values(rule_params)
+        for name in self.names:
+            agent = _with(agent, name, values[name])
         return agent
 
     def values(self, rule_params: dict[str, PyTree]) -> dict[str, PyTree]:
         """The numbers in their own units, by name."""
-        spans = dict(zip(self.names, self.ranges, strict=True))
+        spans = self._spans
         return {name: jax.tree.map(spans[name].value, leaf) for name, leaf in rule_params.items()}
 
+    @property
+    def _spans(self) -> dict[str, Range]:
+        return dict(zip(self.names, self.ranges, strict=True))
 
-def tuned(agent: Agent, free: tuple[str, ...] | list[str] = ()) -> Tuned:
+
+def tuned(agent: Agent, free: tuple[str, ...] | list[str] = (), timed: bool = False) -> Tuned:
     """An agent whose `free` numbers an outer loop changes.
 
     Args:
@@ -64,6 +66,8 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = ()) -> Tuned:
         free: settings by dotted path or by unique last part (`discount`, `rule.lambda_`,
             `optimiser.learning_rate`), or paths of learned weights (`rule.weights`). Without any,
             what the agent's rule, optimiser and exploration declare as `learned`.
+        timed: learn them as curves over the life (`LifetimeCurve`), which start as the constants
+            that they are: numbers of the rule, and the learning rate.
 
     Raises:
         KeyError: no such number; the message lists near names.
@@ -76,6 +80,8 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = ()) -> Tuned:
         >>> agent = rule.agent_of({**rule.init(), "discount": 0.0})  # even odds in [0, 1]
         >>> f"{float(agent.discount):.2f}", f"{float(agent.rule.clip_epsilon):.2f}"
         ('0.50', '0.20')
+        >>> tuned(ppo(), ["clip_epsilon"], timed=True).names
+        ('rule.clip_epsilon.base', 'rule.clip_epsilon.slopes')
     """
     known = {info.name: info for info in list_settings(agent)}
     names = list(free) or learned_in(agent, "rule", "optimiser", "exploration")
@@ -85,10 +91,10 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = ()) -> Tuned:
             "free=['discount', 'rule.lambda_']."
         )
     agent = strong_floats(agent)
-    paths, ranges = [], []
+    spans: dict[str, Range] = {}
     for name in names:
         path = _resolve(agent, list(known), name)
-        span = Range()
+        spans[path] = Range()
         if path in known:
             info = known[path]
             if isinstance(info.value, Schedule):
@@ -101,41 +107,19 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = ()) -> Tuned:
                     f"{path} is {type(info.value).__name__}, not a float: it changes shapes or "
                     "code and cannot be free."
                 )
-            span = Range(float(info.low), float(info.high))
-            if not _moves(span, _at(agent, path)):
+            spans[path] = Range(float(info.low), float(info.high))
+            if not _moves(spans[path], _at(agent, path)):
                 raise ValueError(
                     f"{path}={info.value} lies at an end of its range "
                     f"({info.low:g}, {info.high:g}), where nothing can move: start inside."
                 )
-        paths.append(path)
-        ranges.append(span)
-    return Tuned(agent, tuple(paths), tuple(ranges))
-
-
-def timed(agent: Agent, names: tuple[str, ...] | list[str]) -> Tuned:
-    """An agent whose named numbers are learned as curves over the life (`LifetimeCurve`).
-
-    They start as the constants that they are. `tuned(agent, names)` is the same without the time.
-
-    Args:
-        agent: with numbers, not schedules, in those places.
-        names: settings that may be schedules: numbers of the rule and the learning rate.
-
-    Raises:
-        KeyError, ValueError: as `tuned` would.
-
-    Example:
-        >>> from jaxrl import a2c
-        >>> rule = timed(a2c(), ["entropy_weight"])
-        >>> rule.names
-        ('rule.entropy_weight.base', 'rule.entropy_weight.slopes')
-    """
-    constant = tuned(agent, names)
-    agent, start = constant.agent, constant.init()
-    for name, span in zip(constant.names, constant.ranges, strict=True):
-        curve = LifetimeCurve(start[name], jnp.zeros(4), span.low, span.high)
-        agent = _with(agent, name.split("."), curve)
-    return tuned(agent, [f"{n}.{part}" for n in constant.names for part in ("base", "slopes")])
+    constant = Tuned(agent, tuple(spans), tuple(spans.values()))
+    if not timed:
+        return constant
+    start = constant.init()
+    for path, span in spans.items():
+        agent = _with(agent, path, LifetimeCurve(start[path], jnp.zeros(4), span.low, span.high))
+    return tuned(agent, [f"{path}.{part}" for path in spans for part in ("base", "slopes")])
 
 
 def _moves(span: Range, value: Array) -> bool:
@@ -154,22 +138,21 @@ def _resolve(agent: Agent, known: list[str], name: str) -> str:
             leaves = jax.tree.leaves(_at(agent, name))
         except (AttributeError, KeyError):
             raise KeyError(f"unknown number {name!r}; {near_names(name, known)}") from None
-        if not leaves or not all(
-            jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating) for x in leaves
-        ):
+        dtypes = [jnp.asarray(leaf).dtype for leaf in leaves]
+        if not leaves or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
             raise KeyError(f"{name!r} holds no floats to change.") from None
         return name
 
 
 def _at(owner: Any, path: str) -> PyTree:
+    """What stands at a dotted path of fields and keys."""
     for part in path.split("."):
         owner = owner[part] if isinstance(owner, dict) else getattr(owner, part)
     return owner
 
 
-def _with(owner: Any, path: list[str], value: PyTree | Array) -> Any:
-    head, *rest = path
-    if rest:
-        inner = owner[head] if isinstance(owner, dict) else getattr(owner, head)
-        value = _with(inner, rest, value)
+def _with(owner: Any, path: str, value: PyTree) -> Any:
+    """With another value at a dotted path."""
+    head, _, rest = path.partition(".")
+    value = _with(_at(owner, head), rest, value) if rest else value
     return {**owner, head: value} if isinstance(owner, dict) else owner.replace(**{head: value})
