@@ -105,25 +105,18 @@ class LearnedOptimiser:
         decays = jnp.asarray(_DECAYS, vector.dtype)
         momenta = decays * state.momenta + (1.0 - decays) * slopes[:, None]
         place = (state.num_steps % self.num_steps) / self.num_steps
-        layout = _layout(params, self.quiet)
+        sizes, depth, noisy = _layout(params, self.quiet)
         moving = jnp.concatenate(
             [vector[:, None], _sign_and_log(momenta), _sign_and_log(slopes[:, None])], axis=-1
         )
-        same = [progress.fraction, place]
-        features = jnp.concatenate(
-            [
-                _normalised(moving, layout.sizes),
-                *[jnp.full((vector.size, 1), number, vector.dtype) for number in same],
-                jnp.asarray(layout.depth, vector.dtype)[:, None],
-                _activity(grads)[:, None],
-            ],
-            axis=-1,
-        )
+        rest = (progress.fraction, place, depth, _activity(grads))
+        rest = [jnp.broadcast_to(one, vector.shape).astype(vector.dtype)[:, None] for one in rest]
+        features = jnp.concatenate([_normalised(moving, sizes), *rest], axis=-1)
         memory = self._remember(state.memory, features)
         said = self._network(memory)
         noise_key = jax.random.fold_in(state.key, state.num_steps)
         noise = jax.random.normal(noise_key, vector.shape, vector.dtype)
-        noise = jnp.where(jnp.asarray(layout.noisy), said[:, 2] * noise, 0.0)
+        noise = jnp.where(jnp.asarray(noisy), said[:, 2] * noise, 0.0)
         update = said[:, 0] * jnp.exp(self.scale_size * said[:, 1]) + noise
         update = value_at(self.step_size, progress) * (update - jnp.mean(update))
         state = LearnedOptimiserState(momenta, memory, state.key, state.num_steps + 1)
@@ -186,29 +179,24 @@ def learned_optimiser(
     return LearnedOptimiser(weights, num_steps=num_steps)
 
 
-@struct.dataclass
-class _Layout:
-    """Where the P parameters belong; plain numpy, known when the program is traced."""
+def _layout(params: PyTree, quiet: tuple[str, ...]) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Where the P parameters belong, known when the program is traced: sizes of the tensors, depths
+    `[P]` of the layers within actor or critic in [0, 1], and whether noise comes to them `[P]`.
 
-    sizes: tuple[int, ...]  # of the tensors
-    depth: np.ndarray  # [P], of the layer within actor or critic, in [0, 1]
-    noisy: np.ndarray  # [P] bool
-
-
-def _layout(params: PyTree, quiet: tuple[str, ...]) -> _Layout:
-    """Layers are the tensors with the same parent, counted in the tree's order."""
+    Layers are the tensors with the same parent, counted in the tree's order.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    paths = [jax.tree_util.keystr(path) for path, _ in leaves]
-    sizes = tuple(int(np.size(leaf)) for _, leaf in leaves)
-    noisy = [not any(name in path for name in quiet) for path in paths]
-    depths = np.zeros(len(paths))
-    for group in (True, False):
-        rows = [row for row, is_noisy in enumerate(noisy) if is_noisy == group]
-        parents = [jax.tree_util.keystr(leaves[row][0][:-1]) for row in rows]
-        order = list(dict.fromkeys(parents))
-        for row, parent in zip(rows, parents, strict=True):
-            depths[row] = order.index(parent) / max(len(order) - 1, 1)
-    return _Layout(sizes, np.repeat(depths, sizes), np.repeat(np.asarray(noisy), sizes))
+    sizes = [int(np.size(leaf)) for _, leaf in leaves]
+    parents = [jax.tree_util.keystr(path[:-1]) for path, _ in leaves]
+    quiets = [any(name in jax.tree_util.keystr(path) for name in quiet) for path, _ in leaves]
+    orders: dict[bool, list[str]] = {True: [], False: []}
+    for parent, is_quiet in dict.fromkeys(zip(parents, quiets, strict=True)):
+        orders[is_quiet].append(parent)
+    depths = [
+        orders[is_quiet].index(parent) / max(len(orders[is_quiet]) - 1, 1)
+        for parent, is_quiet in zip(parents, quiets, strict=True)
+    ]
+    return sizes, np.repeat(depths, sizes), np.repeat(np.logical_not(quiets), sizes)
 
 
 def _sign_and_log(numbers: Array) -> Array:
@@ -216,14 +204,11 @@ def _sign_and_log(numbers: Array) -> Array:
     return jnp.concatenate([jnp.sign(numbers), jnp.log(jnp.abs(numbers) + _TINY)], axis=-1)
 
 
-def _normalised(features: Array, sizes: tuple[int, ...]) -> Array:
+def _normalised(features: Array, sizes: list[int]) -> Array:
     """Each column divided by its root mean square over each tensor."""
-    ends = np.cumsum(sizes)
-    parts = [features[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-    squares = [jnp.mean(part**2, axis=0, keepdims=True) for part in parts]
-    return jnp.concatenate(
-        [part * jax.lax.rsqrt(1e-5 + s) for part, s in zip(parts, squares, strict=True)]
-    )
+    parts = jnp.split(features, np.cumsum(sizes)[:-1])
+    scales = [jax.lax.rsqrt(1e-5 + jnp.mean(one**2, axis=0, keepdims=True)) for one in parts]
+    return jnp.concatenate([one * scale for one, scale in zip(parts, scales, strict=True)])
 
 
 def _activity(grads: PyTree) -> Array:

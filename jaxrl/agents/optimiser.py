@@ -20,13 +20,11 @@ class GradientStep(Protocol):
 
     def init(self, params: PyTree) -> PyTree:
         """-> `state` for `params`."""
-        ...
 
     def step(
         self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
     ) -> tuple[PyTree, PyTree]:
         """One step downhill -> `params`, `state`."""
-        ...
 
 
 def _learning_rate(default: float, help: str = "step size") -> Any:
@@ -34,14 +32,26 @@ def _learning_rate(default: float, help: str = "step size") -> Any:
 
 
 def _max_grad_norm() -> Any:
-    return setting(
-        0.5,
-        "global norm above which gradients are scaled down; None for no clipping",
-        low=0.0,
-        low_open=True,
-        infinite=True,
-        optional=True,
-    )
+    told = "global norm above which gradients are scaled down; None for no clipping"
+    return setting(0.5, told, low=0.0, low_open=True, infinite=True, optional=True)
+
+
+def _eps_root(where: str) -> Any:
+    return setting(1e-16, f"added under {where} root, so that it has a derivative at 0", low=0.0)
+
+
+def _zeros(optimiser: Any, params: PyTree) -> PyTree:
+    """A number for each parameter, 0 at first."""
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def _step(
+    optimiser: Any, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
+) -> tuple[PyTree, PyTree]:
+    """One step down the direction of the clipped gradient -> `params`, `state`."""
+    updates, state = optimiser.direction(clipped_by_norm(grads, optimiser.max_grad_norm), state)
+    rate = value_at(optimiser.learning_rate, progress)
+    return jax.tree.map(lambda p, u: p - rate * u, params, updates), state
 
 
 @struct.dataclass
@@ -51,24 +61,17 @@ class Optimiser:
     learning_rate: float | Schedule = _learning_rate(3e-4, "step size of Adam")
     max_grad_norm: float | None = _max_grad_norm()
     epsilon: float = setting(1e-5, "added to Adam's denominator", low=0.0, low_open=True)
-    eps_root: float = setting(
-        1e-16, "added under Adam's root, so that it has a derivative at 0", low=0.0
-    )
-
-    def _transform(self) -> optax.GradientTransformation:
-        return optax.scale_by_adam(eps=self.epsilon, eps_root=self.eps_root)
+    eps_root: float = _eps_root("Adam's")
 
     def init(self, params: PyTree) -> PyTree:
         """The optimiser's state for `params`."""
-        return self._transform().init(params)
+        return optax.scale_by_adam().init(params)
 
-    def step(
-        self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
-    ) -> tuple[PyTree, PyTree]:
-        """One step downhill -> `params`, `state`."""
-        grads = clipped_by_norm(grads, self.max_grad_norm)
-        updates, state = self._transform().update(grads, state, params)
-        return _descend(params, updates, self.learning_rate, progress), state
+    def direction(self, grads: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """The mean gradient over its root mean square, both of moments without bias."""
+        return optax.scale_by_adam(eps=self.epsilon, eps_root=self.eps_root).update(grads, state)
+
+    step = _step
 
 
 @struct.dataclass
@@ -91,17 +94,12 @@ class GradientDescent:
     momentum: float = setting(0.0, "share of the last step that is kept", low=0.0, high=1.0)
     max_grad_norm: float | None = _max_grad_norm()
 
-    def init(self, params: PyTree) -> PyTree:
-        """No velocity."""
-        return jax.tree.map(jnp.zeros_like, params)
-
-    def step(
-        self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
-    ) -> tuple[PyTree, PyTree]:
-        """One step downhill -> `params`, `state`."""
-        grads = clipped_by_norm(grads, self.max_grad_norm)
+    def direction(self, grads: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """The velocity, which is the state."""
         state = jax.tree.map(lambda velocity, g: self.momentum * velocity + g, state, grads)
-        return _descend(params, state, self.learning_rate, progress), state
+        return state, state
+
+    init, step = _zeros, _step
 
 
 @struct.dataclass
@@ -125,32 +123,25 @@ class RMSProp:
     decay: float = setting(0.99, "share of the mean square that is kept", low=0.0, high=1.0)
     max_grad_norm: float | None = _max_grad_norm()
     epsilon: float = setting(1e-5, "added to the denominator", low=0.0, low_open=True)
-    eps_root: float = setting(
-        1e-16, "added under the root, so that it has a derivative at 0", low=0.0
-    )
+    eps_root: float = _eps_root("the")
 
-    def init(self, params: PyTree) -> PyTree:
-        """Mean squares of zero."""
-        return jax.tree.map(jnp.zeros_like, params)
-
-    def step(
-        self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
-    ) -> tuple[PyTree, PyTree]:
-        """One step downhill -> `params`, `state`."""
-        grads = clipped_by_norm(grads, self.max_grad_norm)
+    def direction(self, grads: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """The scaled gradient, and the mean squares. `optax.scale_by_rms` adds one of the two
+        small numbers only, so that it has no derivative at 0 or another size there."""
         decay = self.decay
         state = jax.tree.map(lambda old, g: decay * old + (1.0 - decay) * g**2, state, grads)
-        updates = jax.tree.map(
-            lambda g, square: g / (jnp.sqrt(square + self.eps_root) + self.epsilon), grads, state
-        )
-        return _descend(params, updates, self.learning_rate, progress), state
+        scale = jax.tree.map(lambda s: jnp.sqrt(s + self.eps_root) + self.epsilon, state)
+        return jax.tree.map(jnp.divide, grads, scale), state
+
+    init, step = _zeros, _step
 
 
 def clipped_by_norm(grads: PyTree, max_norm: float | Array | None) -> PyTree:
     """Gradients scaled down to a global norm of at most `max_norm`; as they are for None.
 
-    Its own derivatives are finite where the gradients are all zero. A gradient that is not finite,
-    or too large to square (1e19), is left out whole: zeros.
+    Its own derivatives are finite where the gradients are all zero, which those of
+    `optax.clip_by_global_norm` are not. A gradient that is not finite, or too large to square
+    (1e19), is left out whole: zeros.
     """
     if max_norm is None:
         return grads
@@ -162,19 +153,5 @@ def clipped_by_norm(grads: PyTree, max_norm: float | Array | None) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.where(known, leaf * scale.astype(leaf.dtype), 0), grads)
 
 
-def _descend(
-    params: PyTree, updates: PyTree, learning_rate: float | Array | Schedule, progress: Progress
-) -> PyTree:
-    rate = value_at(learning_rate, progress)
-    return jax.tree.map(lambda p, u: p - rate * u, params, updates)
-
-
-register(
-    "optimisers",
-    Optimiser,
-    GradientDescent,
-    RMSProp,
-    field_types=[GradientStep, Optimiser],
-    adam="optimiser",
-    sgd="gradient_descent",
-)
+register("optimisers", Optimiser, GradientDescent, RMSProp, field_types=[GradientStep, Optimiser])
+register("optimisers", adam="optimiser", sgd="gradient_descent")

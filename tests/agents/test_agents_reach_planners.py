@@ -33,13 +33,7 @@ from jaxrl.agents import (
     TargetUpdate,
 )
 from jaxrl.core import FunctionalFacts, Linear, struct
-from jaxrl.functionals import (
-    CVaR,
-    Entropic,
-    Mean,
-    MeanSemideviation,
-    TotalVariation,
-)
+from jaxrl.functionals import CVaR, Entropic, Mean, MeanSemideviation, TotalVariation
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import (
     BellmanOperator,

@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from jaxrl import outcome_mdp, train
 from jaxrl.agents import ActorCriticAgent, Optimiser
-from jaxrl.agents.episodes import EpisodeMarks, first_steps, longest_episode
+from jaxrl.agents.actor_critic import EpisodeMarks, first_steps, longest_episode
 from jaxrl.core import Box, Discrete, Linear, Progress, TimeStep, Transition
 from jaxrl.envs import TabularEnv, make
 from jaxrl.envs.control import Pendulum

@@ -21,6 +21,7 @@ import jaxrl
 from jaxrl import envs, planning
 from jaxrl.agents import (
     AverageReward,
+    ByFunction,
     BySign,
     ExpectedUtility,
     Generative,
@@ -33,9 +34,8 @@ from jaxrl.agents import (
     Whole,
     preset,
 )
-from jaxrl.agents.channels import ByFunction
-from jaxrl.agents.reward_shift import shifted_reward, shifted_value
-from jaxrl.agents.value_network import clipped_fraction
+from jaxrl.agents.action_values import clipped_fraction
+from jaxrl.agents.value_parts import shifted_reward, shifted_value
 from jaxrl.cli.arguments import Train
 from jaxrl.cli.job import job_from_arguments
 from jaxrl.cli.main import main
