@@ -43,6 +43,34 @@ class EpisodeMarks:
     starts: Array  # [B] bool, whether the next step begins an episode
     longest: Array  # [] no episode is longer [steps]
 
+    def first_steps(self, ended: Array) -> Array:
+        """Where the episode of each step begins, -1 for those that do not count.
+
+        An episode counts when it begins in the rollout, and early enough to end in it *however long
+        it may take*. Whether it counts so depends on what went before and not on the episode
+        itself: sums over those that count are unbiased (Wald's identity). To take all that happen
+        to be whole would favour short ones.
+
+        Args:
+            ended: `[T, B]`, whether an episode ends with the step.
+
+        Returns:
+            `[T, B]` int32.
+
+        Example:
+            >>> marks = EpisodeMarks(jnp.array([True]), jnp.asarray(3.0))
+            >>> ended = jnp.array([0, 1, 1, 0, 0, 1], bool)[:, None]
+            >>> marks.first_steps(ended)[:, 0].tolist()  # from step 3 on it just fits
+            [0, 0, 2, 3, 3, 3]
+            >>> marks.replace(longest=jnp.asarray(4.0)).first_steps(ended)[:, 0].tolist()
+            [0, 0, 2, -1, -1, -1]
+        """
+        num_steps = ended.shape[0]
+        step = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
+        begins = jnp.concatenate([self.starts[None], ended[:-1]])
+        first = jax.lax.cummax(jnp.where(begins, step, -1), axis=0)
+        return jnp.where(first + self.longest <= num_steps, first, -1)
+
 
 @settable
 @struct.dataclass
@@ -172,7 +200,7 @@ class ActorCriticAgent:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
         ended = (trajectory.terminated >= 1) | trajectory.truncated
         if self._needs_episodes:
-            first = first_steps(state.marks, ended)
+            first = state.marks.first_steps(ended)
             trajectory = trajectory.replace(extras={**trajectory.extras, "first_step": first})
         targets, rule_state = self._targets(state, trajectory)
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
@@ -286,33 +314,3 @@ def _check_episodes(env: Environment, rollout_length: int) -> None:
         f"{rollout_length}. Set rollout_length to {longest} or more (better twice that), or "
         "shorten episodes by TimeLimit(env, max_steps)."
     )
-
-
-def first_steps(marks: EpisodeMarks, ended: Array) -> Array:
-    """Where the episode of each step begins, -1 for those that do not count.
-
-    An episode counts when it begins in the rollout, and early enough to end in it *however long it
-    may take*. Whether it counts so depends on what went before and not on the episode itself: sums
-    over those that count are unbiased (Wald's identity). To take all that happen to be whole would
-    favour short ones.
-
-    Args:
-        marks: of this rollout.
-        ended: `[T, B]`, whether an episode ends with the step.
-
-    Returns:
-        `[T, B]` int32.
-
-    Example:
-        >>> marks = EpisodeMarks(jnp.array([True]), jnp.asarray(3.0))
-        >>> ended = jnp.array([0, 1, 1, 0, 0, 1], bool)[:, None]
-        >>> first_steps(marks, ended)[:, 0].tolist()  # from step 3 on it just fits
-        [0, 0, 2, 3, 3, 3]
-        >>> first_steps(marks.replace(longest=jnp.asarray(4.0)), ended)[:, 0].tolist()
-        [0, 0, 2, -1, -1, -1]
-    """
-    num_steps = ended.shape[0]
-    step = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
-    begins = jnp.concatenate([marks.starts[None], ended[:-1]])
-    first = jax.lax.cummax(jnp.where(begins, step, -1), axis=0)
-    return jnp.where(first + marks.longest <= num_steps, first, -1)
