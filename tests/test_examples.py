@@ -30,7 +30,7 @@ PACKAGES = [
 # them. A kind of part keeps one in every run.
 SLOW = {
     "agents": (
-        "action_values actor_critic critics ensemble generative learned_optimiser minibatches "
+        "action_values actor_critic critics ensemble generative learned_steps minibatches "
         "successors"
     ),
     "core": "distances holding lifetime mdp schedules",

@@ -1,4 +1,17 @@
-"""Learners: presets by name, the agents behind them, and the parts they are made of."""
+"""Learners: presets by name, the agents behind them, and the parts they are made of.
+
+| file | what stands there |
+|---|---|
+| `presets` | every named agent, the only list of classes |
+| `actor_critic`, `parallel_q` | learners on fresh rollouts; `minibatches` is their loop |
+| `q_network`, `critic_agent` | learners from replay, of discrete and of box actions |
+| `value_parts`, `channels`, `stock` | what the targets of `q_network` may be made of |
+| `actors`, `critics`, `action_box` | who climbs critics, how several are one; action units |
+| `successors`, `generative`, `ensemble`, `dual` | where the outcomes of a backup come from |
+| `experience`, `action_values` | replay and lagged copies; networks of heads, epsilon-greedy |
+| `optimiser`, `learned_steps` | how gradients become steps |
+| `normalised`, `readers`, `checks` | an agent round another; what others may ask; what is refused |
+"""
 
 from jaxrl.core.doors import door
 

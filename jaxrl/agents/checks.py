@@ -96,11 +96,6 @@ def layers(env: Any) -> Iterator[Any]:
         env = getattr(env, "env", None)
 
 
-def held_actions(env: Any) -> HeldActions | None:
-    """The wrapper that makes actions last, wherever in `env` it stands; None without one."""
-    return next((layer for layer in layers(env) if isinstance(layer, HeldActions)), None)
-
-
 def differs(first: float | Array, second: float | Array) -> bool:
     """Whether two numbers are known and not the same."""
     if isinstance(first, jax.core.Tracer) or isinstance(second, jax.core.Tracer):
@@ -135,7 +130,7 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
         discount: the agent's [per step].
         unit_steps: parts of the agent that count every step as one.
     """
-    held = held_actions(env)
+    held = next((layer for layer in layers(env) if isinstance(layer, HeldActions)), None)
     if held is not None and differs(held.discount, discount):
         raise ValueError(
             f"The agent discounts by {discount}, HeldActions by {held.discount}: give both the "
@@ -172,11 +167,16 @@ def check_feed_forward(network: NetworkSettings, env: Environment) -> None:
         raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
 
 
-def check_replay_agent(agent: Any, env: Environment, *unit_steps: str) -> None:
+def check_replay_agent(agent: Any, env: Environment, asked: dict[str, tuple[str, ...]]) -> None:
     """Raise `ValueError` where an agent that learns from replay cannot learn in `env`.
 
     Nor can one whose replay keeps no successors where the clock cuts every step: a row that was cut
     has its successor in no other row, and all would be dropped.
+
+    Args:
+        agent: with replay, operator and successors.
+        env: to be learned in.
+        asked: what each part of the agent asks, see `check_asked`.
     """
     check_feed_forward(agent.network, env)
     agent.memory.check(agent.batch_size)
@@ -190,8 +190,10 @@ def check_replay_agent(agent: Any, env: Environment, *unit_steps: str) -> None:
             "replay.store_next=True, or give episodes more time."
         )
     _check_without_table(agent.operator)
-    check_environment(env, agent.discount, *unit_steps)
-    check_asked(agent, f"successors={type(agent.successors).__name__}", agent.successors.asked)
+    check_environment(env, agent.discount, *({"stock", "average_reward"} & {*asked}))
+    source = {f"successors={type(agent.successors).__name__}": agent.successors.asked}
+    for name, words in (asked | source).items():
+        check_asked(agent, name, words)
     agent.successors.check(agent.operator, env)
 
 

@@ -81,7 +81,9 @@ class CriticAgent:
         """
         operator = self.operator
         check_action_box(env)
-        checks.check_replay_agent(self, env)
+        refined = self.variance_adjustment
+        asked = {} if refined is None else {"variance_adjustment": refined.asked}
+        checks.check_replay_agent(self, env, asked)
         if not isinstance(operator.improvement, Greedy):
             raise ValueError(
                 f"{describe(operator.improvement)} chooses among finitely many actions; here the "
@@ -93,8 +95,6 @@ class CriticAgent:
                 f"{describe(operator.head)} needs a network that takes levels as inputs, which "
                 "critics of continuous actions do not: use Quantile, or discrete actions."
             )
-        if self.variance_adjustment is not None:
-            checks.check_asked(self, "variance_adjustment", self.variance_adjustment.asked)
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
@@ -185,7 +185,11 @@ class CriticAgent:
         names += ("clipped_fraction",) * action_values.has_bounds(self.operator.head)
         draw_key, learn_key = jax.random.split(key)
         state, ready = experience.store(self, state, trajectory)
-        batches = experience.draw_rounds(draw_key, self, state.replay)
+        # One draw serves all steps, none of which changes the replay: it stays outside the
+        # conditional, which would copy it.
+        draw = self.memory.sample(draw_key, state.replay, self.num_updates * self.batch_size)
+        shape = (self.num_updates, self.batch_size)
+        batches = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)
         keys = jax.random.split(learn_key, self.num_updates)
         zero = dict.fromkeys(names, jnp.zeros((), jnp.float32))
 
@@ -199,7 +203,6 @@ class CriticAgent:
         def skip(learner: CriticState) -> tuple[CriticState, dict[str, Array]]:
             return learner, dict.fromkeys(names, jnp.zeros(self.num_updates, jnp.float32))
 
-        # The replay stays outside the conditional, which would copy it.
         learner, logs = jax.lax.cond(ready, learn, skip, state.replace(replay=()))
         metrics = jax.tree.map(jnp.mean, logs)
         metrics["counted_share"] = experience.counted_share(batches, ready)

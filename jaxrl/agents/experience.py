@@ -11,7 +11,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Progress, PyTree, Transition
 from jaxrl.replay import Batch
 
 
@@ -98,17 +98,6 @@ def store(agent: Any, state: Any, trajectory: Transition) -> tuple[Any, Array]:
     )
     ready = replay.can_sample(state.replay, agent.batch_size)
     return state, ready & (state.progress.step >= agent.warmup)
-
-
-def draw_rounds(key: Key, agent: Any, replay_state: PyTree) -> Batch:
-    """The batches `[num_updates, batch_size, ...]` of all gradient steps after a rollout.
-
-    One draw serves them all: none of the steps changes the replay, which so stays out of the
-    conditional that would copy it.
-    """
-    shape = (agent.num_updates, agent.batch_size)
-    draw = agent.memory.sample(key, replay_state, agent.num_updates * agent.batch_size)
-    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)
 
 
 def counted_share(batch: Batch, ready: Array) -> Array:

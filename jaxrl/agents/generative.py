@@ -156,16 +156,13 @@ def _check_state(env: Environment) -> None:
     """Raise `ValueError` unless the environment's state can be stored and stepped again."""
     state, _ = jax.eval_shape(env.reset, jax.random.key(0))
     leaves = jax.tree.leaves(state)
-    if not leaves:
+    has_key = any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves)
+    if has_key or not leaves:
+        what = "carries a random key of its own" if has_key else "holds no arrays"
         raise ValueError(
-            f"Generative steps stored states again, but the state of {type(env).__name__} holds no "
-            "arrays: it is kept elsewhere, or there is none. Use successors=Sampled()."
-        )
-    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves):
-        raise ValueError(
-            f"Generative draws successors by the key of `step`, but the state of "
-            f"{type(env).__name__} carries a random key of its own: every draw may be the same. "
-            "Let `step` use the key it is given, or use successors=Sampled()."
+            f"Generative steps stored states again, each time with another key, but the state of "
+            f"{type(env).__name__} {what}: let it hold what `step` needs, and `step` use the key "
+            "that it is given, or use successors=Sampled()."
         )
 
 

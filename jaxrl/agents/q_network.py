@@ -118,12 +118,10 @@ class QNetworkAgent:
         _, munchausen = value_parts.implicit_policy(self.operator, self.munchausen)
         parts = {"munchausen": munchausen, "stock": self.stock, "channels": self.channels}
         parts |= {"average_reward": self.average_reward}
-        known = {name: part for name, part in parts.items() if part is not None}
-        checks.check_replay_agent(self, env, *({"stock", "average_reward"} & {*known}))
-        for name, part in known.items():
-            checks.check_asked(self, name, part.asked)
+        asked = {name: part.asked for name, part in parts.items() if part is not None}
         if checks.differs(self.reward_shift, 0.0):
-            checks.check_asked(self, f"reward_shift={self.reward_shift}", value_parts.SHIFT_ASKED)
+            asked[f"reward_shift={self.reward_shift}"] = value_parts.SHIFT_ASKED
+        checks.check_replay_agent(self, env, asked)
         if self.stock is not None:
             check_stock(self, env)
         if self.channels is not None:
@@ -290,10 +288,10 @@ class QNetworkAgent:
 
         end_value = self._offset
         if self.average_reward is not None:
-            start_key = jax.random.fold_in(key, _STARTS)
-            end_value = self.average_reward.start_value(
-                start_key, state.restart, self.batch_size, operator, outputs
-            )
+            keys = jax.random.split(jax.random.fold_in(key, _STARTS), self.batch_size)
+            _, observation = jax.vmap(state.restart.reset)(keys)
+            rows, selector = outputs(observation)
+            end_value = jnp.mean(jax.vmap(operator.state_law)(rows, None, selector).mean())
         shifted = value_parts.shifted_reward(outcomes.reward, outcomes.discount, end_value)
         reward = shifted - state.gain
         if munchausen is not None:

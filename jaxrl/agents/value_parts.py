@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.checks import check_asked
 from jaxrl.core import struct
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key, Progress, PyTree
+from jaxrl.core.types import Array, Progress
 from jaxrl.operators import BellmanOperator, MirrorDescent
 from jaxrl.operators.bellman import describe
 from jaxrl.operators.gap import gap_bonus
@@ -112,8 +109,9 @@ class AverageReward:
     of one function, as in the table's algorithm. Taken of the network that learns, which follows
     its targets, most of it would vanish before g has moved.) g tends to the best average reward of
     a unichain model, and q to its relative values up to a constant. Where an episode ends the next
-    begins at once: an end is worth the mean of V' over fresh resets. So g tends to the `gain` of
-    `planning.relative_value_iteration`, under every functional over successors.
+    begins at once: an end is worth the mean of V' over fresh resets, as many as the batch has rows.
+    So g tends to the `gain` of `planning.relative_value_iteration`, under every functional over
+    successors.
 
     g moves by the errors and not by the rewards, so that it is the optimal policy's average reward
     while another one acts.
@@ -142,28 +140,6 @@ class AverageReward:
     def init(self) -> Array:
         """The first estimate `[]` [return per step]."""
         return jnp.asarray(self.initial, jnp.float32)
-
-    def start_value(
-        self,
-        key: Key,
-        env: Environment,
-        num_starts: int,
-        operator: BellmanOperator,
-        outputs: Callable[[PyTree], tuple[Array, Array | None]],
-    ) -> Array:
-        """What a new episode is worth, by the mean over fresh resets, `[]` [return].
-
-        Args:
-            key: spent.
-            env: to reset.
-            num_starts: resets.
-            operator: its improvement values them.
-            outputs: `observation[num_starts, ...]` -> the head's parameters `[num_starts, A, ...]`,
-                and those that choose the action or None.
-        """
-        _, observation = jax.vmap(env.reset)(jax.random.split(key, num_starts))
-        rows, selector = outputs(observation)
-        return jnp.mean(jax.vmap(operator.state_law)(rows, None, selector).mean())
 
     def moved(self, gain: Array, td_error: Array, progress: Progress) -> Array:
         """g after a batch of mean error `td_error[]` [return]; as it was if that is not finite."""
