@@ -17,12 +17,12 @@ from jaxrl.agents.dual import Dual as Dual
 from jaxrl.agents.ensemble import Ensemble as Ensemble
 from jaxrl.agents.experience import TargetUpdate as TargetUpdate
 from jaxrl.agents.generative import Generative as Generative
-from jaxrl.agents.learned_steps import learned_optimiser as learned_optimiser
 from jaxrl.agents.normalised import NormalisedAgent as NormalisedAgent
 from jaxrl.agents.optimiser import (
     GradientDescent as GradientDescent,
     Optimiser as Optimiser,
     RMSProp as RMSProp,
+    learned_optimiser as learned_optimiser,
 )
 from jaxrl.agents.parallel_q import ParallelQAgent as ParallelQAgent
 from jaxrl.agents.presets import (
