@@ -274,16 +274,11 @@ class ActorCriticAgent:
         if self.normalise_advantages:
             centred = targets.advantage - jnp.mean(targets.advantage)
             targets = targets.replace(advantage=centred / (jnp.std(targets.advantage) + 1e-8))
-        outputs = PolicyOutputs(
-            log_prob=policy.log_prob(action),
-            entropy=policy.entropy(),
-            value=value,
-            policy=policy,
-            heads=heads,
-        )
+        log_prob, entropy = policy.log_prob(action), policy.entropy()
+        outputs = PolicyOutputs(log_prob, entropy, value, policy=policy, heads=heads)
         # The targets were computed before: constants to this gradient, not to an outer one.
         loss = values_at(self.rule, state.progress).loss(outputs, targets, state.progress)
-        return jnp.mean(loss), jnp.mean(outputs.entropy)
+        return jnp.mean(loss), jnp.mean(entropy)
 
 
 def _unroll(

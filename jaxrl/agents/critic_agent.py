@@ -113,13 +113,12 @@ class CriticAgent:
             **self.actor.start(),
         }
         params, adjustment = CriticParams(**parts), self.variance_adjustment
+        states = {name: self.optimiser.init(part) for name, part in parts.items()}
         copies = jax.tree.map(jnp.copy, params)
         learner = CriticLearner(
             params=params,
             target_params=copies if self.actor.lags else (),
-            optimiser=CriticParams(
-                **{name: self.optimiser.init(part) for name, part in parts.items()}
-            ),
+            optimiser=CriticParams(**states),
             target_critic=() if self.actor.lags else copies.critic,
             mean_scale=() if adjustment is None else adjustment.init(self.num_critics),
             num_updates=jnp.zeros((), jnp.int32),

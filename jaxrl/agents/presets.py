@@ -161,12 +161,8 @@ def rainbow() -> QNetworkAgent:
     Explores by epsilon-greedy in place of noisy layers. Set `low` and `high` to the range of
     returns.
     """
-    return QNetworkAgent(
-        operator=BellmanOperator(operators.Categorical(low=0.0, high=100.0, num_atoms=51)),
-        replay=PrioritisedReplay(capacity=10_000, num_step=3),
-        double=True,
-        dueling=True,
-    )
+    replay = PrioritisedReplay(capacity=10_000, num_step=3)
+    return c51(replay=replay, double=True, dueling=True)
 
 
 @_named
