@@ -82,16 +82,13 @@ def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:
         0.75
     """
     slack = _SLACK * (head.high - head.low) / head.num_atoms
-    probs, values = (target.probs, target.atoms) if head.stores_law else _means(target)
+    means = target.mean()[..., None]
+    law = (target.probs, target.atoms) if head.stores_law else (jnp.ones_like(means), means)
+    probs, values = law
     is_out = (values < head.low - slack) | (values > head.high + slack)
     share = jnp.sum(jnp.where(is_out, probs, 0.0), axis=-1)
     counts = weights > 0
     return jnp.sum(jnp.where(counts, share, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
-
-
-def _means(target: Law) -> tuple[Array, Array]:
-    means = target.mean()[..., None]
-    return jnp.ones_like(means), means
 
 
 def epsilon_greedy(key: Key, scores: Array, epsilon: float | Array) -> Array:

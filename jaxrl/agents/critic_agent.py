@@ -81,8 +81,7 @@ class CriticAgent:
         """
         operator = self.operator
         check_action_box(env)
-        refined = self.variance_adjustment
-        asked = {} if refined is None else {"variance_adjustment": refined.asked}
+        asked = {"variance_adjustment": ("gaussian",)} if self.variance_adjustment else {}
         checks.check_replay_agent(self, env, asked)
         if not isinstance(operator.improvement, Greedy):
             raise ValueError(

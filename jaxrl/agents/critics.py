@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -177,8 +177,6 @@ class VarianceAdjustment:
         Duan et al. 2025, Distributional soft actor-critic with three refinements (arXiv
         2310.05858), and its released code, file dsac_v2.py.
     """
-
-    asked: ClassVar[tuple[str, ...]] = ("gaussian",)
 
     step_size: float = setting(0.005, "of the mean of spreads", low=0.0, high=1.0, low_open=True)
     bound: float = setting(3.0, "greatest error of the spread, in mean spreads", low=0.0)

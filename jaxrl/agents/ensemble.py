@@ -266,13 +266,12 @@ class Ensemble:
 
 def _check_space(space: Space, name: str) -> None:
     """Raise `ValueError` unless observations are a vector of real numbers."""
-    if isinstance(space, Box):
-        if len(space.shape) == 1 and jnp.issubdtype(space.dtype, jnp.floating):
-            return
-        what = "images" if len(space.shape) == 3 else "arrays"
-        what = f"{what} of shape {space.shape} and type {jnp.dtype(space.dtype).name}"
-    else:
-        what = f"one of {space.num_values} states" if isinstance(space, Discrete) else str(space)
+    is_vector = isinstance(space, Box) and len(space.shape) == 1
+    if is_vector and jnp.issubdtype(space.dtype, jnp.floating):
+        return
+    what = f"{space}, such as images are"
+    if isinstance(space, Discrete):
+        what = f"one of {space.num_values} states"
     raise ValueError(
         f"Ensemble models vectors of real numbers, but {name} observes {what}: use "
         "successors=Generative(num_samples=16), which steps the environment itself, or plan on the "

@@ -119,7 +119,7 @@ class Generative:
         copy = own_copy(env if self.models is None else self.models)
         if self.models is not None:
             return EnvModels(copy, {}, is_batch=True)
-        side = _grid_side(self.num_models, len(self.spread))
+        side = round(self.num_models ** (1.0 / max(len(self.spread), 1)))
         axes = [np.linspace(low, high, side) for _, low, high in self.spread]
         points = [jnp.asarray(axis.ravel()) for axis in np.meshgrid(*axes, indexing="ij")]
         names = [resolve_parameter(env, name) for name, _, _ in self.spread]
@@ -194,21 +194,14 @@ def _check_models(env: Environment, num_models: int, spread: Spread, models: PyT
             raise ValueError(f"spread: {name} reaches from {low} to {high}: give low < high.")
         check_parameter(env, name, low)
         check_parameter(env, name, high)
-    _grid_side(num_models, len(spread))
-
-
-def _grid_side(num_models: int, num_parameters: int) -> int:
-    """Points along each axis of a grid of `num_models` over `num_parameters` axes."""
-    if num_parameters == 0:
-        return 1
-    side = round(num_models ** (1.0 / num_parameters))
-    if side < 2 or side**num_parameters != num_models:
-        below, above = max(side, 2) ** num_parameters, (max(side, 2) + 1) ** num_parameters
+    dimension = len(spread)
+    side = max(2, round(num_models ** (1.0 / max(dimension, 1))))
+    if spread and side**dimension != num_models:
         raise ValueError(
-            f"num_models={num_models} is no grid over {num_parameters} parameters: use {below} or "
-            f"{above}, or give the environments themselves by models=."
+            f"num_models={num_models} is no grid over {dimension} parameters: use "
+            f"{side**dimension} or {(side + 1) ** dimension}, or give the environments themselves "
+            "by models=."
         )
-    return side
 
 
 def own_copy(tree: PyTree) -> PyTree:

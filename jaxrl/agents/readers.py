@@ -48,9 +48,7 @@ class HasResponse(Protocol):
         """See the function `response`."""
 
 
-def along(
-    read: Callable[[PyTree, PyTree, PyTree], Any], state: PyTree, trajectory: Transition
-) -> Any:
+def along(read: Callable[..., Any], state: PyTree, trajectory: Transition) -> Any:
     """What `agent.policy` or `agent.values` reads at each step of `trajectory[T, B]`."""
     return read(state, trajectory.observation, trajectory.extras.get("memory_before", ()))
 

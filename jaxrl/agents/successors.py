@@ -88,8 +88,8 @@ class Successors(Protocol):
 
 
 def learn_nothing(
-    source: Any, state: SourceState, operator: Any, batch: Batch, target: Law, *_: Any
-) -> tuple[PyTree, Law]:
+    source: Any, state: Any, operator: Any, batch: Any, target: Law, *_: Any
+) -> tuple:
     """`learn` of sources without parameters: nothing; the backups as they are."""
     return (), target
 
