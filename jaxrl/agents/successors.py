@@ -87,9 +87,7 @@ class Successors(Protocol):
         """
 
 
-def learn_nothing(
-    source: Any, state: Any, operator: Any, batch: Any, target: Law, *_: Any
-) -> tuple:
+def learn_nothing(source: Any, state: Any, operator: Any, batch: Any, target: Law, *_: Any) -> Any:
     """`learn` of sources without parameters: nothing; the backups as they are."""
     return (), target
 
