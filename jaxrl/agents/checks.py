@@ -141,7 +141,8 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
             f"The {unit_steps[0]} counts every step as one, but HeldActions lasts for several: "
             "leave one out."
         )
-    for mdp in (getattr(layer, "mdp", None) for layer in layers(env)):
+    for layer in layers(env):
+        mdp: Any = getattr(layer, "mdp", None)
         known = isinstance(mdp, TabularMDP) and not isinstance(mdp.legal, jax.core.Tracer)
         if known and (num_illegal := int(np.sum(~np.asarray(mdp.legal)))):
             raise ValueError(

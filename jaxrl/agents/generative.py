@@ -194,13 +194,12 @@ def _check_models(env: Environment, num_models: int, spread: Spread, models: PyT
             raise ValueError(f"spread: {name} reaches from {low} to {high}: give low < high.")
         check_parameter(env, name, low)
         check_parameter(env, name, high)
-    dimension = len(spread)
-    side = max(2, round(num_models ** (1.0 / max(dimension, 1))))
-    if spread and side**dimension != num_models:
+    side = max(2, round(num_models ** (1.0 / max(len(spread), 1))))
+    if spread and side ** len(spread) != num_models:
         raise ValueError(
-            f"num_models={num_models} is no grid over {dimension} parameters: use "
-            f"{side**dimension} or {(side + 1) ** dimension}, or give the environments themselves "
-            "by models=."
+            f"num_models={num_models} is no grid over {len(spread)} parameters: use "
+            f"{side ** len(spread)} or {(side + 1) ** len(spread)}, or give the environments "
+            "themselves by models=."
         )
 
 
