@@ -30,8 +30,7 @@ PACKAGES = [
 # them. A kind of part keeps one in every run.
 SLOW = {
     "agents": (
-        "action_critics ensemble episodes exploration learned_optimiser minibatches nested "
-        "successors value_network"
+        "action_values actor_critic critics ensemble generative minibatches optimiser successors"
     ),
     "core": "distances holding lifetime mdp schedules",
     "envs": (

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.agents.reward_shift import shifted_value
+from jaxrl.agents.value_parts import shifted_value
 from jaxrl.cli.contraction import why_no_contraction
 from jaxrl.cli.job import Job
 from jaxrl.core.protocols import Environment

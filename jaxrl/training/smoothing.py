@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxrl.agents.inner import of_inner
-from jaxrl.agents.readers import response
+from jaxrl.agents.readers import of_inner, response
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, Policy
 from jaxrl.core.types import Array, Key, PyTree

@@ -34,13 +34,7 @@ from jaxrl.agents import (
     TargetUpdate,
 )
 from jaxrl.core import FunctionalFacts, ImprovementFacts, Linear, struct
-from jaxrl.functionals import (
-    CVaR,
-    Entropic,
-    Mean,
-    MeanSemideviation,
-    TotalVariation,
-)
+from jaxrl.functionals import CVaR, Entropic, Mean, MeanSemideviation, TotalVariation
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import (
     BellmanOperator,

@@ -23,7 +23,6 @@ from jaxrl.agents import (
     TargetUpdate,
     preset,
 )
-from jaxrl.agents.nested import Nested
 from jaxrl.core import Linear, struct
 from jaxrl.envs.wrappers import RewardNoise, TimeLimit
 from jaxrl.functionals import (
@@ -245,17 +244,23 @@ def test_a_worst_case_shares_its_draws_between_settings_and_a_mixture_does_not()
 # --- a functional of functionals -----------------------------------------------------------------
 
 
+def nested(inner, outer, num_groups):
+    """`outer` over groups of `inner`, as a source with so many models asks for."""
+    source = Generative(2, num_groups, over_models=outer)
+    return source.operator(BellmanOperator(successor_functional=inner)).successor_functional
+
+
 VALUE_AND_WEIGHTS = jax.jit(lambda f, p, v: (f(p, v), worst_case(f, p, v)))
 
 
 @pytest.mark.slow
 def test_weights_within_and_over_groups_multiply():
     """The worst group is the second, [3, 1]; half of its mass is on its lower value."""
-    functional = Nested(CVaR(0.5), CVaR(0.5), num_groups=2)
+    functional = nested(CVaR(0.5), CVaR(0.5), num_groups=2)
     probs, values = np.full(4, 0.25, np.float32), np.array([5.0, 4.0, 3.0, 1.0], np.float32)
     value, weights = VALUE_AND_WEIGHTS(functional, probs, values)
     assert float(value) == 1.0 and weights.tolist() == [0.0, 0.0, 0.0, 1.0]
-    averse = Nested(Entropic(0.7), Mean(), num_groups=2)
+    averse = nested(Entropic(0.7), Mean(), num_groups=2)
     weights = VALUE_AND_WEIGHTS(averse, probs, values)[1]
     np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-6)
     tilted = np.exp(-0.7 * np.asarray(values)).reshape(2, 2)
@@ -265,7 +270,7 @@ def test_weights_within_and_over_groups_multiply():
 def test_nested_means_are_the_mean_whatever_the_masses():
     probs = np.array([0.1, 0.0, 0.6, 0.3, 0.0, 0.0], np.float32)
     values = np.arange(6.0, dtype=np.float32)
-    functional = Nested(Mean(), Mean(), num_groups=3)
+    functional = nested(Mean(), Mean(), num_groups=3)
     value, weights = VALUE_AND_WEIGHTS(functional, probs, values)
     np.testing.assert_allclose(value, 2.1, rtol=1e-6)
     np.testing.assert_allclose(weights, probs, atol=1e-6)

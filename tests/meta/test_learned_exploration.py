@@ -11,7 +11,7 @@ import pytest
 
 from jaxrl import meta, pqn
 from jaxrl.agents import GradientDescent, Optimiser
-from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
+from jaxrl.agents.action_values import epsilon_greedy, epsilon_greedy_law
 from jaxrl.core import outcome_mdp
 from jaxrl.envs import TabularEnv
 from jaxrl.meta.inner import collect, differentiable_iteration
