@@ -15,7 +15,7 @@ from jaxrl.core.notation import register
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree
-from jaxrl.rules.random_weights import random_weights
+from jaxrl.rules.contract import random_weights
 
 _DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 _NUM_FEATURES = 7 + 2 * len(_DECAYS)
