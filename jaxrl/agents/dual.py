@@ -102,7 +102,7 @@ class Dual:
             )
         self.operator(operator).require_successors(1)
 
-    def dual(self, functional: Functional) -> duals.Dual:
+    def dual(self, functional: Functional) -> duals.SampleDual:
         """The per-sample dual of a functional.
 
         Raises:

@@ -8,20 +8,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals import worst_law
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.ordering import finite_part
-from jaxrl.functionals.worst_law import (
-    SUPPORTS,
-    as_floats,
-    envelope,
-    expectation,
-    reachable_atoms,
-    unit_gaps,
-)
 
 
 @checked_struct
@@ -62,49 +54,27 @@ class Wasserstein:
 
     radius: float = setting(0.1, "greatest mean cost of transport", low=0.0)
     cost: Array | None = None  # [N, N]
-    support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
+    support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, per_outcome="cost")
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         size = values.shape[0]
-        cost = 1.0 - jnp.eye(size) if self.cost is None else self.cost
-        parameters = as_floats(probs, values, self.radius, cost)
-        probs, values, radius, cost = jax.lax.stop_gradient(parameters)
-        reachable = reachable_atoms(probs, self.support)
-        gaps, spread = unit_gaps(values, reachable)
-        sources = jnp.where(probs > 0, probs, 0.0)
-        unit = jnp.max(jnp.where((probs > 0)[:, None] & reachable[None, :], cost, 0.0))
-        unit = jnp.where(unit > 0, unit, 1.0)
-        unit_cost = cost / unit
         rows = jnp.arange(size)
+        cost = 1.0 - jnp.eye(size) if self.cost is None else self.cost
 
-        def targets(price: Array) -> Array:
-            """`[N]`: where each atom's mass goes at this price of transport."""
-            offers = jnp.where(reachable[None, :], gaps[None, :] + price * unit_cost, jnp.inf)
+        def targets(offers: Array, price: Array, cost: Array) -> Array:
+            offers = offers[None, :] + price * cost
             best = jnp.argmin(offers, 1)
             stays = offers[rows, rows] <= offers[rows, best]
             return jnp.where(stays, rows, best)
 
-        def plan(price: Array) -> tuple[Array, Array]:
-            to = targets(price)
-            return jnp.sum(sources * (gaps - gaps[to])), jnp.sum(sources * unit_cost[rows, to])
+        def fees(cost: Array, to: Array) -> Array:
+            return cost[rows, to]
 
-        bought = best_purchase(plan, radius / unit)
-        few, many = targets(bought.dear_price), targets(bought.cheap_price)
-        plans = jax.nn.one_hot(jnp.stack([few, many]), size, dtype=values.dtype)  # [2, N, N]
-        costs = jnp.sum(sources[:, None] * plans * unit_cost, (1, 2))
-        share = costly_share(radius / unit, costs[0], costs[1])
-        plans = (1.0 - share) * plans[0] + share * plans[1]
-        law = sources @ plans
-        value = expectation(law, values, reachable)
-
-        price = bought.price * spread / unit  # [return / unit of cost]
-        by_probs = plans @ jnp.where(reachable, finite_part(values), 0.0)
-        by_probs = jnp.where(reachable, by_probs + price * jnp.sum(plans * cost, 1), 0.0)
-        by_cost = price * sources[:, None] * plans
-        return envelope(value, parameters, (by_probs, law, -price, by_cost))
+        held = worst_law.hold(self.support, probs, values, self.radius, cost)
+        return _worst_transport(*held, targets, fees)
 
 
 @checked_struct
@@ -142,7 +112,7 @@ class WeightedL1:
 
     radius: float = setting(0.1, "greatest weighted L1 distance", low=0.0)
     weights: Array | None = None  # [N]
-    support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
+    support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, per_outcome="weights")
 
@@ -150,59 +120,78 @@ class WeightedL1:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         if self.weights is None:  # eight times as fast, by mere comparisons
             return TotalVariation(0.5 * self.radius, self.support)(probs, values)
-        parameters = as_floats(probs, values, self.radius, self.weights)
-        probs, values, radius, weights = jax.lax.stop_gradient(parameters)
-        reachable = reachable_atoms(probs, self.support)
-        gaps, spread = unit_gaps(values, reachable)
-        sources = jnp.where(probs > 0, probs, 0.0)
-        unit = jnp.max(jnp.where(reachable, weights, 0.0))
-        unit = jnp.where(unit > 0, unit, 1.0)
-        fees = weights / unit
+        rows = jnp.arange(values.shape[0])
 
-        def movement(price: Array) -> tuple[Array, Array]:
-            """`[N]`, which atoms' mass moves at this price, and the index of its target."""
-            offers = jnp.where(reachable, gaps + price * fees, jnp.inf)
-            target = jnp.argmin(offers)
-            return gaps - price * fees > offers[target], target
+        def targets(offers: Array, price: Array, weights: Array) -> Array:
+            best = jnp.argmin(offers + price * weights)
+            moves = offers - price * weights > offers[best] + price * weights[best]
+            return jnp.where(moves, best, rows)
 
-        def plan(price: Array) -> tuple[Array, Array]:
-            moves, target = movement(price)
-            moved = jnp.where(moves, sources, 0.0)
-            return jnp.sum(moved * (gaps - gaps[target])), jnp.sum(moved * (fees + fees[target]))
+        def fees(weights: Array, to: Array) -> Array:
+            return jnp.where(to == rows, 0.0, weights + weights[to])
 
-        bought = best_purchase(plan, radius / unit)
-        moves, targets = jax.vmap(movement)(jnp.stack([bought.dear_price, bought.cheap_price]))
-        costs = jnp.sum(jnp.where(moves, sources * (fees + fees[targets][:, None]), 0.0), 1)
-        share = costly_share(radius / unit, costs[0], costs[1])
-        plans = jnp.stack([1.0 - share, share])
-        sent = plans[:, None] * moves  # [2, N] share of each atom that goes to either target
-        leaving = jnp.sum(sent, 0)
-        arriving = jax.nn.one_hot(targets, values.shape[0], dtype=values.dtype)  # [2, N]
-        law = sources * (1.0 - leaving) + (sent @ sources) @ arriving
-        value = expectation(law, values, reachable)
+        held = worst_law.hold(self.support, probs, values, self.radius, self.weights)
+        return _worst_transport(*held, targets, fees)
 
-        price = bought.price * spread / unit  # [return per unit of distance]
-        known = jnp.where(reachable, finite_part(values), 0.0)
-        ends = known[targets] + price * weights[targets]  # [2]
-        by_probs = known * (1.0 - leaving) + price * weights * leaving + ends @ sent
-        by_probs = jnp.where(reachable, by_probs, 0.0)
-        by_weights = price * (sources * leaving + (sent @ sources) @ arriving)
-        return envelope(value, parameters, (by_probs, law, -price, by_weights))
+
+def _worst_transport(
+    parameters: tuple[Array, ...],
+    reachable: Array,
+    held: tuple[Array, ...],
+    targets: Callable[[Array, Array, Array], Array],
+    fees: Callable[[Array, Array], Array],
+) -> Array:
+    """The least of q.v for mass moved at mean cost `radius` at most.
+
+    Args:
+        parameters: probs `[N]`, values `[N]`, radius `[]`, costs `[..., N]`.
+        reachable: `[N]` bool, where mass may go.
+        held: the parameters as constants.
+        targets: `[N]` values where mass may go, infinite elsewhere; price; costs -> `[N]`, where
+            each atom's mass goes at this price of transport.
+        fees: costs; `[N]` targets -> `[N]`, the cost of a unit of mass from each atom to its own.
+    """
+    probs, values, radius, costs = held
+    gaps, spread = worst_law.unit_gaps(values, reachable)
+    offers = jnp.where(reachable, gaps, jnp.inf)
+    sources = jnp.where(probs > 0, probs, 0.0)
+    unit = jnp.max(jnp.where(reachable, finite_part(costs), 0.0))
+    unit = jnp.where(unit > 0, unit, 1.0)
+    unit_costs, budget = costs / unit, radius / unit
+
+    def cost_of(to: Array) -> Array:
+        return jnp.sum(sources * fees(unit_costs, to))
+
+    def plan(price: Array) -> tuple[Array, Array]:
+        to = targets(offers, price, unit_costs)
+        return jnp.sum(sources * (gaps - gaps[to])), cost_of(to)
+
+    unit_price, dear, cheap = _best_purchase(plan, budget)
+    few, many = (targets(offers, price, unit_costs) for price in (dear, cheap))
+    # The share of the costlier of the two plans in a mixture that uses up the budget. Of the costs
+    # of these very plans: made again from its price, a plan may break a tie otherwise.
+    least, most = cost_of(few), cost_of(many)
+    share = (budget - least) / jnp.where(most > least, most - least, 1.0)
+    share = jnp.where(most <= budget, 1.0, jnp.clip(share, 0.0, 1.0))
+
+    def mixed(of_plan: Callable[[Array], Array]) -> Array:
+        return (1.0 - share) * of_plan(few) + share * of_plan(many)
+
+    law = mixed(lambda to: jnp.zeros_like(probs).at[to].add(sources))
+    price = unit_price * spread / unit  # [return / unit of cost]
+    known = jnp.where(reachable, finite_part(values), 0.0)
+    by_probs = mixed(lambda to: known[to] + price * fees(costs, to))
+    by_probs = jnp.where(reachable, by_probs, 0.0)
+    by_costs = jax.grad(lambda costs: mixed(lambda to: price * sources @ fees(costs, to)))(costs)
+    return worst_law.value_of(law, reachable, parameters, by_probs, -price, by_costs)
 
 
 _MAX_TRIALS = 64
 
 
-@struct.dataclass
-class Purchase:
-    """The prices at which the best mixture of two plans is found."""
-
-    price: Array  # [] gain that one more unit of budget buys
-    dear_price: Array  # [] the price whose plan costs at most the budget
-    cheap_price: Array  # [] the price whose plan costs at least the budget, if any does
-
-
-def best_purchase(plan: Callable[[Array], tuple[Array, Array]], budget: Array) -> Purchase:
+def _best_purchase(
+    plan: Callable[[Array], tuple[Array, Array]], budget: Array
+) -> tuple[Array, Array, Array]:
     """Maximise the gain of a mixture of plans whose mean cost is at most `budget`.
 
     `plan(price)` returns gain and cost of a plan that maximises gain - price * cost; there are
@@ -213,6 +202,10 @@ def best_purchase(plan: Callable[[Array], tuple[Array, Array]], budget: Array) -
     Args:
         plan: `price [] -> (gain [], cost [])`, both non-negative and of order one.
         budget: `[]`, non-negative.
+
+    Returns:
+        The gain that one more unit of budget buys, the price of the plan that costs at most the
+        budget, and that of the one that costs at least the budget, if any does.
 
     Numerics:
         Ends at the first chord that no plan betters by more than rounding, at a price at which
@@ -231,10 +224,6 @@ def best_purchase(plan: Callable[[Array], tuple[Array, Array]], budget: Array) -
         extra = costly[2] - cheap[2]
         return jnp.where(extra > 0, (costly[1] - cheap[1]) / jnp.where(extra > 0, extra, 1.0), 0.0)
 
-    def unfinished(state: tuple) -> Array:
-        trials, is_done, _, _ = state
-        return (trials < _MAX_TRIALS) & ~is_done
-
     def refine(state: tuple) -> tuple:
         trials, _, cheap, costly = state
         price = chord(cheap, costly)
@@ -248,21 +237,7 @@ def best_purchase(plan: Callable[[Array], tuple[Array, Array]], budget: Array) -
 
     cheap, costly = (dear, *plan(dear)), (none, *plan(none))
     affordable = costly[2] <= budget
-    start = (jnp.zeros((), jnp.int32), affordable, cheap, costly)
-    _, _, cheap, costly = jax.lax.while_loop(unfinished, refine, start)
-    return Purchase(
-        price=jnp.where(affordable, 0.0, chord(cheap, costly)),
-        dear_price=cheap[0],
-        cheap_price=costly[0],
+    _, _, cheap, costly = jax.lax.while_loop(
+        lambda state: (state[0] < _MAX_TRIALS) & ~state[1], refine, (0, affordable, cheap, costly)
     )
-
-
-def costly_share(budget: Array, cheap_cost: Array, costly_cost: Array) -> Array:
-    """Weight in [0, 1] of the costlier plan in a mixture of two that uses up the budget.
-
-    The costs are to be those of the very plans that are mixed: made again from its price, a plan
-    may break a tie otherwise than during the search.
-    """
-    extra = costly_cost - cheap_cost
-    share = jnp.clip((budget - cheap_cost) / jnp.where(extra > 0, extra, 1.0), 0.0, 1.0)
-    return jnp.where(costly_cost <= budget, 1.0, share)
+    return jnp.where(affordable, 0.0, chord(cheap, costly)), cheap[0], costly[0]

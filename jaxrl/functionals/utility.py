@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,9 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import MONETARY
 from jaxrl.core.settings import check_settings, checked_struct, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.bracket import turning_point
-from jaxrl.functionals.duals import Dual, UtilityDual
+from jaxrl.functionals.duals import SampleDual, UtilityDual
 from jaxrl.functionals.ordering import least_possible, readable, unless_infinite
-
-
-class Utility(Protocol):
-    """What a gain is worth: concave, not decreasing, u(0) = 0, and 1 among its slopes at 0."""
-
-    def __call__(self, gain: Array) -> Array:
-        """Elementwise: `gain[...]` [return] -> `[...]` [return]."""
-        ...
+from jaxrl.functionals.worst_law import turning_point
 
 
 @checked_struct
@@ -165,7 +157,7 @@ class OptimisedCertaintyEquivalent:
         certainty equivalent, definition 2.1 and theorem 2.1.
     """
 
-    utility: Utility = setting(ExponentialUtility(), "utility of a gain")
+    utility: Callable[[Array], Array] = setting(ExponentialUtility(), "utility of a gain")
 
     facts = MONETARY  # coherent for piecewise linear ones
 
@@ -194,9 +186,9 @@ class OptimisedCertaintyEquivalent:
             return amount + _mean(self.utility, chances, gaps - amount)
 
         result = origin + (1 - share) * objective(low) + share * objective(high)
-        return unless_infinite(_infinite_when_huge(result, values), probs, values)
+        return _finished(result, probs, values)
 
-    def dual(self, least: float) -> Dual:
+    def dual(self, least: float) -> SampleDual:
         """Of one sampled value."""
         return UtilityDual(self.utility)
 
@@ -232,7 +224,7 @@ class Shortfall:
         for losses).
     """
 
-    utility: Utility = setting(ExponentialUtility(), "utility of a gain")
+    utility: Callable[[Array], Array] = setting(ExponentialUtility(), "utility of a gain")
     threshold: float = setting(0.0, "utility that must remain", unit="return")
 
     facts = MONETARY  # coherent for piecewise linear ones
@@ -257,7 +249,7 @@ class Shortfall:
         # Zero, with the derivative of the solution.
         change = (surplus - jax.lax.stop_gradient(surplus)) / jnp.where(slope > 0, slope, 1.0)
         result = jnp.where(amount > -most, origin + amount + change, -jnp.inf)
-        return unless_infinite(_infinite_when_huge(result, values), probs, values)
+        return _finished(result, probs, values)
 
 
 def _from_the_least(probs: Array, values: Array) -> tuple[Array, Array, Array, Array]:
@@ -273,11 +265,11 @@ def _from_the_least(probs: Array, values: Array) -> tuple[Array, Array, Array, A
     return jnp.where(is_gain, limited, values), probs / jnp.sum(probs), limited - origin, origin
 
 
-def _infinite_when_huge(result: Array, values: Array) -> Array:
-    """Plus infinity where an infinite gain made `result` huge."""
+def _finished(result: Array, probs: Array, values: Array) -> Array:
+    """`result`, but plus infinity where an infinite gain made it huge, or what decides alone."""
     limits = jnp.finfo(values.dtype)
-    had_gain = jnp.any(values == limits.max / 16)
-    return jnp.where(had_gain & (result > limits.max * limits.eps), jnp.inf, result)
+    is_huge = jnp.any(values == limits.max / 16) & (result > limits.max * limits.eps)
+    return unless_infinite(jnp.where(is_huge, jnp.inf, result), probs, values)
 
 
 def _mean(function: Callable[[Array], Array], chances: Array, gains: Array) -> Array:
@@ -286,5 +278,5 @@ def _mean(function: Callable[[Array], Array], chances: Array, gains: Array) -> A
     return jnp.sum(chances * jnp.where(counts, function(jnp.where(counts, gains, 0.0)), 0.0))
 
 
-def _slope_of(utility: Utility) -> Callable[[Array], Array]:
+def _slope_of(utility: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda gains: jax.jvp(utility, (gains,), (jnp.ones_like(gains),))[1]

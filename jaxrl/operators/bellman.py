@@ -12,7 +12,7 @@ from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Composition, Functional, Head, Improvement, state_facts
 from jaxrl.core.types import Array
-from jaxrl.functionals.expectation import Mean
+from jaxrl.functionals.risk import Mean
 from jaxrl.operators.composition import DiscountedSum
 from jaxrl.operators.heads.scalar import Scalar
 from jaxrl.operators.improvement import Greedy

@@ -12,7 +12,7 @@ from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
-from jaxrl.functionals.expectation import Mean
+from jaxrl.functionals.risk import Mean
 from jaxrl.operators.bellman import BellmanOperator
 from jaxrl.operators.regularised import MirrorDescent, softmax_of_legal
 from jaxrl.planning.sweeps import action_values

@@ -11,8 +11,7 @@ from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.losses.expectile import expectile_loss
-from jaxrl.losses.quantile import quantile_levels
+from jaxrl.losses.formulas import expectile_loss, quantile_levels
 
 
 @struct.dataclass

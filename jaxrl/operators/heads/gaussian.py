@@ -12,8 +12,7 @@ from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.losses.likelihood import gaussian_cross_entropy
-from jaxrl.losses.quantile import quantile_levels
+from jaxrl.losses.formulas import gaussian_cross_entropy, quantile_levels
 
 
 @struct.dataclass

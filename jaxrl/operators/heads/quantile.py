@@ -10,7 +10,7 @@ from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.losses.quantile import quantile_huber_loss, quantile_levels
+from jaxrl.losses.formulas import quantile_huber_loss, quantile_levels
 
 _MANY = 1 << 16  # comparisons, above which a binary search is cheaper
 

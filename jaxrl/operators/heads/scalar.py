@@ -10,7 +10,7 @@ from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.losses.regression import huber_loss
+from jaxrl.losses.formulas import huber_loss
 
 
 @struct.dataclass
