@@ -15,6 +15,8 @@ from jaxrl.functionals import worst_law
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.ordering import finite_part
 
+_MAX_TRIALS = 64
+
 
 @checked_struct
 class Wasserstein:
@@ -184,9 +186,6 @@ def _worst_transport(
     by_probs = jnp.where(reachable, by_probs, 0.0)
     by_costs = jax.grad(lambda costs: mixed(lambda to: price * sources @ fees(costs, to)))(costs)
     return worst_law.value_of(law, reachable, parameters, by_probs, -price, by_costs)
-
-
-_MAX_TRIALS = 64
 
 
 def _best_purchase(
