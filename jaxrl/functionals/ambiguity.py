@@ -52,11 +52,13 @@ class Contamination:
         kept = 1.0 - jnp.minimum(radius, 1.0)
         low = jnp.min(jnp.where(reachable, values, jnp.inf))
         moved = (1.0 - kept) * jnp.sum(probs)
+        value = worst_law.expectation(kept * probs, values, reachable)
+        value = value + jnp.where(moved > 0, moved * low, 0.0)
         law = kept * probs + worst_law.evenly(moved, atoms_at(low, values, reachable))
         finite, low = finite_part(values), finite_part(low)
         by_probs = jnp.where(reachable, kept * finite + (1.0 - kept) * low, 0.0)
         by_radius = jnp.where(radius <= 1.0, jnp.sum(probs) * low - jnp.sum(probs * finite), 0.0)
-        return worst_law.value_of(law, reachable, parameters, by_probs, by_radius)
+        return worst_law.envelope(value, parameters, (by_probs, law, by_radius))
 
     def dual(self, least: float) -> SampleDual:
         """Of one sampled value."""
@@ -107,13 +109,14 @@ class TotalVariation:
         descent = jnp.where((probs > 0) & ~jnp.isnan(values), -values, 0.0)
         marginal = -worst_law.marginal_value(radius, probs, descent)
         removed = worst_law.fill_lowest(radius, probs, descent, -marginal)
-        worst = atoms_at(low, values, reachable)
-        law = probs - removed + worst_law.evenly(jnp.sum(removed), worst)
+        moved = jnp.sum(removed)
+        value = worst_law.expectation(probs - removed, values, reachable)
+        value = value + jnp.where(moved > 0, moved * low, 0.0)
+        law = probs - removed + worst_law.evenly(moved, atoms_at(low, values, reachable))
         # Once all mass has moved, the least value is at the margin.
         margin = jnp.where(radius >= jnp.sum(probs), low, marginal)
         by_probs = finite_part(jnp.where(reachable, jnp.minimum(values, margin), 0.0))
-        by_radius = finite_part(low - margin)
-        return worst_law.value_of(law, reachable, parameters, by_probs, by_radius)
+        return worst_law.envelope(value, parameters, (by_probs, law, finite_part(low - margin)))
 
     def dual(self, least: float) -> SampleDual:
         """Of one sampled value."""
