@@ -276,12 +276,11 @@ class Scenarios:
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]` (the nominal law), `values[N]` [return] -> `[]` [return]."""
-        parameters, _, held = worst_law.hold("full", probs, values, self.kernels)
-        probs, values, kernels = held
+        held = worst_law.hold("full", probs, values, self.kernels)
+        parameters, _, (probs, values, kernels) = held
         laws = jnp.concatenate([kernels, probs[None]]) if self.with_nominal else kernels
-        means = jax.vmap(worst_law.expectation, (0, None, None))(
-            laws, values, jnp.zeros_like(values, bool)
-        )
+        nowhere = jnp.zeros_like(values, bool)
+        means = jax.vmap(worst_law.expectation, (0, None, None))(laws, values, nowhere)
         chosen = jnp.argmin(means)  # NaN wins
         is_chosen = jnp.arange(laws.shape[0]) == chosen
         by_laws = jnp.where(is_chosen[:, None], finite_part(values), 0.0)
