@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
 from jaxrl.core.settings import checked_struct, setting
@@ -11,7 +12,6 @@ from jaxrl.core.types import Array
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.duals import SampleDual, TotalVariationDual, UtilityDual
 from jaxrl.functionals.ordering import atoms_at, finite_part
-from jaxrl.functionals.utility import PiecewiseLinear
 
 
 @checked_struct
@@ -62,8 +62,11 @@ class Contamination:
 
     def dual(self, least: float) -> SampleDual:
         """Of one sampled value."""
-        kept = 1.0 - jnp.minimum(self.radius, 1.0)
-        return UtilityDual(PiecewiseLinear(kept, kept), is_bound=True)
+        return UtilityDual(Partial(_kept, self.radius), is_bound=True)
+
+
+def _kept(radius: Array, gain: Array) -> Array:
+    return (1.0 - jnp.minimum(radius, 1.0)) * gain
 
 
 @checked_struct
