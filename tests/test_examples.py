@@ -40,10 +40,9 @@ SLOW = {
         "wrappers.risk"
     ),
     "functionals": (
-        "__init__ ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl "
-        "per_pair quantile risk scenarios shared_budget shared_divergence transport utility"
+        "ambiguity distortion divergence duals per_pair quadratic risk shared_budget transport "
+        "utility"
     ),
-    "losses": "likelihood quantile",
     "meta": "distilling fitting implicit levels mirrored probing rule_file tasks",
     "networks": "initialisers models",
     "operators": (

@@ -8,11 +8,11 @@ from typing import ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array
-from jaxrl.losses.regression import squared_loss
 from jaxrl.operators import BellmanOperator, LogMapping
 from jaxrl.operators.bellman import Lookahead
 from jaxrl.operators.composition import RewardChannels, ValueMapping
@@ -180,4 +180,4 @@ class ValueChannels:
         channels, stored = self.channels, jax.lax.stop_gradient(params)
         values = channels.values(stored)
         aim = channels.params(values + self.value_rate * (target - values))
-        return jnp.sum(jax.vmap(squared_loss)(params, aim))
+        return jnp.sum(optax.l2_loss(params, aim))

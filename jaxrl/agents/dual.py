@@ -83,7 +83,7 @@ class Dual:
             raise ValueError("Dual has multipliers for each discrete action: use Generative.")
         self.operator(operator).require_successors(1)
 
-    def dual(self, functional: Functional) -> duals.Dual:
+    def dual(self, functional: Functional) -> duals.SampleDual:
         """The per-sample dual of a functional.
 
         Raises:

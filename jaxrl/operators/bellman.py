@@ -13,7 +13,7 @@ from jaxrl.core.law import Law
 from jaxrl.core.notation import KINDS
 from jaxrl.core.protocols import Composition, Functional, Head, Improvement, state_facts
 from jaxrl.core.types import Array
-from jaxrl.functionals.expectation import Mean
+from jaxrl.functionals.risk import Mean
 from jaxrl.operators.composition import DiscountedSum
 from jaxrl.operators.improvement import Greedy
 from jaxrl.operators.statistic_heads import Scalar

@@ -15,7 +15,7 @@ from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array
-from jaxrl.losses.classification import cross_entropy
+from jaxrl.losses.formulas import cross_entropy
 
 _MANY = 1 << 18  # distances, above which a scatter is cheaper
 

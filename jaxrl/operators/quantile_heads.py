@@ -11,8 +11,7 @@ from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
-from jaxrl.losses.likelihood import energy_loss
-from jaxrl.losses.quantile import quantile_huber_loss, quantile_levels
+from jaxrl.losses.formulas import energy_loss, quantile_huber_loss, quantile_levels
 
 _MANY = 1 << 16  # comparisons, above which a binary search is cheaper
 

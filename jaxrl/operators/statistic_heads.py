@@ -12,10 +12,12 @@ from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import check_settings, checked_struct, setting
 from jaxrl.core.types import Array
-from jaxrl.losses.expectile import expectile_loss
-from jaxrl.losses.likelihood import gaussian_cross_entropy
-from jaxrl.losses.quantile import quantile_levels
-from jaxrl.losses.regression import huber_loss
+from jaxrl.losses.formulas import (
+    expectile_loss,
+    gaussian_cross_entropy,
+    huber_loss,
+    quantile_levels,
+)
 
 
 @checked_struct

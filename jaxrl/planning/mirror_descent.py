@@ -11,8 +11,8 @@ from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
-from jaxrl.functionals.expectation import Mean
 from jaxrl.functionals.per_pair import over_pairs
+from jaxrl.functionals.risk import Mean
 from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.operators.improvement import Greedy, MirrorDescent, gap_bonus, softmax_of_legal
 from jaxrl.planning.backups import action_values, discounts, state_values

@@ -13,8 +13,7 @@ import numpy as np
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings
 from jaxrl.core.types import Array
-from jaxrl.functionals.quantile import VaR
-from jaxrl.functionals.risk import CVaR
+from jaxrl.functionals.risk import CVaR, VaR
 from jaxrl.planning.episodes import Episodes, check_episodes, episodes
 from jaxrl.planning.solution import is_traced
 from jaxrl.planning.stock import (
