@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,6 +62,12 @@ def read_text(file: Path, most: float = _MOST_BYTES) -> str:
 def read_json(file: Path) -> dict[str, Any]:
     """Likewise as a JSON object; `{}` where there is no file."""
     return parse_json(read_bytes(file), str(file)) if file.exists() else {}
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Replace `file` in one move, so that no reader finds half of it."""
+    with replacing(file) as stream:
+        stream.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def parse_json(text: str | bytes, name: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from jaxrl.core.protocols import Composition, Functional, Head, Improvement, Upd
 from jaxrl.core.schedules import Cosine, Exponential, Linear, LinearSteps, Schedule
 from jaxrl.core.settings import (
     check_value,
+    get_path,
     is_setting,
     list_settings,
     near_names,
@@ -150,10 +151,10 @@ def show(part: Any, kind: str | None = None) -> str:
     kind, name = _place_of(part, kind)
     default, words = default_of(kind, name), []
     for index, argument in enumerate(arguments(default, kind)):
-        value = functools.reduce(getattr, argument.split("."), part)
+        value = get_path(part, argument)
         if index == 0:
             words.append(to_text(value, "/"))
-        elif value != functools.reduce(getattr, argument.split("."), default):
+        elif value != get_path(default, argument):
             words.append(f"{argument}={to_text(value, '/')}")
     return f"{name}:{','.join(words)}" if words else name
 
@@ -181,26 +182,27 @@ def argument_texts(kind: str, name: str) -> str:
     if required(kind, name):
         return f"needs {', '.join(required(kind, name))} (Python only)"
     part = default_of(kind, name)
-    values = {one: functools.reduce(getattr, one.split("."), part) for one in arguments(part, kind)}
+    values = {one: get_path(part, one) for one in arguments(part, kind)}
     return ", ".join(f"{one}={to_text(value, '/')}" for one, value in values.items())
 
 
 def required(kind: str, name: str) -> list[str]:
     """The fields of a part without a default: arrays, which only Python can give."""
-    build, nothing = KINDS[kind].builders[name], dataclasses.MISSING
-    fields = dataclasses.fields(build) if isinstance(build, type) else ()
-    bare = [one.name for one in fields if one.default is one.default_factory is nothing]
-    return [one for one in bare if one not in KINDS[kind].given]
+    return [one for one in _bare(KINDS[kind].builders[name]) if one not in KINDS[kind].given]
 
 
 def default_of(kind: str, name: str) -> Any:
     """A part with its default arguments; what is given to it later is None."""
     build = KINDS[kind].builders[name]
-    fields = dataclasses.fields(build) if isinstance(build, type) else ()
-    nothing = dataclasses.MISSING
-    return build(
-        **{one.name: None for one in fields if one.default is one.default_factory is nothing}
+    return build(**dict.fromkeys(_bare(build)))
+
+
+def _bare(build: Any) -> list[str]:
+    fields, nothing = (
+        dataclasses.fields(build) if isinstance(build, type) else (),
+        dataclasses.MISSING,
     )
+    return [one.name for one in fields if one.default is one.default_factory is nothing]
 
 
 def kind_of_field(owner: type, name: str) -> str | None:
@@ -244,9 +246,8 @@ def parse_setting(
     fields = {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner)}
     tuples = [name for name, value in fields.items() if isinstance(value, tuple)]
     full = resolve_name(list(dict.fromkeys([*infos, *parts, *tuples])), name)
-    *path, last = full.split(".")
-    holder = functools.reduce(getattr, path, owner)
-    hints, old = _members(_hints(type(holder))[last]), getattr(holder, last)
+    path, _, last = full.rpartition(".")
+    hints, old = _members(_hints(type(get_path(owner, path)))[last]), get_path(owner, full)
     if full in parts:
         return full, None if text.lower() == "none" and type(None) in hints else parse(
             parts[full], text
@@ -320,14 +321,10 @@ def to_text(value: Any, comma: str = ",") -> str:
         >>> to_text((64, 64)), to_text(1e-4), to_text(Linear(1.0, 0.05, end=0.5))
         ('64,64', '0.0001', 'linear:1.0:0.05:0.5')
     """
-    for name, (of, fields, least, _) in _SCHEDULES.items():
+    for name, (of, how) in _SCHEDULES.items():
         if isinstance(value, of):
-            defaults = {field.name: field.default for field in dataclasses.fields(of)}
-            written = [*fields]
-            while (
-                len(written) > max(least, 2)
-                and getattr(value, written[-1]) == defaults[written[-1]]
-            ):
+            written, default = _written(how), {f.name: f.default for f in dataclasses.fields(of)}
+            while len(written) > 2 and getattr(value, written[-1]) == default[written[-1]]:
                 written.pop()
             return ":".join([name, *(repr(float(getattr(value, field))) for field in written)])
     if isinstance(value, bool) or value is None:
@@ -441,10 +438,18 @@ def _read_bool(text: str, hint: Any, comma: str) -> bool:
 
 def _read_schedule(text: str, hint: Any, comma: str) -> Any:
     name, *numbers = text.split(":")
-    of, fields, least, _ = _SCHEDULES.get(name, (Linear, (), 1, ""))
+    if name not in _SCHEDULES:
+        raise ValueError
+    of, how = _SCHEDULES[name]
+    fields, least = _written(how), len(_written(how.partition("[")[0]))
     if not least <= len(numbers) <= len(fields):
         raise ValueError
-    return of(**dict(zip(fields, map(float, numbers), strict=False)))  # pyright: ignore
+    return of(**dict(zip(fields, map(float, numbers), strict=False)))
+
+
+def _written(how: str) -> list[str]:
+    """The fields in `INITIAL:FINAL[:END]`."""
+    return re.findall(r"\w+", how.lower())
 
 
 def _read_tuple(text: str, hint: Any, comma: str) -> tuple:
@@ -466,21 +471,12 @@ def _example(hint: Any, comma: str) -> str:
     )
 
 
-# name: (class, its fields as they are written, the least number of them, how it is written)
-_SCHEDULES: dict[str, tuple[type, tuple[str, ...], int, str]] = {
-    "linear": (
-        *(Linear, ("initial", "final", "end", "start"), 2),
-        "linear:INITIAL:FINAL[:END[:START]]",  # END and START are shares of the run
-    ),
-    "steps": (
-        *(LinearSteps, ("initial", "final", "num_steps"), 3),
-        "steps:INITIAL:FINAL:NUM_STEPS",
-    ),
-    "exponential": (
-        *(Exponential, ("initial", "final", "half_life"), 3),
-        "exponential:INITIAL:FINAL:HALF_LIFE",
-    ),
-    "cosine": (Cosine, ("initial", "final"), 1, "cosine:INITIAL[:FINAL]"),
+# name: class and how it is written; END and START are shares of the run
+_SCHEDULES: dict[str, tuple[type, str]] = {
+    "linear": (Linear, "INITIAL:FINAL[:END[:START]]"),
+    "steps": (LinearSteps, "INITIAL:FINAL:NUM_STEPS"),
+    "exponential": (Exponential, "INITIAL:FINAL:HALF_LIFE"),
+    "cosine": (Cosine, "INITIAL[:FINAL]"),
 }
 _OF = tuple(typing.get_args(Schedule))
 
@@ -492,7 +488,7 @@ _READERS: dict[Any, tuple[Callable[[str, Any, str], Any], str]] = {
     float: (lambda text, hint, comma: float(text), "a number"),
     Linear: (
         _read_schedule,
-        f"a schedule ({', '.join(written for *_, written in _SCHEDULES.values())})",
+        f"a schedule ({', '.join(f'{name}:{how}' for name, (_, how) in _SCHEDULES.items())})",
     ),
     tuple: (_read_tuple, "a list of {example}"),
     str: (lambda text, hint, comma: text, "text"),

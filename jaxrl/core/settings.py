@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -310,14 +311,18 @@ def moved_names(old: Mapping[str, T], new: Collection[str]) -> dict[str, T]:
 def near_names(name: str, known: list[str], see: str = "jaxrl list") -> str:
     """A half sentence naming the entries of `known` nearest to `name`, or all when few.
 
-    A part of an entry will do: "maze" is near MetaMaze-misc. `see` is the command that lists them.
+    A part of an entry will do: "maze" is near MetaMaze-misc. `see` is the command that lists them;
+    without one, the message does.
     """
+    known = [*dict.fromkeys(known)]
     likeness = {entry: _likeness(name.lower(), entry) for entry in known}
     near = sorted((e for e in known if likeness[e] >= 0.5), key=lambda e: -likeness[e])[:3]
+    every = f"{', '.join(known)}."
     if near:
-        return f"did you mean {' or '.join(near)}?"
-    if len(known) <= 12:
-        return f"known: {', '.join(known)}."
+        found = " or ".join(filter(None, (", ".join(near[:-1]), near[-1])))
+        return f"did you mean {found}?" + f" There are: {every}" * (not see)
+    if not see or len(known) <= 12:
+        return f"known: {every}"
     return f"there are {len(known)}, from {known[0]} to {known[-1]}; see `{see}`."
 
 
@@ -338,6 +343,11 @@ def setting_label(values: Mapping[str, float], owner: Any) -> str:
         f"{short[name] if names.count(short[name]) < 2 else name}={value:.12g}"
         for name, value in values.items()
     )
+
+
+def get_path(owner: Any, path: str) -> Any:
+    """The field at the whole dotted `path`; `owner` itself at an empty one."""
+    return functools.reduce(getattr, filter(None, path.split(".")), owner)
 
 
 def replace_path(owner: Any, path: str, value: Any) -> Any:
