@@ -38,7 +38,7 @@ def test_every_command_is_understood() -> None:
         words = [word for word in shlex.split(line)[1:] if word != "--help"]
         command = arguments.parse(words)
         if words[0] == "train" and command.env == "WindyCliff":  # quickly built
-            assert job.make_job(command).num_seeds > 0
+            assert job.make_job(command).config["num_seeds"] > 0
         kinds.add(words[0])
     assert {"train", "plan", "evaluate", "list"} <= kinds
 

@@ -56,12 +56,11 @@ def run(arguments: Namespace, words: Sequence[str]) -> int:
             f"{job.title}: {arguments.num_episodes:,} episodes of each agent{where}, "
             f"after {step:,} steps"
         )
+        summary, display = _summary, _show
         if envs:
             labels = [", ".join(f"{name}={to}" for name, to in one.items()) for one in grid]
-            report |= {"num_seeds": job.num_seeds, "over": grid}
-            summary = partial(_summary_over, labels=labels)
-        else:
-            summary = _summary
+            report |= {"num_seeds": job.config["num_seeds"], "over": grid}
+            summary, display = partial(_summary_over, labels=labels), _show_over
         with refusing(ValueError, about="--over: " * bool(envs)):
             played = evaluate_agents(job, states, arguments.seed, envs, **options)
         rows = [
@@ -71,11 +70,7 @@ def run(arguments: Namespace, words: Sequence[str]) -> int:
         report = as_json(report | {"settings": rows})
         file = path / ("evaluation_over.json" if envs else "evaluation.json")
         write_json(file, report)
-    how = "as in training" if arguments.explore else "greedy"
-    if envs:
-        _show_over(report["settings"], how)
-    else:
-        _show(report["settings"], how)
+    display(report["settings"], "as in training" if arguments.explore else "greedy")
     say(f"written: {file}")
     return 0
 
@@ -131,7 +126,7 @@ def evaluate_agents(
 
     # One program serves all settings.
     agents = [strong_floats(with_settings(job.agent, values)) for values in job.combinations]
-    seeds = range(job.num_seeds)
+    seeds = range(job.config["num_seeds"])
     return [[play(agent, i, number) for number in seeds] for i, agent in enumerate(agents)]
 
 

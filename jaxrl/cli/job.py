@@ -38,12 +38,6 @@ from jaxrl.training.lanes import default_lanes, expand_settings
 from jaxrl.training.loop import check_training, make_plan
 from jaxrl.training.run_folder import RunFolder
 
-_PLACES = {
-    "operator": "Bellman operator",
-    "successors": "source of successors",
-    "average_reward": "average reward",
-    "channels": "channels of the reward",
-}
 _SPLITS: dict[str, type[Split]] = {"by_sign": BySign, "whole": Whole}
 
 
@@ -97,11 +91,6 @@ class Job:
     over: dict[str, tuple[float, ...]]  # swept settings by full name
 
     @property
-    def num_seeds(self) -> int:
-        """Seeds of every setting, N."""
-        return self.config["num_seeds"]
-
-    @property
     def program(self) -> dict[str, Any]:
         """What `sweep`, `plan_sweep` and `restore_agents` take beside agent and environment."""
         names = ("num_seeds", "num_steps", "num_records", "lanes")
@@ -127,10 +116,6 @@ class Job:
         env = make(self.config["env"], **{**self.env_settings, **parameters})
         return _wrapped(env, self.config.get("env_wrap", ()), self.agent.discount)
 
-    def default_folder(self) -> Path:
-        """`runs/ENV-AGENT-HASH`."""
-        return default_folder(f"{self.config['env']}-{self.config['agent']}", self.config)
-
 
 def default_folder(name: str, config: Mapping[str, Any]) -> Path:
     """`runs/NAME-HASH`: the same configuration gives the same folder."""
@@ -153,8 +138,12 @@ def read_config(path: Path) -> dict[str, Any]:
 # What entries of config.yaml are, and what stands in those that are lists or mappings.
 _NUMBERS = ("num_seeds", "num_steps", "seed", "num_records", "lanes")
 _NEEDED = {"agent": str, "env": str, **dict.fromkeys(_NUMBERS, int)}
-_LISTS = {"normalise": str, "env_wrap": str, "imports": str}
-_MAPPINGS = {"parts": str, "settings": object, "env_settings": object, "sweep": list}
+_OTHERS: dict[str, tuple[type, type]] = {
+    **dict.fromkeys(("normalise", "env_wrap", "imports"), (list, str)),
+    **dict.fromkeys(("settings", "env_settings"), (dict, object)),
+    "parts": (dict, str),
+    "sweep": (dict, list),
+}
 _WORDS = {str: "text", int: "a whole number", list: "a list", dict: "a mapping"}
 
 
@@ -168,30 +157,20 @@ def job_from_config(config: Mapping[str, Any]) -> Job:
         if name not in config:
             raise BadInput(f"config.yaml of this run has no {name!r}.")
         _check_type(name, config[name], kind)
-    lists = {name: _entries(config, name, list, kind) for name, kind in _LISTS.items()}
-    maps = {name: _entries(config, name, dict, kind) for name, kind in _MAPPINGS.items()}
-    named = {"parts": (maps, PARTS), "normalise": (lists, ("observations", "rewards"))}
-    for name, (entries, known) in named.items():
-        if wrong := [one for one in entries[name] if one not in known]:
+    found: dict[str, Any] = {name: config[name] for name in _NEEDED}
+    for name, (kind, inner) in _OTHERS.items():
+        found[name] = kind() if config.get(name) is None else config[name]
+        _check_type(name, found[name], kind)
+        for key, value in found[name].items() if kind is dict else enumerate(found[name]):
+            _check_type(f"{name}.{key}", value, inner)
+    for name, known in {"parts": PARTS, "normalise": ("observations", "rewards")}.items():
+        if wrong := [one for one in found[name] if one not in known]:
             raise BadInput(f"config.yaml: {name} has {wrong[0]!r}, not of {', '.join(known)}.")
     with refusing(TypeError, about="config.yaml: "):
-        texts = {
-            name: [tuple(f"{key}={notation.to_text(value)}" for key, value in maps[name].items())]
-            for name in ("settings", "env_settings", "sweep")
-        }
-    numbers = {name: config[name] for name in _NEEDED}
-    return make_job(asked("train", parts=maps["parts"], **numbers, **lists, **texts))
-
-
-def _entries(config: Mapping[str, Any], name: str, kind: type, inner: type) -> Any:
-    """An entry of the configuration that may be left out, checked with what stands in it."""
-    found = config.get(name)
-    if found is None:
-        return kind()
-    _check_type(name, found, kind)
-    for key, value in found.items() if kind is dict else enumerate(found):
-        _check_type(f"{name}.{key}", value, inner)
-    return found
+        for name in ("settings", "env_settings", "sweep"):
+            texts = {key: notation.to_text(value) for key, value in found[name].items()}
+            found[name] = [[f"{key}={text}" for key, text in texts.items()]]
+    return make_job(asked("train", **found))
 
 
 def _check_type(name: str, value: Any, kind: type) -> None:
@@ -249,9 +228,7 @@ def make_job(given: Namespace) -> Job:
         "env_wrap": [notation.show(one) for one in wrappers],
         "imports": list(given.imports),
         "env_settings": {name: plain(value) for name, value in parameters.items()},
-        "num_seeds": given.num_seeds,
-        "num_steps": given.num_steps,
-        "seed": given.seed,
+        **{name: getattr(given, name) for name in ("num_seeds", "num_steps", "seed")},
         "sweep": {name: list(swept) for name, swept in over.items()},
         "num_records": given.num_records,
         "lanes": given.lanes or default_lanes(),
@@ -288,7 +265,7 @@ def _with_part(agent: Agent, given: Namespace, option: str, part: Any) -> Agent:
     if top not in {field.name for field in dataclasses.fields(agent)}:  # pyright: ignore
         others = [name for name in PRESETS if top in dir(preset(name))]
         raise BadInput(
-            f"{flag}: {given.agent} has no {_PLACES.get(top, top)} to change; take "
+            f"{flag}: {given.agent} has no {top.replace('_', ' ')} to change; take "
             f"--agent {', '.join(others[:-1])} or {others[-1]}."
         )
     part = part.channels() if isinstance(part, SharedMapping) else part

@@ -77,24 +77,17 @@ def settings_of(agent_name: str) -> list[list[str]]:
     from jaxrl.agents.presets import preset
     from jaxrl.core.notation import to_text
     from jaxrl.core.schedules import Schedule
-    from jaxrl.core.settings import SettingInfo, list_settings
-
-    def bounds(info: SettingInfo) -> str:
-        if info.choices:
-            return ", ".join(map(str, info.choices))
-        if math.isinf(info.low) and math.isinf(info.high):
-            return ""
-        left = "" if math.isinf(info.low) else f"{info.low:g} {'<' if info.low_open else '<='} "
-        return f"{left}x" + ("" if math.isinf(info.high) else f" <= {info.high:g}")
+    from jaxrl.core.settings import list_settings
 
     with refusing(KeyError):
         infos = list_settings(preset(agent_name))
-    sweepable = {info.name for info in infos if info.is_leaf or isinstance(info.value, Schedule)}
-    marked = {info.name: info.name + " *" * (info.name not in sweepable) for info in infos}
-    return [
-        [marked[info.name], to_text(info.value), info.unit, bounds(info), info.help]
-        for info in infos
-    ]
+    rows = []
+    for info in infos:
+        mark = "" if info.is_leaf or isinstance(info.value, Schedule) else " *"
+        bounds = "" if info.low == -info.high == -math.inf else info.bounds
+        allowed = ", ".join(map(str, info.choices)) or bounds
+        rows.append([info.name + mark, to_text(info.value), info.unit, allowed, info.help])
+    return rows
 
 
 def _list_agents() -> None:
@@ -110,12 +103,8 @@ def _list_envs() -> None:
     rows = []
     for name in names():
         facts = facts_of(name)
-        marks = {
-            "tabular": facts.is_tabular,
-            "continuous": facts.is_continuous,
-            "partial": facts.is_partial,
-        }
-        kind = ", ".join(mark for mark, holds in marks.items() if holds)
+        marks = ("tabular", "continuous", "partial")
+        kind = ", ".join(mark for mark in marks if getattr(facts, f"is_{mark}"))
         rows.append(
             (name, facts.suite, _size(facts.observation), _size(facts.action), kind, facts.about)
         )
@@ -161,8 +150,8 @@ def _size(size: int | tuple[int, ...]) -> str:
 if __name__ == "__main__":
     from jaxrl.agents.presets import PRESETS
 
-    def lines(name: str) -> str:
-        return ",\n".join(json.dumps(row) for row in settings_of(name))
-
-    texts = ",\n".join(f'"{name}": [\n{lines(name)}\n]' for name in sorted(PRESETS))
-    _RECORDED.write_text(f"{{\n{texts}\n}}\n")
+    texts = []
+    for name in sorted(PRESETS):
+        rows = ",\n".join(map(json.dumps, settings_of(name)))
+        texts.append(f'"{name}": [\n{rows}\n]')
+    _RECORDED.write_text("{\n" + ",\n".join(texts) + "\n}\n")

@@ -7,6 +7,7 @@ SIGTERM, SIGHUP or SIGUSR1; 124 when the time limit was reached.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -78,10 +79,8 @@ def _switch_on_compilation_cache() -> None:
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl"
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
     if os.access(folder, os.W_OK):
         import jax
 

@@ -14,6 +14,7 @@ from jaxrl.core.protocols import Environment
 from jaxrl.core.types import Array, Key, select
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
+from jaxrl.returns import lambda_returns
 from jaxrl.training.lanes import root_key
 from jaxrl.training.session import SweepResult
 
@@ -123,11 +124,5 @@ def _random_play(key: Key, env: Environment, discount: float) -> tuple[Array, Ar
         _, played = jax.lax.scan(step, state, jax.random.split(run_key, _NUM_STEPS))
         return played
 
-    def back(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        reward, rate = now
-        total = reward + rate * later
-        return total, total
-
     reward, rate = jax.vmap(lane, out_axes=1)(jax.random.split(key, _NUM_ENVS))
-    _, returns = jax.lax.scan(back, jnp.zeros(_NUM_ENVS), (reward, rate), reverse=True)
-    return reward, returns
+    return reward, lambda_returns(reward, rate, jnp.zeros_like(reward), 1.0)

@@ -85,7 +85,7 @@ def run(arguments: Namespace, words: Sequence[str]) -> int:
         mdp = _model(arguments, parameters)
         with refusing(ValueError):
             operator.require_successors(mdp.num_outcomes, exact=True)
-        path = Path(arguments.run_dir) if arguments.run_dir else folder
+        path = Path(arguments.run_dir or folder)
         with refusing(ValueError, OSError):
             run = open_run(path, config, arguments.overwrite, ["jaxrl", *words])
         with run:
@@ -188,15 +188,9 @@ def _solve(
     if arguments.horizon is not None:
         found = planning.finite_horizon(mdp, operator, horizon=arguments.horizon)
         values, exact = found.values[0], jnp.zeros(())
-        solution = planning.Solution(
-            values=values,
-            q_values=found.q_values[0],
-            policy=found.policy[0],
-            residual=exact,
-            error_bound=exact,
-            num_iterations=jnp.asarray(arguments.horizon),
-            converged=jnp.isfinite(mdp.initial @ values),
-        )
+        finite, sweeps = jnp.isfinite(mdp.initial @ values), jnp.asarray(arguments.horizon)
+        first = values, found.q_values[0], found.policy[0]
+        solution = planning.Solution(*first, exact, exact, num_iterations=sweeps, converged=finite)
         note = f"backward induction over {arguments.horizon} steps, exact but for rounding; what "
         note += "is drawn and written is for the first step."
         return solution, mdp, found.values[1], note

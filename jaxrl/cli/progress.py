@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,10 +82,8 @@ class Watch:
             step = record * self.plan.plan.steps_per_record + since[setting, seed]
             who = f"seed {self.plan.seeds[seed]}{where}"
             say(f"{who}: a metric is not finite at step {step:,}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # no seed has finished an episode yet
-            latest = float(np.nanmean(metrics["episode_return"]))
-        self.mean_return = latest if np.isfinite(latest) else self.mean_return
+        known = metrics["episode_return"][np.isfinite(metrics["episode_return"])]
+        self.mean_return = float(known.mean()) if known.size else self.mean_return
 
     def _record(self, record: int, metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Every lane of a record, `[S, N]`, as the folder keeps it."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxrl.cli.arguments import BadInput, refusing
 from jaxrl.cli.evaluate import evaluate_agents, pooled
 from jaxrl.cli.interrupt import Interrupt, catch_signals
-from jaxrl.cli.job import Job, job_from_config, make_job, read_config
+from jaxrl.cli.job import Job, default_folder, job_from_config, make_job, read_config
 from jaxrl.cli.notices import final_notices, notices
 from jaxrl.cli.progress import Watch
 from jaxrl.cli.screen import as_json, say
@@ -79,7 +79,8 @@ def _job_and_folder(arguments: Namespace, words: Sequence[str]) -> tuple[Job, Pa
     """The run asked for, and where it lives."""
     if arguments.resume is None:
         job = make_job(arguments)
-        return job, Path(arguments.run_dir) if arguments.run_dir else job.default_folder()
+        folder = default_folder(f"{arguments.env}-{arguments.agent}", job.config)
+        return job, Path(arguments.run_dir or folder)
     given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
     if others := sorted(given - _FREE):
         raise BadInput(f"--resume takes the run as it was configured: leave out {others[0]}.")
@@ -200,17 +201,13 @@ def _finish(
             "settings": rows,
         }
     )
+    returns = result.metrics["episode_return"]
+    diverged = [np.flatnonzero(steps >= 0) for steps in result.diverged_at]
     names = [label or job.config["agent"] for label in job.labels]
     learning_curves(
         run.plots / "curve.png",
-        {
-            name: (result.steps, returns)
-            for name, returns in zip(names, result.metrics["episode_return"], strict=True)
-        },
-        diverged={
-            name: np.flatnonzero(found >= 0).tolist()
-            for name, found in zip(names, result.diverged_at, strict=True)
-        },
+        {name: (result.steps, one) for name, one in zip(names, returns, strict=True)},
+        diverged={name: rows.tolist() for name, rows in zip(names, diverged, strict=True)},
         title=job.title,
     )
     bad = sum(len(row["diverged"]) for row in rows)

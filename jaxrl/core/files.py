@@ -87,13 +87,12 @@ def refuse_links(path: Path) -> None:
 
     The folder itself may be one.
     """
-    for folder, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            if os.path.islink(os.path.join(folder, name)):
-                raise ValueError(
-                    f"{os.path.join(folder, name)} is a link: a run's folder holds files of its "
-                    "own. Take it out, or give another --run-dir."
-                )
+    for entry in path.rglob("*"):
+        if entry.is_symlink():
+            raise ValueError(
+                f"{entry} is a link: a run's folder holds files of its own. Take it out, or give "
+                "another --run-dir."
+            )
 
 
 def remove_drafts(folder: Path) -> None:

@@ -117,22 +117,21 @@ def tabular_mdp(
     """
     if is_sparse(transition):
         transition, next_state, reward, terminal = sparse_outcomes(transition, reward, terminal)
-        return _checked(
-            "transition", transition, next_state, reward, discount, initial, terminal, mask
-        )
-    transition = np.asarray(transition, np.float64)
-    if len(set(transition.shape)) == 1 and transition.ndim == 3 and transition.size > 1:
-        warnings.warn(
-            f"transition {list(transition.shape)} is read as [state, action, next state]; for "
-            "[action, state, next state] give np.moveaxis(transition, 0, 1).",
-            stacklevel=2,
-        )
-    if transition.ndim != 3 or 0 in transition.shape or transition.shape[0] != transition.shape[2]:
-        raise ValueError(
-            f"transition must have shape [S, A, S]; got {list(transition.shape)}. For outcome "
-            "lists [S, A, K] use outcome_mdp(prob, next_state, reward)."
-        )
-    next_state = np.broadcast_to(np.arange(transition.shape[0], dtype=np.int32), transition.shape)
+    else:
+        transition = np.asarray(transition, np.float64)
+        shape = transition.shape
+        if len(set(shape)) == 1 and transition.ndim == 3 and transition.size > 1:
+            warnings.warn(
+                f"transition {list(shape)} is read as [state, action, next state]; for "
+                "[action, state, next state] give np.moveaxis(transition, 0, 1).",
+                stacklevel=2,
+            )
+        if transition.ndim != 3 or 0 in shape or shape[0] != shape[2]:
+            raise ValueError(
+                f"transition must have shape [S, A, S]; got {list(shape)}. For outcome "
+                "lists [S, A, K] use outcome_mdp(prob, next_state, reward)."
+            )
+        next_state = np.broadcast_to(np.arange(shape[0], dtype=np.int32), shape)
     return _checked("transition", transition, next_state, reward, discount, initial, terminal, mask)
 
 
@@ -291,8 +290,6 @@ def stack_mdps(mdps: Sequence[TabularMDP]) -> TabularMDP:
         raise ValueError(f"stack_mdps needs MDPs of one shape [S, A, K]; got {sorted(shapes)}.")
     if len({mdp.reward.shape for mdp in mdps}) > 1:
         mdps = [mdp.replace(reward=mdp.outcome_rewards) for mdp in mdps]
-    facts = {
-        "is_dense": all(mdp.is_dense for mdp in mdps),
-        "is_endless": all(mdp.is_endless for mdp in mdps),
-    }
+    names = ("is_dense", "is_endless")
+    facts = {name: all(getattr(mdp, name) for mdp in mdps) for name in names}
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(m.replace(**facts) for m in mdps))

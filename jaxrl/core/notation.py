@@ -14,6 +14,7 @@ Nothing here knows a part: packages register theirs, and so may a program that u
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -121,15 +122,12 @@ def parse(kind: str, text: str) -> Any:
         >>> parse("functionals", "CVaR:0.25"), parse("heads", "quantile,num_atoms=51")
         (CVaR(level=0.25), Quantile(num_atoms=51, huber_threshold=1.0))
     """
-    stops = [place for place in (text.find(":"), text.find(",")) if place >= 0]
-    name = (text[: min(stops)] if stops else text).strip()
-    rest = text[min(stops) + 1 :] if stops else ""
+    name, rest = (*(word.strip() for word in re.split("[:,]", text, maxsplit=1)), "")[:2]
     known = KINDS[kind].builders
-    plain = {_plain(one): one for one in known}
-    plain |= {_plain(one): full for one, full in KINDS[kind].short.items()}
-    full = plain.get(_plain(name))
+    names = {**{one: one for one in known}, **KINDS[kind].short}
+    full = {_plain(one): full for one, full in names.items()}.get(_plain(name))
     if full is None:
-        near = near_names(name, [*known, *KINDS[kind].short], f"jaxrl list {kind}")
+        near = near_names(name, [*names], f"jaxrl list {kind}")
         raise KeyError(f"unknown {kind.removesuffix('s')} {name!r}; {near}")
     missing = required(kind, full)
     if missing:
@@ -137,7 +135,7 @@ def parse(kind: str, text: str) -> Any:
             f"{full} needs {' and '.join(missing)}, which no text can give: build "
             f"{known[full].__name__}({', '.join(missing)}) in Python."
         )
-    words = [word.strip() for word in rest.split(",")] if rest.strip() else []
+    words = [word.strip() for word in rest.split(",")] if rest else []
     return _with_arguments(kind, default_of(kind, full), full, words)
 
 
@@ -152,10 +150,8 @@ def show(part: Any, kind: str | None = None) -> str:
     default, words = default_of(kind, name), []
     for index, argument in enumerate(arguments(default, kind)):
         value = get_path(part, argument)
-        if index == 0:
-            words.append(to_text(value, "/"))
-        elif value != get_path(default, argument):
-            words.append(f"{argument}={to_text(value, '/')}")
+        if index == 0 or value != get_path(default, argument):
+            words.append(f"{argument}=" * (index > 0) + to_text(value, "/"))
     return f"{name}:{','.join(words)}" if words else name
 
 
@@ -243,8 +239,8 @@ def parse_setting(
     """
     infos = {info.name: info for info in list_settings(owner)}
     parts = {name: kind for name, kind in part_fields(owner).items() if name not in infos}
-    fields = {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner)}
-    tuples = [name for name, value in fields.items() if isinstance(value, tuple)]
+    fields = (field.name for field in dataclasses.fields(owner))
+    tuples = [name for name in fields if isinstance(getattr(owner, name), tuple)]
     full = resolve_name(list(dict.fromkeys([*infos, *parts, *tuples])), name)
     path, _, last = full.rpartition(".")
     hints, old = _members(_hints(type(get_path(owner, path)))[last]), get_path(owner, full)
@@ -286,16 +282,14 @@ def read(name: str, hints: tuple[Any, ...], text: str, comma: str = ",") -> Any:
 
 def parse_literal(text: str) -> Any:
     """A value whose type only its text tells: a number, boolean, none, tuple or string."""
-    lowered = text.lower()
-    if lowered in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[lowered]
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
     if "," in text:
         return tuple(parse_literal(part.strip()) for part in _entries(text, ","))
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text
 
 
@@ -305,13 +299,12 @@ def parse_whole(text: str) -> int:
     Raises:
         ValueError: it is not one.
     """
-    try:
+    with contextlib.suppress(ValueError):
         return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer():
-            raise ValueError(f"{text!r} is not a whole number.") from None
-        return int(number)
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"{text!r} is not a whole number.")
+    return int(number)
 
 
 def to_text(value: Any, comma: str = ",") -> str:
@@ -354,12 +347,9 @@ def _place_of(part: Any, kind: str | None) -> tuple[str, str]:
     """The kind and the name of a part."""
     for one in [kind] if kind else KINDS:
         for name, build in KINDS[one].builders.items():
-            default = build if build is type(part) else None
-            if not isinstance(build, type):
-                default = build()
-                # Of several names of one class, the one whose default holds the same structs.
-                default = default if _stem(default) == _stem(part) else None
-            if default is not None:
+            # Of several names of one class, the one whose default holds the same structs.
+            is_class = isinstance(build, type)
+            if build is type(part) if is_class else _stem(build()) == _stem(part):
                 return one, name
     raise ValueError(f"{type(part).__name__} is not a registered part: no text stands for it.")
 

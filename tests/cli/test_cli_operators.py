@@ -196,7 +196,7 @@ def test_a_wrapper_is_put_round_the_environment_under_the_agents_discount() -> N
 
 
 REFUSED = {
-    "no channels": (["--agent", "sac", "--channels", "log"], "no channels of the reward"),
+    "no channels": (["--agent", "sac", "--channels", "log"], "no channels to change"),
     "no average reward": (["--agent", "pqn", "--average-reward", "differential"], "log_dqn or"),
     "a discount beside it": (["--average-reward", "differential"], "set discount=1"),
     "channels of laws": (["--channels", "log"], "channels store means"),
@@ -207,7 +207,7 @@ REFUSED = {
     ),
     "one successor": (["--functional", "cvar:0.1"], "--successors generative:16"),
     "no operator": (["--agent", "ppo", "--functional", "cvar"], "take --agent dqn,"),
-    "no source": (["--agent", "pqn", "--successors", "generative:4"], "source of successors"),
+    "no source": (["--agent", "pqn", "--successors", "generative:4"], "no successors to change"),
     "no such head": (["--head", "quantil"], "--head quantil: unknown head"),
     "no such source": (["--successors", "generativ:4"], "did you mean generative"),
     "resume with more": (["--resume", "nowhere", "--head", "scalar"], "leave out --head"),

@@ -428,7 +428,7 @@ def test_normalisation_is_part_of_the_configuration() -> None:
     assert config["normalise"] == ["observations", "rewards"]
     again = jobs.job_from_config(config)
     assert again.agent == job.agent and again.config == config
-    assert job.default_folder() != train_job("pqn", "RiverSwim").default_folder()
+    assert config != train_job("pqn", "RiverSwim").config
 
 
 @pytest.mark.slow
