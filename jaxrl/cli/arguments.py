@@ -101,8 +101,8 @@ def option(
     else:
         more |= {"type": read, "metavar": metavar or None}
     shown = f"{default}" if shown is None else shown
-    facts = {"help": help, "shown": shown, "flags": flags, "bounds": bounds, "more": more}
-    return {"default": default, **facts}
+    facts = {"default": default, "help": help, "shown": shown, "flags": flags}
+    return {**facts, "bounds": bounds, "more": more}
 
 
 def _parts(defaults: Mapping[str, str]) -> Option:

@@ -170,24 +170,15 @@ def _summary_over(seeds: Sequence[RobustEvaluation], labels: Sequence[str]) -> d
 
 def _show(settings: Sequence[dict[str, Any]], how: str) -> None:
     swept = any(one["setting"] for one in settings)
-    columns = {
-        "mean return": "mean",
-        "CVaR 10 %": "cvar_0.1",
-        "worst decile": "worst_decile",
-        "worst": "worst",
-        "mean length": "mean_length",
-        "unfinished": "num_unfinished",
-    }
+    columns = ["mean return", "CVaR 10 %", "worst decile", "worst", "mean length", "unfinished"]
+    keys = ("mean", "cvar_0.1", "worst_decile", "worst", "mean_length", "num_unfinished")
     rows = []
     for one in settings:
         worst = one["worst_seed"]
         found = {f"all {len(one['seeds'])}": one["all_seeds"]}
         found[f"worst: {worst}"] = one["seeds"][str(worst)]
         label = [one["setting"]] * swept
-        rows += [
-            [*label, name, *(numbers[key] for key in columns.values())]
-            for name, numbers in found.items()
-        ]
+        rows += [[*label, name, *map(numbers.get, keys)] for name, numbers in found.items()]
     caption = f"{how}; CVaR 10 %: mean of the worst tenth of whole returns"
     show(["setting"] * swept + ["seeds", *columns], rows, numeric=columns, caption=caption)
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has the first two
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-_TIME_IS_UP = 124  # the exit code of GNU `timeout`
 
 
 class Interrupt:
@@ -36,8 +35,8 @@ class Interrupt:
 
     @property
     def exit_code(self) -> int:
-        """128 + signal, as shells report it; 124 when only the time is up."""
-        return _TIME_IS_UP if self.number is None else 128 + self.number
+        """128 + signal, as shells report it; 124, as of GNU `timeout`, when only the time is up."""
+        return 124 if self.number is None else 128 + self.number
 
 
 @contextlib.contextmanager

@@ -13,24 +13,11 @@ from typing import Any
 from jaxrl.agents.channels import BySign, Split, ValueChannels, Whole
 from jaxrl.agents.normalised import NormalisedAgent
 from jaxrl.agents.presets import PRESETS, preset
-from jaxrl.cli.arguments import (
-    PARTS,
-    BadInput,
-    as_option,
-    asked,
-    import_modules,
-    refusing,
-)
+from jaxrl.cli.arguments import PARTS, BadInput, as_option, asked, import_modules, refusing
 from jaxrl.core import notation, struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
-from jaxrl.core.settings import (
-    list_settings,
-    replace_path,
-    resolve_setting,
-    setting,
-    setting_label,
-)
+from jaxrl.core.settings import list_settings, replace_path, resolve_setting, setting, setting_label
 from jaxrl.envs import make
 from jaxrl.operators import HTransform, Identity, LogMapping, SignedHyperbolic
 from jaxrl.operators.value_mapping import ValueMapping

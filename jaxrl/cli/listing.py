@@ -10,7 +10,6 @@ import functools
 import json
 import math
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,7 @@ def run(arguments: Namespace, words: list[str]) -> int:
         "operators": "functionals, improvements, heads and compositions: what an operator is of",
         **{name: kind.about for name, kind in KINDS.items()},
     }
-    lists: dict[str, Callable[[], None]] = {
-        "envs": _list_envs,
-        "agents": _list_agents,
-        "experiments": _list_experiments,
-    }
+    lists = {"envs": _list_envs, "agents": _list_agents, "experiments": _list_experiments}
     what = arguments.what
     if what == "kinds":
         show(["kind", "what it is"], kinds.items())

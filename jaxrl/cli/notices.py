@@ -40,12 +40,11 @@ def why_no_contraction(operator: BellmanOperator) -> str:
     if operator.contracts:
         return ""
     functional, improvement = operator.successor_functional, operator.improvement
+    facts = functional.facts
     composition, score = operator.composition, operator.return_functional
     holds = {
-        f"{describe(functional)} is not monotone": functional.facts.monotone,
-        f"{describe(functional)} does not move with a sure amount": (
-            functional.facts.translation_equivariant
-        ),
+        f"{describe(functional)} is not monotone": facts.monotone,
+        f"{describe(functional)} does not move with a sure amount": facts.translation_equivariant,
         f"{describe(improvement)} can spread values apart": improvement.nonexpansive,
         f"{describe(composition)} does not shrink by the discount": composition.contracts,
         f"{describe(score)} of a return law chooses actions": score.facts.is_expectation,

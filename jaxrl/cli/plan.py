@@ -16,13 +16,7 @@ import numpy as np
 import jaxrl.planning as planning
 from jaxrl.cli.arguments import BadInput, import_modules, refusing
 from jaxrl.cli.grids import grid_layout
-from jaxrl.cli.job import (
-    default_folder,
-    environment_parameters,
-    parse_part,
-    place_of,
-    shown_parts,
-)
+from jaxrl.cli.job import default_folder, environment_parameters, parse_part, place_of, shown_parts
 from jaxrl.cli.notices import why_no_contraction
 from jaxrl.cli.screen import as_json, say, show
 from jaxrl.core import notation

@@ -61,10 +61,8 @@ class Watch:
         if self.interrupt.requested:
             raise KeyboardInterrupt
         verb = f"continuing after record {first_record} of" if first_record else "training"
-        compiled = f"compiled in {plan.compile_seconds:.1f} s"
-        say(f"{compiled}; {verb} {plan.plan.num_records} records")
-        finite = metrics["finite_updates"][..., :first_record]
-        self.diverged = diverged_at(finite, plan.plan) >= 0
+        say(f"compiled in {plan.compile_seconds:.1f} s; {verb} {plan.plan.num_records} records")
+        self.diverged = diverged_at(metrics["finite_updates"][..., :first_record], plan.plan) >= 0
         self.share = self.first_share = self.told_share = first_record / plan.plan.num_records
         self.started = self.told_at = time.perf_counter()
         if screen().is_terminal:

@@ -12,14 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_FILE_WIDTH = 140
-
 
 @functools.cache
 def screen() -> Console:
-    """Standard output; wide where it is not a terminal, so that no table is broken there."""
+    """Standard output; 140 wide where it is not a terminal, so that no table is broken there."""
     console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
+    return console if console.is_terminal else Console(highlight=False, width=140)
 
 
 def say(text: str) -> None:

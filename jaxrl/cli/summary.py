@@ -61,8 +61,8 @@ def show_summary(summary: Mapping[str, Any]) -> None:
             cells += [number(row["evaluation"][name]) for name in ("mean", "cvar_0.1")]
         rows.append(cells)
     labels = ["setting"] * bool(swept)
-    about = {"title": summary["title"], "caption": summary["score"]}
-    show(labels + columns, rows, numeric=columns, **about)
+    title, caption = summary["title"], summary["score"]
+    show(labels + columns, rows, numeric=columns, title=title, caption=caption)
     for row in settings:
         where = f" ({row['setting']})" if row["setting"] else ""
         for one in row["diverged"]:

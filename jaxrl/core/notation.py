@@ -53,26 +53,18 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "agents": Kind("learners, for --agent"),
-    "functionals": Kind(
-        "over the successors of a step or an action's return law, for --functional", (Functional,)
-    ),
+    "functionals": Kind("over successors, or a law of returns, for --functional", (Functional,)),
     "improvements": Kind("which next actions count, for --improvement", (Improvement,)),
     "heads": Kind("how returns are stored, for --head", (Head,)),
-    "compositions": Kind(
-        "how a reward and what follows make a return, for --composition", (Composition,)
-    ),
+    "compositions": Kind("how rewards make a return, for --composition", (Composition,)),
     "rules": Kind("what an actor-critic minimises, for --rule", (UpdateRule,)),
     "successors": Kind("where successors come from, for --successors"),
-    "average_rewards": Kind(
-        "values against the average reward, for --average-reward", scheduled=False
-    ),
+    "average_rewards": Kind("values against the average, for --average-reward", scheduled=False),
     "channels": Kind("gains and losses stored apart, for --channels", scheduled=False),
     "optimisers": Kind("how gradients become steps, for --optimiser"),
     "networks": Kind("what networks are made of, for --network", scheduled=False),
     "wrappers": Kind(
-        "what stands round an environment, for --env-wrap",
-        given=("env", "discount"),
-        scheduled=False,
+        "what stands round an environment, for --env-wrap", (), ("env", "discount"), scheduled=False
     ),
 }
 

@@ -37,9 +37,7 @@ def field(
         metadata: anything else to know about the field.
     """
     metadata = {**(metadata or {}), "pytree_node": pytree_node}
-    if default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=default_factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
