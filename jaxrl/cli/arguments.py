@@ -328,7 +328,8 @@ def asked(command: str, **given: Any) -> argparse.Namespace:
         if bounds and value is not None:
             low, high = (*bounds, math.inf)[:2]
             if not low <= value <= high or bounds == (value,):
-                left, right = "(["[len(bounds) > 1], ")]"[high < math.inf]
+                left = "[" if len(bounds) > 1 else "("
+                right = "]" if high < math.inf else ")"
                 raise BadInput(
                     f"{as_option(name)} {value} is out of range: give a value in "
                     f"{left}{low:,}, {high:,}{right}."
@@ -340,7 +341,7 @@ def help_on(command: str | None = None) -> str:
     """What `--help` says of a command; of all without one."""
     if command is not None:
         return _parser(command).format_help()
-    lines = [f"  {name:10s}{about.partition(chr(10))[0]}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:10s}{about.splitlines()[0]}" for name, (_, about) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: jaxrl COMMAND [options]\n",
