@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from jaxrl.training.robust_evaluation import RobustEvaluation, evaluate_each
 from jaxrl.training.sweep import restore_agents
 
 _STREAM = 0x5E7A1  # apart from the keys of training
-_TAIL = 0.1
 
 
 def run(arguments: Namespace, words: Sequence[str]) -> int:
@@ -62,7 +61,7 @@ def run(arguments: Namespace, words: Sequence[str]) -> int:
             report |= {"num_seeds": job.config["num_seeds"], "over": grid}
             summary, display = partial(_summary_over, labels=labels), _show_over
         with refusing(ValueError, about="--over: " * bool(envs)):
-            played = evaluate_agents(job, states, arguments.seed, envs, **options)
+            played = evaluate_agents(job, states, arguments.seed, options, envs)
         rows = [
             {"setting": label} | summary(seeds)
             for label, seeds in zip(job.labels, played, strict=True)
@@ -101,7 +100,7 @@ def agents_of_run(job: Job, path: Path) -> tuple[int, PyTree]:
 
 
 def evaluate_agents(
-    job: Job, states: PyTree, seed: int, envs: Sequence[Any] = (), **options: Any
+    job: Job, states: PyTree, seed: int, options: Mapping[str, Any], envs: Sequence[Any] = ()
 ) -> list[list[Any]]:
     """Evaluate every agent of `states[S, N, ...]`; a seed meets the same episodes in all settings.
 
@@ -109,13 +108,14 @@ def evaluate_agents(
         job: the run that they are of.
         states: of the agents.
         seed: root of the episodes' randomness.
+        options: of `jaxrl.training.evaluate`, such as `{"num_episodes": 10}`.
         envs: to play in each of; without any, in the run's own.
-        options: of `jaxrl.training.evaluate`.
 
     Returns:
         For each setting, for each seed, an `Evaluation`, or a `RobustEvaluation` over `envs`.
     """
     key, own = episodes_key(seed), strong_floats(job.env)
+    seeds = range(job.config["num_seeds"])
 
     def play(agent: Agent, index: int, number: int) -> Evaluation | RobustEvaluation:
         state = jax.tree.map(lambda leaf: leaf[index, number], states)
@@ -126,7 +126,6 @@ def evaluate_agents(
 
     # One program serves all settings.
     agents = [strong_floats(with_settings(job.agent, values)) for values in job.combinations]
-    seeds = range(job.config["num_seeds"])
     return [[play(agent, i, number) for number in seeds] for i, agent in enumerate(agents)]
 
 
@@ -152,7 +151,7 @@ def _summary(seeds: Sequence[Evaluation]) -> dict[str, Any]:
 
 def _summary_over(seeds: Sequence[RobustEvaluation], labels: Sequence[str]) -> dict[str, Any]:
     played = pooled(seeds)
-    tails, means = played.setting_cvars(_TAIL), played.setting_summary()
+    tails, means = played.setting_cvars(), played.setting_summary()
     by_setting = [
         {
             "over": label,
@@ -163,7 +162,7 @@ def _summary_over(seeds: Sequence[RobustEvaluation], labels: Sequence[str]) -> d
         }
         for index, label in enumerate(labels)
     ]
-    together = {name: dataclasses.asdict(one) for name, one in played.summary(_TAIL).items()}
+    together = {name: dataclasses.asdict(one) for name, one in played.summary().items()}
     worst = labels[int(played.worst_setting)]
     return {"by_setting": by_setting, "worst_setting": worst, **together}
 

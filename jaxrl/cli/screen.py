@@ -62,7 +62,6 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def as_json(content: Any) -> Any:
-    """`content` as it is read back from a file of JSON, which has no NaN and no infinity: None
-    stands for both."""
-    text = json.dumps(content, default=float)  # numbers of NumPy
-    return json.loads(text, parse_constant=lambda name: None)
+    """`content` as it is read back from a file of JSON, which has no NaN, no infinity (None
+    stands for both) and no numbers of NumPy."""
+    return json.loads(json.dumps(content, default=float), parse_constant=lambda name: None)

@@ -192,18 +192,19 @@ def _checked(
     shape, pairs, states = prob.shape, prob.shape[:2], np.arange(len(prob))
     first = np.asarray(states == 0 if initial is None else initial, np.float64)
     ends = np.broadcast_to(False, shape) if terminal is None else np.asarray(terminal)
+    legal = np.ones(pairs, bool) if mask is None else np.asarray(mask)
+    next_state, reward = np.asarray(next_state), np.asarray(reward, np.float64)
     given = {
-        "next_state": (np.asarray(next_state), [shape]),
-        "reward": (np.asarray(reward, np.float64), [pairs, (*pairs, 1), shape]),
+        "next_state": (next_state, [shape]),
+        "reward": (reward, [pairs, (*pairs, 1), shape]),
         "terminal": (ends, [states.shape, shape]),
         "initial": (first, [states.shape]),
-        "mask": (np.ones(pairs, bool) if mask is None else np.asarray(mask), [pairs]),
+        "mask": (legal, [pairs]),
     }
     for what, (value, shapes) in given.items():
         if value.shape not in shapes:
             either = " or ".join(str(list(one)) for one in shapes)
             raise ValueError(f"{what} must have shape {either}; got {list(value.shape)}.")
-    next_state, reward, *_, legal = (value for value, _ in given.values())
     if not np.issubdtype(next_state.dtype, np.integer):
         raise ValueError(f"next_state must hold integers; got {next_state.dtype}.")
     if not np.all((legal == 0) | (legal == 1)):

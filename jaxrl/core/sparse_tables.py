@@ -62,7 +62,7 @@ def _rows(tables: Any) -> tuple[Any, int]:
         raise ValueError(f"A sparse transition must be {wanted}, of one size and not empty.")
     if height % num_states or (len(blocks) > 1 and height != num_states):
         raise ValueError(f"A sparse transition must be {wanted}; got [{height}, {num_states}].")
-    table = sparse.csr_array(sparse.vstack(blocks))
+    table: Any = sparse.csr_array(sparse.vstack(blocks))
     num_actions = table.shape[0] // num_states
     if len(blocks) > 1:  # stood action by action
         table = table[np.arange(table.shape[0]).reshape(num_actions, num_states).T.ravel()]

@@ -232,7 +232,7 @@ def test_the_command_line_plays_every_seed_with_its_own_keys_and_every_setting_w
         env_settings={},
         over={"unused": (0.1, 0.2)},
     )
-    played = evaluate_agents(job, np.zeros((2, 3)), seed=0, num_episodes=5)
+    played = evaluate_agents(job, np.zeros((2, 3)), seed=0, options={"num_episodes": 5})
     returns = np.array([[np.asarray(one.returns) for one in seeds] for seeds in played])
     assert returns.shape == (2, 3, 5) and different(returns[0])
     np.testing.assert_array_equal(returns[0], returns[1])
