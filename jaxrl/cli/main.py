@@ -19,8 +19,6 @@ from typing import Any
 
 from jaxrl.cli.arguments import COMMANDS, BadInput, agent_in, help_on, message_of, parse
 
-_MODULES = {"list": "listing"}  # that run a command, where they are not called as it is
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
@@ -55,8 +53,8 @@ def _run(words: list[str]) -> int:
     command = parse(words)
     if words[0] not in ("list", "plot"):
         _switch_on_compilation_cache()
-    module = importlib.import_module(f"jaxrl.cli.{_MODULES.get(words[0], words[0])}")
-    return module.run(command, words)
+    home = words[0] if words[0] != "list" else "listing"
+    return importlib.import_module(f"jaxrl.cli.{home}").run(command, words)
 
 
 def _help(words: list[str]) -> int:

@@ -44,12 +44,11 @@ def run(arguments: Namespace, words: Sequence[str]) -> int:
         say(f"{part} {step}: {shown}")
 
     with lock, refusing(ValueError, OSError), catch_signals(say) as interrupt:
+        parts = [*experiment.learned]
         asked = Run(
             seed=seed,
             num_steps=arguments.num_steps,
-            checkpoints={
-                one: Checkpoints(folder / "checkpoints" / one) for one in experiment.learned
-            },
+            checkpoints={part: Checkpoints(folder / "checkpoints" / part) for part in parts},
             report=report,
             stop=lambda: interrupt.requested,
         )
