@@ -51,10 +51,8 @@ def run(arguments: Namespace, words: Sequence[str]) -> int:
     with lock:
         step, states = agents_of_run(job, path)
         report = {"step": step, **options, "seed": arguments.seed}
-        say(
-            f"{job.title}: {arguments.num_episodes:,} episodes of each agent{where}, "
-            f"after {step:,} steps"
-        )
+        played = f"{arguments.num_episodes:,} episodes of each agent{where}"
+        say(f"{job.title}: {played}, after {step:,} steps")
         summary, display = _summary, _show
         if envs:
             labels = [", ".join(f"{name}={to}" for name, to in one.items()) for one in grid]
@@ -184,6 +182,7 @@ def _show(settings: Sequence[dict[str, Any]], how: str) -> None:
 
 def _show_over(settings: Sequence[dict[str, Any]], how: str) -> None:
     numeric = ["mean return", "95 %", "CVaR 10 %", "mean length", "unfinished"]
+    keys = ("cvar_0.1", "mean_length", "num_unfinished")
     caption = (
         f"{how}; all seeds together; intervals: bootstrap of the episodes, the agents held fixed; "
         "CVaR 10 %: mean of the worst tenth"
@@ -193,14 +192,7 @@ def _show_over(settings: Sequence[dict[str, Any]], how: str) -> None:
         return [name, mean["value"], interval(mean["low"], mean["high"]), *more]
 
     for one in settings:
-        rows = [
-            cells(
-                row["over"],
-                row["mean"],
-                *map(row.get, ("cvar_0.1", "mean_length", "num_unfinished")),
-            )
-            for row in one["by_setting"]
-        ]
+        rows = [cells(row["over"], row["mean"], *map(row.get, keys)) for row in one["by_setting"]]
         together = {
             "mean of settings": one["mean"],
             f"worst setting: {one['worst_setting']}": one["worst"],
@@ -208,6 +200,5 @@ def _show_over(settings: Sequence[dict[str, Any]], how: str) -> None:
             "CVaR 10 % of episodes": one["cvar_episodes"],
         }
         rows += [cells(title, mean, "", "", "") for title, mean in together.items()]
-        show(
-            ["environment", *numeric], rows, numeric=numeric, title=one["setting"], caption=caption
-        )
+        about = {"title": one["setting"], "caption": caption, "section": len(one["by_setting"])}
+        show(["environment", *numeric], rows, numeric=numeric, **about)

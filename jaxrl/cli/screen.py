@@ -32,15 +32,18 @@ def show(
     numeric: Collection[str] = (),
     title: str = "",
     caption: str = "",
+    section: int = 0,
 ) -> None:
-    """Print a table of texts and numbers; `numeric` columns are right-justified."""
+    """Print a table of texts and numbers; `numeric` columns are right-justified, a line is drawn
+    after the first `section` rows."""
     table = Table(
         title=title or None, caption=caption or None, caption_justify="left", header_style="bold"
     )
     for column in columns:
         table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell if isinstance(cell, str) else number(cell)) for cell in row))
+    for count, row in enumerate(rows, start=1):
+        cells = (Text(cell if isinstance(cell, str) else number(cell)) for cell in row)
+        table.add_row(*cells, end_section=count == section)
     screen().print(table)
 
 
