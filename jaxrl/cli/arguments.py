@@ -23,7 +23,10 @@ PARTS = {
     "head": ("heads", "how returns are stored"),
     "composition": ("compositions", "how a reward and what follows make a return"),
     "successors": ("successors", "where successors come from, such as generative:16"),
-    "average_reward": ("average_rewards", "values against the average, such as differential:0.01"),
+    "average_reward": (
+        "average_rewards",
+        "values against the average reward, such as differential:0.01",
+    ),
     "channels": ("channels", "gains and losses stored apart through a mapping, such as log"),
     "rule": ("rules", "what an actor-critic minimises, such as a2c"),
     "optimiser": ("optimisers", "how gradients become steps, such as sgd:0.01"),
@@ -175,7 +178,11 @@ _TRAIN = {
     ),
     "checkpoint_seconds": _real(60.0, "least time between checkpoints [s]", "SECONDS", 0, math.inf),
     "time_limit": _real(
-        math.inf, "save and stop after so long, with exit code 124 [s]", "SECONDS", 0, shown="none"
+        math.inf,
+        "save and stop after this long, compiling included, with exit code 124 [s]",
+        "SECONDS",
+        0,
+        shown="none",
     ),
 }
 _PLAN = {
