@@ -360,8 +360,10 @@ def help_on(command: str | None = None) -> str:
 
 
 def agent_in(words: Sequence[str]) -> str:
-    """The agent that the words of a `train` name."""
-    return getattr(_parser("train").parse_known_args(list(words))[0], "agent", "ppo")
+    """The agent that the words of a `train` name, registered by modules that they name."""
+    given = vars(_parser("train").parse_known_args(list(words))[0])
+    import_modules(given.get("imports", ()))
+    return given.get("agent", "ppo")
 
 
 def as_option(name: str) -> str:

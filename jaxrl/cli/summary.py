@@ -61,8 +61,7 @@ def show_summary(summary: Mapping[str, Any]) -> None:
             cells += [number(row["evaluation"][name]) for name in ("mean", "cvar_0.1")]
         rows.append(cells)
     labels = ["setting"] * bool(swept)
-    title, caption = summary["title"], summary["score"]
-    show(labels + columns, rows, numeric=columns, title=title, caption=caption)
+    show(labels + columns, rows, numeric=columns, title=summary["title"], caption=summary["score"])
     for row in settings:
         where = f" ({row['setting']})" if row["setting"] else ""
         for one in row["diverged"]:

@@ -181,9 +181,8 @@ def _finish(
 
     _warn(final_notices(job, result))
     rows = settings_summary(result, job.labels)
-    if arguments.eval_episodes:
-        options = {"num_episodes": arguments.eval_episodes}
-        played = evaluate_agents(job, result.agent_states, 0, options)
+    if count := arguments.eval_episodes:
+        played = evaluate_agents(job, result.agent_states, 0, {"num_episodes": count})
         for row, seeds in zip(rows, played, strict=True):  # pooled over the seeds of each setting
             row["evaluation"] = pooled(seeds).summary()
     device = jax.devices()[0]
