@@ -71,7 +71,7 @@ def test_the_recipe_of_a_functional_is_planned_with(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a module of a user's own, as `--import` finds it."""
-    (recipe,) = re.findall(
+    recipe, *_ = re.findall(
         r"```python\n# .*?\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S
     )
     (tmp_path / "recipe_of_a_functional.py").write_text(recipe)

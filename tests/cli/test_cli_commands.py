@@ -213,6 +213,20 @@ def test_help_is_quick_because_it_imports_no_jax(words: list[str], shown: list[s
     assert all(word in done.stdout for word in shown)
 
 
+def test_help_on_an_agent_of_a_users_own_module(
+    jaxrl: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_my_own.py").write_text(
+        "from jaxrl import pqn\nfrom jaxrl.core import register\n"
+        "def steady(): return pqn(num_envs=7)\nregister('agents', steady)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["train", "--agent", "steady", "--help"]
+    code, out, _ = jaxrl(*words, "--import", "of_my_own")
+    del PRESETS["steady"]
+    assert code == 0 and re.search(r" num_envs \* +│ 7 ", out)
+
+
 @pytest.mark.held_for(*sorted(PRESETS))
 def test_the_recorded_settings_are_those_of_the_agents() -> None:
     """What `train --help` shows without making an agent; `python -m jaxrl.cli.listing` records."""
