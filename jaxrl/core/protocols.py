@@ -72,7 +72,6 @@ class Functional(Protocol):
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,24 +98,19 @@ class Head(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the parameters of one action: `()`, `(K,)`, ..."""
-        ...
 
     def law(self, params: Array) -> Law:
         """`params[*shape]` -> the law they stand for."""
-        ...
 
     def encode(self, law: Law) -> Array:
         """Law -> `params[*shape]`: the nearest that this head can store."""
-        ...
 
     def loss(self, params: Array, target: Law) -> Array:
         """`params[*shape]`, the law to move towards -> `[]`. The target is treated as constant by
         the caller."""
-        ...
 
     def mean(self, params: Array) -> Array:
         """`params[*shape]` -> `[]` [return]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +142,6 @@ class Improvement(Protocol):
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """`q_values[A]`, `mask[A]` (true where legal) -> `probs[A]`, `bonus[A]` [return]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +171,6 @@ class Composition(Protocol):
 
     def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
         """Elementwise, over arrays that broadcast [return]."""
-        ...
 
 
 class Environment(Protocol):
@@ -187,20 +179,16 @@ class Environment(Protocol):
     @property
     def observation_space(self) -> Space:
         """The space of one observation."""
-        ...
 
     @property
     def action_space(self) -> Space:
         """The space of one action."""
-        ...
 
     def reset(self, key: Key) -> tuple[PyTree, PyTree]:
         """-> `state`, `observation` of a new episode."""
-        ...
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """-> `state`, `TimeStep`. Never resets by itself: the rollout does that."""
-        ...
 
 
 class Policy(Protocol):
@@ -208,7 +196,6 @@ class Policy(Protocol):
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """What a recurrent policy carries between steps, `[num_envs, ...]`; `()` when nothing."""
-        ...
 
     def act(
         self,
@@ -220,7 +207,6 @@ class Policy(Protocol):
     ) -> tuple[Array, dict[str, Any]]:
         """`observation[B, ...]` -> `action[B, ...]`, extras. A recurrent policy returns its next
         memory as `extras["memory"]`; every other entry is recorded in the trajectory."""
-        ...
 
 
 @runtime_checkable
@@ -235,31 +221,25 @@ class Agent(Policy, Protocol):
     @property
     def num_envs(self) -> int:
         """Environments stepped side by side, B."""
-        ...
 
     @property
     def rollout_length(self) -> int:
         """Steps of each between two updates, T."""
-        ...
 
     @property
     def discount(self) -> float:
         """Gamma [per step]."""
-        ...
 
     def check(self, env: Environment) -> None:
         """Raise `ValueError` when the agent cannot learn in `env`, saying what to do."""
-        ...
 
     def init(self, key: Key, env: Environment, total_steps: float | Array = ...) -> PyTree:
         """-> `state`. `total_steps` is the length of the life that schedules see."""
-        ...
 
     def update(
         self, key: Key, state: PyTree, trajectory: Transition
     ) -> tuple[PyTree, dict[str, Array]]:
         """Fresh `[T, B]` data -> `state`, `metrics` (scalars)."""
-        ...
 
 
 class UpdateRule(Protocol):
@@ -273,20 +253,16 @@ class UpdateRule(Protocol):
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         """Extra network heads that the rule asks for: name and shape."""
-        ...
 
     def init(self, params: PyTree) -> PyTree:
         """-> `rule_state`, what the rule remembers in one life of a learner with these network
         parameters: running averages, lagged copies; `()` when nothing."""
-        ...
 
     def targets(
         self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress
     ) -> tuple[PyTree, PyTree]:
         """Along time, once per rollout: `[T, ...]` -> targets `[T, ...]`, `rule_state`."""
-        ...
 
     def loss(self, outputs: PyTree, targets: PyTree, progress: Progress) -> Array:
         """One step -> `[]`, for the gradient of the network's parameters. Targets are constants
         to that gradient, and not to an outer one."""
-        ...

@@ -35,10 +35,7 @@ from jaxrl.agents import (
     preset,
 )
 from jaxrl.agents.action_values import clipped_fraction
-from jaxrl.cli.arguments import Train
-from jaxrl.cli.job import job_from_arguments
-from jaxrl.cli.main import main
-from jaxrl.cli.notices import final_notices
+from jaxrl.cli import arguments, job as jobs, main, notices
 from jaxrl.core import Law, Linear, Transition
 from jaxrl.envs.control import Pendulum
 from jaxrl.envs.wrappers import HeldActions, Stock, TimeLimit
@@ -650,8 +647,8 @@ def test_the_clipped_fraction_counts_what_a_grid_cannot_hold(name):
 @pytest.mark.parametrize("agent, env", [("c51", "WindyCliff"), ("td3", "Pendulum")])
 def test_the_command_line_says_what_was_clipped_at_the_end(agent, env):
     """One line for each setting above one in a hundred, from the last record."""
-    head, sweep = "categorical:0,100", (("discount=0.9,0.99",),)
-    job = job_from_arguments(Train(agent=agent, env=env, head=head, sweep=sweep, num_seeds=2))
+    words = ["train", "--agent", agent, "--env", env, "--head", "categorical:0,100"]
+    job = jobs.make_job(arguments.parse([*words, "--sweep", "discount=0.9,0.99"]))
     clipped = np.array([[[0.9, 0.004], [0.9, 0.006]], [[0.0, 0.3], [0.0, 0.5]]])  # [S, N, R]
     result = SweepResult(
         settings=job.combinations,
@@ -664,9 +661,9 @@ def test_the_command_line_says_what_was_clipped_at_the_end(agent, env):
         run_seconds=1.0,
         interrupted=False,
     )
-    (text,) = final_notices(job, result)
+    (text,) = notices.final_notices(job, result)
     assert "40.0% of the targets (discount=0.99)" in text and "Categorical(low=0.0" in text
-    assert final_notices(job, dataclasses.replace(result, metrics={})) == []
+    assert notices.final_notices(job, dataclasses.replace(result, metrics={})) == []
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from jaxrl import meta
-from jaxrl.cli.main import main
-from jaxrl.core.files import take_lock
+from jaxrl.cli import main
+from jaxrl.core import files
 from jaxrl.meta.experiments import EXPERIMENTS, table_agent
 from jaxrl.training import Checkpoints
 
@@ -52,7 +52,7 @@ def test_a_folder_in_use_or_with_a_link_or_of_another_run_is_refused(tmp_path, c
     used, linked, other = (tmp_path / name for name in ("used", "linked", "other"))
     for folder in (used, linked, other):
         folder.mkdir()
-    with take_lock(used):
+    with files.take_lock(used):
         refused(used, "is in use by process")
     (linked / "lpo.rule").symlink_to(tmp_path / "outside")
     refused(linked, "lpo.rule is a link")
@@ -81,7 +81,7 @@ def test_every_named_experiment_can_be_laid_out(name):
     "words, message",
     [
         (["timd"], "unknown experiment 'timd'; did you mean timed?"),
-        (["lpg", "--num-steps", "0"], "--num-steps 0 must be at least 1"),
+        (["lpg", "--num-steps", "0"], "--num-steps 0 is out of range: give a value in [1"),
     ],
 )
 def test_what_cannot_be_run_is_refused(words, message, capsys, tmp_path, monkeypatch):
