@@ -35,7 +35,7 @@ from jaxrl.envs import TabularEnv, facts_of, make, names
 from jaxrl.envs.gymnax import GYMNAX_NAMES
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
-from jaxrl.planning.sweeps import outcome_values
+from jaxrl.planning.backups import outcome_values
 from jaxrl.training.run_folder import RunFolder, open_run
 
 
