@@ -151,7 +151,7 @@ def check_kinds(owner: Any) -> None:
             raise ValueError(f"{info.name}={value!r} is not allowed: give {wanted}.")
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(struct.field, setting))
+@dataclass_transform(frozen_default=True, field_specifiers=(struct.field,))
 def checked_struct(cls: type[T]) -> type[T]:
     """Make `cls` a struct whose constructor refuses settings out of their ranges."""
     made: Any = cls

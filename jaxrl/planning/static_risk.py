@@ -320,8 +320,10 @@ def _plan_exactly(
         for action, q_value in enumerate(q_values):
             legal = model.legal[here, action]
             probs = np.asarray(model.prob[here, action], np.float64)
-            total = sum(probs[:, k, None] * both[rows[:, action, k]] for k in range(probs.shape[1]))
-            q_value[legal] = total[legal]
+            worth = (
+                p[:, None] * both[row] for p, row in zip(probs.T, rows[:, action].T, strict=True)
+            )
+            q_value[legal] = np.asarray(sum(worth))[legal]
         actions.insert(0, np.argmax(q_values, axis=0))
         later = np.max(q_values, axis=0)
     utilities = np.asarray(model.initial, np.float64)[states[0]] @ later
