@@ -35,7 +35,7 @@ class Task:
 
     Example:
         >>> from jaxrl import envs
-        >>> task = Task(envs.two_colours(), LogUniform(1e5, 1e6)).sample(jax.random.key(0))
+        >>> task = Task(envs.TwoColours(), LogUniform(1e5, 1e6)).sample(jax.random.key(0))
         >>> task.env.width, task.total_steps.dtype.name
         (5, 'float32')
         >>> tasks = jax.vmap(RandomGrids().sample)(jax.random.split(jax.random.key(0), 8))
@@ -139,7 +139,7 @@ class RandomMazes:
     """
 
     total_steps: Any = 1e5  # [environment steps]
-    levels: Any = struct.field(default_factory=ScatteredWalls)  # a `LevelGenerator`
+    levels: Any = struct.field(default_factory=ScatteredWalls)  # draw a `GridLevel`
     time_limit: float = setting(
         100.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
     )
@@ -164,7 +164,7 @@ class RandomBandits:
 
     total_steps: Any = 1e3  # [environment steps]
     means: Any = struct.field(default_factory=lambda: Uniform(0.0, 1.0))  # [return]
-    payout: Any = struct.field(default_factory=CoinPayout)  # an `envs.Payout`
+    payout: Any = struct.field(default_factory=CoinPayout)  # a payout of `jaxrl.envs.bandits`
     num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0, infinite=True)
     num_arms: int = setting(10, "arms")
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.optimiser import Optimiser, RMSProp
 from jaxrl.core.types import Array, PyTree
-from jaxrl.envs import two_colours
+from jaxrl.envs import TwoColours
 from jaxrl.meta.experiments.experiment import Experiment, table_agent
 from jaxrl.meta.lives import HeldOut
 from jaxrl.meta.numbers import tuned
@@ -104,7 +104,7 @@ def bootstrapped_entropy(num_swaps: int = 8, swap_period: float = 100_000.0) -> 
 
     num_updates = round(num_swaps * swap_period) // plain.rollout_length
     steps = float(num_updates * plain.num_envs * plain.rollout_length)
-    tasks = Task(two_colours(swap_period), steps)
+    tasks = Task(TwoColours(swap_period), steps)
     return Experiment(
         about="an entropy weight learned in one life by bootstrapping, on the two-colour grid",
         learned={"bootstrapped": bootstrapped, "meta-gradient": by_return},
