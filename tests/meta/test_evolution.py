@@ -31,7 +31,7 @@ SHAPINGS = tuple(Evolution.shapings)
 KEY = jax.random.key(3)
 CENTRE = {"a": np.float32([0.3, -0.5, 1.0]), "b": np.array(0.7, np.float32)}
 SIGMA = 0.5
-ACCUMULATE = GradientDescent(learning_rate=0.0, momentum=1.0, max_grad_norm=None)
+ACCUMULATE = GradientDescent(learning_rate=1e-30, momentum=1.0, max_grad_norm=None)
 
 
 # ---- the gradient of a smoothed function ---------------------------------------------------
