@@ -83,7 +83,7 @@ def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:
     """
     slack = _SLACK * (head.high - head.low) / head.num_atoms
     means = target.mean()[..., None]
-    law = (target.probs, target.atoms) if head.stores_law else (jnp.ones_like(means), means)
+    law = (target.probs, target.atoms) if head.facts.stores_law else (jnp.ones_like(means), means)
     probs, values = law
     is_out = (values < head.low - slack) | (values > head.high + slack)
     share = jnp.sum(jnp.where(is_out, probs, 0.0), axis=-1)

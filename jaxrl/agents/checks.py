@@ -36,7 +36,7 @@ def _is_below_one(discount: Any) -> bool:
 
 
 def _stores_means(head: Any) -> bool:
-    return not head.stores_law
+    return not head.facts.stores_law
 
 
 def _is_gaussian(head: Any) -> bool:
@@ -46,8 +46,8 @@ def _is_gaussian(head: Any) -> bool:
 def _is_plain(operator: BellmanOperator) -> bool:
     functionals = (operator.successor_functional, operator.return_functional)
     plain = all(functional.facts.is_expectation for functional in functionals)
-    plain &= isinstance(operator.head, Scalar) and operator.composition.linear
-    return plain and operator.improvement.deterministic
+    plain &= isinstance(operator.head, Scalar) and operator.composition.facts.linear
+    return plain and operator.improvement.facts.deterministic
 
 
 _MOVES = (attrgetter("facts.translation_equivariant"), "moves values by a constant")
@@ -58,7 +58,7 @@ _ASKED: dict[str, tuple[str, Callable[[Any], bool], str, str]] = {
     "one_step": ("replay.num_step", lambda n: n == 1, "is of one step", "set replay.num_step=1"),
     "no_discount": ("discount", _is_one, "discounts nothing", "set discount=1"),
     "discount": ("discount", _is_below_one, "adds up without end", "use a discount below 1"),
-    "sums": ("operator.composition", attrgetter("linear"), "is of sums of rewards", _SUMS),
+    "sums": ("operator.composition", attrgetter("facts.linear"), "is of sums of rewards", _SUMS),
     "means": ("operator.head", _stores_means, "is of means, not of what stores a law", _MEANS),
     "moving": ("operator.successor_functional", *_MOVES),
     "moving_returns": ("operator.return_functional", *_MOVES),

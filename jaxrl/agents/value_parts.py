@@ -15,7 +15,7 @@ from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress
 from jaxrl.operators import BellmanOperator, MirrorDescent
 from jaxrl.operators.bellman import describe
-from jaxrl.operators.gap import gap_bonus
+from jaxrl.operators.improvement import gap_bonus
 
 
 @struct.dataclass
