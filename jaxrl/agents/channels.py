@@ -13,9 +13,8 @@ import optax
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array
-from jaxrl.operators import BellmanOperator, LogMapping
-from jaxrl.operators.bellman import Lookahead
-from jaxrl.operators.composition import RewardChannels, ValueMapping
+from jaxrl.operators.bellman import BellmanOperator, Lookahead
+from jaxrl.operators.composition import LogMapping, RewardChannels, ValueMapping
 
 
 class Split(Protocol):

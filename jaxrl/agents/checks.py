@@ -58,7 +58,7 @@ _ASKED: dict[str, tuple[str, Callable[[Any], bool], str, str]] = {
     "one_step": ("replay.num_step", lambda n: n == 1, "is of one step", "set replay.num_step=1"),
     "no_discount": ("discount", _is_one, "discounts nothing", "set discount=1"),
     "discount": ("discount", _is_below_one, "adds up without end", "use a discount below 1"),
-    "sums": ("operator.composition", attrgetter("linear"), "is of sums of rewards", _SUMS),
+    "sums": ("operator.composition", attrgetter("facts.linear"), "is of sums of rewards", _SUMS),
     "means": ("operator.head", _stores_means, "is of means, not of what stores a law", _MEANS),
     "moving": ("operator.successor_functional", *_MOVES),
     "moving_returns": ("operator.return_functional", *_MOVES),

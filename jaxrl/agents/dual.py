@@ -20,8 +20,7 @@ from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.functionals import duals
 from jaxrl.networks import NetworkSettings, QNetwork
-from jaxrl.operators import BellmanOperator
-from jaxrl.operators.bellman import describe
+from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.replay import Batch
 
 

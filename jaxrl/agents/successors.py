@@ -18,8 +18,7 @@ from jaxrl.core.protocols import Environment, Functional, FunctionalFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator
-from jaxrl.operators.bellman import describe
+from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.replay import Batch
 
 

@@ -13,9 +13,8 @@ from jaxrl.core.notation import register
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress
-from jaxrl.operators import BellmanOperator, MirrorDescent
-from jaxrl.operators.bellman import describe
-from jaxrl.operators.improvement import gap_bonus
+from jaxrl.operators.bellman import BellmanOperator, describe
+from jaxrl.operators.improvement import MirrorDescent, gap_bonus
 
 
 @struct.dataclass
