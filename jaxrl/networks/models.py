@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -19,7 +18,7 @@ from jaxrl.networks.distributions import (
     TanhGaussianPolicy,
 )
 from jaxrl.networks.initialisers import INITIALISERS
-from jaxrl.networks.torsos import HIDDEN_GAIN, MLP, NetworkSettings, Torso
+from jaxrl.networks.torsos import HIDDEN_GAIN, NetworkSettings, Torso
 
 
 class QNetwork(nn.Module):
@@ -99,8 +98,7 @@ class ImplicitQNetwork(nn.Module):
         cosines = jnp.cos(math.pi * orders * levels[..., None])  # [..., K, C], or [K, C]
         width = features.shape[-1]
         phi = nn.relu(nn.Dense(width, kernel_init=init(HIDDEN_GAIN), name="level")(cosines))
-        last = MLP(s.hidden_sizes[-1:], s.activation, s.initialiser, s.layer_norm)
-        hidden = last(features[..., None, :] * phi)
+        hidden = s.dense_layers(s.hidden_sizes[-1:])(features[..., None, :] * phi)
         values = nn.Dense(self.num_actions, kernel_init=init(1.0), name="advantage")(hidden)
         if self.dueling:
             centred = values - jnp.mean(values, axis=-1, keepdims=True)
@@ -296,13 +294,7 @@ class ActionCritic(nn.Module):
     @nn.compact
     def __call__(self, observation: PyTree, action: Array) -> Array:
         """`[..., *observation]`, `[..., D]` -> `[num_critics, ..., *head_shape]` [return]."""
-        t = self.torso
-        if t.num_values:
-            features = jax.nn.one_hot(observation, t.num_values)
-        else:
-            lead = observation.shape[: observation.ndim - t.num_axes]
-            features = observation.reshape(*lead, -1).astype(jnp.float32)
-        inputs = jnp.concatenate([features, action], axis=-1)
+        inputs = jnp.concatenate([self.torso.flat(observation), action], axis=-1)
         body = nn.vmap(
             _CriticBody,
             variable_axes={"params": 0},
@@ -311,7 +303,7 @@ class ActionCritic(nn.Module):
             out_axes=0,
             axis_size=self.num_critics,
         )
-        return body(t.settings, self.head_shape)(inputs)
+        return body(self.torso.settings, self.head_shape)(inputs)
 
 
 class _CriticBody(nn.Module):

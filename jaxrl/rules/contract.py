@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.holding import held
 from jaxrl.core.types import Array, Progress, PyTree, Transition
-from jaxrl.networks import Policy
+from jaxrl.networks.distributions import Policy
 from jaxrl.returns import generalised_advantages
 
 MOST_LOG_RATIO = 20.0  # e^20 and its square are float32
