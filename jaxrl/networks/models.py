@@ -153,10 +153,12 @@ class ActorCritic(nn.Module):
         """Lay out the parts; the critic's are absent when shared."""
         s = self.network
         self.actor_torso = Torso(s, *self.observation_space)
-        self.critic_torso = None if self.shared else Torso(s, *self.observation_space)
+        if not self.shared:
+            self.critic_torso = Torso(s, *self.observation_space)
         if s.recurrent_size:
             self.actor_core = GRU(s.recurrent_size)
-            self.critic_core = None if self.shared else GRU(s.recurrent_size)
+            if not self.shared:
+                self.critic_core = GRU(s.recurrent_size)
         self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser)
         self.value_head = nn.Dense(1, kernel_init=INITIALISERS[s.initialiser](1.0))
         self.extra_heads = {
@@ -171,7 +173,7 @@ class ActorCritic(nn.Module):
 
         A shared torso is evaluated once.
         """
-        features, actor_memory = self._actor_features(observation, starts, memory)
+        features, actor_memory = self._features(0, observation, starts, memory)
         if self.shared:
             value, critic_memory = self.value_head(features)[..., 0], actor_memory
         else:
@@ -192,27 +194,25 @@ class ActorCritic(nn.Module):
 
     def policy(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Policy, PyTree]:
         """One step of the policy: `[..., *observation]` -> policy, actor memory `[..., H]`."""
-        features, actor_memory = self._actor_features(observation, starts, memory)
+        features, actor_memory = self._features(0, observation, starts, memory)
         return self.policy_head(features), actor_memory
-
-    def _actor_features(
-        self, observation: PyTree, starts: Array, memory: PyTree
-    ) -> tuple[Array, PyTree]:
-        features = self.actor_torso(observation)
-        if not self.network.recurrent_size:
-            return features, ()
-        actor_memory, features = self.actor_core(memory[0], (features, starts))
-        return features, actor_memory
 
     def value(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Array, PyTree]:
         """One step of the critic: `[..., *observation]` -> value `[...]`, memory `[..., H]`."""
-        torso = self.actor_torso if self.critic_torso is None else self.critic_torso
-        features = torso(observation)
-        if self.network.recurrent_size:
-            core = self.actor_core if self.critic_core is None else self.critic_core
-            critic_memory, features = core(memory[1], (features, starts))
-            return self.value_head(features)[..., 0], critic_memory
-        return self.value_head(features)[..., 0], ()
+        features, critic_memory = self._features(1, observation, starts, memory)
+        return self.value_head(features)[..., 0], critic_memory
+
+    def _features(
+        self, part: int, observation: PyTree, starts: Array, memory: PyTree
+    ) -> tuple[Array, PyTree]:
+        """Of the actor (0) or the critic (1), and its memory."""
+        is_own = part and not self.shared
+        features = (self.critic_torso if is_own else self.actor_torso)(observation)
+        if not self.network.recurrent_size:
+            return features, ()
+        core = self.critic_core if is_own else self.actor_core
+        next_memory, features = core(memory[part], (features, starts))
+        return features, next_memory
 
 
 def actor_critic(
@@ -276,9 +276,8 @@ class DeterministicActor(nn.Module):
     def __call__(self, observation: PyTree) -> Array:
         """`[..., *observation]` -> action `[..., D]`."""
         init = INITIALISERS[self.torso.settings.initialiser](0.01)
-        return jnp.tanh(
-            nn.Dense(self.action_size, kernel_init=init, name="output")(self.torso(observation))
-        )
+        features = self.torso(observation)
+        return jnp.tanh(nn.Dense(self.action_size, kernel_init=init, name="output")(features))
 
 
 class ActionCritic(nn.Module):
