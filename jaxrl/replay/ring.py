@@ -189,7 +189,6 @@ def read_windows(
         last = (row + num_used) % layout.num_rows
         successor = read(columns.observation, memory.observation, last, env)
     observation, action, extras, env_state = first
-    transition = Transition(
-        *(observation, action, total, discount, successor, met_end, met_cut, extras, env_state)
-    )
-    return transition, is_valid_start(flags[0], layout.store_next)
+    before = observation, action, total, discount
+    after = successor, met_end, met_cut, extras, env_state
+    return Transition(*before, *after), is_valid_start(flags[0], layout.store_next)
