@@ -41,10 +41,9 @@ SLOW = {
         "wrappers.stock"
     ),
     "functionals": (
-        "__init__ ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl "
-        "per_pair quantile risk scenarios shared_budget shared_divergence transport utility"
+        "ambiguity distortion divergence duals per_pair quadratic risk shared_budget transport "
+        "utility"
     ),
-    "losses": "likelihood quantile",
     "meta": "distil fit level_buffer levels mirrored neumann probe rule_file shaping tasks",
     "networks": "initialisers models",
     "operators": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
 from jaxrl.core.settings import checked_struct, setting
@@ -11,7 +12,6 @@ from jaxrl.core.types import Array
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.duals import SampleDual, TotalVariationDual, UtilityDual
 from jaxrl.functionals.ordering import atoms_at, finite_part
-from jaxrl.functionals.utility import PiecewiseLinear
 
 
 @checked_struct
@@ -52,16 +52,21 @@ class Contamination:
         kept = 1.0 - jnp.minimum(radius, 1.0)
         low = jnp.min(jnp.where(reachable, values, jnp.inf))
         moved = (1.0 - kept) * jnp.sum(probs)
+        value = worst_law.expectation(kept * probs, values, reachable)
+        value = value + jnp.where(moved > 0, moved * low, 0.0)
         law = kept * probs + worst_law.evenly(moved, atoms_at(low, values, reachable))
         finite, low = finite_part(values), finite_part(low)
         by_probs = jnp.where(reachable, kept * finite + (1.0 - kept) * low, 0.0)
         by_radius = jnp.where(radius <= 1.0, jnp.sum(probs) * low - jnp.sum(probs * finite), 0.0)
-        return worst_law.value_of(law, reachable, parameters, by_probs, by_radius)
+        return worst_law.envelope(value, parameters, (by_probs, law, by_radius))
 
     def dual(self, least: float) -> SampleDual:
         """Of one sampled value."""
-        kept = 1.0 - jnp.minimum(self.radius, 1.0)
-        return UtilityDual(PiecewiseLinear(kept, kept), is_bound=True)
+        return UtilityDual(Partial(_kept, self.radius), is_bound=True)
+
+
+def _kept(radius: Array, gain: Array) -> Array:
+    return (1.0 - jnp.minimum(radius, 1.0)) * gain
 
 
 @checked_struct
@@ -107,13 +112,14 @@ class TotalVariation:
         descent = jnp.where((probs > 0) & ~jnp.isnan(values), -values, 0.0)
         marginal = -worst_law.marginal_value(radius, probs, descent)
         removed = worst_law.fill_lowest(radius, probs, descent, -marginal)
-        worst = atoms_at(low, values, reachable)
-        law = probs - removed + worst_law.evenly(jnp.sum(removed), worst)
+        moved = jnp.sum(removed)
+        value = worst_law.expectation(probs - removed, values, reachable)
+        value = value + jnp.where(moved > 0, moved * low, 0.0)
+        law = probs - removed + worst_law.evenly(moved, atoms_at(low, values, reachable))
         # Once all mass has moved, the least value is at the margin.
         margin = jnp.where(radius >= jnp.sum(probs), low, marginal)
         by_probs = finite_part(jnp.where(reachable, jnp.minimum(values, margin), 0.0))
-        by_radius = finite_part(low - margin)
-        return worst_law.value_of(law, reachable, parameters, by_probs, by_radius)
+        return worst_law.envelope(value, parameters, (by_probs, law, finite_part(low - margin)))
 
     def dual(self, least: float) -> SampleDual:
         """Of one sampled value."""
@@ -273,12 +279,11 @@ class Scenarios:
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]` (the nominal law), `values[N]` [return] -> `[]` [return]."""
-        parameters, _, held = worst_law.hold("full", probs, values, self.kernels)
-        probs, values, kernels = held
+        held = worst_law.hold("full", probs, values, self.kernels)
+        parameters, _, (probs, values, kernels) = held
         laws = jnp.concatenate([kernels, probs[None]]) if self.with_nominal else kernels
-        means = jax.vmap(worst_law.expectation, (0, None, None))(
-            laws, values, jnp.zeros_like(values, bool)
-        )
+        nowhere = jnp.zeros_like(values, bool)
+        means = jax.vmap(worst_law.expectation, (0, None, None))(laws, values, nowhere)
         chosen = jnp.argmin(means)  # NaN wins
         is_chosen = jnp.arange(laws.shape[0]) == chosen
         by_laws = jnp.where(is_chosen[:, None], finite_part(values), 0.0)

@@ -476,8 +476,9 @@ def _conjugate_tilt(
         return mass, slope, slope * (slope / jnp.maximum(mass, info.tiny)), info.eps
 
     guess = t * jnp.sum(probs * law.gaps), jnp.asarray(False)
-    one, low = jnp.ones_like(t), t * info.eps**2
-    return at(_steepness(distance, jnp.log, one, guess, low, t, narrow=info.eps**0.5))
+    one, ends = jnp.ones_like(t), (t * info.eps**2, t)
+    s = _steepness(distance, jnp.log, one, guess, *ends, narrow=info.eps**0.5, far=jnp.inf)
+    return at(s)
 
 
 def _small_steepness(
@@ -509,6 +510,7 @@ def _steepness(
     low: Array,
     high: Array,
     narrow: float | None = None,
+    far: float = 0.1,
 ) -> Array:
     """Safeguarded third-order iteration for the t at which the distance is `radius`.
 
@@ -525,6 +527,7 @@ def _steepness(
         high: `[]`, at least the solution, or the greatest t of interest.
         narrow: the last change of log t after which the next is negligible; its square is the
             relative width of a bracket that needs no more halving.
+        far: from the target, in the straight scale, where a short step is not to be trusted.
     """
     info = jnp.finfo(radius.dtype)
     narrow = narrow or info.eps**0.25  # the next error is of the order of the cube of the last step
@@ -544,7 +547,7 @@ def _steepness(
         change = jnp.clip(change, -3.0, 3.0)
         proposal = t * jnp.exp(change)
         # A short step means little where the function is all but flat and far from its target.
-        is_fair = (jnp.abs(gap) <= 0.1) | (jnp.abs(change) > 0.03)
+        is_fair = (jnp.abs(gap) <= far) | (jnp.abs(change) > 0.03)
         inside = (proposal > low) & (proposal < high) & is_fair
         middle = jnp.where(high > 64.0 * low, 8.0 * low, jnp.sqrt(low) * jnp.sqrt(high))
         is_flat = jnp.abs(value - radius) <= noise

@@ -350,11 +350,7 @@ class MeanStd:
 
 
 def _mean_less(
-    weight: Array | float,
-    order: int,
-    size: Callable[[Array], Array],
-    probs: Array,
-    values: Array,
+    weight: Array | float, order: int, size: Callable[[Array], Array], probs: Array, values: Array
 ) -> Array:
     """m - weight (sum_i p_i size(v_i - m)^order)^(1/order), of gradient zero where all are 0."""
     values = ordering.readable(probs, values)

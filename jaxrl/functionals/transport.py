@@ -15,6 +15,8 @@ from jaxrl.functionals import worst_law
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.ordering import finite_part
 
+_MAX_TRIALS = 64
+
 
 @checked_struct
 class Wasserstein:
@@ -123,9 +125,9 @@ class WeightedL1:
         rows = jnp.arange(values.shape[0])
 
         def targets(offers: Array, price: Array, weights: Array) -> Array:
-            best = jnp.argmin(offers + price * weights)
-            moves = offers - price * weights > offers[best] + price * weights[best]
-            return jnp.where(moves, best, rows)
+            asked = offers + price * weights
+            best = jnp.argmin(asked)
+            return jnp.where(offers - price * weights > asked[best], best, rows)
 
         def fees(weights: Array, to: Array) -> Array:
             return jnp.where(to == rows, 0.0, weights + weights[to])
@@ -159,18 +161,13 @@ def _worst_transport(
     unit = jnp.where(unit > 0, unit, 1.0)
     unit_costs, budget = costs / unit, radius / unit
 
-    def cost_of(to: Array) -> Array:
-        return jnp.sum(sources * fees(unit_costs, to))
-
-    def plan(price: Array) -> tuple[Array, Array]:
+    def plan(price: Array) -> tuple[Array, Array, Array]:
         to = targets(offers, price, unit_costs)
-        return jnp.sum(sources * (gaps - gaps[to])), cost_of(to)
+        return jnp.sum(sources * (gaps - gaps[to])), jnp.sum(sources * fees(unit_costs, to)), to
 
-    unit_price, dear, cheap = _best_purchase(plan, budget)
-    few, many = (targets(offers, price, unit_costs) for price in (dear, cheap))
-    # The share of the costlier of the two plans in a mixture that uses up the budget. Of the costs
-    # of these very plans: made again from its price, a plan may break a tie otherwise.
-    least, most = cost_of(few), cost_of(many)
+    # Plans are kept, not made again from their prices: at one a tie may break otherwise.
+    unit_price, (_, least, few), (_, most, many) = _best_purchase(plan, budget)
+    # The share of the costlier of the two plans in a mixture that uses up the budget.
     share = (budget - least) / jnp.where(most > least, most - least, 1.0)
     share = jnp.where(most <= budget, 1.0, jnp.clip(share, 0.0, 1.0))
 
@@ -186,26 +183,24 @@ def _worst_transport(
     return worst_law.value_of(law, reachable, parameters, by_probs, -price, by_costs)
 
 
-_MAX_TRIALS = 64
-
-
 def _best_purchase(
-    plan: Callable[[Array], tuple[Array, Array]], budget: Array
-) -> tuple[Array, Array, Array]:
+    plan: Callable[[Array], tuple[Array, Array, Array]], budget: Array
+) -> tuple[Array, tuple, tuple]:
     """Maximise the gain of a mixture of plans whose mean cost is at most `budget`.
 
-    `plan(price)` returns gain and cost of a plan that maximises gain - price * cost; there are
-    finitely many. Gain against cost is then a concave broken line, of which two of its corners,
-    one on either side of the budget, are known. The plan at the price which makes both equally
-    good is a corner between them, or else they are neighbours and the optimum is on their chord.
+    `plan(price)` returns gain and cost of a plan that maximises gain - price * cost, and the plan;
+    there are finitely many. Gain against cost is then a concave broken line, of which two of its
+    corners, one on either side of the budget, are known. The plan at the price which makes both
+    equally good is a corner between them, or else they are neighbours and the optimum is on their
+    chord.
 
     Args:
-        plan: `price [] -> (gain [], cost [])`, both non-negative and of order one.
+        plan: `price [] -> (gain [], cost [], plan)`, gain and cost non-negative and of order one.
         budget: `[]`, non-negative.
 
     Returns:
-        The gain that one more unit of budget buys, the price of the plan that costs at most the
-        budget, and that of the one that costs at least the budget, if any does.
+        The gain that one more unit of budget buys; of the plan that costs at most the budget, and
+        of the one that costs at least the budget, if any does, gain, cost and the plan.
 
     Numerics:
         Ends at the first chord that no plan betters by more than rounding, at a price at which
@@ -216,28 +211,26 @@ def _best_purchase(
         broken line and the number of its steps).
     """
     info = jnp.finfo(budget.dtype)
-    dear = jnp.asarray(info.max, budget.dtype) ** 0.5
-    none = jnp.zeros_like(budget)
 
     def chord(cheap: tuple, costly: tuple) -> Array:
         """Price at which both corners are equally good."""
-        extra = costly[2] - cheap[2]
-        return jnp.where(extra > 0, (costly[1] - cheap[1]) / jnp.where(extra > 0, extra, 1.0), 0.0)
+        extra = costly[1] - cheap[1]
+        return jnp.where(extra > 0, (costly[0] - cheap[0]) / jnp.where(extra > 0, extra, 1.0), 0.0)
 
     def refine(state: tuple) -> tuple:
         trials, _, cheap, costly = state
         price = chord(cheap, costly)
-        found = (price, *plan(price))
-        above = (found[1] - cheap[1]) - price * (found[2] - cheap[2])
-        is_done = ~(above > 16 * info.eps * costly[1])
-        spends = found[2] > budget
+        found = plan(price)
+        above = (found[0] - cheap[0]) - price * (found[1] - cheap[1])
+        is_done = ~(above > 16 * info.eps * costly[0])
+        spends = found[1] > budget
         cheap = jax.tree.map(partial(jnp.where, ~is_done & ~spends), found, cheap)
         costly = jax.tree.map(partial(jnp.where, ~is_done & spends), found, costly)
         return trials + 1, is_done, cheap, costly
 
-    cheap, costly = (dear, *plan(dear)), (none, *plan(none))
-    affordable = costly[2] <= budget
+    cheap, costly = plan(jnp.asarray(info.max, budget.dtype) ** 0.5), plan(jnp.zeros_like(budget))
+    affordable = costly[1] <= budget
     _, _, cheap, costly = jax.lax.while_loop(
         lambda state: (state[0] < _MAX_TRIALS) & ~state[1], refine, (0, affordable, cheap, costly)
     )
-    return jnp.where(affordable, 0.0, chord(cheap, costly)), cheap[0], costly[0]
+    return jnp.where(affordable, 0.0, chord(cheap, costly)), cheap, costly

@@ -90,10 +90,7 @@ def quantile_levels(num_atoms: int, dtype: jnp.dtype = jnp.float32) -> Array:
 
 
 def quantile_huber_loss(
-    estimates: Array,
-    target: Law,
-    threshold: float | Array = 1.0,
-    levels: Array | None = None,
+    estimates: Array, target: Law, threshold: float | Array = 1.0, levels: Array | None = None
 ) -> Array:
     """Asymmetric Huber loss of quantile estimates against a law.
 
@@ -172,11 +169,8 @@ def _pairs(
     levels = levels[:, None]
     td_errors = jnp.where(probs > 0, atoms, 0.0)[None, :] - estimates[:, None]
     is_smooth = threshold > 0
-    share = jnp.where(
-        is_smooth,
-        jnp.clip(td_errors / jnp.where(is_smooth, threshold, 1.0), -1.0, 1.0),
-        jnp.sign(td_errors),
-    )
+    scaled = td_errors / jnp.where(is_smooth, threshold, 1.0)
+    share = jnp.where(is_smooth, jnp.clip(scaled, -1.0, 1.0), jnp.sign(td_errors))
     return td_errors, share, jnp.where(td_errors < 0, 1.0 - levels, levels)
 
 

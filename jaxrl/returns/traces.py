@@ -81,11 +81,7 @@ def lambda_returns(
 
 
 def generalised_advantages(
-    rewards: Array,
-    discounts: Array,
-    values: Array,
-    next_values: Array,
-    lambda_: float | Array,
+    rewards: Array, discounts: Array, values: Array, next_values: Array, lambda_: float | Array
 ) -> Array:
     """Generalised advantage estimates: lambda-return minus value.
 

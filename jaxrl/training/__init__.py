@@ -13,7 +13,7 @@ from jaxrl.training.rollout import rollout, start_rollout
 from jaxrl.training.run_folder import RunFolder, load_metrics
 from jaxrl.training.session import SweepResult
 from jaxrl.training.smoothing import SmoothedPolicy, SmoothingCertificate, certify_smoothed
-from jaxrl.training.sweep import sweep
+from jaxrl.training.sweep import restore_agents, sweep
 
 __all__ = [
     "L2",
@@ -39,6 +39,7 @@ __all__ = [
     "evaluate_each",
     "load_metrics",
     "play_episodes",
+    "restore_agents",
     "rollout",
     "start_rollout",
     "sweep",

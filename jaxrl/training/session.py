@@ -74,8 +74,8 @@ class Session:
         self.observer: Observer = Silent()
         self.record, self.iteration = 0, 0  # complete records, iterations into the next
         self.lives: list[PyTree] = []
-        # Iterations under way, and the groups that have not run them yet. Between two spans, none.
-        self.span, self.waiting = np.zeros(3, np.int32), []
+        # Iterations under way, and which runs have not run them yet. Between two spans, none.
+        self.span, self.behind = np.zeros(3, np.int32), np.zeros(math.prod(self.shape), bool)
         self.metrics: dict[str, np.ndarray] = {}
 
     @property
@@ -87,6 +87,10 @@ class Session:
     def width(self) -> int:
         """Lanes of a group."""
         return self.groups[0].keys.shape[0]
+
+    def _runs(self, index: int) -> slice:
+        """The runs of a group."""
+        return slice(index * self.width, index * self.width + self.groups[index].num_runs)
 
     def _template(self, width: int | None = None) -> PyTree:
         """What a checkpoint holds whose groups have `width` lanes, by default as many as here."""
@@ -122,26 +126,23 @@ class Session:
         if found is None:
             return False
         _, tree, extra = found
-        lives, waiting = tree["lives"], extra.get("waiting", [])
-        if extra.get("width", self.width) != self.width:
-            if waiting:
-                raise ValueError(
-                    f"{checkpoints.folder}: the sweep was stopped between two of its groups of "
-                    f"{extra['width']} runs, not {self.width}: let it go on once with as many "
-                    "lanes and devices as before."
-                )
-            lives = recut(lives, math.prod(self.shape), self.width)
+        lives, width = tree["lives"], extra.get("width", self.width)
+        if width != self.width:
+            lives = recut(lives, self.behind.size, self.width)
         self.lives = [self.programs.placed(life) for life in lives]
         self.metrics = {name: np.array(value) for name, value in tree["metrics"].items()}
         self.record, self.iteration = extra["record"], extra["iteration"]
-        self.span, self.waiting = np.asarray(extra.get("span", self.span), np.int32), waiting
+        self.span = np.asarray(extra.get("span", self.span), np.int32)
+        self.behind[extra.get("behind", [])] = True
+        for group in extra.get("waiting", []):  # as they were kept before `behind`
+            self.behind[group * width : (group + 1) * width] = True
         return True
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Save where every group stands."""
         tree = {"lives": self.lives, "metrics": self.metrics}
         extra = {"record": self.record, "iteration": self.iteration, "width": self.width}
-        extra |= {"span": self.span.tolist(), "waiting": self.waiting}
+        extra |= {"span": self.span.tolist(), "behind": np.flatnonzero(self.behind).tolist()}
         checkpoints.save(self.steps, tree, extra, self.run)
 
     def go(self, checkpoints: Checkpoints | None, checkpoint_seconds: float) -> bool:
@@ -153,13 +154,13 @@ class Session:
             # Handing the only group to another thread would cost more than to call it.
             each = map if self.programs.num_workers == 1 else workers.map
             while self.record < plan.num_records:
-                if not self.waiting:
-                    self.span, self.waiting = self._next_span(chunk), [*range(len(self.groups))]
-                started, num_groups = time.perf_counter(), len(self.waiting)
-                stop = self._run_groups(each)
-                seconds = (time.perf_counter() - started) * len(self.groups) / num_groups
+                if not self.behind.any():
+                    self.span, self.behind[:] = self._next_span(chunk), True
+                started, waiting = time.perf_counter(), self._waiting()
+                stop = self._run_groups(waiting, each)
+                seconds = (time.perf_counter() - started) * len(self.groups) / len(waiting)
                 chunk = max(1, int(_CHUNK_SECONDS * self.span[0] * self.span[1] / seconds))
-                if not self.waiting:
+                if not self.behind.any():
                     self._end_span()
                     stop = self.observer.on_chunk(self._share()) or stop
                 finished = self.record == plan.num_records
@@ -171,34 +172,48 @@ class Session:
                     return True
         return False
 
-    def _run_groups(self, each: Callable[..., Iterable]) -> bool:
-        """Run the groups that wait over the span, by the map `each`; True when the observer stopped
-        it between two of them."""
+    def _waiting(self) -> list[int]:
+        """Groups with runs that are behind."""
+        return [n for n in range(len(self.groups)) if self.behind[self._runs(n)].any()]
+
+    def _run_groups(self, waiting: list[int], each: Callable[..., Iterable]) -> bool:
+        """Run groups over the span, by the map `each`; True when the observer stopped it between
+        two of them."""
         stopped, looked_at = threading.Event(), time.perf_counter()
 
         def run(index: int) -> dict[str, np.ndarray] | None:
             if stopped.is_set():
                 return None
-            group = self.groups[index]
-            self.lives[index], records = self.programs.run(group, self.lives[index], self.span)
+            self.lives[index], records = self._run(index)
             return records
 
-        waiting = [*self.waiting]
         for index, records in zip(waiting, each(run, waiting), strict=True):
             if records is not None:
                 self._note(index, records)
-                self.waiting.remove(index)
-            if self.waiting and time.perf_counter() - looked_at >= _CHUNK_SECONDS:
+            if self.behind.any() and time.perf_counter() - looked_at >= _CHUNK_SECONDS:
                 looked_at = time.perf_counter()
                 if not stopped.is_set() and self.observer.on_chunk(self._share()):
                     stopped.set()
         return stopped.is_set()
 
+    def _run(self, index: int) -> tuple[PyTree, dict[str, np.ndarray]]:
+        """Run a group over the span. Runs that did so before, in a group that was cut otherwise,
+        stay as they are."""
+        group, life, behind = self.groups[index], self.lives[index], self.behind[self._runs(index)]
+        if behind.all():
+            return self.programs.run(group, life, self.span)
+        stays = jax.tree.map(jnp.copy, life)  # what the program is given is used up
+        life, records = self.programs.run(group, life, self.span)
+        behind = jnp.asarray(np.pad(behind, (0, self.width - behind.size), mode="edge"))
+        pick = jax.vmap(jnp.where)
+        life = jax.tree.map(lambda new, old: pick(behind, new, old), life, stays)
+        return self.programs.placed(life), records
+
     def _share(self) -> float:
         """What part of all iterations of all groups is done."""
         plan, ahead = self.plan.plan, 0.0
-        if self.waiting:
-            ahead = float(self.span[0]) * self.span[1] * (1 - len(self.waiting) / len(self.groups))
+        if self.behind.any():
+            ahead = float(self.span[0]) * self.span[1] * (1 - self.behind.mean())
         done = self.record * plan.iterations + self.iteration + ahead
         return done / (plan.num_records * plan.iterations)
 
@@ -218,11 +233,12 @@ class Session:
 
     def _note(self, index: int, records: dict[str, np.ndarray]) -> None:
         """Keep what a group recorded in the span."""
-        columns, first = self._columns(), index * self.width
-        num_runs, num_records = self.groups[index].num_runs, columns.stop - columns.start
+        columns, runs = self._columns(), self._runs(index)
+        (lanes,) = np.nonzero(self.behind[runs])
         for name, values in records.items():
             rows = self.metrics[name].reshape(-1, self.plan.plan.num_records)
-            rows[first : first + num_runs, columns] = values[:num_runs, :num_records]
+            rows[runs.start + lanes, columns] = values[lanes, : columns.stop - columns.start]
+        self.behind[runs] = False
 
     def _end_span(self) -> None:
         """Count the span, and tell the observer what was recorded in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxrl.agents import PRESETS, Optimiser
 from jaxrl.core import Box, struct
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.networks import NetworkSettings
-from jaxrl.training import Checkpoints, Silent, programs, session, sweep, train
+from jaxrl.training import Checkpoints, Silent, programs, restore_agents, session, sweep, train
 from jaxrl.training.lanes import expand_settings
 from jaxrl.training.loop import make_plan
 from jaxrl.training.memory import MemoryPlan
@@ -320,23 +321,53 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bits(tmp_path, five, width, st
 
 
 @pytest.mark.parametrize("width", [4], ids=["four_lanes"], indirect=True)
-@pytest.mark.parametrize("looks", [1, 4])
+@pytest.mark.parametrize("done", [0, 3])
 def test_a_sweep_stopped_between_two_groups_goes_on_to_the_same_bits(
-    tmp_path, five, width, looks, monkeypatch
+    tmp_path, five, width, done, monkeypatch
 ):
     """Of five runs the first four are a step ahead: in iteration 1 of a record, and in its last."""
-    monkeypatch.setattr(programs, "_num_cores", lambda: 1)
-    monkeypatch.setattr(session, "_CHUNK_SECONDS", 0.0)  # look after every group, span 1
-    checkpoints, observer = Checkpoints(tmp_path), StopAt(2 * looks - 1)
-    part = run(5, lanes=width, observer=observer, checkpoints=checkpoints)
-    assert part.interrupted and observer.shares[-1] == (looks - 0.5) / 12
-    with pytest.raises(ValueError, match="stopped between two of its groups of 4 runs, not 1"):
-        run(5, lanes=1, checkpoints=checkpoints)
+    checkpoints = stopped_between_groups(tmp_path, monkeypatch, 2 * done + 1, lanes=width)
     last = StopAt(-1)
     whole = run(5, lanes=width, observer=last, checkpoints=checkpoints)
-    assert last.shares[0] == looks / 12 and last.records == [0, 1, 2]
+    assert last.shares[0] == (done + 1) / 12 and last.records == [0, 1, 2]
     for seed in range(5):
         assert_same_bits(lane(whole, 0, seed), lane(five, 0, seed))
+
+
+def stopped_between_groups(folder, monkeypatch, looks, *, lanes):
+    """Checkpoints of five runs of which the groups were looked at one by one, `looks` times."""
+    monkeypatch.setattr(programs, "_num_cores", lambda: 1)
+    monkeypatch.setattr(session, "_CHUNK_SECONDS", 0.0)  # look after every group, span 1
+    checkpoints, observer = Checkpoints(folder), StopAt(looks)
+    part = run(5, lanes=lanes, observer=observer, checkpoints=checkpoints)
+    groups = math.ceil(5 / lanes)
+    spans, ahead = divmod(looks, groups)
+    assert part.interrupted and ahead > 0
+    assert observer.shares[-1] == pytest.approx((spans + ahead * lanes / 5) / 12, abs=1e-12)
+    return checkpoints
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(4, 2), pytest.param(2, 4, marks=pytest.mark.slow), (2, 3), (1, 4), (4, 1)],
+)
+@pytest.mark.parametrize("done", [0, 3])
+def test_a_sweep_stopped_between_two_groups_goes_on_in_groups_of_any_width(
+    tmp_path, monkeypatch, before, after, done
+):
+    """Runs that are a step ahead stay where they are while others of their new group follow.
+
+    Programs of other widths may round otherwise; counts may not, nor what a run has lived through.
+    """
+    looks = done * math.ceil(5 / before) + 1  # one group is an iteration ahead
+    checkpoints = stopped_between_groups(tmp_path, monkeypatch, looks, lanes=before)
+    _, agents = restore_agents(checkpoints, DIARY, CLOCK, num_seeds=5, lanes=after, **RUN)
+    pages = np.asarray(agents.number)[0].tolist()  # written so far by each run
+    assert pages == [done + 1] * before + [done] * (5 - before)
+    whole, straight = run(5, lanes=after, checkpoints=checkpoints), run(5, lanes=after)
+    assert not whole.interrupted
+    for seed in range(5):
+        assert_close(lane(whole, 0, seed), lane(straight, 0, seed))
 
 
 def test_the_first_stop_is_inside_a_record(tmp_path):
