@@ -162,7 +162,8 @@ def _worst_transport(
     unit_costs, budget = costs / unit, radius / unit
 
     def plan(price: Array) -> tuple[Array, Array, Array]:
-        to = targets(offers, price, unit_costs)
+        # Held: XLA may make it twice and round differently, so that gain and cost are of two plans.
+        to = jax.lax.optimization_barrier(targets(offers, price, unit_costs))
         return jnp.sum(sources * (gaps - gaps[to])), jnp.sum(sources * fees(unit_costs, to)), to
 
     # Plans are kept, not made again from their prices: at one a tie may break otherwise.
