@@ -530,7 +530,8 @@ def _steepness(
         far: from the target, in the straight scale, where a short step is not to be trusted.
     """
     info = jnp.finfo(radius.dtype)
-    narrow = narrow or info.eps**0.25  # the next error is of the order of the cube of the last step
+    if narrow is None:
+        narrow = float(info.eps**0.25)  # the next error is of the order of the last step's cube
     rise, turn = jax.grad(straight), jax.grad(jax.grad(straight))
 
     def improve(state: tuple) -> tuple:

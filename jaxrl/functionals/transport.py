@@ -63,20 +63,40 @@ class Wasserstein:
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         size = values.shape[0]
-        rows = jnp.arange(size)
         cost = 1.0 - jnp.eye(size) if self.cost is None else self.cost
+        held = worst_law.hold(self.support, probs, values, self.radius, cost)
+        parameters, reachable, (probs, values, radius, cost) = held
+        gaps, spread = worst_law.unit_gaps(values, reachable)
+        sources = jnp.where(probs > 0, probs, 0.0)
+        unit = jnp.max(jnp.where((probs > 0)[:, None] & reachable[None, :], cost, 0.0))
+        unit = jnp.where(unit > 0, unit, 1.0)
+        unit_cost = cost / unit
+        rows = jnp.arange(size)
 
-        def targets(offers: Array, price: Array, cost: Array) -> Array:
-            offers = offers[None, :] + price * cost
+        def targets(price: Array) -> Array:
+            """`[N]`: where each atom's mass goes at this price of transport."""
+            offers = jnp.where(reachable[None, :], gaps[None, :] + price * unit_cost, jnp.inf)
             best = jnp.argmin(offers, 1)
             stays = offers[rows, rows] <= offers[rows, best]
             return jnp.where(stays, rows, best)
 
-        def fees(cost: Array, to: Array) -> Array:
-            return cost[rows, to]
+        def plan(price: Array) -> tuple[Array, Array]:
+            to = targets(price)
+            return jnp.sum(sources * (gaps - gaps[to])), jnp.sum(sources * unit_cost[rows, to])
 
-        held = worst_law.hold(self.support, probs, values, self.radius, cost)
-        return _worst_transport(*held, targets, fees)
+        unit_price, dear, cheap = _best_purchase(plan, radius / unit)
+        few, many = targets(dear), targets(cheap)
+        plans = jax.nn.one_hot(jnp.stack([few, many]), size, dtype=values.dtype)  # [2, N, N]
+        costs = jnp.sum(sources[:, None] * plans * unit_cost, (1, 2))
+        share = _costly_share(radius / unit, costs[0], costs[1])
+        plans = (1.0 - share) * plans[0] + share * plans[1]
+        law = sources @ plans
+
+        price = unit_price * spread / unit  # [return / unit of cost]
+        by_probs = plans @ jnp.where(reachable, finite_part(values), 0.0)
+        by_probs = jnp.where(reachable, by_probs + price * jnp.sum(plans * cost, 1), 0.0)
+        by_cost = price * sources[:, None] * plans
+        return worst_law.value_of(law, reachable, parameters, by_probs, -price, by_cost)
 
 
 @checked_struct
@@ -122,86 +142,61 @@ class WeightedL1:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         if self.weights is None:  # eight times as fast, by mere comparisons
             return TotalVariation(0.5 * self.radius, self.support)(probs, values)
-        rows = jnp.arange(values.shape[0])
-
-        def targets(offers: Array, price: Array, weights: Array) -> Array:
-            asked = offers + price * weights
-            best = jnp.argmin(asked)
-            return jnp.where(offers - price * weights > asked[best], best, rows)
-
-        def fees(weights: Array, to: Array) -> Array:
-            return jnp.where(to == rows, 0.0, weights + weights[to])
-
         held = worst_law.hold(self.support, probs, values, self.radius, self.weights)
-        return _worst_transport(*held, targets, fees)
+        parameters, reachable, (probs, values, radius, weights) = held
+        gaps, spread = worst_law.unit_gaps(values, reachable)
+        sources = jnp.where(probs > 0, probs, 0.0)
+        unit = jnp.max(jnp.where(reachable, weights, 0.0))
+        unit = jnp.where(unit > 0, unit, 1.0)
+        fees = weights / unit
 
+        def movement(price: Array) -> tuple[Array, Array]:
+            """`[N]`, which atoms' mass moves at this price, and the index of its target."""
+            offers = jnp.where(reachable, gaps + price * fees, jnp.inf)
+            target = jnp.argmin(offers)
+            return gaps - price * fees > offers[target], target
 
-def _worst_transport(
-    parameters: tuple[Array, ...],
-    reachable: Array,
-    held: tuple[Array, ...],
-    targets: Callable[[Array, Array, Array], Array],
-    fees: Callable[[Array, Array], Array],
-) -> Array:
-    """The least of q.v for mass moved at mean cost `radius` at most.
+        def plan(price: Array) -> tuple[Array, Array]:
+            moves, target = movement(price)
+            moved = jnp.where(moves, sources, 0.0)
+            return jnp.sum(moved * (gaps - gaps[target])), jnp.sum(moved * (fees + fees[target]))
 
-    Args:
-        parameters: probs `[N]`, values `[N]`, radius `[]`, costs `[..., N]`.
-        reachable: `[N]` bool, where mass may go.
-        held: the parameters as constants.
-        targets: `[N]` values where mass may go, infinite elsewhere; price; costs -> `[N]`, where
-            each atom's mass goes at this price of transport.
-        fees: costs; `[N]` targets -> `[N]`, the cost of a unit of mass from each atom to its own.
-    """
-    probs, values, radius, costs = held
-    gaps, spread = worst_law.unit_gaps(values, reachable)
-    offers = jnp.where(reachable, gaps, jnp.inf)
-    sources = jnp.where(probs > 0, probs, 0.0)
-    unit = jnp.max(jnp.where(reachable, finite_part(costs), 0.0))
-    unit = jnp.where(unit > 0, unit, 1.0)
-    unit_costs, budget = costs / unit, radius / unit
+        unit_price, dear, cheap = _best_purchase(plan, radius / unit)
+        moves, targets = jax.vmap(movement)(jnp.stack([dear, cheap]))
+        costs = jnp.sum(jnp.where(moves, sources * (fees + fees[targets][:, None]), 0.0), 1)
+        share = _costly_share(radius / unit, costs[0], costs[1])
+        plans = jnp.stack([1.0 - share, share])
+        sent = plans[:, None] * moves  # [2, N] share of each atom that goes to either target
+        leaving = jnp.sum(sent, 0)
+        arriving = jax.nn.one_hot(targets, values.shape[0], dtype=values.dtype)  # [2, N]
+        law = sources * (1.0 - leaving) + (sent @ sources) @ arriving
 
-    def plan(price: Array) -> tuple[Array, Array, Array]:
-        # Held: XLA may make it twice and round differently, so that gain and cost are of two plans.
-        to = jax.lax.optimization_barrier(targets(offers, price, unit_costs))
-        return jnp.sum(sources * (gaps - gaps[to])), jnp.sum(sources * fees(unit_costs, to)), to
-
-    # Plans are kept, not made again from their prices: at one a tie may break otherwise.
-    unit_price, (_, least, few), (_, most, many) = _best_purchase(plan, budget)
-    # The share of the costlier of the two plans in a mixture that uses up the budget.
-    share = (budget - least) / jnp.where(most > least, most - least, 1.0)
-    share = jnp.where(most <= budget, 1.0, jnp.clip(share, 0.0, 1.0))
-
-    def mixed(of_plan: Callable[[Array], Array]) -> Array:
-        return (1.0 - share) * of_plan(few) + share * of_plan(many)
-
-    law = mixed(lambda to: jnp.zeros_like(probs).at[to].add(sources))
-    price = unit_price * spread / unit  # [return / unit of cost]
-    known = jnp.where(reachable, finite_part(values), 0.0)
-    by_probs = mixed(lambda to: known[to] + price * fees(costs, to))
-    by_probs = jnp.where(reachable, by_probs, 0.0)
-    by_costs = jax.grad(lambda costs: mixed(lambda to: price * sources @ fees(costs, to)))(costs)
-    return worst_law.value_of(law, reachable, parameters, by_probs, -price, by_costs)
+        price = unit_price * spread / unit  # [return per unit of distance]
+        known = jnp.where(reachable, finite_part(values), 0.0)
+        ends = known[targets] + price * weights[targets]  # [2]
+        by_probs = known * (1.0 - leaving) + price * weights * leaving + ends @ sent
+        by_probs = jnp.where(reachable, by_probs, 0.0)
+        by_weights = price * (sources * leaving + (sent @ sources) @ arriving)
+        return worst_law.value_of(law, reachable, parameters, by_probs, -price, by_weights)
 
 
 def _best_purchase(
-    plan: Callable[[Array], tuple[Array, Array, Array]], budget: Array
-) -> tuple[Array, tuple, tuple]:
+    plan: Callable[[Array], tuple[Array, Array]], budget: Array
+) -> tuple[Array, Array, Array]:
     """Maximise the gain of a mixture of plans whose mean cost is at most `budget`.
 
-    `plan(price)` returns gain and cost of a plan that maximises gain - price * cost, and the plan;
-    there are finitely many. Gain against cost is then a concave broken line, of which two of its
-    corners, one on either side of the budget, are known. The plan at the price which makes both
-    equally good is a corner between them, or else they are neighbours and the optimum is on their
-    chord.
+    `plan(price)` returns gain and cost of a plan that maximises gain - price * cost; there are
+    finitely many. Gain against cost is then a concave broken line, of which two of its corners,
+    one on either side of the budget, are known. The plan at the price which makes both equally
+    good is a corner between them, or else they are neighbours and the optimum is on their chord.
 
     Args:
-        plan: `price [] -> (gain [], cost [], plan)`, gain and cost non-negative and of order one.
+        plan: `price [] -> (gain [], cost [])`, both non-negative and of order one.
         budget: `[]`, non-negative.
 
     Returns:
-        The gain that one more unit of budget buys; of the plan that costs at most the budget, and
-        of the one that costs at least the budget, if any does, gain, cost and the plan.
+        The gain that one more unit of budget buys, the price of the plan that costs at most the
+        budget, and that of the one that costs at least the budget, if any does.
 
     Numerics:
         Ends at the first chord that no plan betters by more than rounding, at a price at which
@@ -212,26 +207,39 @@ def _best_purchase(
         broken line and the number of its steps).
     """
     info = jnp.finfo(budget.dtype)
+    dear = jnp.asarray(info.max, budget.dtype) ** 0.5
+    none = jnp.zeros_like(budget)
 
     def chord(cheap: tuple, costly: tuple) -> Array:
         """Price at which both corners are equally good."""
-        extra = costly[1] - cheap[1]
-        return jnp.where(extra > 0, (costly[0] - cheap[0]) / jnp.where(extra > 0, extra, 1.0), 0.0)
+        extra = costly[2] - cheap[2]
+        return jnp.where(extra > 0, (costly[1] - cheap[1]) / jnp.where(extra > 0, extra, 1.0), 0.0)
 
     def refine(state: tuple) -> tuple:
         trials, _, cheap, costly = state
         price = chord(cheap, costly)
-        found = plan(price)
-        above = (found[0] - cheap[0]) - price * (found[1] - cheap[1])
-        is_done = ~(above > 16 * info.eps * costly[0])
-        spends = found[1] > budget
+        found = (price, *plan(price))
+        above = (found[1] - cheap[1]) - price * (found[2] - cheap[2])
+        is_done = ~(above > 16 * info.eps * costly[1])
+        spends = found[2] > budget
         cheap = jax.tree.map(partial(jnp.where, ~is_done & ~spends), found, cheap)
         costly = jax.tree.map(partial(jnp.where, ~is_done & spends), found, costly)
         return trials + 1, is_done, cheap, costly
 
-    cheap, costly = plan(jnp.asarray(info.max, budget.dtype) ** 0.5), plan(jnp.zeros_like(budget))
-    affordable = costly[1] <= budget
+    cheap, costly = (dear, *plan(dear)), (none, *plan(none))
+    affordable = costly[2] <= budget
     _, _, cheap, costly = jax.lax.while_loop(
         lambda state: (state[0] < _MAX_TRIALS) & ~state[1], refine, (0, affordable, cheap, costly)
     )
-    return jnp.where(affordable, 0.0, chord(cheap, costly)), cheap, costly
+    return jnp.where(affordable, 0.0, chord(cheap, costly)), cheap[0], costly[0]
+
+
+def _costly_share(budget: Array, cheap_cost: Array, costly_cost: Array) -> Array:
+    """Weight in [0, 1] of the costlier plan in a mixture of two that uses up the budget.
+
+    The costs are to be those of the very plans that are mixed: made again from its price, a plan
+    may break a tie otherwise than during the search.
+    """
+    extra = costly_cost - cheap_cost
+    share = jnp.clip((budget - cheap_cost) / jnp.where(extra > 0, extra, 1.0), 0.0, 1.0)
+    return jnp.where(costly_cost <= budget, 1.0, share)
