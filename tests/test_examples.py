@@ -36,9 +36,9 @@ SLOW = {
     "core": "distances holding lifetime mdp schedules",
     "envs": (
         "bandits chains checker collecting control.acrobot control.cartpole control.mountain_car "
-        "control.pendulum gridworlds gymnax mazes operations semi_markov tabular two_colours "
+        "control.pendulum gridworlds gymnax mazes operations tables tabular two_colours "
         "walled wrappers.actions wrappers.durations wrappers.normalise wrappers.randomisation "
-        "wrappers.stock"
+        "wrappers.risk"
     ),
     "functionals": (
         "ambiguity distortion divergence duals per_pair quadratic risk shared_budget transport "
@@ -47,14 +47,11 @@ SLOW = {
     "meta": "distil fit level_buffer levels mirrored neumann probe rule_file shaping tasks",
     "networks": "initialisers models",
     "operators": (
-        "bellman gap heads.expectile heads.gaussian heads.histogram heads.implicit_quantile "
-        "heads.particles heads.quantile improvement per_state regularised reward_channels tsallis "
-        "value_mapping"
+        "bellman composition grid_heads improvement quantile_heads statistic_heads tsallis"
     ),
     "planning": (
-        "average_reward constrained distributional exponential_risk gap_increasing iwocs long_run "
-        "mirror_descent nested_risk occupancy optimistic policy_evaluation policy_iteration "
-        "return_laws static_risk stock stock_laws value_iteration worst_kernel"
+        "average_reward constraints distributional iteration linearised mirror_descent return_laws "
+        "static_risk stock timed_risk"
     ),
     "replay": "ring",
     "report": "plots rule_pictures statistics",

@@ -12,8 +12,9 @@ import optax
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array
-from jaxrl.operators import BellmanOperator, LogMapping, Lookahead, RewardChannels
-from jaxrl.operators.value_mapping import ValueMapping
+from jaxrl.operators import BellmanOperator, LogMapping
+from jaxrl.operators.bellman import Lookahead
+from jaxrl.operators.composition import RewardChannels, ValueMapping
 
 
 class Split(Protocol):

@@ -87,7 +87,7 @@ class Dual:
         """
         functional = operator.successor_functional
         self.dual(functional)
-        if operator.head.stores_law:
+        if operator.head.facts.stores_law:
             raise ValueError(
                 f"{describe(operator.head)} stores a law of returns, but a dual of one sample "
                 "gives a number whose mean is the value: use Scalar(), TwoHot or HLGauss, or "

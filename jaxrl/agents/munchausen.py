@@ -9,7 +9,7 @@ from jaxrl.core.settings import setting
 from jaxrl.core.types import Array
 from jaxrl.operators import BellmanOperator, MirrorDescent
 from jaxrl.operators.bellman import describe
-from jaxrl.operators.gap import gap_bonus
+from jaxrl.operators.improvement import gap_bonus
 
 
 @struct.dataclass

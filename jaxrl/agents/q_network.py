@@ -34,7 +34,8 @@ from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator, Lookahead, Scalar
+from jaxrl.operators import BellmanOperator, Scalar
+from jaxrl.operators.bellman import Lookahead
 from jaxrl.replay import Batch, PrioritisedReplay, UniformReplay
 
 

@@ -76,7 +76,7 @@ def _check_average_reward(agent: Any, env: Environment) -> None:
             "average_reward counts every step as one, but HeldActions lasts for several: leave one "
             "of them out."
         )
-    if operator.head.stores_law:
+    if operator.head.facts.stores_law:
         raise ValueError(
             f"{describe(operator.head)} stores a law of returns, but without a discount the spread "
             "of a return has no bound: use Scalar, TwoHot or HLGauss with average_reward."
@@ -117,7 +117,7 @@ def _check_channels(agent: Any) -> None:
             "channels store means of sums of rewards through mappings of their own: use head "
             "Scalar(), DiscountedSum() and Mean(), or a law's head with the composition Mapped."
         )
-    if not operator.improvement.deterministic:
+    if not operator.improvement.facts.deterministic:
         raise ValueError(
             f"{describe(operator.improvement)} mixes actions with a bonus that belongs to no "
             "channel: use Greedy() with channels."
@@ -143,7 +143,7 @@ def _check_reward_shift(agent: Any) -> None:
                 f"{describe(part)} does not move with a constant, so that shifted rewards change "
                 "what is best: leave reward_shift at 0."
             )
-    if not operator.composition.linear:
+    if not operator.composition.facts.linear:
         raise ValueError(
             f"reward_shift adds to sums of rewards; {describe(operator.composition)} is none: use "
             "DiscountedSum(), or leave it at 0."

@@ -82,7 +82,7 @@ def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:
         0.75
     """
     slack = _SLACK * (head.high - head.low) / head.num_atoms
-    probs, values = (target.probs, target.atoms) if head.stores_law else _means(target)
+    probs, values = (target.probs, target.atoms) if head.facts.stores_law else _means(target)
     is_out = (values < head.low - slack) | (values > head.high + slack)
     share = jnp.sum(jnp.where(is_out, probs, 0.0), axis=-1)
     counts = weights > 0

@@ -7,7 +7,7 @@ from jaxrl.core import struct
 from jaxrl.core.notation import register
 from jaxrl.core.settings import setting
 from jaxrl.operators import HTransform, Identity, LogMapping, SignedHyperbolic
-from jaxrl.operators.value_mapping import ValueMapping
+from jaxrl.operators.composition import ValueMapping
 
 _SPLITS: dict[str, type[Split]] = {"by_sign": BySign, "whole": Whole}
 

@@ -15,9 +15,9 @@ def why_no_contraction(operator: BellmanOperator) -> str:
         reasons.append(f"{describe(functional)} is not monotone")
     if not functional.facts.translation_equivariant:
         reasons.append(f"{describe(functional)} does not move with a sure amount")
-    if not operator.improvement.nonexpansive:
+    if not operator.improvement.facts.nonexpansive:
         reasons.append(f"{describe(operator.improvement)} can spread values apart")
-    if not operator.composition.contracts:
+    if not operator.composition.facts.contracts:
         reasons.append(f"{describe(operator.composition)} does not shrink by the discount")
     if not operator.return_functional.facts.is_expectation:
         reasons.append(f"{describe(operator.return_functional)} of a return law chooses actions")

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-import jaxrl.envs as envs
+from jaxrl import envs
 from jaxrl.core.mdp import TabularMDP
+from jaxrl.envs.mazes import FOUR_ROOMS
 from jaxrl.report.plan_picture import GridLayout
 
 _UP, _RIGHT, _DOWN, _LEFT = (-1, 0), (0, 1), (1, 0), (0, -1)
@@ -28,7 +29,7 @@ def grid_layout(env_name: str, parameters: Mapping[str, Any], mdp: TabularMDP) -
     """
     num_states, num_actions = mdp.num_states, mdp.num_actions
     if env_name == "FourRooms":
-        floor = np.array([list(row) for row in envs.FOUR_ROOMS]) == "."
+        floor = np.array([list(row) for row in FOUR_ROOMS]) == "."
         return _layout(floor.shape, np.argwhere(floor), _FOUR, num_states)
     if env_name == "DeepSea":
         side = math.isqrt(num_states)

@@ -98,7 +98,7 @@ def _list_agents() -> None:
 
 
 def _list_envs() -> None:
-    from jaxrl.envs.registry import facts_of, names
+    from jaxrl.envs import facts_of, names
 
     table = make_table(["environment", "suite", "observation", "actions", "kind", "what it is"])
     table.columns[0].no_wrap = True
@@ -124,7 +124,7 @@ def _list_envs() -> None:
 def _list_parts(what: str) -> None:
     from jaxrl.cli.parts import KINDS
     from jaxrl.core.notation import argument_texts
-    from jaxrl.operators import names
+    from jaxrl.operators.bellman import names
 
     slots = [*names()] if what == "operators" else [what]
     table = make_table(["slot"] * (len(slots) > 1) + ["name", "arguments", "what it is"])

@@ -31,12 +31,11 @@ from jaxrl.core.files import replacing
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.schedules import has_schedule
 from jaxrl.core.types import Array
-from jaxrl.envs import TabularEnv, make
+from jaxrl.envs import TabularEnv, facts_of, make, names
 from jaxrl.envs.gymnax import GYMNAX_NAMES
-from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
-from jaxrl.planning.sweeps import outcome_values
+from jaxrl.planning.backups import outcome_values
 from jaxrl.training.run_folder import RunFolder, open_run
 
 
@@ -131,7 +130,7 @@ def _model(arguments: Plan, parameters: dict[str, Any]) -> TabularMDP:
         with refusing(ValueError, TypeError, KeyError, OverflowError):
             env = make(name, **parameters)
     if not isinstance(env, TabularEnv):
-        known = ", ".join(sorted(TABULAR_BUILDERS))
+        known = ", ".join(one for one in names() if facts_of(one).is_tabular)
         raise BadInput(f"{name} has no table to plan with. Tabular are: {known}.")
     if arguments.discount is None:
         return env.mdp

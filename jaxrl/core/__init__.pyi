@@ -17,11 +17,14 @@ from jaxrl.core.protocols import (
     MONETARY as MONETARY,
     Agent as Agent,
     Composition as Composition,
+    CompositionFacts as CompositionFacts,
     Environment as Environment,
     Functional as Functional,
     FunctionalFacts as FunctionalFacts,
     Head as Head,
+    HeadFacts as HeadFacts,
     Improvement as Improvement,
+    ImprovementFacts as ImprovementFacts,
     UpdateRule as UpdateRule,
 )
 from jaxrl.core.schedules import (

@@ -75,10 +75,26 @@ class Functional(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class HeadFacts:
+    """What holds of a head whatever its settings; stated once, as `facts`.
+
+    Attributes:
+        stores_law: it keeps a law of returns; false when only the mean survives.
+        mean_preserving: `mean(encode(law))` is the law's mean, within the range of the head.
+    """
+
+    stores_law: bool = True
+    mean_preserving: bool = True
+
+
 class Head(Protocol):
     """How a return is stored by a network or a table: so many numbers for each action."""
 
-    stores_law: ClassVar[bool]  # false when only the mean survives
+    @property
+    def facts(self) -> HeadFacts:
+        """What holds of it: a class attribute will do."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,23 +119,62 @@ class Head(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class ImprovementFacts:
+    """What holds of an improvement; false where it is not known to. Stated once, as `facts`.
+
+    Attributes:
+        deterministic: all probability is on the best action, which `select(q_values, mask)` gives,
+            and there is no bonus; a backup then looks at one action's row and mixes none.
+        nonexpansive: V moves no further than the greatest change in `q_values`; with a monotone,
+            translation-equivariant functional the backup then contracts.
+        sublinear: V(q + q') <= V(q) + V(q') and V(c q) = c V(q) for c >= 0.
+        fixed: the policy is given and does not depend on `q_values`, and there is no bonus.
+    """
+
+    deterministic: bool = False
+    nonexpansive: bool = True
+    sublinear: bool = False
+    fixed: bool = False
+
+
 class Improvement(Protocol):
     """Which next actions a backup assumes. V = sum_a probs_a (q_a + bonus_a)."""
 
-    deterministic: ClassVar[bool]  # all on one action, given by `select`; no bonus
-    nonexpansive: ClassVar[bool]
+    @property
+    def facts(self) -> ImprovementFacts:
+        """What holds of it: a class attribute will do."""
+        ...
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """`q_values[A]`, `mask[A]` (true where legal) -> `probs[A]`, `bonus[A]` [return]."""
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class CompositionFacts:
+    """What holds of a composition, stated once, as `facts`.
+
+    Attributes:
+        linear: it commutes with the expectation of the next return, as only the discounted sum
+            does.
+        needs_law: its return is defined along a trajectory and does not commute with the
+            expectation, so that a head must store more than a mean.
+        contracts: it moves by at most `discount` times the change of the next return.
+    """
+
+    linear: bool = False
+    needs_law: bool = False
+    contracts: bool = True
+
+
 class Composition(Protocol):
     """How a reward and the return that follows it make the return."""
 
-    linear: ClassVar[bool]  # commutes with the expectation of the next return
-    needs_law: ClassVar[bool]  # a head must store more than a mean
-    contracts: ClassVar[bool]  # moves by at most `discount` times the change of the next return
+    @property
+    def facts(self) -> CompositionFacts:
+        """What holds of it: a class attribute will do."""
+        ...
 
     def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
         """Elementwise, over arrays that broadcast [return]."""

@@ -70,7 +70,7 @@ class Fixed:
 
     Example:
         >>> from jaxrl import envs
-        >>> task = Fixed(envs.two_colours(), Horizon(1e5, 1e6)).sample(jax.random.key(0))
+        >>> task = Fixed(envs.TwoColours(), Horizon(1e5, 1e6)).sample(jax.random.key(0))
         >>> task.env.width, task.total_steps.dtype.name
         (5, 'float32')
     """
@@ -179,7 +179,7 @@ class RandomMazes:
     """
 
     total_steps: float | Horizon = 1e5  # [environment steps]
-    levels: Any = struct.field(default_factory=ScatteredWalls)  # a `LevelGenerator`
+    levels: Any = struct.field(default_factory=ScatteredWalls)  # draw a `GridLevel`
     time_limit: float = setting(
         100.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
     )
@@ -204,7 +204,7 @@ class RandomBandits:
 
     total_steps: float | Horizon = 1e3  # [environment steps]
     means: Any = struct.field(default_factory=lambda: Uniform(0.0, 1.0))  # [return]
-    payout: Any = struct.field(default_factory=CoinPayout)  # an `envs.Payout`
+    payout: Any = struct.field(default_factory=CoinPayout)  # a payout of `jaxrl.envs.bandits`
     num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0, infinite=True)
     num_arms: int = setting(10, "arms")
 

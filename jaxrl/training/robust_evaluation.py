@@ -17,7 +17,7 @@ from jaxrl.core.estimates import Estimate
 from jaxrl.core.protocols import Environment, Policy
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
-from jaxrl.envs.wrappers import DomainRandomisation
+from jaxrl.envs.wrappers.randomisation import DomainRandomisation
 from jaxrl.training import bootstrap
 from jaxrl.training.episodes import Evaluation, play_episodes, tail_mean
 from jaxrl.training.lanes import strong_floats

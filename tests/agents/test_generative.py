@@ -25,9 +25,6 @@ from jaxrl.agents import (
 )
 from jaxrl.agents.nested import Nested
 from jaxrl.core import Linear, struct
-from jaxrl.envs.gymnax import GYMNAX_NAMES
-from jaxrl.envs.gymnax_cures import cure_of
-from jaxrl.envs.parameters import with_parameters
 from jaxrl.envs.wrappers import RewardNoise, TimeLimit
 from jaxrl.functionals import (
     CVaR,
@@ -128,8 +125,8 @@ def again(source, env, **changes):
 FEW = ("CartPole-v1",)
 EACH = [
     name if name in FEW else pytest.param(name, marks=pytest.mark.slow)
-    for name in GYMNAX_NAMES
-    if not cure_of(name).refusal
+    for name in envs.names()
+    if envs.facts_of(name).suite not in ("jaxrl", "registered")
 ]
 
 
@@ -161,7 +158,8 @@ def test_a_deterministic_environment_gives_what_was_seen():
 
 def in_state(index, action):
     """What a transition from one state of a table holds."""
-    state = envs.TabularState(np.full(1, index), np.zeros(1, np.int32))
+    state, _ = jax.eval_shape(envs.TabularEnv(envs.riverswim()).reset, KEY)
+    state = state.replace(index=np.full(1, index), time=np.zeros(1, np.int32))
     return {"env_state": state, "action": np.full(1, action, np.int32)}
 
 
@@ -197,7 +195,7 @@ def test_each_setting_is_that_of_the_grid():
 
     def run(key, env, grid):
         def one(g, m):
-            setting = with_parameters(env, {"g": g, "m": m})
+            setting = env.replace(env=env.env.with_parameters({"g": g, "m": m}))
             keys = jax.random.split(key, 4)
             return jax.vmap(setting.step)(keys, data.env_state, data.action)[1]
 

@@ -244,7 +244,7 @@ def test_risk_over_successors_that_are_not_seen_is_refused(name):
     with pytest.raises(ValueError, match=r"CVaR\(level=0.1\) ranges over successors"):
         nested.check(probes.one_step())
     greedy = agent.replace(operator=agent.operator.replace(return_functional=CVaR(0.1)))
-    if agent.operator.head.stores_law:
+    if agent.operator.head.facts.stores_law:
         greedy.check(probes.one_step())
         return
     with pytest.raises(ValueError, match="stores a mean only"):

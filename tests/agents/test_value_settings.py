@@ -277,7 +277,7 @@ def test_generative_outcomes_keep_their_durations():
         terminated=none > 0,
         truncated=none > 0,
         extras={},
-        env_state=envs.TabularState(np.array([index]), np.zeros(1, np.int32)),
+        env_state=walk_state(np.array([index]), np.zeros(1, np.int32)),
     )
 
     @jax.jit
@@ -323,6 +323,12 @@ def test_windows_of_steps_that_last_multiply_their_discounts():
     assert float(drawn.discount[first]) == pytest.approx(g**6, rel=1e-5)
 
 
+def walk_state(index, time):
+    """Of a table: where it stands, and since when."""
+    state, _ = jax.eval_shape(envs.TabularEnv(walk()).reset, KEY)
+    return state.replace(index=index, time=time)
+
+
 def walk(length=6, stay=False):
     """States in a row, reward s + 1 in state s; the last step ends. Action 1 moves, 0 may stay."""
     states = np.arange(length)
@@ -341,7 +347,7 @@ def held():
     """Steps from states 0 and 3 by each duration of action 1, `[start, duration]`."""
 
     def step(start, index):
-        state = envs.TabularState(start, jnp.int32(0))
+        state = walk_state(start, jnp.int32(0))
         after, step = HELD.step(KEY, state, 3 + index)
         return after.index, step
 

@@ -184,7 +184,7 @@ def test_list_without_a_kind_names_the_kinds(jaxrl: Run) -> None:
 
 
 def test_the_list_of_environments_builds_none(jaxrl: Run, monkeypatch) -> None:
-    for builds in ("registry.gymnax_env", "tabular_builders.TabularEnv"):
+    for builds in ("gymnax.gymnax_env", "tabular.TabularEnv"):
         monkeypatch.delattr(f"jaxrl.envs.{builds}")
     code, out, _ = jaxrl("list", "envs")
     assert code == 0

@@ -25,8 +25,8 @@ HORIZON = Horizon(1e2, 1e4)
 GRIDS = RandomGrids(HORIZON, height=4, width=3, num_objects=3)
 MAZES = RandomMazes(2e3, envs.ScatteredWalls(4.0, 12.0, height=5, width=6))
 LAWS = {
-    "fixed": Fixed(envs.two_colours(height=2, width=2), 50.0),
-    "fixed life drawn": Fixed(envs.bandit([0.1, 0.2]), HORIZON),
+    "fixed": Fixed(envs.TwoColours(height=2, width=2), 50.0),
+    "fixed life drawn": Fixed(envs.make("Bandit", means=[0.1, 0.2]), HORIZON),
     "grids": GRIDS,
     "mazes": MAZES,
     "dug mazes": RandomMazes(HORIZON, envs.DugWalls(height=5, width=5), view=1),
@@ -106,7 +106,7 @@ def test_lives_are_as_long_as_drawn(name):
 
 def test_lives_are_as_long_as_asked():
     assert np.all(drawn("fixed").total_steps == 50.0)
-    equal = Fixed(envs.bandit(), Horizon(777.0, 777.0))
+    equal = Fixed(envs.make("Bandit"), Horizon(777.0, 777.0))
     assert float(equal.sample(jax.random.key(5)).total_steps) == 777.0
 
 
@@ -155,7 +155,7 @@ def test_every_grid_has_an_optimum_to_compare_with():
 @pytest.mark.parametrize("name", [param for param in NAMES if "mazes" in param.values[0]])
 def test_mazes_can_be_solved(name):
     level = drawn(name).env.level
-    assert np.all(jax.jit(jax.vmap(envs.is_solvable))(level))
+    assert np.all(jax.jit(jax.vmap(envs.GridLevel.is_solvable))(level))
     if name == "mazes":
         num_walls = level.walls.sum((1, 2))
         assert num_walls.min() >= 3 and num_walls.max() == 12

@@ -15,7 +15,7 @@ from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.optimiser import Optimiser, RMSProp
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Array, PyTree
-from jaxrl.envs import two_colours
+from jaxrl.envs import TwoColours
 from jaxrl.meta.compare import Grid, compare
 from jaxrl.meta.experiments.experiment import ExperimentResult, Run, table_agent
 from jaxrl.meta.fit import HeldOut
@@ -207,7 +207,7 @@ def bootstrapped_entropy(num_swaps: int = 8, swap_period: float = 100_000.0) -> 
 
     def held_out(num_updates: int) -> HeldOut:
         steps = float(num_updates * per_update)
-        return HeldOut(Fixed(two_colours(swap_period), steps), steps, num_lives=10)
+        return HeldOut(Fixed(TwoColours(swap_period), steps), steps, num_lives=10)
 
     return LifelongExperiment(
         about="an entropy weight learned in one life by bootstrapping, on the two-colour grid",

@@ -1,25 +1,81 @@
-"""Expected conditional risk as a task without risk, by one more number in action and state."""
+"""Risk as a matter of the state: numbers appended to the observation turn it into a plain task."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_own_settings, setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
-from jaxrl.envs.wrappers.appended import appended, appended_space
+from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
+from jaxrl.core.settings import check_own_settings
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions
+from jaxrl.returns import next_stock
 
 
 @struct.dataclass
-class ConditionalRiskState:
-    """The inner state, and what was announced in the step before."""
+class Stock:
+    """Appends the stock c to the observation: c_0 drawn at reset, c' = (c + r) / discount.
 
-    inner: PyTree
-    threshold: Array  # [] float32, for the reward of this step [return]; 0 in the first
-    first: Array  # [] float32, 1 in the first step of an episode, then 0
+    Then discount^t (c_t + return from t on) = c_0 + (whole return) on every path, and a policy of
+    observation and stock can maximise E f(c_0 + return) for any f that scales. The static CVaR of
+    the return is f(x) = min(x, 0) with the right c_0.
+
+    The stock, `[]` float32, is what the wrapper keeps. It is cut at +-limit, or it would grow like
+    discount^-t. That loses nothing while no return from any state exceeds `limit` in size: beyond
+    it f is linear, and stays so.
+
+    Attributes:
+        env: with discrete or flat observations.
+        low: least initial stock [return].
+        high: greatest initial stock [return]; equal to `low` for a given one.
+        discount: the agent's own, in (0, 1] [per step].
+        limit: greatest size of a stock [return].
+
+    Example:
+        >>> from jaxrl.envs import TabularEnv, riverswim
+        >>> env = Stock(TabularEnv(riverswim(3)), low=-1.0, high=-1.0, discount=0.5, limit=10.0)
+        >>> state, observation = env.reset(jax.random.key(0))
+        >>> observation.shape, float(observation[-1])  # one of three states, then the stock
+        ((4,), -1.0)
+
+    Sources:
+        Pires et al. (2025), Optimizing return distributions with distributional dynamic
+        programming; Bäuerle & Ott (2011), Markov decision processes with average-value-at-risk
+        criteria.
+    """
+
+    env: Any
+    low: float = setting(-1.0, "least initial stock", unit="return")
+    high: float = setting(1.0, "greatest initial stock", unit="return")
+    discount: float = setting(0.99, "discount factor", low=0.0, high=1.0, low_open=True)
+    limit: float = setting(100.0, "greatest size of a stock", unit="return", low=0.0)
+
+    @property
+    def observation_space(self) -> Space:
+        """`Box[D + 1]` float32: the flat or one-hot observation, then the stock [return]."""
+        end = jnp.asarray(self.limit, jnp.float32)[None]
+        return appended_space(self.env.observation_space, -end, end)
+
+    action_space = inner_actions
+
+    def reset(self, key: Key) -> tuple[WrapperState, Array]:
+        """A new episode, with a stock drawn uniformly in [low, high]."""
+        inner_key, stock_key = jax.random.split(key)
+        inner, observation = self.env.reset(inner_key)
+        low, high = (jnp.asarray(end, jnp.float32) for end in (self.low, self.high))
+        stock = low + (high - low) * jax.random.uniform(stock_key)
+        return WrapperState(inner, stock), appended(self.env.observation_space, observation, stock)
+
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
+        """One step; the next observation holds the next stock."""
+        inner, step = self.env.step(key, state.inner, action)
+        stock = jnp.clip(
+            next_stock(state.kept, step.reward, self.discount), -self.limit, self.limit
+        )
+        stock = stock.astype(state.kept.dtype)
+        observation = appended(self.env.observation_space, step.observation, stock)
+        return WrapperState(inner, stock), step.replace(observation=observation)
 
 
 @struct.dataclass
@@ -46,6 +102,9 @@ class ExpectedConditionalRisk:
     averages over what came before; gains and losses of several steps do not add up inside a CVaR.
     The best policy may depend on the history, through the threshold announced, even where the task
     is Markov. The first reward counts by its mean, as it is not random in the paper.
+
+    The wrapper keeps `[2]` float32: the threshold announced for the reward of this step, 0 in the
+    first, and a mark, 1 in the first step of an episode, then 0.
 
     With discrete actions, action a and the m-th of M thresholds make a M + m; with a box the
     threshold is one more coordinate, cut to [low, high].
@@ -111,24 +170,22 @@ class ExpectedConditionalRisk:
             return Box(low.astype(jnp.float32), high.astype(jnp.float32), low.shape)
         raise ValueError(f"Actions must be Discrete or a Box of shape [D], not {space}.")
 
-    def reset(self, key: Key) -> tuple[ConditionalRiskState, Array]:
+    def reset(self, key: Key) -> tuple[WrapperState, Array]:
         """A new episode, with nothing announced."""
         inner, observation = self.env.reset(key)
-        state = ConditionalRiskState(inner, jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32))
-        return state, self._observe(observation, state)
+        kept = jnp.array([0.0, 1.0], jnp.float32)
+        return WrapperState(inner, kept), appended(self.env.observation_space, observation, *kept)
 
-    def step(
-        self, key: Key, state: ConditionalRiskState, action: Array
-    ) -> tuple[ConditionalRiskState, TimeStep]:
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
         """One step with action and threshold; the reward is that of the task without risk."""
-        action, threshold = self._split(action)
+        (before, first), (action, threshold) = state.kept, self._split(action)
         inner, step = self.env.step(key, state.inner, action)
-        risky = (1.0 - self.weight) * step.reward - self._short(state.threshold - step.reward)
+        risky = (1.0 - self.weight) * step.reward - self._short(before - step.reward)
         announced = self.weight * threshold - step.terminated * self._short(threshold)
-        reward = jnp.where(state.first > 0, step.reward, risky) + self.discount * announced
-        state = ConditionalRiskState(inner, threshold, jnp.zeros_like(state.first))
-        return state, step.replace(
-            observation=self._observe(step.observation, state),
+        reward = jnp.where(first > 0, step.reward, risky) + self.discount * announced
+        kept = jnp.stack([threshold, jnp.zeros_like(first)])
+        return WrapperState(inner, kept), step.replace(
+            observation=appended(self.env.observation_space, step.observation, *kept),
             reward=reward.astype(jnp.float32),
             info={**step.info, "reward": step.reward},
         )
@@ -146,6 +203,36 @@ class ExpectedConditionalRisk:
             return action // self.num_thresholds, threshold
         return action[:-1], jnp.clip(action[-1].astype(jnp.float32), low, high)
 
-    def _observe(self, observation: Array, state: ConditionalRiskState) -> Array:
-        space = self.env.observation_space
-        return appended(space, observation, state.threshold, state.first)
+
+def appended_space(space: Space, low: Array, high: Array) -> Box:
+    """`Box[D + K]` float32: the flat or one-hot observation, then K numbers in [low, high].
+
+    Args:
+        space: of the observation, `Discrete(D)` or a `Box` of shape `[D]`.
+        low: `[K]`.
+        high: `[K]`.
+
+    Raises:
+        ValueError: another space.
+    """
+    if isinstance(space, Discrete):
+        first, last = jnp.zeros(space.num_values), jnp.ones(space.num_values)
+    elif isinstance(space, Box) and len(space.shape) == 1:
+        first, last = (jnp.broadcast_to(end, space.shape) for end in (space.low, space.high))
+    else:
+        raise ValueError(
+            f"A number can be appended to flat or discrete observations; {space} is neither."
+        )
+    low, high = (
+        jnp.concatenate([jnp.asarray(part, jnp.float32) for part in ends])
+        for ends in ((first, low), (last, high))
+    )
+    return Box(low, high, (low.size,))
+
+
+def appended(space: Space, observation: Array, *numbers: Array) -> Array:
+    """`[D + K]`: a member of `appended_space(space, ...)`."""
+    if isinstance(space, Discrete):
+        observation = jax.nn.one_hot(observation, space.num_values)
+    more = jnp.stack([jnp.asarray(number, jnp.float32) for number in numbers])
+    return jnp.concatenate([observation.astype(jnp.float32), more])

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxrl.core.spaces import Space
-from jaxrl.core.types import Key, PyTree
+from jaxrl.core import Key, PyTree, Space, struct
+
+
+@struct.dataclass
+class WrapperState:
+    """The inner state, and what the wrapper keeps beside it; its class says what."""
+
+    inner: PyTree
+    kept: PyTree
 
 
 @property

@@ -1,4 +1,4 @@
-"""One sweep of a Bellman operator over the states of a known model."""
+"""One backup of every state of a known model under a Bellman operator."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
 from jaxrl.functionals.per_pair import PerPair, over_pairs
 from jaxrl.operators.bellman import BellmanOperator
-from jaxrl.operators.improvement import FixedPolicy
-from jaxrl.operators.per_state import PerState, over_states
+from jaxrl.operators.improvement import over_states
 
 CHUNK = 1 << 14  # numbers: with what a functional makes of them they fit a second-level cache
 
@@ -68,23 +67,13 @@ def pair_by_pair(
     whole model, and a search ends with the slowest row of its chunk, not of all.
     """
     one, pairs, size = _pairs(mdp, operator, values, function)
-    shape = mdp.prob.shape
-    num_pairs = shape[0] * shape[1]
-    num_chunks = -(-num_pairs // size)
-    last = num_pairs - size  # the last chunk begins early enough to be full
+    found = jax.lax.map(one, pairs, batch_size=size)
+    return jax.tree.map(lambda x: jnp.reshape(x, (*mdp.legal.shape, *x.shape[1:])), found)
 
-    def chunk(_: None, start: Array) -> tuple[None, Any]:
-        rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), pairs)
-        return None, jax.vmap(one)(rows)
 
-    _, found = jax.lax.scan(chunk, None, jnp.minimum(jnp.arange(num_chunks) * size, last))
-
-    def join(x: Array) -> Array:
-        new = num_pairs - (num_chunks - 1) * size
-        whole = x[:-1].reshape(-1, *x.shape[2:]), x[-1, size - new :]
-        return jnp.concatenate(whole).reshape(*shape[:2], *x.shape[2:])
-
-    return jax.tree.map(join, found)
+def worst_laws(mdp: TabularMDP, operator: BellmanOperator, values: Array) -> Array:
+    """The slope of the functional in each outcome of every pair, `[S, A, K]`."""
+    return pair_by_pair(mdp, operator, values, lambda f, p, x: jax.grad(f, argnums=1)(p, x))
 
 
 def some_pairs(
@@ -147,11 +136,13 @@ def _pairs(
 
 def state_values(
     mdp: TabularMDP, operator: BellmanOperator, q_values: Array
-) -> tuple[Array, Array]:
-    """What each state is worth, and the policy: `q[S, A]` -> `values[S]`, `policy[S, A]`."""
+) -> tuple[Array, Array, Array]:
+    """What each state is worth: `q[S, A]` -> `values[S]`, the `q[S, A]` themselves and the
+    `policy[S, A]`."""
     policy, bonus = over_states(operator.improvement, q_values, mdp.legal)
     counts = (policy > 0) | jnp.isfinite(q_values)
-    return jnp.sum(policy * (jnp.where(counts, q_values, 0.0) + bonus), axis=1), policy
+    values = jnp.sum(policy * (jnp.where(counts, q_values, 0.0) + bonus), axis=1)
+    return values, q_values, policy
 
 
 def is_shared(operator: BellmanOperator) -> bool:
@@ -161,17 +152,10 @@ def is_shared(operator: BellmanOperator) -> bool:
 
 def is_linear(operator: BellmanOperator) -> bool:
     """Whether action values are linear in the values of the successors."""
-    return operator.successor_functional.facts.is_expectation and operator.composition.linear
+    return operator.successor_functional.facts.is_expectation and operator.composition.facts.linear
 
 
-def has_fixed_policy(operator: BellmanOperator) -> bool:
-    """Whether the operator evaluates a given policy."""
-    improvement = operator.improvement
-    inner = improvement.improvement if isinstance(improvement, PerState) else improvement
-    return isinstance(inner, FixedPolicy)
-
-
-def sweep(mdp: TabularMDP, operator: BellmanOperator, values: Array) -> tuple[Array, Array, Array]:
+def backup(mdp: TabularMDP, operator: BellmanOperator, values: Array) -> tuple[Array, Array, Array]:
     """One application of the operator.
 
     Args:
@@ -188,15 +172,13 @@ def sweep(mdp: TabularMDP, operator: BellmanOperator, values: Array) -> tuple[Ar
     if is_shared(operator):
         outcomes = outcome_values(mdp, operator, values)
         q_values = over_pairs(functional, mdp.prob, outcomes)
-        if has_fixed_policy(operator):
+        if operator.improvement.facts.fixed:
             policy, _ = over_states(operator.improvement, q_values, mdp.legal)
             value = jax.vmap(functional.for_policy)(policy, mdp.prob, outcomes)
         else:
             value, policy = jax.vmap(functional.over_actions)(mdp.prob, outcomes, mdp.legal)
         return value, q_values, policy
-    q_values = action_values(mdp, operator, values)
-    value, policy = state_values(mdp, operator, q_values)
-    return value, q_values, policy
+    return state_values(mdp, operator, action_values(mdp, operator, values))
 
 
 @struct.dataclass
@@ -210,10 +192,10 @@ class Prepared:
     mass: Array  # [S, A], the sum of the probabilities
     reward_size: Array  # [], the greatest |reward| [return]
 
-    def sweep(self, values: Array) -> tuple[Array, Array, Array]:
-        """As `sweep`, for the model and the operator."""
+    def backup(self, values: Array) -> tuple[Array, Array, Array]:
+        """As `backup`, for the model and the operator."""
         if self.reward is None:
-            return sweep(self.mdp, self.operator, values)
+            return backup(self.mdp, self.operator, values)
         mdp = self.mdp
         weights = mdp.prob if self.weights is None else self.weights
         if mdp.is_dense:
@@ -222,23 +204,21 @@ class Prepared:
         else:
             rest = jnp.sum(weights * look_up(values, mdp.next_state), axis=-1)
         q_values = self.reward + (mdp.discount * rest if self.weights is None else rest)
-        value, policy = state_values(mdp, self.operator, q_values)
-        return value, q_values, policy
+        return state_values(mdp, self.operator, q_values)
 
     @property
     def knows_zero(self) -> bool:
-        """Whether a sweep at values of 0 costs nothing: every outcome of a pair is worth the same,
-        or action values are linear."""
+        """Whether the backup of values of 0 costs nothing: all outcomes of a pair are worth the
+        same, or action values are linear."""
         functional, composition = self.operator.successor_functional, self.operator.composition
-        is_same = functional.facts.translation_equivariant and composition.linear
+        is_same = functional.facts.translation_equivariant and composition.facts.linear
         one_reward = self.mdp.reward.shape[-1] == 1 and is_same and not is_shared(self.operator)
         return self.reward is not None or one_reward
 
-    def sweep_zero(self) -> tuple[Array, Array, Array]:
-        """A sweep at values of 0, where `knows_zero`."""
+    def backup_of_zero(self) -> tuple[Array, Array, Array]:
+        """The backup of values of 0, where `knows_zero`."""
         q_values = self.mdp.reward[..., 0] if self.reward is None else self.reward
-        value, policy = state_values(self.mdp, self.operator, q_values)
-        return value, q_values, policy
+        return state_values(self.mdp, self.operator, q_values)
 
 
 def prepare(mdp: TabularMDP, operator: BellmanOperator) -> Prepared:
