@@ -19,10 +19,9 @@ from jaxrl.cli.screen import add_row, make_console, make_table, number, say
 from jaxrl.core.files import replacing, take_lock
 from jaxrl.core.types import Key, PyTree
 from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.episodes import Evaluation
-from jaxrl.training.evaluate import evaluate
+from jaxrl.training.evaluation import Evaluation, evaluate
 from jaxrl.training.lanes import root_key, strong_floats, with_settings
-from jaxrl.training.sweep import restore_agents
+from jaxrl.training.sweeps import Runs, restore_agents
 
 _FILE = "evaluation.json"
 _STREAM = 0x5E7A1  # apart from the keys of training
@@ -99,16 +98,8 @@ def agents_of_run(job: Job, path: Path) -> tuple[int, PyTree]:
         BadInput: the folder holds no checkpoint of this run.
     """
     with refusing(ValueError, OSError):
-        found = restore_agents(
-            Checkpoints(path / "checkpoints"),
-            job.agent,
-            job.env,
-            num_seeds=job.num_seeds,
-            num_steps=job.num_steps,
-            over=job.over,
-            num_records=job.num_records,
-            lanes=job.lanes,
-        )
+        runs = Runs(job.num_seeds, job.num_steps, job.over, job.num_records, job.lanes)
+        found = restore_agents(Checkpoints(path / "checkpoints"), job.agent, job.env, runs)
     if found is None:
         raise BadInput(f"{path} has no checkpoint yet: let it train on, or start it again.")
     return found

@@ -27,8 +27,8 @@ from jaxrl.core import notation
 from jaxrl.core.estimates import Estimate
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
+from jaxrl.training.evaluation import RobustEvaluation, evaluate_each
 from jaxrl.training.lanes import strong_floats, with_settings
-from jaxrl.training.robust_evaluation import RobustEvaluation, evaluate_each
 
 _FILE = "evaluation_over.json"
 _TAIL = 0.1

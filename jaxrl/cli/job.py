@@ -21,7 +21,7 @@ from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import list_settings, replace_path, resolve_setting, setting_label
 from jaxrl.envs import make
 from jaxrl.training.lanes import default_lanes, expand_settings
-from jaxrl.training.loop import check_training, make_plan
+from jaxrl.training.loop import check_training, cut_budget
 from jaxrl.training.run_folder import RunFolder
 
 
@@ -229,7 +229,7 @@ def _make(
     env = wrapped(env, numbers.env_wrap, agent.discount)  # pyright: ignore
     _check(agent, env, parts)
     with refusing(ValueError):
-        make_plan(agent, numbers.num_steps, numbers.num_records)
+        cut_budget(agent, numbers.num_steps, numbers.num_records)
     return Job(
         agent_name=agent_name,
         agent=agent,

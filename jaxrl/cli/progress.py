@@ -15,9 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from jaxrl.cli.interrupt import Interrupt
 from jaxrl.cli.screen import duration, number, say
 from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.observer import SweepPlan
 from jaxrl.training.run_folder import RunFolder
-from jaxrl.training.session import diverged_at
+from jaxrl.training.session import Forecast, diverged_at
 
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal
 _LINE_SHARE = 0.1
@@ -48,7 +47,7 @@ class Watch:
         self.mean_return = float("nan")
         self.saved = bool(Checkpoints(run.checkpoints).steps())  # as the status says
         self.bar: Progress | None = None
-        self.plan: SweepPlan  # from `on_start`
+        self.forecast: Forecast  # from `on_start`
         self.diverged: np.ndarray  # [S, N] bool, known to have diverged
 
     def __enter__(self) -> Watch:
@@ -64,23 +63,24 @@ class Watch:
             self.bar.stop()
 
     def on_start(
-        self, plan: SweepPlan, first_record: int, metrics: Mapping[str, np.ndarray]
+        self, forecast: Forecast, first_record: int, metrics: Mapping[str, np.ndarray]
     ) -> None:
         """Write the records that the checkpoint holds, whatever the folder has, and start the
         clock."""
-        self.plan = plan
+        self.forecast = forecast
         known = ({name: m[..., i] for name, m in metrics.items()} for i in range(first_record))
         self.run.rewrite_metrics([self._record(i, row) for i, row in enumerate(known)])
         if self.interrupt.requested:
             raise Stopped
         verb = f"continuing after record {first_record} of" if first_record else "training"
+        num_records = forecast.budget.num_records
         say(
             self.console,
-            f"compiled in {plan.compile_seconds:.1f} s; {verb} {plan.plan.num_records} records",
+            f"compiled in {forecast.compile_seconds:.1f} s; {verb} {num_records} records",
         )
         finite = metrics["finite_updates"][..., :first_record]
-        self.diverged = diverged_at(finite, plan.plan) >= 0
-        self.share = self.first_share = self.told_share = first_record / plan.plan.num_records
+        self.diverged = diverged_at(finite, forecast.budget) >= 0
+        self.share = self.first_share = self.told_share = first_record / num_records
         self.started = self.told_at = time.perf_counter()
         if self.console.is_terminal:
             columns = (BarColumn(bar_width=None), TextColumn("{task.description}"))
@@ -92,15 +92,15 @@ class Watch:
     def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Write the record; every lane of it, `[S, N]`. Say which runs diverged in it."""
         self.run.append_metrics([self._record(record, metrics)])
-        since = diverged_at(metrics["finite_updates"][..., None], self.plan.plan)
+        since = diverged_at(metrics["finite_updates"][..., None], self.forecast.budget)
         new = (since >= 0) & ~self.diverged
         self.diverged |= new
         for setting, seed in np.argwhere(new)[:_MOST_TOLD]:
             where = f" ({self.labels[setting]})" if self.labels[setting] else ""
-            step = record * self.plan.plan.steps_per_record + since[setting, seed]
+            step = record * self.forecast.budget.steps_per_record + since[setting, seed]
             say(
                 self.console,
-                f"seed {self.plan.seeds[seed]}{where}: a metric is not finite at step {step:,}",
+                f"seed {self.forecast.seeds[seed]}{where}: a metric is not finite at step {step:,}",
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # no seed has finished an episode yet
@@ -111,8 +111,8 @@ class Watch:
         """Every lane of a record, `[S, N]`, as the folder keeps it."""
         num_settings, num_seeds = next(iter(metrics.values())).shape
         return {
-            "step": (record + 1) * self.plan.plan.steps_per_record,
-            "seeds": list(self.plan.seeds) * num_settings,
+            "step": (record + 1) * self.forecast.budget.steps_per_record,
+            "seeds": list(self.forecast.seeds) * num_settings,
             "settings": [label for label in self.labels for _ in range(num_seeds)],
             "metrics": {name: values.reshape(-1) for name, values in metrics.items()},
         }
@@ -133,7 +133,7 @@ class Watch:
     def steps_per_second(self) -> float:
         """Environment steps of all runs per second since this process started training."""
         seconds = max(time.perf_counter() - self.started, 1e-9)
-        return (self.share - self.first_share) * self.plan.total_steps / seconds
+        return (self.share - self.first_share) * self.forecast.total_steps / seconds
 
     def _tell(self) -> None:
         """A plain line now and then."""
@@ -145,7 +145,7 @@ class Watch:
         self.told_at, self.told_share = now, self.share
 
     def _line(self) -> str:
-        total = self.plan.total_steps
+        total = self.forecast.total_steps
         moved = self.share - self.first_share
         elapsed = time.perf_counter() - self.started
         left = elapsed * (1 - self.share) / moved if moved > 0 else np.inf

@@ -25,11 +25,10 @@ from jaxrl.cli.screen import make_console, say
 from jaxrl.cli.summary import SCORE, num_diverged, num_runs, settings_summary, show_summary
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import root_key
-from jaxrl.training.observer import SweepPlan
 from jaxrl.training.run_config import describe_difference, to_text
 from jaxrl.training.run_folder import RunFolder, open_run
-from jaxrl.training.session import SweepResult
-from jaxrl.training.sweep import sweep
+from jaxrl.training.session import Forecast, SweepResult
+from jaxrl.training.sweeps import sweep
 
 # What may stand beside --resume: it changes no number of the run.
 _BESIDE_RESUME = {"resume", "dry_run", "eval_episodes", "checkpoint_seconds", "time_limit"}
@@ -105,7 +104,7 @@ def _check_can_go_on(run: RunFolder) -> None:
     )
 
 
-def _show_plan(console: Console, job: Job, plan: SweepPlan, path: Path, overwrite: bool) -> None:
+def _show_plan(console: Console, job: Job, plan: Forecast, path: Path, overwrite: bool) -> None:
     """What a run would do, for `--dry-run`."""
     _warn(job)
     if (path / "config.yaml").is_file():
@@ -199,10 +198,10 @@ def _finish(
         "num_steps": int(result.steps[-1]),
         "num_records": len(result.steps),
         "device": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
-        "compile_seconds": round(result.plan.compile_seconds, 3),
+        "compile_seconds": round(result.forecast.compile_seconds, 3),
         "run_seconds": round(result.run_seconds, 3),  # of this process, when it was continued
         "steps_per_second": round(
-            (1 - watch.first_share) * result.plan.total_steps / result.run_seconds
+            (1 - watch.first_share) * result.forecast.total_steps / result.run_seconds
         ),
         "settings": rows,
     }

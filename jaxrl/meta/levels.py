@@ -16,7 +16,7 @@ from jaxrl.meta.gradients import MetaGradient, MetaGradientState
 from jaxrl.meta.level_buffer import LevelBuffer, LevelReplay
 from jaxrl.meta.lives import Life, birth_keys, ratio, start_life
 from jaxrl.meta.tasks import Task
-from jaxrl.training.episodes import play_episodes
+from jaxrl.training.evaluation import play_episodes
 from jaxrl.training.loop import train_iteration
 
 # Folded into the outer loop's key, whose lives fold in their places, 0 up to their number.

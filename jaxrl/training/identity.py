@@ -20,10 +20,11 @@ from jaxrl.core.settings import moved_names
 
 _MOST_NUMBERS = 8  # of an array that is written out; larger ones are told by their digest
 _MOST_LINES = 8  # of a difference
-# What stands for agents that were classes of their own when a checkpoint was saved.
+# Classes that had other names, or were others, when a checkpoint was saved: what stands for them.
 _SINCE = {
-    "SoftActorCriticAgent": {"agent": "CriticAgent", "agent.actor": "SquashedGaussian"},
-    "TwinDelayedAgent": {"agent": "CriticAgent", "agent.actor": "Deterministic"},
+    ("agent", "SoftActorCriticAgent"): {"agent": "CriticAgent", "agent.actor": "SquashedGaussian"},
+    ("agent", "TwinDelayedAgent"): {"agent": "CriticAgent", "agent.actor": "Deterministic"},
+    ("plan", "Plan"): {"plan": "Budget"},
 }
 
 
@@ -52,7 +53,9 @@ def check_identity(where: str, stored: Mapping[str, str] | None, here: Mapping[s
     """
     if stored is None:
         return
-    stored = moved_names({**stored, **_SINCE.get(stored.get("agent", ""), {})}, here)
+    for line, now in _SINCE.items():
+        stored = {**stored, **now} if line in stored.items() else stored
+    stored = moved_names(stored, here)
     parts = {name.split(".")[0] for name in here}
     names = [*here, *(n for n in stored if n.split(".")[0] in parts and n not in here)]
     different = [

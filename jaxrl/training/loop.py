@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxrl.core.settings import check_kinds, check_settings
 from jaxrl.core.totals import add_exactly
 from jaxrl.core.types import Array, Key, PyTree, Transition, select
 from jaxrl.envs.checker import explained
-from jaxrl.training.rollout import EpisodeSums, RolloutState, rollout, start_rollout
+from jaxrl.training.rollouts import EpisodeSums, RolloutState, rollout, start_rollout
 
 EPISODE_MEANS = ("episode_return", "episode_length")
 _MOST_ITERATIONS = 2**31 - 1  # under one key
@@ -76,13 +77,13 @@ class Sums:
         return jax.tree.unflatten(kind, totals).replace(num_finite=self.num_finite, rest=rest)
 
 
-@struct.dataclass
-class Plan:
-    """How a budget is cut: `num_records` records of `iterations` iterations of `steps` steps."""
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a run may spend: `num_records` records of `iterations` iterations of `steps` steps."""
 
-    num_records: int = struct.field(pytree_node=False)
-    iterations: int = struct.field(pytree_node=False)  # in each record
-    steps: int = struct.field(pytree_node=False)  # environment steps in each iteration
+    num_records: int
+    iterations: int  # in each record
+    steps: int  # environment steps in each iteration
 
     @property
     def steps_per_record(self) -> int:
@@ -105,7 +106,7 @@ class TrainResult:
     metrics: dict[str, Array]
 
 
-def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
+def cut_budget(agent: Agent, num_steps: int, num_records: int = 100) -> Budget:
     """Cut `num_steps` environment steps into at most `num_records` equal records, rounding up.
 
     A record holds 2^24 updates at most: longer lives have more records than `num_records`.
@@ -119,7 +120,7 @@ def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
     num_iterations = math.ceil(num_steps / steps)
     num_records = max(num_records, math.ceil(num_iterations / _MOST_UPDATES))
     iterations = math.ceil(num_iterations / min(num_records, num_iterations))
-    return Plan(math.ceil(num_iterations / iterations), iterations, steps)
+    return Budget(math.ceil(num_iterations / iterations), iterations, steps)
 
 
 def check_training(agent: Agent, env: Environment) -> None:
@@ -258,9 +259,9 @@ def train(
     """
     check_key(key)
     check_training(agent, env)
-    plan = make_plan(agent, num_steps, num_records)
+    budget = cut_budget(agent, num_steps, num_records)
     with explained(env):
-        state = start_training(key, agent, env, plan.total_steps)
+        state = start_training(key, agent, env, budget.total_steps)
         nothing = Sums.of(empty_tally(agent, env, state))
 
     def iteration(carry: tuple, _: None) -> tuple[tuple, None]:
@@ -269,11 +270,11 @@ def train(
         return (state, sums.add(tally)), None
 
     def record(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
-        (state, sums), _ = jax.lax.scan(iteration, (state, nothing), None, plan.iterations)
+        (state, sums), _ = jax.lax.scan(iteration, (state, nothing), None, budget.iterations)
         return state, summarise(sums.tally())
 
-    state, metrics = jax.lax.scan(record, state, None, plan.num_records)
-    steps = (np.arange(plan.num_records) + 1) * plan.steps_per_record
-    steps = jnp.asarray(steps, jnp.int32 if plan.total_steps < 2**31 else jnp.float32)
-    diverged = jnp.cumsum(metrics["finite_updates"] < plan.iterations) > 0
+    state, metrics = jax.lax.scan(record, state, None, budget.num_records)
+    steps = (np.arange(budget.num_records) + 1) * budget.steps_per_record
+    steps = jnp.asarray(steps, jnp.int32 if budget.total_steps < 2**31 else jnp.float32)
+    diverged = jnp.cumsum(metrics["finite_updates"] < budget.iterations) > 0
     return TrainResult(state, steps, with_gaps(metrics, diverged))

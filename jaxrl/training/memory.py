@@ -18,7 +18,7 @@ _GROUPS = pathlib.Path("/sys/fs/cgroup")
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryPlan:
+class MemoryNeed:
     """The memory of a sweep, from the compiled program where there is one [bytes]."""
 
     per_group: int  # what stays for every group between calls

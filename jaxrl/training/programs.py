@@ -13,9 +13,9 @@ import numpy as np
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
 from jaxrl.training.lanes import Group, run_lanes, start_lanes
-from jaxrl.training.loop import Plan, summarise
+from jaxrl.training.loop import Budget, summarise
 from jaxrl.training.memory import (
-    MemoryPlan,
+    MemoryNeed,
     available_bytes,
     process_bytes,
     tree_bytes,
@@ -26,12 +26,12 @@ from jaxrl.training.memory import (
 class Programs:
     """The two compiled programs of a sweep."""
 
-    def __init__(self, env: Environment, plan: Plan, swept: tuple[str, ...], num_groups: int):
-        self.env, self.plan, self.swept, self.num_groups = env, plan, swept, num_groups
+    def __init__(self, env: Environment, budget: Budget, swept: tuple[str, ...], num_groups: int):
+        self.env, self.budget, self.swept, self.num_groups = env, budget, swept, num_groups
         self.num_workers = 1
         if jax.default_backend() == "cpu" and jax.device_count() == 1:
             self.num_workers = max(1, min(num_groups, _num_cores()))
-        self.total_steps = jnp.asarray(plan.total_steps, jnp.float32)
+        self.total_steps = jnp.asarray(budget.total_steps, jnp.float32)
 
     def placed(self, tree: PyTree) -> PyTree:
         """The lanes of `tree[W, ...]` spread over the devices."""
@@ -50,17 +50,17 @@ class Programs:
             group.agent, self.env, group.keys, self.total_steps, swept=self.swept
         )
 
-    def memory_before_compiling(self, group: Group, num_runs: int) -> MemoryPlan:
+    def memory_before_compiling(self, group: Group, num_runs: int) -> MemoryNeed:
         """The states and records alone, of which a large replay is the most."""
         life = self.life_shapes(group)
         num_metrics = len(jax.eval_shape(jax.vmap(summarise), life[1]))
-        return MemoryPlan(
+        return MemoryNeed(
             tree_bytes(life),
             0,
             self.num_groups,
             self.num_workers,
             available_bytes(),
-            metrics=4 * num_metrics * num_runs * self.plan.num_records if _on_host() else 0,
+            metrics=4 * num_metrics * num_runs * self.budget.num_records if _on_host() else 0,
             process=process_bytes(),
         )
 
@@ -76,7 +76,7 @@ class Programs:
         self.run_program = _compiled(_RUN, (group.agent, self.env, state, tally, span), self.swept)
         self.life_bytes = tree_bytes(life)
 
-    def memory(self, before: MemoryPlan, saves: bool) -> MemoryPlan:
+    def memory(self, before: MemoryNeed, saves: bool) -> MemoryNeed:
         """The plan from the compiled program, and whether checkpoints are written."""
         return dataclasses.replace(
             before,
