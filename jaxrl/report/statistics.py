@@ -131,14 +131,14 @@ def stratified_bootstrap(
         raise ValueError(f"level={level} is out of range: give a value in (0, 1).")
     if tasks.shape[1] == 1:
         return -np.inf, np.inf
-    generator = np.random.default_rng(seed)
-    replicates = np.concatenate(
-        [
-            np.asarray(statistic(_resample(tasks, count, generator).reshape(count, -1)), np.float64)
-            for count in _batches(num_resamples, tasks.size)
-        ]
-    )
-    low, high = percentile_interval(replicates, level)
+    generator, replicates = np.random.default_rng(seed), []
+    largest = max(1, 4_000_000 // tasks.size)  # so that a thousand seeds do not take gigabytes
+    for done in range(0, num_resamples, largest):
+        count = min(largest, num_resamples - done)
+        drawn = generator.integers(0, tasks.shape[1], (count, *tasks.shape))
+        resampled = np.take_along_axis(tasks[None], drawn, axis=-1)
+        replicates.append(np.asarray(statistic(resampled.reshape(count, -1)), np.float64))
+    low, high = percentile_interval(np.concatenate(replicates), level)
     return float(low), float(high)
 
 
@@ -285,18 +285,6 @@ def _ranked(scores: ArrayLike, axis: int | None) -> np.ndarray:
 
 def _nan_for_infinite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
-
-
-def _batches(num_resamples: int, num_scores: int) -> list[int]:
-    """Resamples at a time, so that a thousand seeds do not take gigabytes."""
-    largest = max(1, 4_000_000 // num_scores)
-    return [min(largest, num_resamples - done) for done in range(0, num_resamples, largest)]
-
-
-def _resample(tasks: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """`[count, num_tasks, num_seeds]`: each task's seeds drawn with replacement."""
-    drawn = generator.integers(0, tasks.shape[1], (count, *tasks.shape))
-    return np.take_along_axis(tasks[None], drawn, axis=-1)
 
 
 def _draw_counts(num_seeds: int, count: int, generator: np.random.Generator) -> np.ndarray:

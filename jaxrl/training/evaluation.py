@@ -1,4 +1,4 @@
-"""Evaluation: many whole episodes side by side, nothing learned; in one environment, or in a grid."""
+"""Evaluation: many whole episodes side by side, nothing learned; in one environment or a grid."""
 
 from __future__ import annotations
 
