@@ -53,13 +53,13 @@ class Ball:
 
 def _shortened(shift: Array, radius: Array) -> Array:
     norm = l2_norm(shift)
-    share = jnp.where(norm > radius, radius / jnp.maximum(norm, _tiny(norm)), 1.0)
+    share = jnp.where(norm > radius, radius / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny), 1.0)
     return shift * _lanes(share, shift)
 
 
 def _normalised(gradient: Array) -> Array:
     norm = l2_norm(gradient)
-    return gradient / _lanes(jnp.maximum(norm, _tiny(norm)), gradient)
+    return gradient / _lanes(jnp.maximum(norm, jnp.finfo(norm.dtype).tiny), gradient)
 
 
 def _clipped(shift: Array, radius: Array) -> Array:
@@ -281,7 +281,3 @@ def _shortest(shift: Array, objective: Any) -> Array:
 def _lanes(values: Array, like: Array) -> Array:
     """`values[B]` with axes of length 1 for those of `like[B, ...]`."""
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
-
-
-def _tiny(like: Array) -> Any:
-    return jnp.finfo(like.dtype).tiny

@@ -34,24 +34,16 @@ def worst_setting(counts: np.ndarray, returns: np.ndarray) -> np.ndarray:
     return setting_means(counts, returns).min(-1)
 
 
-def tail_of_settings(tail: float) -> Statistic:
-    """CVaR over settings of their mean returns."""
-
-    def statistic(counts: np.ndarray, returns: np.ndarray) -> np.ndarray:
-        means = setting_means(counts, returns)
-        return _tail_mean(means, np.ones_like(means), tail)
-
-    return statistic
+def tail_of_settings(counts: np.ndarray, returns: np.ndarray, tail: float) -> np.ndarray:
+    """CVaR over settings of their mean returns, `[R]`."""
+    means = setting_means(counts, returns)
+    return _tail_mean(means, np.ones_like(means), tail)
 
 
-def tail_of_episodes(tail: float) -> Statistic:
-    """CVaR over the episodes of all settings together."""
-
-    def statistic(counts: np.ndarray, returns: np.ndarray) -> np.ndarray:
-        times = np.broadcast_to(counts, (len(counts), *returns.shape)).reshape(len(counts), -1)
-        return _tail_mean(returns.reshape(1, -1), times, tail)
-
-    return statistic
+def tail_of_episodes(counts: np.ndarray, returns: np.ndarray, tail: float) -> np.ndarray:
+    """CVaR over the episodes of all settings together, `[R]`."""
+    times = np.broadcast_to(counts, (len(counts), *returns.shape)).reshape(len(counts), -1)
+    return _tail_mean(returns.reshape(1, -1), times, tail)
 
 
 def stratified_estimate(
@@ -72,7 +64,7 @@ def stratified_estimate(
 
     Args:
         returns: `[M, E]` [return]; NaN where an episode diverged.
-        statistic: one of this module.
+        statistic: one of this module; of a tail, with its share bound.
         same_episodes: whether columns are drawn whole.
         level: share of the resamples inside the interval, in (0, 1).
         num_resamples: how often episodes are drawn.

@@ -195,35 +195,23 @@ class RobustEvaluation:
         statistics = {
             "mean": bootstrap.mean_of_settings,
             "worst": bootstrap.worst_setting,
-            "cvar_settings": bootstrap.tail_of_settings(tail),
-            "cvar_episodes": bootstrap.tail_of_episodes(tail),
+            "cvar_settings": functools.partial(bootstrap.tail_of_settings, tail=tail),
+            "cvar_episodes": functools.partial(bootstrap.tail_of_episodes, tail=tail),
         }
+        how = {"same_episodes": self.same_episodes, "level": level, "num_resamples": num_resamples}
+        returns = np.asarray(self.returns)
         return {
-            name: self._estimate(self.returns, statistic, level, num_resamples)
+            name: bootstrap.stratified_estimate(returns, statistic, **how)
             for name, statistic in statistics.items()
         }
 
     def setting_summary(self, level: float = 0.95, num_resamples: int = 2000) -> list[Estimate]:
         """The mean return in each setting, with its own bootstrap interval."""
+        how = {"same_episodes": self.same_episodes, "level": level, "num_resamples": num_resamples}
         return [
-            self._estimate(row[None], bootstrap.mean_of_settings, level, num_resamples)
+            bootstrap.stratified_estimate(row[None], bootstrap.mean_of_settings, **how)
             for row in np.asarray(self.returns)
         ]
-
-    def _estimate(
-        self,
-        returns: Array | np.ndarray,
-        statistic: bootstrap.Statistic,
-        level: float,
-        num_resamples: int,
-    ) -> Estimate:
-        return bootstrap.stratified_estimate(
-            np.asarray(returns),
-            statistic,
-            same_episodes=self.same_episodes,
-            level=level,
-            num_resamples=num_resamples,
-        )
 
 
 def expand_parameters(

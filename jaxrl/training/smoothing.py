@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from numpy.typing import ArrayLike
 
 from jaxrl.agents.inner import of_inner
@@ -240,19 +241,16 @@ def certify_smoothed(
 
 def _noisy(key: Key, observation: PyTree, scale: float | Array) -> PyTree:
     """Every entry of every leaf with its own noise."""
-    leaves, structure = jax.tree.flatten(observation)
-    keys = jax.random.split(key, len(leaves))
-    for leaf in leaves:
+    for leaf in jax.tree.leaves(observation):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
                 f"smoothing adds noise to float observations; these are {leaf.dtype} (a tabular "
                 "environment gives floats with one_hot=True)."
             )
-    noisy = [
-        leaf + jnp.asarray(scale, leaf.dtype) * jax.random.normal(one, leaf.shape, leaf.dtype)
-        for one, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noisy)
+    noise = optax.tree.random_like(key, observation, jax.random.normal)
+    return jax.tree.map(
+        lambda leaf, drawn: leaf + jnp.asarray(scale, leaf.dtype) * drawn, observation, noise
+    )
 
 
 def clopper_pearson_lower(successes: ArrayLike, num_trials: int, confidence: float) -> np.ndarray:
