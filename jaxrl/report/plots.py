@@ -125,9 +125,9 @@ def compare_runs(
             found = curves_of(load_metrics(run), metric)
         except KeyError as error:
             raise KeyError(f"{run}: {error.args[0]}") from error
-        for setting, curve in found.items():
+        for setting, (steps, _, values) in found.items():
             label = " ".join(part for part in (_short_name(run, runs), setting) if part)
-            curves[label] = (curve.steps, curve.values)
+            curves[label] = (steps, values)
     return learning_curves(path, curves, y_label=metric.replace("_", " "))
 
 

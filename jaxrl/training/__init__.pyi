@@ -16,17 +16,18 @@ from jaxrl.training.evaluation import (
     evaluate_each as evaluate_each,
     play_episodes as play_episodes,
 )
-from jaxrl.training.iwocs import (
-    WorstCaseTraining as WorstCaseTraining,
-    train_iwocs as train_iwocs,
-)
+from jaxrl.training.iwocs import train_iwocs as train_iwocs
 from jaxrl.training.least_value import (
     LeastValuePolicy as LeastValuePolicy,
     LeastValueState as LeastValueState,
 )
-from jaxrl.training.loop import TrainResult as TrainResult, train as train
+from jaxrl.training.loop import train as train
 from jaxrl.training.rollouts import rollout as rollout, start_rollout as start_rollout
-from jaxrl.training.run_folder import RunFolder as RunFolder, load_metrics as load_metrics
+from jaxrl.training.run_folder import (
+    RunFolder as RunFolder,
+    load_metrics as load_metrics,
+    open_run as open_run,
+)
 from jaxrl.training.session import Silent as Silent, SweepResult as SweepResult
 from jaxrl.training.smoothing import (
     SmoothedPolicy as SmoothedPolicy,

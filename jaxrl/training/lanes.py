@@ -26,9 +26,12 @@ from jaxrl.training.loop import (
     Sums,
     Tally,
     TrainState,
+    add_tally,
     empty_tally,
     start_training,
     summarise,
+    sums_of,
+    tally_like,
     train_iteration,
 )
 
@@ -201,13 +204,13 @@ def run_lanes(
         def iteration(_: int, life: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
             state, sums = life
             state, tally = train_iteration(agent, env, state)
-            return state, sums.add(tally)
+            return state, add_tally(sums, tally)
 
         def record(index: int, carry: tuple) -> tuple:
             (state, tally), records = carry
-            life = state, Sums.of(tally)
+            life = state, sums_of(tally)
             state, sums = jax.lax.fori_loop(0, num_iterations, iteration, life)
-            tally = sums.tally()
+            tally = tally_like(tally, sums)
             row = summarise(tally)
             records = {name: records[name].at[index].set(row[name]) for name in records}
             tally = jax.tree.map(lambda total: jnp.where(ends, 0, total), tally)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,36 +44,32 @@ class Tally:
     rest: PyTree = ()  # what the sums of many iterations round away, a number for each of them
 
 
-@struct.dataclass
-class Sums:
-    """A tally while it grows, its numbers side by side: one addition does for all."""
+# A tally while it grows: its numbers `[N]` side by side, for one addition to do for all, their rest
+# `[N]`, and `num_finite`.
+Sums = tuple[Array, Array, Array]
 
-    totals: Array  # [N]
-    rest: Array  # [N]
-    num_finite: Array  # [] float32
-    like: Any = struct.field(pytree_node=False)  # structure of the tally, dtypes of its numbers
 
-    @classmethod
-    def of(cls, tally: Tally) -> Sums:
-        """Of a tally with its rest."""
-        leaves, kind = jax.tree.flatten(tally.replace(rest=()))
-        like = kind, tuple(leaf.dtype for leaf in leaves)
-        return cls(jnp.stack(leaves), jnp.stack(tally.rest), tally.num_finite, like)
+def sums_of(tally: Tally) -> Sums:
+    """Of a tally with its rest."""
+    numbers = jnp.stack(jax.tree.leaves(tally.replace(rest=())))
+    return numbers, jnp.stack(tally.rest), tally.num_finite
 
-    def add(self, tally: Tally) -> Sums:
-        """With one iteration more."""
-        amounts = jnp.stack(jax.tree.leaves(tally))
-        totals, rest = add_exactly(self.totals, self.rest, amounts)
-        # Those of the metrics; a sum that was not finite once stays so.
-        first = len(jax.tree.leaves(tally.episodes))
-        finite = jnp.all(jnp.isfinite(totals[first : first + len(tally.metrics)]))
-        return self.replace(totals=totals, rest=rest, num_finite=self.num_finite + finite)
 
-    def tally(self) -> Tally:
-        """The numbers in their places."""
-        kind, dtypes = self.like
-        totals, rest = (list(map(jnp.asarray, row, dtypes)) for row in (self.totals, self.rest))
-        return jax.tree.unflatten(kind, totals).replace(num_finite=self.num_finite, rest=rest)
+def add_tally(sums: Sums, tally: Tally) -> Sums:
+    """With one iteration more."""
+    totals, rest = add_exactly(*sums[:2], jnp.stack(jax.tree.leaves(tally)))
+    # Those of the metrics; a sum that was not finite once stays so.
+    first = len(jax.tree.leaves(tally.episodes))
+    finite = jnp.all(jnp.isfinite(totals[first : first + len(tally.metrics)]))
+    return totals, rest, sums[2] + finite
+
+
+def tally_like(like: Tally, sums: Sums) -> Tally:
+    """The numbers of `sums` in their places and types, those of `like`."""
+    leaves, kind = jax.tree.flatten(like.replace(rest=()))
+    dtypes = [leaf.dtype for leaf in leaves]
+    totals, rest = (list(map(jnp.asarray, row, dtypes)) for row in sums[:2])
+    return jax.tree.unflatten(kind, totals).replace(num_finite=sums[2], rest=rest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,16 +257,17 @@ def train(
     budget = cut_budget(agent, num_steps, num_records)
     with explained(env):
         state = start_training(key, agent, env, budget.total_steps)
-        nothing = Sums.of(empty_tally(agent, env, state))
+        nothing = empty_tally(agent, env, state)
 
     def iteration(carry: tuple, _: None) -> tuple[tuple, None]:
         state, sums = carry
         state, tally = train_iteration(agent, env, state, auto_reset)
-        return (state, sums.add(tally)), None
+        return (state, add_tally(sums, tally)), None
 
     def record(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
-        (state, sums), _ = jax.lax.scan(iteration, (state, nothing), None, budget.iterations)
-        return state, summarise(sums.tally())
+        start = (state, sums_of(nothing))
+        (state, sums), _ = jax.lax.scan(iteration, start, None, budget.iterations)
+        return state, summarise(tally_like(nothing, sums))
 
     state, metrics = jax.lax.scan(record, state, None, budget.num_records)
     steps = (np.arange(budget.num_records) + 1) * budget.steps_per_record

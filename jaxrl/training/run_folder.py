@@ -137,12 +137,18 @@ class RunFolder:
         _replace(Path(self.path) / "status.json", _to_json(content))
 
     def append_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.append`."""
-        metrics_file.append(self.path, records)
+        """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.line_of`."""
+        text = "".join(map(metrics_file.line_of, records))
+        with open(Path(self.path) / "metrics.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def rewrite_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Replace every record: what a run does first, by those that its checkpoint holds."""
-        metrics_file.rewrite(self.path, records)
+        with files.replacing(Path(self.path) / "metrics.jsonl") as stream:
+            stream.writelines(metrics_file.line_of(record).encode() for record in records)
+        (Path(self.path) / "metrics.parquet").unlink(missing_ok=True)  # made from others
 
     def is_finished(self) -> bool:
         """Whether the run was ended, and every small file is as it was written then."""
@@ -177,10 +183,18 @@ class RunFolder:
         In this order, so that a kill in between leaves a run that resumes and finishes again. The
         status holds the digests of the other two.
         """
-        metrics_file.write_parquet(self.path)
+        import pyarrow.parquet
+
+        lines, file = (Path(self.path) / name for name in ("metrics.jsonl", "metrics.parquet"))
+        if lines.exists() or not file.exists():
+            table = metrics_file.table_of_lines(lines)
+            with files.replacing(file) as stream:
+                pyarrow.parquet.write_table(
+                    table, stream, compression="zstd", write_page_checksum=True
+                )
         _replace(Path(self.path) / "summary.json", _to_json(summary))
         self.set_status(state, details, ("metrics.parquet", "summary.json"))
-        metrics_file.drop_lines(self.path)
+        lines.unlink(missing_ok=True)
 
 
 def open_run(

@@ -51,31 +51,17 @@ class Observer(Protocol):
     ) -> None:
         """Compiled; the records before `first_record` came from a checkpoint, and stand in
         `metrics[num_settings, num_seeds, num_records]`."""
-        ...
 
     def on_chunk(self, share: float) -> bool:
         """`share` of the sweep's iterations is done; return True to stop after a checkpoint."""
-        ...
-
-    def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Record number `record` is complete; `metrics[num_settings, num_seeds]`."""
-        ...
-
-
-class Silent:
-    """Watches without a word."""
-
-    def on_start(
-        self, forecast: Forecast, first_record: int, metrics: Mapping[str, np.ndarray]
-    ) -> None:
-        """Nothing."""
-
-    def on_chunk(self, share: float) -> bool:
-        """Never stops."""
         return False
 
     def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Nothing."""
+        """Record number `record` is complete; `metrics[num_settings, num_seeds]`."""
+
+
+class Silent(Observer):
+    """Watches without a word, and never stops."""
 
 
 @dataclasses.dataclass(frozen=True)
