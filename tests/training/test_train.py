@@ -15,7 +15,7 @@ from jaxrl.agents import PRESETS, Optimiser
 from jaxrl.core import Linear
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.networks import NetworkSettings
-from jaxrl.training import train
+from jaxrl.training import loop, train
 
 AGENT = PRESETS["a2c"]().replace(
     network=NetworkSettings(hidden_sizes=(8,), initialiser="lecun"),
