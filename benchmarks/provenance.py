@@ -15,10 +15,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def made_by() -> dict[str, Any]:
-    """To stand in a row: `commit` ends in `+` where files of jaxrl/ differ from it."""
+    """To stand in a row: `commit` ends in `+` where files of jaxrl/ differ from it.
+
+    Whole paths of the machine become FOLDER.
+    """
     import jax
 
-    command = [f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]
+    words = ["FOLDER" if pathlib.Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = [f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *words]
     return {
         "command": f"python {shlex.join(command)}",
         "commit": _git("rev-parse", "--short", "HEAD")
