@@ -190,15 +190,9 @@ def table_of_lines(file: Path) -> pyarrow.Table:
     metric, metric_names = _sorted_codes(metric, metric_codes)
     setting, setting_names = _sorted_codes(setting, setting_codes)
     order = np.lexsort((step, seed, setting, metric))
-    return pyarrow.table(
-        {
-            "seed": seed[order],
-            "setting": _named(setting[order], setting_names),
-            "step": step[order],
-            "metric": _named(metric[order], metric_names),
-            "value": value[order],
-        }
-    )
+    settings = _named(setting[order], setting_names)
+    metrics = _named(metric[order], metric_names)
+    return pyarrow.table([seed[order], settings, step[order], metrics, value[order]], [*_COLUMNS])
 
 
 def _record(line: str, name: str) -> dict[str, Any]:
