@@ -115,6 +115,7 @@ class Session:
         self, programs: Programs, groups: list[Group], forecast: Forecast, run: dict[str, str]
     ):
         self.programs, self.groups, self.forecast, self.run = programs, groups, forecast, run
+        self.budget = forecast.budget
         self.shape = (len(forecast.settings), len(forecast.seeds))
         self.observer: Observer = Silent()
         self.record, self.iteration = 0, 0  # complete records, iterations into the next
@@ -126,9 +127,7 @@ class Session:
     @property
     def steps(self) -> int:
         """Environment steps of each run so far."""
-        return (
-            self.record * self.forecast.budget.iterations + self.iteration
-        ) * self.forecast.budget.steps
+        return (self.record * self.budget.iterations + self.iteration) * self.budget.steps
 
     @property
     def width(self) -> int:
@@ -146,7 +145,7 @@ class Session:
         life = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape[1:]), leaf.dtype), life
         )
-        records = jax.ShapeDtypeStruct((*self.shape, self.forecast.budget.num_records), np.float32)
+        records = jax.ShapeDtypeStruct((*self.shape, self.budget.num_records), np.float32)
         names = jax.eval_shape(jax.vmap(summarise), life[1])
         num_groups = math.ceil(math.prod(self.shape) / width)
         return {"lives": [life] * num_groups, "metrics": dict.fromkeys(names, records)}
@@ -194,13 +193,12 @@ class Session:
 
     def go(self, checkpoints: Checkpoints | None, checkpoint_seconds: float) -> bool:
         """Run to the end; True when the observer stopped it before."""
-        budget = self.forecast.budget
         saved_at = time.perf_counter()
         chunk = 1  # iterations that take about `_CHUNK_SECONDS`
         with concurrent.futures.ThreadPoolExecutor(self.programs.num_workers) as workers:
             # Handing the only group to another thread would cost more than to call it.
             each = map if self.programs.num_workers == 1 else workers.map
-            while self.record < budget.num_records:
+            while self.record < self.budget.num_records:
                 if not self.behind.any():
                     self.span, self.behind[:] = self._next_span(chunk), True
                 started, waiting = time.perf_counter(), self._waiting()
@@ -210,7 +208,7 @@ class Session:
                 if not self.behind.any():
                     self._end_span()
                     stop = self.observer.on_chunk(self._share()) or stop
-                finished = self.record == budget.num_records
+                finished = self.record == self.budget.num_records
                 due = time.perf_counter() - saved_at >= checkpoint_seconds
                 if checkpoints and (stop or finished or due):
                     self.save(checkpoints)
@@ -258,21 +256,22 @@ class Session:
 
     def _share(self) -> float:
         """What part of all iterations of all groups is done."""
-        budget, ahead = self.forecast.budget, 0.0
+        ahead = 0.0
         if self.behind.any():
             ahead = float(self.span[0]) * self.span[1] * (1 - self.behind.mean())
-        done = self.record * budget.iterations + self.iteration + ahead
-        return done / (budget.num_records * budget.iterations)
+        done = self.record * self.budget.iterations + self.iteration + ahead
+        return done / (self.budget.num_records * self.budget.iterations)
 
     def _next_span(self, chunk: int) -> np.ndarray:
         """About `chunk` more iterations: a part of a record, or as many whole ones as fit."""
-        budget = self.forecast.budget
-        left = budget.iterations - self.iteration
+        left = self.budget.iterations - self.iteration
         if chunk < left or self.iteration:
             count = min(chunk, left)
             return np.asarray([1, count, count == left], np.int32)
-        records = min(chunk // budget.iterations, MAX_RECORDS, budget.num_records - self.record)
-        return np.asarray([records, budget.iterations, 1], np.int32)
+        records = min(
+            chunk // self.budget.iterations, MAX_RECORDS, self.budget.num_records - self.record
+        )
+        return np.asarray([records, self.budget.iterations, 1], np.int32)
 
     def _columns(self) -> slice:
         """The records that end in the span."""
@@ -283,7 +282,7 @@ class Session:
         columns, runs = self._columns(), self._runs(index)
         (lanes,) = np.nonzero(self.behind[runs])
         for name, values in records.items():
-            rows = self.metrics[name].reshape(-1, self.forecast.budget.num_records)
+            rows = self.metrics[name].reshape(-1, self.budget.num_records)
             rows[runs.start + lanes, columns] = values[lanes, : columns.stop - columns.start]
         self.behind[runs] = False
 
@@ -294,7 +293,7 @@ class Session:
             self.iteration += int(self.span[1])
             return
         # No number where no episode ended, nor after a metric was not finite: a curve ends there.
-        lost = self.metrics["finite_updates"][..., : columns.stop] < self.forecast.budget.iterations
+        lost = self.metrics["finite_updates"][..., : columns.stop] < self.budget.iterations
         lost = np.logical_or.accumulate(lost, axis=-1)[..., columns]
         lost |= self.metrics["num_episodes"][..., columns] == 0
         for name in EPISODE_MEANS:
@@ -306,8 +305,7 @@ class Session:
 
     def result(self, run_seconds: float, interrupted: bool) -> SweepResult:
         """Everything, by setting and seed."""
-        budget = self.forecast.budget
-        steps = (np.arange(budget.num_records) + 1) * budget.steps_per_record
+        steps = (np.arange(self.budget.num_records) + 1) * self.budget.steps_per_record
         return SweepResult(
             settings=self.forecast.settings,
             seeds=self.forecast.seeds,
@@ -317,7 +315,9 @@ class Session:
                 jax.tree.map(lambda leaf, n=group.num_runs: leaf[:n], life[0].agent)
                 for group, life in zip(self.groups, self.lives, strict=True)
             ],
-            diverged_at=diverged_at(self.metrics["finite_updates"][..., : self.record], budget),
+            diverged_at=diverged_at(
+                self.metrics["finite_updates"][..., : self.record], self.budget
+            ),
             forecast=self.forecast,
             run_seconds=run_seconds,
             interrupted=interrupted,
