@@ -16,10 +16,10 @@ from jaxrl.training.evaluation import (
     evaluate_each as evaluate_each,
     play_episodes as play_episodes,
 )
-from jaxrl.training.iwocs import train_iwocs as train_iwocs
-from jaxrl.training.least_value import (
+from jaxrl.training.iwocs import (
     LeastValuePolicy as LeastValuePolicy,
     LeastValueState as LeastValueState,
+    train_iwocs as train_iwocs,
 )
 from jaxrl.training.loop import train as train
 from jaxrl.training.rollouts import rollout as rollout, start_rollout as start_rollout

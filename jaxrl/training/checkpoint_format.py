@@ -59,17 +59,9 @@ def encode(tree: PyTree) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
                 "arrays of numbers, PRNG keys and Python numbers."
             )
         dtype, shape = _leaf_type(leaf)
-        leaves.append(
-            {
-                "path": path,
-                "dtype": dtype,
-                "shape": shape,
-                "key_impl": impl,
-                "stored_dtype": data.dtype.name,
-                "stored_shape": list(data.shape),
-                "sha256": _digest(data),
-            }
-        )
+        stored = {"stored_dtype": data.dtype.name, "stored_shape": list(data.shape)}
+        kind = {"path": path, "dtype": dtype, "shape": shape, "key_impl": impl}
+        leaves.append({**kind, **stored, "sha256": _digest(data)})
         if data.size:  # orbax refuses empty arrays; their description says all there is
             arrays[_array_name(index)] = data
     return leaves, arrays

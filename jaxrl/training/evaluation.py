@@ -477,16 +477,12 @@ def evaluate(
             parameters=parameters,
         )
     except Exception as error:
-        _explain_state(agent, env, agent_state, error)
-        raise
-
-
-def _explain_state(agent: Policy, env: Environment, state: PyTree, error: Exception) -> None:
-    """Raise `ValueError` where the state that could not be played with is not of this agent."""
-    if isinstance(agent, Agent):
-        wanted = jax.eval_shape(agent.init, jax.random.key(0), env)
-        if type(state) is not type(wanted):
-            raise ValueError(
-                f"agent_state is {type(state).__name__}, but {type(agent).__name__} acts by a "
-                f"{type(wanted).__name__}: give one of its own, such as result.agent_state(0, 0)."
-            ) from error
+        wanted = agent_state
+        if isinstance(agent, Agent):
+            wanted = jax.eval_shape(agent.init, jax.random.key(0), env)
+        if type(agent_state) is type(wanted):
+            raise
+        raise ValueError(
+            f"agent_state is {type(agent_state).__name__}, but {type(agent).__name__} acts by a "
+            f"{type(wanted).__name__}: give one of its own, such as result.agent_state(0, 0)."
+        ) from error

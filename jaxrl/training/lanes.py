@@ -37,15 +37,14 @@ from jaxrl.training.loop import (
 
 # On a CPU one lane costs about as little per seed as sixteen (PPO, CartPole: 1.09 against 0.91
 # CPU-seconds), compiles faster and keeps conditionals real; accelerators want wide programs.
-DEFAULT_LANES = {"cpu": 1}
-ACCELERATOR_LANES = 64
+_CPU_LANES, _ACCELERATOR_LANES = 1, 64
 MOST_SETTINGS = 100_000  # of one sweep
 MAX_RECORDS = 16  # that one call can go over; a call costs about a millisecond
 
 
 def default_lanes() -> int:
     """Lanes of one program on one device of the default backend."""
-    return DEFAULT_LANES.get(jax.default_backend(), ACCELERATOR_LANES)
+    return _CPU_LANES if jax.default_backend() == "cpu" else _ACCELERATOR_LANES
 
 
 def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
@@ -107,8 +106,9 @@ class Group:
     """Runs that share one call of the program; padding repeats the last."""
 
     num_runs: int  # lanes that are not padding
-    agent: Agent  # swept leaves are [W]
+    agent: Agent  # leaves of `swept` settings are [W]
     keys: Key  # [W]
+    swept: tuple[str, ...]
 
 
 def make_groups(
@@ -130,7 +130,7 @@ def make_groups(
         }
         lane_agent = with_settings(strong_floats(agent), values)
         keys = keys_of_seeds(key, [seed for _, seed in padded])
-        groups.append(Group(len(chosen), lane_agent, keys))
+        groups.append(Group(len(chosen), lane_agent, keys, tuple(swept)))
     return groups
 
 

@@ -1,4 +1,4 @@
-"""The host's side of a sweep: chunks, records, checkpoints."""
+"""A sweep under way, from the host: programs, chunks, records, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import MAX_RECORDS, Group
 from jaxrl.training.loop import EPISODE_MEANS, Budget, summarise
 from jaxrl.training.memory import MemoryNeed
-from jaxrl.training.programs import Programs
+from jaxrl.training.programs import RUN, START, compiled, life_shapes, need_of, placed
 
 _CHUNK_SECONDS = 2.0  # between two looks at the observer
 
@@ -109,12 +110,13 @@ class SweepResult:
 
 
 class Session:
-    """The host's side of a sweep: where every group stands and what was recorded."""
+    """A sweep under way: its programs, where every group stands and what was recorded."""
 
     def __init__(
-        self, programs: Programs, groups: list[Group], forecast: Forecast, run: dict[str, str]
+        self, env: Environment, groups: list[Group], forecast: Forecast, run: dict[str, str]
     ):
-        self.programs, self.groups, self.forecast, self.run = programs, groups, forecast, run
+        self.env, self.groups, self.forecast, self.run = env, groups, forecast, run
+        self.total_steps = jnp.asarray(forecast.budget.total_steps, jnp.float32)
         self.budget = forecast.budget
         self.shape = (len(forecast.settings), len(forecast.seeds))
         self.observer: Observer = Silent()
@@ -140,7 +142,7 @@ class Session:
 
     def _template(self, width: int | None = None) -> PyTree:
         """What a checkpoint holds whose groups have `width` lanes, by default as many as here."""
-        life = self.programs.life_shapes(self.groups[0])
+        life = life_shapes(self.groups[0], self.env)
         width = width or self.width
         life = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape[1:]), leaf.dtype), life
@@ -150,13 +152,30 @@ class Session:
         num_groups = math.ceil(math.prod(self.shape) / width)
         return {"lives": [life] * num_groups, "metrics": dict.fromkeys(names, records)}
 
+    def compile(self, saves: bool) -> None:
+        """Compile both programs, or take them from the cache of this process.
+
+        Raises:
+            MemoryError: they need more than there is, with checkpoints if it `saves` any.
+        """
+        started, group = time.perf_counter(), self.groups[0]
+        arguments = (group.agent, self.env, placed(group.keys), self.total_steps)
+        self.start_program = compiled(START, arguments, group.swept)
+        life = placed(self.start_program(*arguments))
+        arguments = (group.agent, self.env, *life, np.zeros(3, np.int32))
+        self.run_program = compiled(RUN, arguments, group.swept)
+        need = need_of(self.forecast.memory, life, self.run_program, saves)
+        need.check(self.width, len(self.forecast.settings), jax.device_count())
+        seconds = time.perf_counter() - started
+        self.forecast = dataclasses.replace(self.forecast, memory=need, compile_seconds=seconds)
+
     def restore_or_start(self, checkpoints: Checkpoints | None, observer: Observer) -> None:
         """Go on from the newest good checkpoint, or start."""
         self.observer = observer
         if checkpoints is not None:
-            checkpoints.foresee(self.programs.life_bytes * len(self.groups))
+            checkpoints.foresee(self.forecast.memory.per_group * len(self.groups))
         if checkpoints is None or not self.restore(checkpoints):
-            self.lives = [self.programs.start(group) for group in self.groups]
+            self.lives = [self._start(group) for group in self.groups]
             self.metrics = {
                 name: np.full(records.shape, np.nan, np.float32)
                 for name, records in self._template()["metrics"].items()
@@ -175,7 +194,7 @@ class Session:
         lives, width = tree["lives"], extra.get("width", self.width)
         if width != self.width:
             lives = recut(lives, self.behind.size, self.width)
-        self.lives = [self.programs.placed(life) for life in lives]
+        self.lives = [placed(life) for life in lives]
         self.metrics = {name: np.array(value) for name, value in tree["metrics"].items()}
         self.record, self.iteration = extra["record"], extra["iteration"]
         self.span = np.asarray(extra.get("span", self.span), np.int32)
@@ -195,9 +214,10 @@ class Session:
         """Run to the end; True when the observer stopped it before."""
         saved_at = time.perf_counter()
         chunk = 1  # iterations that take about `_CHUNK_SECONDS`
-        with concurrent.futures.ThreadPoolExecutor(self.programs.num_workers) as workers:
+        num_workers = self.forecast.memory.num_workers
+        with concurrent.futures.ThreadPoolExecutor(num_workers) as workers:
             # Handing the only group to another thread would cost more than to call it.
-            each = map if self.programs.num_workers == 1 else workers.map
+            each = map if num_workers == 1 else workers.map
             while self.record < self.budget.num_records:
                 if not self.behind.any():
                     self.span, self.behind[:] = self._next_span(chunk), True
@@ -246,13 +266,23 @@ class Session:
         stay as they are."""
         group, life, behind = self.groups[index], self.lives[index], self.behind[self._runs(index)]
         if behind.all():
-            return self.programs.run(group, life, self.span)
+            return self._call(group, life)
         stays = jax.tree.map(jnp.copy, life)  # what the program is given is used up
-        life, records = self.programs.run(group, life, self.span)
+        life, records = self._call(group, life)
         behind = jnp.asarray(np.pad(behind, (0, self.width - behind.size), mode="edge"))
         pick = jax.vmap(jnp.where)
         life = jax.tree.map(lambda new, old: pick(behind, new, old), life, stays)
-        return self.programs.placed(life), records
+        return placed(life), records
+
+    def _start(self, group: Group) -> PyTree:
+        """Fresh lives of a group."""
+        arguments = (group.agent, self.env, placed(group.keys), self.total_steps)
+        return placed(self.start_program(*arguments))
+
+    def _call(self, group: Group, life: PyTree) -> tuple[PyTree, dict[str, np.ndarray]]:
+        """Run lives on, which are used up; blocks until done, so that workers share the cores."""
+        state, tally, records = self.run_program(group.agent, self.env, *life, self.span)
+        return (state, tally), jax.device_get(records)
 
     def _share(self) -> float:
         """What part of all iterations of all groups is done."""

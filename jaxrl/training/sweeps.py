@@ -17,7 +17,7 @@ from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.identity import identity
 from jaxrl.training.lanes import default_lanes, expand_settings, make_groups, strong_floats
 from jaxrl.training.loop import check_training, cut_budget
-from jaxrl.training.programs import Programs
+from jaxrl.training.programs import need_before_compiling
 from jaxrl.training.session import Forecast, Observer, Session, Silent, SweepResult
 
 
@@ -91,13 +91,7 @@ def sweep(
     runs = Runs(num_seeds, num_steps, over, num_records, lanes, first_seed)
     found = forecast(agent, env, runs)
     session = _session(key, agent, env, found, key=key)
-    started = time.perf_counter()
-    session.programs.compile(session.groups[0])
-    memory = session.programs.memory(found.memory, checkpoints is not None)
-    memory.check(found.lanes * jax.device_count(), len(found.settings), jax.device_count())
-    session.forecast = dataclasses.replace(
-        found, memory=memory, compile_seconds=time.perf_counter() - started
-    )
+    session.compile(saves=checkpoints is not None)
     session.restore_or_start(checkpoints, observer or Silent())
     started = time.perf_counter()
     interrupted = session.go(checkpoints, checkpoint_seconds)
@@ -122,9 +116,9 @@ def forecast(agent: Agent, env: Environment, runs: Runs) -> Forecast:
     few = range(first_seed, first_seed + min(width, num_seeds))
     first = make_groups(jax.random.key(0), agent, settings[:1], few, width)[0]
     num_groups = math.ceil(len(settings) * num_seeds / width)
-    programs = Programs(strong_floats(env), budget, tuple(settings[0]), num_groups)
+    num_runs = len(settings) * num_seeds
     with explained(env):
-        memory = programs.memory_before_compiling(first, len(settings) * num_seeds)
+        memory = need_before_compiling(first, strong_floats(env), budget, num_groups, num_runs)
     memory.check(width, len(settings), jax.device_count())
     seeds = range(first_seed, first_seed + num_seeds)
     return Forecast(budget, settings, seeds, lanes, num_groups, memory, 0.0)
@@ -156,6 +150,5 @@ def _session(
 ) -> Session:
     budget, settings, seeds = found.budget, found.settings, found.seeds
     groups = make_groups(group_key, agent, settings, seeds, found.lanes * jax.device_count())
-    programs = Programs(strong_floats(env), budget, tuple(settings[0]), len(groups))
     run = identity(agent=agent, env=env, over=settings, seeds=seeds, plan=budget, **known)
-    return Session(programs, groups, found, run)
+    return Session(strong_floats(env), groups, found, run)
