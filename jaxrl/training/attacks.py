@@ -18,7 +18,7 @@ from jaxrl.agents.inner import of_inner
 from jaxrl.agents.readers import response
 from jaxrl.core import struct
 from jaxrl.core.protocols import Policy
-from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.core.types import Array, Key, PyTree, select
 
 
 class Attack(Protocol):
@@ -146,8 +146,7 @@ class GradientAttack:
             gradient = jax.grad(lambda moved: jnp.sum(objective(moved)))(shift)
             shift = project(shift + step * self.ball.steepest(gradient))
             height = objective(shift)
-            better = height > highest
-            best = jnp.where(_lanes(better, best), shift, best)
+            best = select(height > highest, shift, best)
             return (shift, best, jnp.maximum(height, highest)), None
 
         # A little away from the centre, where the gradient of a distance vanishes.

@@ -218,10 +218,8 @@ def _record(line: str, name: str) -> dict[str, Any]:
 
 def _sorted_codes(column: np.ndarray, codes: dict[str, int]) -> tuple[np.ndarray, list[str]]:
     """Codes given in order of appearance, turned into those of the sorted names."""
-    names = sorted(codes)
-    rank = np.empty(len(names), np.int64)
-    rank[[codes[name] for name in names]] = np.arange(len(names))
-    return rank[column], names
+    names, rank = np.unique(np.array([*codes], object), return_inverse=True)
+    return rank[column], names.tolist()
 
 
 def _named(codes: np.ndarray, names: list[str]) -> pyarrow.Array:
