@@ -55,13 +55,10 @@ def need_before_compiling(
     )
 
 
-def need_of(
-    before: MemoryNeed, life: PyTree, program: jax.stages.Compiled, saves: bool
-) -> MemoryNeed:
-    """From a life of a group, the compiled program, and whether checkpoints are written."""
+def need_of(before: MemoryNeed, program: jax.stages.Compiled, saves: bool) -> MemoryNeed:
+    """The need with the compiled program, and the copies of checkpoints that are written."""
     return dataclasses.replace(
         before,
-        per_group=tree_bytes(life),
         working=working_bytes(program),
         available=available_bytes(),
         num_copies=1 + (saves and _on_host()),

@@ -20,7 +20,7 @@ from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import MAX_RECORDS, Group
 from jaxrl.training.loop import EPISODE_MEANS, Budget, summarise
-from jaxrl.training.memory import MemoryNeed
+from jaxrl.training.memory import MemoryNeed, tree_bytes
 from jaxrl.training.programs import RUN, START, compiled, life_shapes, need_of, placed
 
 _CHUNK_SECONDS = 2.0  # between two looks at the observer
@@ -164,7 +164,9 @@ class Session:
         life = placed(self.start_program(*arguments))
         arguments = (group.agent, self.env, *life, np.zeros(3, np.int32))
         self.run_program = compiled(RUN, arguments, group.swept)
-        need = need_of(self.forecast.memory, life, self.run_program, saves)
+        before = dataclasses.replace(self.forecast.memory, per_group=tree_bytes(life))
+        del life, arguments  # that what is free is seen without them
+        need = need_of(before, self.run_program, saves)
         need.check(self.width, len(self.forecast.settings), jax.device_count())
         seconds = time.perf_counter() - started
         self.forecast = dataclasses.replace(self.forecast, memory=need, compile_seconds=seconds)
