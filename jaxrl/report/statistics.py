@@ -40,16 +40,6 @@ class Aggregate:
     diverged: tuple[int, ...]  # the seeds they belong to
 
 
-@dataclasses.dataclass(frozen=True)
-class Profile:
-    """The share of runs whose score exceeds each threshold, with a pointwise interval."""
-
-    thresholds: np.ndarray  # [T]
-    fractions: np.ndarray  # [T], in [0, 1]
-    low: np.ndarray  # [T]
-    high: np.ndarray  # [T]
-
-
 def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> np.ndarray:
     """The mean of the middle half of the scores: floor(N / 4) are cut at either end.
 
@@ -239,7 +229,7 @@ def performance_profile(
     num_resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> Profile:
+) -> list[Estimate]:
     """The share of runs above each threshold: the whole law of the scores at a glance.
 
     Args:
@@ -254,15 +244,15 @@ def performance_profile(
     """
     tasks, thresholds = _tasks(scores), np.asarray(thresholds, np.float64)
     above = np.where(np.isfinite(tasks), tasks, -np.inf)[:, :, None] > thresholds
-    fractions = above.mean((0, 1))
-    if tasks.shape[1] == 1:
-        return Profile(thresholds, fractions, np.zeros_like(fractions), np.ones_like(fractions))
     generator = np.random.default_rng(seed)
     replicates = np.zeros((num_resamples, len(thresholds)))
     for task in above:
         replicates += _draw_counts(len(task), num_resamples, generator) @ task / tasks.size
     low, high = percentile_interval(replicates, level)
-    return Profile(thresholds, fractions, low, high)
+    if tasks.shape[1] == 1:  # one seed says nothing about the next
+        low, high = np.zeros_like(low), np.ones_like(high)
+    rows = zip(above.mean((0, 1)).tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Estimate(*row) for row in rows]
 
 
 def _tasks(scores: ArrayLike) -> np.ndarray:
