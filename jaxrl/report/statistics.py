@@ -239,6 +239,9 @@ def performance_profile(
         level: of the interval, at each threshold by itself.
         seed: of the draws.
 
+    Returns:
+        for each threshold the share `[0, 1]` with its interval, which is all of it with one seed.
+
     Sources:
         Agarwal et al. (2021), section 4.2.
     """
