@@ -18,7 +18,7 @@ from jaxrl.core.settings import SettingInfo, list_settings, near_names, resolve_
 from jaxrl.core.types import Array, Key
 from jaxrl.meta.fit import HeldOut
 from jaxrl.meta.lives import MEASURES
-from jaxrl.training.bootstrap import mean_of_settings, stratified_estimate
+from jaxrl.training.evaluation import mean_of_settings, stratified_estimate
 from jaxrl.training.lanes import (
     expand_settings,
     lane_axes,

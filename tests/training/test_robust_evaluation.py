@@ -15,7 +15,7 @@ from jaxrl.core import Box, TimeStep, outcome_mdp, struct
 from jaxrl.envs import TabularEnv
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.envs.wrappers import TimeLimit, Uniform, domain_randomisation
-from jaxrl.training import RobustEvaluation, bootstrap, evaluation
+from jaxrl.training import RobustEvaluation, evaluation
 
 WEIGHTS = np.ones((1, 1), np.float32)
 PLAY = {"num_episodes": 6, "max_steps": 60}
@@ -182,8 +182,8 @@ def test_the_numbers_of_all_settings(same_episodes):
 
 def test_intervals_agree_with_scipy_s_bootstrap():
     row = np.random.default_rng(1).gamma(2.0, 3.0, (1, 60))
-    ours = bootstrap.stratified_estimate(
-        row, bootstrap.mean_of_settings, same_episodes=True, num_resamples=8000
+    ours = evaluation.stratified_estimate(
+        row, evaluation.mean_of_settings, same_episodes=True, num_resamples=8000
     )
     theirs = stats.bootstrap(
         row, np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(5)
@@ -202,9 +202,9 @@ def test_intervals_of_a_mean_know_whether_settings_share_their_chance(same_episo
             returns = np.repeat(rng.normal(0, 1, (1, 50)), 9, axis=0)
         else:
             returns = rng.normal(0, 1, (9, 50))
-        got = bootstrap.stratified_estimate(
+        got = evaluation.stratified_estimate(
             returns,
-            bootstrap.mean_of_settings,
+            evaluation.mean_of_settings,
             same_episodes=same_episodes,
             num_resamples=300,
             seed=trial,
