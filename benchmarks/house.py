@@ -2,12 +2,13 @@
 
     python benchmarks/house.py [BEFORE [AFTER]] [--quick]
 
-Lines of code leave out docstrings, comments and blank lines. A public name is one that a
-package's `__all__` or stub lists or, in a package without one, any name without an underscore
-that stands at the top of its modules. A deep import takes something from behind a package's door:
-in tests, benchmarks, notebooks and README. Repeated lines are those of runs of six that stand in
-two places or more, blank lines aside. CPU seconds are the least of three runs of the command. The
-table is written to `results/house.md`; `--quick` leaves the commands out and writes nothing.
+Lines of code leave out docstrings, comments and blank lines. A public name is one that a package's
+`__all__` or stub lists or, in a package without one, any name without an underscore that stands at
+the top of its modules. A deep import takes something from behind a package's door, or a whole
+module that the door does not list: in tests, benchmarks, notebooks and README. Repeated lines are
+those of runs of six that stand in two places or more, blank lines aside. CPU seconds are the least
+of three runs of the command. The table is written to `results/house.md`; `--quick` leaves the
+commands out and writes nothing.
 """
 
 from __future__ import annotations
@@ -62,14 +63,18 @@ def listed(tree: ast.Module) -> list[str] | None:
     return None
 
 
-def public(folder: pathlib.Path) -> int:
-    """Public names of a package, those of packages inside it included."""
+def door(folder: pathlib.Path) -> list[str] | None:
+    """The names that a package lists; None where it lists none."""
     stub = folder / "__init__.pyi"
     if stub.exists():
         nodes = ast.parse(stub.read_text()).body
-        names = [one.name for node in nodes for one in getattr(node, "names", [])]
-    else:
-        names = listed(ast.parse((folder / "__init__.py").read_text()))
+        return [one.asname or one.name for node in nodes for one in getattr(node, "names", [])]
+    return listed(ast.parse((folder / "__init__.py").read_text()))
+
+
+def public(folder: pathlib.Path) -> int:
+    """Public names of a package, those of packages inside it included."""
+    names = door(folder)
     inner = sum(public(path.parent) for path in folder.glob("*/__init__.py"))
     if names is not None:
         return len(names) + inner
@@ -99,11 +104,25 @@ def deep_imports(tree: pathlib.Path) -> int:
     count = 0
     for text in texts(tree):
         for node in ast.walk(ast.parse(text)):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [one.name for one in node.names] if isinstance(node, ast.Import) else []
-            inside = [name for name in names if name.startswith("jaxrl.")]
-            count += sum(not (tree / name.replace(".", "/")).is_dir() for name in inside)
+            if isinstance(node, ast.Import):
+                count += sum(behind(tree, one.name) for one in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = door(tree / node.module.replace(".", "/")) if package(tree, node) else None
+                others = [one.name for one in node.names if one.name not in (names or [])]
+                inside = any(behind(tree, f"{node.module}.{one}") for one in others)
+                count += behind(tree, node.module) or inside
     return count
+
+
+def package(tree: pathlib.Path, node: ast.ImportFrom) -> bool:
+    """Whether what is imported from is a package of jaxrl."""
+    return (tree / (node.module or "").replace(".", "/") / "__init__.py").exists()
+
+
+def behind(tree: pathlib.Path, module: str) -> bool:
+    """Whether this is a module of jaxrl and no package."""
+    path = tree / module.replace(".", "/")
+    return module.startswith("jaxrl.") and path.with_suffix(".py").exists()
 
 
 def cpu_seconds(tree: pathlib.Path, words: str) -> float:

@@ -15,10 +15,10 @@ from jaxrl.core import Array, Key, replace_setting
 from jaxrl.envs.control import CartPole
 from jaxrl.meta import (
     Evolution,
-    Fixed,
     MetaGradient,
     PersistentEvolution,
     RandomGrids,
+    Task,
     explain,
     fit,
     tuned,
@@ -164,7 +164,7 @@ def _learned() -> MetaGradient:
 def _deep(width: int) -> MetaGradient:
     agent = a2c().replace(num_envs=16, rollout_length=16)
     agent = agent.replace(network=agent.network.replace(hidden_sizes=(width, width)))
-    return MetaGradient(tuned(agent, NAMES), Fixed(CartPole(), 1e5), num_lives=8)
+    return MetaGradient(tuned(agent, NAMES), Task(CartPole(), 1e5), num_lives=8)
 
 
 def _tabular() -> MetaGradient:

@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 
 from jaxrl.meta import probe
-from jaxrl.meta.experiments import ExperimentResult
 from jaxrl.report import draw_probe
 
 matplotlib.use("Agg")
@@ -20,7 +19,7 @@ SWAP_STEPS = 4 * 100_000  # between swaps of the colours, in steps of all four e
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
-def draw(folder: pathlib.Path, part: str, result: ExperimentResult) -> str | None:
+def draw(folder: pathlib.Path, part: str, result: Any) -> str | None:
     """Draw what an experiment learned, and say the picture's name; None where there is no use."""
     path = folder / f"meta_{part}.png"
     if part == "timed":

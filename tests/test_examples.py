@@ -30,38 +30,33 @@ PACKAGES = [
 # them. A kind of part keeps one in every run.
 SLOW = {
     "agents": (
-        "action_critics ensemble episodes exploration learned_optimiser minibatches nested "
-        "successors value_network"
+        "action_values actor_critic critics ensemble generative minibatches optimiser successors"
     ),
     "core": "distances holding lifetime mdp schedules",
     "envs": (
         "bandits chains checker collecting control.acrobot control.cartpole control.mountain_car "
-        "control.pendulum gridworlds gymnax mazes operations semi_markov tabular two_colours "
+        "control.pendulum gridworlds gymnax mazes operations tables tabular two_colours "
         "walled wrappers.actions wrappers.durations wrappers.normalise wrappers.randomisation "
-        "wrappers.stock"
+        "wrappers.risk"
     ),
     "functionals": (
-        "__init__ ambiguity burg chi_square deviation distortion divergence duals ellipsoid kl "
-        "per_pair quantile risk scenarios shared_budget shared_divergence transport utility"
+        "ambiguity distortion divergence duals per_pair quadratic risk shared_budget transport "
+        "utility"
     ),
-    "losses": "likelihood quantile",
-    "meta": "distil fit level_buffer levels mirrored neumann probe rule_file shaping tasks",
+    "meta": "distilling fitting implicit levels mirrored probing rule_file tasks",
     "networks": "initialisers models",
     "operators": (
-        "bellman gap heads.expectile heads.gaussian heads.histogram heads.implicit_quantile "
-        "heads.particles heads.quantile improvement per_state regularised reward_channels tsallis "
-        "value_mapping"
+        "bellman composition grid_heads improvement quantile_heads statistic_heads tsallis"
     ),
     "planning": (
-        "average_reward constrained distributional exponential_risk gap_increasing iwocs long_run "
-        "mirror_descent nested_risk occupancy optimistic policy_evaluation policy_iteration "
-        "return_laws static_risk stock stock_laws value_iteration worst_kernel"
+        "average_reward constraints distributional iteration linearised mirror_descent return_laws "
+        "static_risk stock timed_risk"
     ),
     "replay": "ring",
     "report": "plots rule_pictures statistics",
     "rules": (
-        "drift_policy learned_policy_gradient learned_reward mirror_descent random_weights "
-        "reactive static_risk"
+        "contract drift_policy learned_policy_gradient learned_reward mirror_descent reactive "
+        "static_risk"
     ),
     "training": "checkpoint evaluation iwocs loop run_folder smoothing sweeps",
 }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.agents.action_box import ActionBox, check_action_box
-from jaxrl.agents.checks import check_environment, check_minibatches
-from jaxrl.agents.episodes import check_episodes, first_steps, initial_marks
-from jaxrl.agents.minibatches import shuffled
+from jaxrl.agents.checks import check_environment, longest_episode
+from jaxrl.agents.minibatches import check_minibatches, descend
 from jaxrl.agents.optimiser import GradientStep, Optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule
@@ -36,13 +37,39 @@ class ActorCriticState:
 
 
 @struct.dataclass
-class _Minibatches:
-    """One rollout as the epochs see it: `[N]` steps, or `[T, B]` for a recurrent network."""
+class EpisodeMarks:
+    """What tells the whole episodes of the next rollout."""
 
-    observation: PyTree
-    action: Array
-    targets: PyTree
-    starts: Array
+    starts: Array  # [B] bool, whether the next step begins an episode
+    longest: Array  # [] no episode is longer [steps]
+
+    def first_steps(self, ended: Array) -> Array:
+        """Where the episode of each step begins, -1 for those that do not count.
+
+        An episode counts when it begins in the rollout, and early enough to end in it *however long
+        it may take*. Whether it counts so depends on what went before and not on the episode
+        itself: sums over those that count are unbiased (Wald's identity). To take all that happen
+        to be whole would favour short ones.
+
+        Args:
+            ended: `[T, B]`, whether an episode ends with the step.
+
+        Returns:
+            `[T, B]` int32.
+
+        Example:
+            >>> marks = EpisodeMarks(jnp.array([True]), jnp.asarray(3.0))
+            >>> ended = jnp.array([0, 1, 1, 0, 0, 1], bool)[:, None]
+            >>> marks.first_steps(ended)[:, 0].tolist()  # from step 3 on it just fits
+            [0, 0, 2, 3, 3, 3]
+            >>> marks.replace(longest=jnp.asarray(4.0)).first_steps(ended)[:, 0].tolist()
+            [0, 0, 2, -1, -1, -1]
+        """
+        num_steps = ended.shape[0]
+        step = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
+        begins = jnp.concatenate([self.starts[None], ended[:-1]])
+        first = jax.lax.cummax(jnp.where(begins, step, -1), axis=0)
+        return jnp.where(first + self.longest <= num_steps, first, -1)
 
 
 @settable
@@ -61,14 +88,12 @@ class ActorCriticAgent:
     Sources: Mnih et al. 2016 (A2C); Schulman et al. 2016 (generalised advantages), 2017 (PPO).
     """
 
-    rule: UpdateRule = struct.field(default_factory=ProximalPolicy)
-    network: NetworkSettings = struct.field(default_factory=NetworkSettings)
-    optimiser: GradientStep = struct.field(default_factory=Optimiser)
+    rule: UpdateRule = ProximalPolicy()
+    network: NetworkSettings = NetworkSettings()
+    optimiser: GradientStep = Optimiser()
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     num_envs: int = setting(16, "environments stepped side by side", low=1)
-    rollout_length: int = setting(
-        64, "steps of each environment between updates", unit="steps", low=1
-    )
+    rollout_length: int = setting(64, "length of each rollout", unit="steps", low=1)
     num_epochs: int = setting(4, "passes over each rollout", low=1)
     num_minibatches: int = setting(8, "gradient steps in each pass", low=1)
     normalise_advantages: bool = setting(True, "standardise advantages in every minibatch")
@@ -97,21 +122,25 @@ class ActorCriticAgent:
                 "normalise_advantages=False."
             )
         check_environment(env, self.discount)
-        if self._needs_episodes:
-            check_episodes(env, self.rollout_length, self.normalise_advantages)
-        if self.normalise_advantages and getattr(self.rule, "raw_advantages", False):
+        has_scale = self._needs_episodes or getattr(self.rule, "raw_advantages", False)
+        if self.normalise_advantages and has_scale:
             raise ValueError(
-                f"The advantages of {type(self.rule).__name__} have a scale of their own, which "
-                "normalise_advantages=True would take away: set normalise_advantages=False."
+                f"The advantages of {type(self.rule).__name__} have a scale and a mean of their "
+                "own, which normalise_advantages=True would take away: set "
+                "normalise_advantages=False."
             )
+        if self._needs_episodes:
+            _check_episodes(env, self.rollout_length)
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> ActorCriticState:
         """Fresh parameters. `total_steps` [steps] is the life that schedules see."""
         params_key, reset_key = jax.random.split(key)
-        space = env.action_space
-        model = self._model(env)
+        model, marks = self._model(env), ()
+        if self._needs_episodes:
+            longest = jnp.asarray(longest_episode(env), jnp.float32)
+            marks = EpisodeMarks(jnp.ones(self.num_envs, bool), longest)
         _, observation = env.reset(reset_key)
         batch = jax.tree.map(lambda leaf: leaf[None], observation)
         params = model.init(params_key, batch, jnp.zeros(1, bool), model.initial_memory(1))
@@ -120,8 +149,8 @@ class ActorCriticAgent:
             rule_state=self.rule.init(params),
             optimiser=self.optimiser.init(params),
             progress=Progress.start(total_steps),
-            box=() if model.discrete else ActionBox.of(space),
-            marks=initial_marks(env, self.num_envs) if self._needs_episodes else (),
+            box=() if model.discrete else ActionBox.of(env.action_space),
+            marks=marks,
             model=model,
         )
 
@@ -145,15 +174,12 @@ class ActorCriticAgent:
         memory: PyTree = (),
     ) -> tuple[Array, dict[str, Any]]:
         """`observation[B, ...]` -> `action[B, ...]`, extras with `log_prob[B]`."""
-        model = state.model
-        memory = memory if memory or not self.network.recurrent_size else self._zero(observation)
-        arguments = (state.params, observation, jnp.zeros((), bool), memory)
-        extras: dict[str, Any] = {}
-        if memory:
-            policy, _, _, extras["memory"] = model.apply(*arguments)
-            extras["memory_before"] = memory
+        arguments, extras = self._arguments(state, observation, memory), {}
+        if self.network.recurrent_size:
+            policy, _, _, extras["memory"] = state.model.apply(*arguments)
+            extras["memory_before"] = arguments[-1]
         else:
-            policy, _ = model.apply(*arguments, method="policy")
+            policy, _ = state.model.apply(*arguments, method="policy")
         # What was done is data: an outer gradient reaches parameters through its log-probability.
         raw = jax.lax.stop_gradient(policy.sample(key) if explore else policy.mode())
         extras["log_prob"] = policy.log_prob(raw)
@@ -162,8 +188,11 @@ class ActorCriticAgent:
             return state.box.from_unit(raw), extras
         return raw, extras
 
-    def _zero(self, observation: PyTree) -> PyTree:
-        return self.initial_memory(jax.tree.leaves(observation)[0].shape[0])
+    def _arguments(self, state: ActorCriticState, observation: PyTree, memory: PyTree) -> tuple:
+        """Of the network, in the middle of an episode."""
+        if not memory:
+            memory = self.initial_memory(jax.tree.leaves(observation)[0].shape[0])
+        return state.params, observation, jnp.zeros((), bool), memory
 
     def update(
         self, key: Key, state: ActorCriticState, trajectory: Transition
@@ -171,51 +200,24 @@ class ActorCriticAgent:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
         ended = (trajectory.terminated >= 1) | trajectory.truncated
         if self._needs_episodes:
-            first = first_steps(state.marks, ended)
+            first = state.marks.first_steps(ended)
             trajectory = trajectory.replace(extras={**trajectory.extras, "first_step": first})
         targets, rule_state = self._targets(state, trajectory)
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
         action = trajectory.extras.get("raw_action", trajectory.action)
-        data = _Minibatches(trajectory.observation, action, targets, starts)
-        recurrent = self.network.recurrent_size > 0
-        axis = 1 if recurrent else 0
-        if not recurrent:
+        data = (trajectory.observation, action, targets, starts)
+        if self.network.recurrent_size:  # whole sequences, each with the memory at its start
+            before = trajectory.extras["memory_before"]
+            data = (*data, jax.tree.map(lambda leaf: leaf[:1], before))
+        else:
             data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
-        memory = trajectory.extras["memory_before"] if recurrent else ()
-        memory = jax.tree.map(lambda leaf: leaf[0], memory)
-        size = starts.shape[1] if recurrent else starts.size
-        shape = (self.num_minibatches, size // self.num_minibatches)
-
-        def epoch(learner: tuple, epoch_key: Key) -> tuple[tuple, Array]:
-            # One minibatch is the whole rollout, whose order does not matter.
-            whole = self.num_minibatches == 1
-            order = jnp.arange(size) if whole else shuffled(epoch_key, size)
-
-            def minibatch(learner: tuple, rows: Array) -> tuple[tuple, Array]:
-                params, optimiser = learner
-                batch = data if whole else jax.tree.map(lambda x: jnp.take(x, rows, axis), data)
-                start_memory = memory if whole else jax.tree.map(lambda leaf: leaf[rows], memory)
-                (loss, entropy), grads = jax.value_and_grad(self._loss, has_aux=True)(
-                    params, state, batch, start_memory
-                )
-                learner = self.optimiser.step(grads, optimiser, params, state.progress)
-                return learner, jnp.stack([loss, entropy])
-
-            return jax.lax.scan(minibatch, learner, order.reshape(shape))
-
-        learner = (state.params, state.optimiser)
-        keys = jax.random.split(key, self.num_epochs)
-        (params, optimiser), logs = jax.lax.scan(epoch, learner, keys)
-        loss, entropy = jnp.mean(logs, axis=(0, 1))
-        state = state.replace(
-            params=params,
-            optimiser=optimiser,
-            rule_state=rule_state,
-            progress=state.progress.advance(ended.size),
-        )
+        loss, axis = functools.partial(self._loss, state), int(self.network.recurrent_size > 0)
+        learned, (mean_loss, entropy) = descend(key, self, state, loss, data, axis)
+        progress = state.progress.advance(ended.size)
+        learned = learned.replace(rule_state=rule_state, progress=progress)
         if self._needs_episodes:
-            state = state.replace(marks=state.marks.replace(starts=ended[-1]))
-        return state, {"loss": loss, "entropy": entropy}
+            learned = learned.replace(marks=state.marks.replace(starts=ended[-1]))
+        return learned, {"loss": mean_loss, "entropy": entropy}
 
     def _model(self, env: Environment) -> ActorCritic:
         spaces = (env.observation_space, env.action_space)
@@ -239,16 +241,14 @@ class ActorCriticAgent:
         return policy.logits, True
 
     def _read(self, what: str, state: ActorCriticState, observation: PyTree, memory: PyTree) -> Any:
-        memory = memory if memory or not self.network.recurrent_size else self._zero(observation)
-        arguments = (state.params, observation, jnp.zeros((), bool), memory)
-        return state.model.apply(*arguments, method=what)[0]
+        return state.model.apply(*self._arguments(state, observation, memory), method=what)[0]
 
     def _targets(self, state: ActorCriticState, trajectory: Transition) -> tuple[Any, PyTree]:
         memory = trajectory.extras.get("memory_before", ())
         next_memory = trajectory.extras.get("memory_after", ())
 
         def outputs_of(observation: PyTree, memory: PyTree) -> tuple:
-            return state.model.apply(state.params, observation, jnp.zeros((), bool), memory)
+            return state.model.apply(*self._arguments(state, observation, memory))
 
         policy, value, heads, _ = outputs_of(trajectory.observation, memory)
         _, next_value, next_heads, _ = outputs_of(trajectory.next_observation, next_memory)
@@ -264,28 +264,21 @@ class ActorCriticAgent:
         rule = values_at(self.rule, state.progress)
         return rule.targets(state.rule_state, outputs, trajectory, state.progress)
 
-    def _loss(
-        self, params: PyTree, state: ActorCriticState, batch: _Minibatches, memory: PyTree
-    ) -> tuple[Array, Array]:
-        model, observation, starts = state.model, batch.observation, batch.starts
-        if self.network.recurrent_size:
-            policy, value, heads = _unroll(model, params, observation, starts, memory)
+    def _loss(self, state: ActorCriticState, params: PyTree, batch: tuple) -> tuple[Array, Array]:
+        observation, action, targets, starts, *memory = batch
+        if memory:
+            before = jax.tree.map(lambda leaf: leaf[0], memory[0])
+            policy, value, heads = _unroll(state.model, params, observation, starts, before)
         else:
-            policy, value, heads, _ = model.apply(params, observation, starts, ())
-        targets = batch.targets
+            policy, value, heads, _ = state.model.apply(params, observation, starts, ())
         if self.normalise_advantages:
             centred = targets.advantage - jnp.mean(targets.advantage)
             targets = targets.replace(advantage=centred / (jnp.std(targets.advantage) + 1e-8))
-        outputs = PolicyOutputs(
-            log_prob=policy.log_prob(batch.action),
-            entropy=policy.entropy(),
-            value=value,
-            policy=policy,
-            heads=heads,
-        )
+        log_prob, entropy = policy.log_prob(action), policy.entropy()
+        outputs = PolicyOutputs(log_prob, entropy, value, policy=policy, heads=heads)
         # The targets were computed before: constants to this gradient, not to an outer one.
         loss = values_at(self.rule, state.progress).loss(outputs, targets, state.progress)
-        return jnp.mean(loss), jnp.mean(outputs.entropy)
+        return jnp.mean(loss), jnp.mean(entropy)
 
 
 def _unroll(
@@ -299,3 +292,20 @@ def _unroll(
         return memory, (policy, value, heads)
 
     return jax.lax.scan(step, memory, (observation, starts))[1]
+
+
+def _check_episodes(env: Environment, rollout_length: int) -> None:
+    """Raise `ValueError` where a rollout cannot be counted on to hold an episode of `env`."""
+    longest = longest_episode(env)
+    if isinstance(longest, jax.core.Tracer) or np.all(np.asarray(longest) <= rollout_length):
+        return
+    if not np.all(np.isfinite(longest)):
+        raise ValueError(
+            "This rule learns from whole episodes, and nothing says how long they may be here: "
+            "give the environment a time limit, such as TimeLimit(env, max_steps=100)."
+        )
+    raise ValueError(
+        f"This rule learns from whole episodes: one may take {longest} steps, and a rollout has "
+        f"{rollout_length}. Set rollout_length to {longest} or more (better twice that), or "
+        "shorten episodes by TimeLimit(env, max_steps)."
+    )

@@ -88,35 +88,28 @@ class Actor(Protocol):
 
     def network(self, torso: Torso, size: int) -> Any:
         """The network from observations to a policy over `size` numbers."""
-        ...
 
     def start(self) -> dict[str, Array]:
         """Further parameters, by field of `CriticParams`."""
-        ...
 
     def greedy(self, outputs: Any) -> Array:
         """Actions `[B, D]` without exploration."""
-        ...
 
     def draw(self, key: Key, outputs: Any, progress: Progress) -> Array:
         """Exploring actions `[B, D]`."""
-        ...
 
     def follow(self, key: Key, state: CriticState, successors: PyTree) -> tuple[Array, Any]:
         """Next actions `[N, D]` at `successors[N, ...]`, and what a target adds to the return from
         there, `[N]` [return]; None for nothing."""
-        ...
 
     def turns(self, learner: CriticLearner, num_updates: int) -> tuple:
         """More inputs of `climb`, `[num_updates, ...]`, from the learner before all of them."""
-        ...
 
     def climb(
         self, key: Key, agent: Any, state: CriticState, batch: Batch, *turn: Array
     ) -> tuple[CriticLearner, dict[str, Array]]:
         """The learner after the step of the actor and of the lagged copies, in a state whose
         critics have moved already, and the metrics."""
-        ...
 
 
 @struct.dataclass

@@ -7,13 +7,14 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array
-from jaxrl.losses.regression import squared_loss
-from jaxrl.operators import BellmanOperator, LogMapping, Lookahead, RewardChannels
-from jaxrl.operators.value_mapping import ValueMapping
+from jaxrl.operators.bellman import BellmanOperator, Lookahead
+from jaxrl.operators.composition import LogMapping, RewardChannels, ValueMapping
 
 
 class Split(Protocol):
@@ -23,7 +24,6 @@ class Split(Protocol):
 
     def __call__(self, reward: Array) -> Array:
         """`reward[...]` [return] -> channels `[..., J]` [return]."""
-        ...
 
 
 @struct.dataclass
@@ -118,13 +118,28 @@ class ValueChannels:
         and algorithm 1; van Seijen, Fatemi & Tavakoli (2019), section 4 (the two rates).
     """
 
-    split: Split = struct.field(default_factory=BySign)
-    mappings: tuple[ValueMapping, ...] = struct.field(
-        default_factory=lambda: (LogMapping(), LogMapping())
-    )
-    value_rate: float = setting(
-        0.1, "step towards the target in ordinary space", low=0.0, high=1.0, low_open=True
-    )
+    asked: ClassVar[tuple[str, ...]] = ("munchausen", "stock", "reward_shift", "plain", "one_step")
+
+    split: Split = BySign()
+    mappings: tuple[ValueMapping, ...] = (LogMapping(), LogMapping())
+    value_rate: float = setting(0.1, "step in ordinary space", low=0.0, high=1.0, low_open=True)
+
+    def check(self) -> None:
+        """Raise `ValueError` for channels that do not add up to the reward, or without mappings."""
+        name, weights = type(self.split).__name__, self.split.weights
+        if len(self.mappings) != len(weights):
+            raise ValueError(
+                f"channels: {len(self.mappings)} mappings for {len(weights)} parts of {name}: give "
+                "one mapping for each part."
+            )
+        with jax.ensure_compile_time_eval():
+            sample = jnp.array([-2.0, -0.5, 0.0, 0.25, 3.0])
+            sums = self.split(sample) @ jnp.asarray(weights)
+        if not np.allclose(sums, sample, rtol=1e-5, atol=1e-6):
+            raise ValueError(
+                f"channels: {name} does not split rewards: of {sample} the weighted parts add up "
+                f"to {sums}."
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -164,4 +179,4 @@ class ValueChannels:
         channels, stored = self.channels, jax.lax.stop_gradient(params)
         values = channels.values(stored)
         aim = channels.params(values + self.value_rate * (target - values))
-        return jnp.sum(jax.vmap(squared_loss)(params, aim))
+        return jnp.sum(optax.l2_loss(params, aim))

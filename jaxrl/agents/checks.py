@@ -2,38 +2,154 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.agents.durations import check_durations
-from jaxrl.agents.episodes import longest_episode
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Environment
 from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array
+from jaxrl.envs.parameters import list_parameters
+from jaxrl.envs.wrappers import HeldActions
 from jaxrl.functionals import PerPair
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator, ImplicitQuantile, PerState
+from jaxrl.operators import BellmanOperator, Gaussian, PerState, Scalar
 from jaxrl.operators.bellman import describe
 
+_SUMS, _MEANS = "use DiscountedSum()", "use Scalar, TwoHot or HLGauss"
+_PLAIN = "use Scalar(), DiscountedSum(), Greedy() and Mean(), or a law's head and Mapped"
 
-def check_environment(env: Environment, discount: float | Array, has_stock: bool = False) -> None:
-    """Raise `ValueError` for what no agent can learn in: see `check_durations`, and MDPs of which
-    some actions are illegal, which agents cannot see."""
-    check_durations(env, discount, has_stock)
-    part: Any = env
-    while part is not None:
-        mdp = getattr(part, "mdp", None)
+
+def _is_one(discount: Any) -> bool:
+    return not differs(discount, 1.0)
+
+
+def _is_below_one(discount: Any) -> bool:
+    return isinstance(discount, jax.core.Tracer) or bool(np.all(np.asarray(discount) < 1))
+
+
+def _stores_means(head: Any) -> bool:
+    return not head.facts.stores_law
+
+
+def _is_gaussian(head: Any) -> bool:
+    return isinstance(head, Gaussian)
+
+
+def _is_plain(operator: BellmanOperator) -> bool:
+    functionals = (operator.successor_functional, operator.return_functional)
+    plain = all(functional.facts.is_expectation for functional in functionals)
+    plain &= isinstance(operator.head, Scalar) and operator.composition.facts.linear
+    return plain and operator.improvement.facts.deterministic
+
+
+_MOVES = (attrgetter("facts.translation_equivariant"), "moves values by a constant")
+_MOVES += ("this one does not move with it; one that is translation equivariant, as CVaR, does",)
+
+# What a part may ask of its agent: of which setting, whether a value will do, why, what would do.
+_ASKED: dict[str, tuple[str, Callable[[Any], bool], str, str]] = {
+    "one_step": ("replay.num_step", lambda n: n == 1, "is of one step", "set replay.num_step=1"),
+    "no_discount": ("discount", _is_one, "discounts nothing", "set discount=1"),
+    "discount": ("discount", _is_below_one, "adds up without end", "use a discount below 1"),
+    "sums": ("operator.composition", attrgetter("facts.linear"), "is of sums of rewards", _SUMS),
+    "means": ("operator.head", _stores_means, "is of means, not of what stores a law", _MEANS),
+    "moving": ("operator.successor_functional", *_MOVES),
+    "moving_returns": ("operator.return_functional", *_MOVES),
+    "plain": ("operator", _is_plain, "store means of sums of rewards, one for each", _PLAIN),
+    "gaussian": ("operator.head", _is_gaussian, "is of means and deviations", "use Gaussian()"),
+}
+
+
+def check_asked(agent: Any, name: str, asked: tuple[str, ...]) -> None:
+    """Raise `ValueError` where the part `name` of an agent does not go with its other settings.
+
+    Args:
+        agent: whose settings they are.
+        name: of the part.
+        asked: keys of `_ASKED`, or settings that must be left out.
+    """
+    for one in asked:
+        left_out = f"leave {one} at {0 if one == 'reward_shift' else None}"
+        alone = (one, _is_unused, f"goes without {one}", left_out)
+        setting, fits, why, remedy = _ASKED.get(one, alone)
+        value = functools.reduce(getattr, setting.split("."), agent)
+        if not fits(value):
+            shown = describe(value) if dataclasses.is_dataclass(value) else value
+            raise ValueError(f"{name} {why}, but {setting} is {shown}: {remedy}.")
+
+
+def _is_unused(value: Any) -> bool:
+    return value is None or not (dataclasses.is_dataclass(value) or differs(value, 0.0))
+
+
+def layers(env: Any) -> Iterator[Any]:
+    """An environment and all that it wraps, from outside in."""
+    while env is not None:
+        yield env
+        env = getattr(env, "env", None)
+
+
+def differs(first: float | Array, second: float | Array) -> bool:
+    """Whether two numbers are known and not the same."""
+    if isinstance(first, jax.core.Tracer) or isinstance(second, jax.core.Tracer):
+        return False
+    return bool(np.any(np.abs(np.asarray(first) - np.asarray(second)) > 1e-6))
+
+
+_LIMITS = ("time_limit", "max_steps", "max_steps_in_episode")
+
+
+def longest_episode(env: Environment) -> float | Array:
+    """The least time limit [steps] among those of `env` and what it wraps; inf where none is.
+
+    Example:
+        >>> from jaxrl.envs.control import MountainCar
+        >>> from jaxrl.envs.wrappers import TimeLimit
+        >>> longest_episode(TimeLimit(MountainCar(), 50))
+        50
+    """
+    limits = [p.value for p in list_parameters(env) if p.name.rsplit(".", 1)[-1] in _LIMITS]
+    if any(isinstance(limit, jax.core.Tracer) for limit in limits):
+        return jnp.min(jnp.stack([jnp.asarray(limit, jnp.float32) for limit in limits]))
+    return min(limits, default=float("inf"))
+
+
+def check_environment(env: Environment, discount: float | Array, *unit_steps: str) -> None:
+    """Raise `ValueError` for what no agent can learn in: actions held under another discount, or
+    beside a stock, and MDPs of which some actions are illegal, which agents cannot see.
+
+    Args:
+        env: to be learned in, with its wrappers.
+        discount: the agent's [per step].
+        unit_steps: parts of the agent that count every step as one.
+    """
+    held = next((layer for layer in layers(env) if isinstance(layer, HeldActions)), None)
+    if held is not None and differs(held.discount, discount):
+        raise ValueError(
+            f"The agent discounts by {discount}, HeldActions by {held.discount}: give both the "
+            "same, or steps of several unit steps are not discounted by gamma^tau."
+        )
+    if held is not None and unit_steps:
+        raise ValueError(
+            f"The {unit_steps[0]} counts every step as one, but HeldActions lasts for several: "
+            "leave one out."
+        )
+    for layer in layers(env):
+        mdp: Any = getattr(layer, "mdp", None)
         known = isinstance(mdp, TabularMDP) and not isinstance(mdp.legal, jax.core.Tracer)
         if known and (num_illegal := int(np.sum(~np.asarray(mdp.legal)))):
             raise ValueError(
-                f"{num_illegal} of the {np.size(mdp.legal)} actions of "
-                "this MDP are illegal, but agents choose among all: give the illegal ones the "
-                "outcomes of a legal one and call them legal, or use a planner."
+                f"{num_illegal} of the {np.size(mdp.legal)} actions of this MDP are illegal, but "
+                "agents choose among all: give the illegal ones the outcomes of a legal one and "
+                "call them legal, or use a planner."
             )
-        part = getattr(part, "env", None)
 
 
 def check_discrete_actions(env: Environment) -> None:
@@ -52,48 +168,45 @@ def check_feed_forward(network: NetworkSettings, env: Environment) -> None:
         raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
 
 
-def check_successors_kept(replay: Any, env: Environment) -> None:
-    """Raise `ValueError` where the clock cuts every step and `replay` keeps no successors.
+def check_replay_agent(agent: Any, env: Environment, asked: dict[str, tuple[str, ...]]) -> None:
+    """Raise `ValueError` where an agent that learns from replay cannot learn in `env`.
 
-    A row that was cut has its successor in no other row: all would be dropped.
+    Nor can one whose replay keeps no successors where the clock cuts every step: a row that was cut
+    has its successor in no other row, and all would be dropped.
+
+    Args:
+        agent: with replay, operator and successors.
+        env: to be learned in.
+        asked: what each part of the agent asks, see `check_asked`.
     """
+    check_feed_forward(agent.network, env)
+    agent.memory.check(agent.batch_size)
     longest = longest_episode(env)
-    part: Any = env
-    while part is not None and not getattr(part, "horizon_is_terminal", False):
-        part = getattr(part, "env", None)
-    known = not isinstance(longest, jax.core.Tracer)
-    if part is None and not replay.store_next and known and np.all(np.asarray(longest) <= 1):
+    is_end = any(getattr(layer, "horizon_is_terminal", False) for layer in layers(env))
+    known = not is_end and not isinstance(longest, jax.core.Tracer)
+    if known and not agent.replay.store_next and np.all(np.asarray(longest) <= 1):
         raise ValueError(
             f"The clock cuts every episode after {longest} step, and replay.store_next=False keeps "
             "no successor of such a step: nothing would be learned from. Set "
             "replay.store_next=True, or give episodes more time."
         )
+    _check_without_table(agent.operator)
+    check_environment(env, agent.discount, *({"stock", "average_reward"} & {*asked}))
+    source = {f"successors={type(agent.successors).__name__}": agent.successors.asked}
+    for name, words in (asked | source).items():
+        check_asked(agent, name, words)
+    agent.successors.check(agent.operator, env)
 
 
-def check_minibatches(what: str, size: int, num_minibatches: int) -> None:
-    """Raise `ValueError` unless a rollout divides into equal minibatches.
-
-    Args:
-        what: the settings that make up `size`, for the message.
-        size: what is divided: steps, or whole sequences for a recurrent network.
-        num_minibatches: equal parts wanted.
-    """
-    if size % num_minibatches:
-        raise ValueError(
-            f"{what} = {size} does not divide into num_minibatches={num_minibatches} "
-            "equal parts: change one of them."
-        )
-
-
-def check_without_table(operator: BellmanOperator) -> None:
+def _check_without_table(operator: BellmanOperator) -> None:
     """Raise `ValueError` for parts of an operator that only a table can apply."""
     functional, improvement = operator.successor_functional, operator.improvement
-    if isinstance(functional, PerPair) or isinstance(improvement, PerState):
-        part = improvement if isinstance(improvement, PerState) else functional
-        raise ValueError(
-            f"{type(part).__name__} has settings for each state of a table, which a network does "
-            "not know: give one setting for all, or plan on the TabularMDP."
-        )
+    for part in (functional, improvement):
+        if isinstance(part, (PerPair, PerState)):
+            raise ValueError(
+                f"{type(part).__name__} has settings for each state of a table, which a network "
+                "does not know: give one setting for all, or plan on the TabularMDP."
+            )
     facts = functional.facts
     if facts.per_outcome and getattr(functional, facts.per_outcome) is not None:
         raise ValueError(
@@ -106,13 +219,4 @@ def check_without_table(operator: BellmanOperator) -> None:
             f"{describe(functional)} shares nature's budget over the actions of a state, but this "
             "agent sees the successors of one action: use the form of single actions, such as "
             "KLBall or WeightedL1, or plan on the TabularMDP."
-        )
-
-
-def check_explicit(operator: BellmanOperator) -> None:
-    """Raise `ValueError` for a head whose network takes levels as inputs."""
-    if isinstance(operator.head, ImplicitQuantile):
-        raise ValueError(
-            f"{describe(operator.head)} needs a network that takes levels as inputs, which critics "
-            "of continuous actions do not: use Quantile, or an agent of discrete actions."
         )

@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents import action_values, checks, critics, experience
 from jaxrl.agents.action_box import ActionBox, check_action_box
-from jaxrl.agents.action_critics import (
-    Optimism,
-    Pessimism,
-    SmallestCritic,
-    backup,
-    critic_loss,
-)
-from jaxrl.agents.actors import (
-    Actor,
-    CriticLearner,
-    CriticParams,
-    CriticState,
-    SquashedGaussian,
-)
-from jaxrl.agents.checks import (
-    check_environment,
-    check_explicit,
-    check_feed_forward,
-    check_successors_kept,
-    check_without_table,
-)
-from jaxrl.agents.experience import (
-    at_present,
-    counted_share,
-    draw_rounds,
-    empty_replay,
-    normalised_weights,
-    store,
-)
+from jaxrl.agents.actors import Actor, CriticLearner, CriticParams, CriticState, SquashedGaussian
 from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.successors import Backup, Sampled, SourceState, Successors
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.agents.value_network import clipped_fraction, each, has_bounds
-from jaxrl.agents.variance_adjustment import VarianceAdjustment
+from jaxrl.agents.successors import Outcomes, Sampled, SourceState, Successors
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import ActionCritic, NetworkSettings
-from jaxrl.operators import BellmanOperator, Gaussian, Greedy, Scalar
+from jaxrl.operators import BellmanOperator, Greedy, ImplicitQuantile, Scalar
 from jaxrl.operators.bellman import describe
 from jaxrl.replay import Batch, UniformReplay
 
@@ -80,43 +49,26 @@ class CriticAgent:
     2018, Addressing function approximation error in actor-critic methods, equation 10.
     """
 
-    operator: BellmanOperator = struct.field(
-        default_factory=lambda: BellmanOperator(Scalar(float("inf")))
-    )
-    actor: Actor = struct.field(default_factory=SquashedGaussian)
-    network: NetworkSettings = struct.field(
-        default_factory=lambda: NetworkSettings(hidden_sizes=(64, 64), activation="relu")
-    )
-    optimiser: Optimiser = struct.field(
-        default_factory=lambda: Optimiser(learning_rate=1e-3, max_grad_norm=1e3, epsilon=1e-8)
-    )
-    replay: UniformReplay = struct.field(default_factory=UniformReplay)
-    target: TargetUpdate = struct.field(default_factory=lambda: TargetUpdate(step_size=0.005))
-    successors: Successors = struct.field(default_factory=Sampled)
-    pessimism: Pessimism = struct.field(default_factory=SmallestCritic)
-    optimism: Optimism | None = None
-    variance_adjustment: VarianceAdjustment | None = None
+    operator: BellmanOperator = BellmanOperator(Scalar(float("inf")))
+    actor: Actor = SquashedGaussian()
+    network: NetworkSettings = NetworkSettings(hidden_sizes=(64, 64), activation="relu")
+    optimiser: Optimiser = Optimiser(learning_rate=1e-3, max_grad_norm=1e3, epsilon=1e-8)
+    replay: UniformReplay = UniformReplay()
+    target: experience.TargetUpdate = experience.TargetUpdate(step_size=0.005)
+    successors: Successors = Sampled()
+    pessimism: critics.Pessimism = critics.SmallestCritic()
+    optimism: critics.Optimism | None = None
+    variance_adjustment: critics.VarianceAdjustment | None = None
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     num_envs: int = setting(4, "environments stepped side by side", low=1)
-    rollout_length: int = setting(
-        4, "steps of each environment between updates", unit="steps", low=1
-    )
+    rollout_length: int = setting(4, "length of each rollout", unit="steps", low=1)
     num_updates: int = setting(4, "gradient steps of the critics after each rollout", low=1)
     batch_size: int = setting(256, "windows in each gradient step", low=1)
-    warmup: int = setting(
-        1000, "steps of uniform actions before the first gradient step", unit="steps", low=0
-    )
+    warmup: int = setting(1000, "steps of uniform actions before learning", unit="steps", low=0)
     num_critics: int = setting(2, "critics, read as one by `pessimism`", low=1)
 
-    @property
-    def memory(self) -> UniformReplay:
-        """The replay at this agent's number of environments."""
-        return self.replay.replace(num_envs=self.num_envs)
-
-    @property
-    def keep_env_state(self) -> bool:
-        """Whether rollouts must record the environment's states."""
-        return self.successors.keeps_env_state
+    memory, initial_memory = experience.own_replay, experience.no_memory
+    keep_env_state = experience.keep_env_state
 
     def check(self, env: Environment) -> None:
         """Refuse environments and settings that the agent cannot learn with.
@@ -129,24 +81,19 @@ class CriticAgent:
         """
         operator = self.operator
         check_action_box(env)
-        check_feed_forward(self.network, env)
-        self.memory.check(self.batch_size)
-        check_successors_kept(self.replay, env)
-        check_without_table(operator)
-        check_explicit(operator)
+        asked = {"variance_adjustment": ("gaussian",)} if self.variance_adjustment else {}
+        checks.check_replay_agent(self, env, asked)
         if not isinstance(operator.improvement, Greedy):
             raise ValueError(
                 f"{describe(operator.improvement)} chooses among finitely many actions; here the "
                 "actor is the improvement: leave operator.improvement at Greedy(), and set "
                 "optimism for targets between the policy's value and the optimal one."
             )
-        if self.variance_adjustment is not None and not isinstance(operator.head, Gaussian):
+        if isinstance(operator.head, ImplicitQuantile):
             raise ValueError(
-                "variance_adjustment is a loss of means and standard deviations, but the head is "
-                f"{describe(operator.head)}: use Gaussian(), or variance_adjustment=None."
+                f"{describe(operator.head)} needs a network that takes levels as inputs, which "
+                "critics of continuous actions do not: use Quantile, or discrete actions."
             )
-        check_environment(env, self.discount)
-        self.successors.check(operator, env, self.replay.num_step)
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
@@ -165,30 +112,25 @@ class CriticAgent:
             **self.actor.start(),
         }
         params, adjustment = CriticParams(**parts), self.variance_adjustment
+        states = {name: self.optimiser.init(part) for name, part in parts.items()}
         copies = jax.tree.map(jnp.copy, params)
         learner = CriticLearner(
             params=params,
             target_params=copies if self.actor.lags else (),
-            optimiser=CriticParams(
-                **{name: self.optimiser.init(part) for name, part in parts.items()}
-            ),
+            optimiser=CriticParams(**states),
             target_critic=() if self.actor.lags else copies.critic,
             mean_scale=() if adjustment is None else adjustment.init(self.num_critics),
             num_updates=jnp.zeros((), jnp.int32),
         )
         return CriticState(
             learner=learner,
-            replay=empty_replay(self, env, env_state, observation, box.from_unit(unit)),
+            replay=experience.empty_replay(self, env, env_state, observation, box.from_unit(unit)),
             progress=Progress.start(total_steps),
             box=box,
             source=self.successors.init(source_key, env, self.operator, self.network),
             actor=actor,
             critic=critic,
         )
-
-    def initial_memory(self, num_envs: int) -> tuple:
-        """Nothing is carried between steps."""
-        return ()
 
     def act(
         self,
@@ -210,11 +152,17 @@ class CriticAgent:
     def q_values(self, state: CriticState, observation: PyTree, action: Array) -> Array:
         """`observation[..., *observation]`, `action[..., *shape]` -> each critic's mean
         `[num_critics, ...]` [return]."""
-        return self._of_critics(self.operator.head.mean, state, observation, action)
+        head = self.operator.head
+        return action_values.each(head.mean, self._critics(state, observation, action), head)
 
     def return_laws(self, state: CriticState, observation: PyTree, action: Array) -> Law:
         """As `q_values`, each critic's law of the return: leaves `[num_critics, ..., N]`."""
-        return self._of_critics(self.operator.head.law, state, observation, action)
+        head: Any = self.operator.head
+        return action_values.each(head.law, self._critics(state, observation, action), head)
+
+    def _critics(self, state: CriticState, observation: PyTree, action: Array) -> Array:
+        critics = state.learner.params.critic
+        return state.critic.apply(critics, observation, state.box.to_unit(action))
 
     def acting(self, state: CriticState) -> CriticState:
         """`state` without replay and source of successors."""
@@ -227,27 +175,19 @@ class CriticAgent:
         action, _ = self.act(key, state, observation, explore=False)
         return action.reshape(action.shape[0], -1), False
 
-    def _of_critics(
-        self,
-        function: Callable[[Array], Any],
-        state: CriticState,
-        observation: PyTree,
-        action: Array,
-    ) -> Any:
-        """`function` of every critic's parameters, those of one example `[*head.shape]`."""
-        unit = state.box.to_unit(action)
-        params = state.critic.apply(state.learner.params.critic, observation, unit)
-        return each(function, params, self.operator.head)
-
     def update(
         self, key: Key, state: CriticState, trajectory: Transition
     ) -> tuple[CriticState, dict[str, Array]]:
         """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
         names = ("critic_loss", "q_value", *self.actor.metrics)
-        names += ("clipped_fraction",) * has_bounds(self.operator.head)
+        names += ("clipped_fraction",) * action_values.has_bounds(self.operator.head)
         draw_key, learn_key = jax.random.split(key)
-        state, ready = store(self, state, trajectory)
-        batches = draw_rounds(draw_key, self, state.replay)
+        state, ready = experience.store(self, state, trajectory)
+        # One draw serves all steps, none of which changes the replay: it stays outside the
+        # conditional, which would copy it.
+        draw = self.memory.sample(draw_key, state.replay, self.num_updates * self.batch_size)
+        shape = (self.num_updates, self.batch_size)
+        batches = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)
         keys = jax.random.split(learn_key, self.num_updates)
         zero = dict.fromkeys(names, jnp.zeros((), jnp.float32))
 
@@ -261,15 +201,62 @@ class CriticAgent:
         def skip(learner: CriticState) -> tuple[CriticState, dict[str, Array]]:
             return learner, dict.fromkeys(names, jnp.zeros(self.num_updates, jnp.float32))
 
-        # The replay stays outside the conditional, which would copy it.
         learner, logs = jax.lax.cond(ready, learn, skip, state.replace(replay=()))
-        metrics = jax.tree.map(jnp.mean, logs) | {"counted_share": counted_share(batches, ready)}
+        metrics = jax.tree.map(jnp.mean, logs)
+        metrics["counted_share"] = experience.counted_share(batches, ready)
         return learner.replace(replay=state.replay), metrics
+
+    def targets(self, outcomes: Outcomes, next_params: Array, bonus: Array | None = None) -> Law:
+        """The laws `[B, ...]` [return] that critics regress to; no gradient flows through them.
+
+        Args:
+            outcomes: `[B, N]`, what may follow each transition.
+            next_params: `[C, B N, *head.shape]`, lagged critics at the successors and next actions.
+            bonus: `[B N]` [return], added to each successor's return; None for none.
+        """
+        laws = jax.vmap(self.pessimism.law, (None, 1))(self.operator.head, next_params)
+        if bonus is not None:
+            laws = laws.replace(atoms=laws.atoms + bonus[:, None])
+        rows = jax.tree.map(lambda leaf: leaf.reshape(*outcomes.probs.shape, -1), laws)
+        law = jax.vmap(self.successors.operator(self.operator).outcome_law)
+        target = law(outcomes.probs, outcomes.reward, outcomes.discount, rows)
+        return jax.lax.stop_gradient(target)
+
+    def loss(
+        self, params: Array, target: Law, weights: Array, mean_scale: PyTree, progress: Progress
+    ) -> tuple[Array, tuple[Array, PyTree]]:
+        """What all critics minimise together.
+
+        Args:
+            params: `[C, B, *head.shape]`, the critics at the transitions.
+            target: law `[B, ...]` [return], see `targets`.
+            weights: `[B]`, summing to one.
+            mean_scale: `[C]`, running means of the critics' spreads [return]; () without a
+                variance adjustment.
+            progress: for schedules.
+
+        Returns:
+            loss `[]`, and the mean value `[]` [return] with the moved `mean_scale`.
+        """
+        head: Any = self.operator.head
+        means = action_values.each(head.mean, params, head)  # [C, B]
+        if self.variance_adjustment is None:
+            losses = jax.vmap(jax.vmap(head.loss), (0, None))(params, target)
+        else:
+            scales = jax.lax.stop_gradient(action_values.each(head.scale, params, head))
+            mean_scale = self.variance_adjustment.move(mean_scale, scales, weights)
+            loss = jax.vmap(self.variance_adjustment.loss, (None, 0, 0, None))
+            losses = jax.vmap(loss, (None, 0, None, 0))(head, params, target, mean_scale)
+        if self.optimism is not None:
+            td_errors = jax.lax.stop_gradient(target.mean() - means)
+            losses = self.optimism.weights(td_errors, progress) * losses
+        total = jnp.sum(weights * jnp.mean(losses, axis=0))
+        return total, (jnp.sum(weights * jnp.mean(means, axis=0)), mean_scale)
 
     def _step(
         self, state: CriticState, key: Key, batch: Batch, *turn: Array
     ) -> tuple[CriticState, dict[str, Array]]:
-        agent, data = at_present(self, state.progress), batch.transition
+        agent, data = experience.at_present(self, state.progress), batch.transition
         # What spends no key of its own leaves the others as they are without it.
         key, climb_key = jax.random.split(key) if self.actor.is_random else (key, key)
         is_random = agent.successors.is_random
@@ -279,36 +266,28 @@ class CriticAgent:
         flat = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), outcomes.observation)
         action, bonus = agent.actor.follow(follow_key, state, flat)
         next_critics = state.critic.apply(state.learner.lagged_critic, flat, action)
-        target = backup(agent, outcomes, next_critics, bonus)
-        state, metrics = _critic_step(agent, state, batch, target)
-        learner, logs = agent.actor.climb(climb_key, agent, state, batch, *turn)
-        return state.replace(learner=learner), {**metrics, **logs}
-
-
-def _critic_step(
-    agent: CriticAgent, state: CriticState, batch: Batch, target: Law
-) -> tuple[CriticState, dict[str, Array]]:
-    """Move all critics towards `target[B, ...]`, after what the source of successors learns from
-    it."""
-    learner, critic, data = state.learner, state.critic, batch.transition
-    weights, taken = normalised_weights(batch), state.box.to_unit(data.action)
-    learned = state.source.learned
-    if agent.successors.learns:
-        before = critic.apply(learner.lagged_critic, data.observation, taken)
-        law = jax.vmap(agent.pessimism.law, (None, 1))(agent.operator.head, before)
-        seen = Backup(data, batch.weights, target, law.mean())
-        learned, target = agent.successors.learn(state.source, agent.operator, seen, state.progress)
+        target = agent.targets(outcomes, next_critics, bonus)
+        learner, head = state.learner, agent.operator.head
+        weights, taken = experience.normalised_weights(batch), state.box.to_unit(data.action)
+        before = state.critic.apply(learner.lagged_critic, data.observation, taken)
+        lagged = jax.vmap(agent.pessimism.law, (None, 1))(head, before).mean()
+        learned, target = agent.successors.learn(
+            state.source, agent.operator, batch, target, lagged, state.progress
+        )
         target = jax.lax.stop_gradient(target)
 
-    def loss(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
-        outputs = critic.apply(params, data.observation, taken)
-        return critic_loss(agent, outputs, target, weights, learner.mean_scale, state.progress)
+        def loss(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+            outputs = state.critic.apply(params, data.observation, taken)
+            return agent.loss(outputs, target, weights, learner.mean_scale, state.progress)
 
-    found, slope = jax.value_and_grad(loss, has_aux=True)(learner.params.critic)
-    cost, (q_value, mean_scale) = found
-    metrics = {"critic_loss": cost, "q_value": q_value}
-    if has_bounds(agent.operator.head):
-        metrics["clipped_fraction"] = clipped_fraction(agent.operator.head, target, batch.weights)
-    moved = learner.stepped(agent.optimiser, state.progress, critic=slope)
-    moved = moved.replace(mean_scale=mean_scale, num_updates=learner.num_updates + 1)
-    return state.replace(learner=moved, source=state.source.replace(learned=learned)), metrics
+        found, slope = jax.value_and_grad(loss, has_aux=True)(learner.params.critic)
+        cost, (q_value, mean_scale) = found
+        metrics = {"critic_loss": cost, "q_value": q_value}
+        if action_values.has_bounds(head):
+            clipped = action_values.clipped_fraction(head, target, batch.weights)
+            metrics["clipped_fraction"] = clipped
+        moved = learner.stepped(agent.optimiser, state.progress, critic=slope)
+        moved = moved.replace(mean_scale=mean_scale, num_updates=learner.num_updates + 1)
+        state = state.replace(learner=moved, source=state.source.replace(learned=learned))
+        learner, logs = agent.actor.climb(climb_key, agent, state, batch, *turn)
+        return state.replace(learner=learner), {**metrics, **logs}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import jaxrl.functionals as functionals
 from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.successors import Backup, Outcomes, Sampled, SourceState
+from jaxrl.agents.successors import Outcomes, Sampled, SourceState
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
@@ -20,8 +20,8 @@ from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.functionals import duals
 from jaxrl.networks import NetworkSettings, QNetwork
-from jaxrl.operators import BellmanOperator
-from jaxrl.operators.bellman import describe
+from jaxrl.operators.bellman import BellmanOperator, describe
+from jaxrl.replay import Batch
 
 
 @struct.dataclass
@@ -66,43 +66,23 @@ class Dual:
         using offline data (a learned dual variable for each state and action).
     """
 
-    scale: float = setting(
-        1.0, "spread of the values of successors", unit="return", low=0.0, low_open=True
-    )
+    scale: float = setting(1.0, "spread of next values", unit="return", low=0.0, low_open=True)
     least: float = setting(0.05, "least multiplier, in scales", low=0.0, low_open=True)
     penalty: float = setting(100.0, "pull towards feasible parameters", low=0.0)
-    optimiser: Optimiser = struct.field(
-        default_factory=lambda: Optimiser(learning_rate=1e-3, max_grad_norm=10.0)
-    )
+    optimiser: Optimiser = Optimiser(learning_rate=1e-3, max_grad_norm=10.0)
 
+    asked: ClassVar[tuple[str, ...]] = ("one_step", "means")
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
-    learns: ClassVar[bool] = True
 
-    def check(self, operator: BellmanOperator, env: Environment, num_step: int = 1) -> None:
-        """Refuse functionals without a dual, heads that store a law, and n-step windows.
-
-        Raises:
-            ValueError: one of those.
-        """
-        functional = operator.successor_functional
-        self.dual(functional)
-        if operator.head.stores_law:
-            raise ValueError(
-                f"{describe(operator.head)} stores a law of returns, but a dual of one sample "
-                "gives a number whose mean is the value: use Scalar(), TwoHot or HLGauss, or "
-                "successors=Generative(num_samples=16) for laws."
-            )
+    def check(self, operator: BellmanOperator, env: Environment) -> None:
+        """Raise `ValueError` for functionals without a dual, and actions that are not discrete."""
+        self.dual(operator.successor_functional)
         if not isinstance(env.action_space, Discrete):
             raise ValueError("Dual has multipliers for each discrete action: use Generative.")
-        if num_step > 1:
-            raise ValueError(
-                f"A functional over successors holds for one step, but the replay has num_step="
-                f"{num_step}: set replay.num_step=1."
-            )
         self.operator(operator).require_successors(1)
 
-    def dual(self, functional: Functional) -> duals.Dual:
+    def dual(self, functional: Functional) -> duals.SampleDual:
         """The per-sample dual of a functional.
 
         Raises:
@@ -143,14 +123,21 @@ class Dual:
         return Sampled().outcomes(key, state, data, discount)
 
     def learn(
-        self, state: SourceState, operator: BellmanOperator, backup: Backup, progress: Progress
+        self,
+        state: SourceState,
+        operator: BellmanOperator,
+        batch: Batch,
+        target: Law,
+        lagged: Array,
+        progress: Progress,
     ) -> tuple[PyTree, Law]:
         """One step up the sampled dual; the duals at the parameters before it are the targets."""
-        dual, learned, data = self.dual(operator.successor_functional), state.learned, backup.data
+        dual, learned = self.dual(operator.successor_functional), state.learned
+        data = batch.transition
         # Held as it is: XLA may compute it twice and round the copies differently, so that a bound
         # at the one lies above the other.
-        value = jax.lax.optimization_barrier(jax.lax.stop_gradient(backup.target.mean()))
-        start = jax.vmap(dual.initial, (0, None))(jax.lax.stop_gradient(backup.lagged), self.scale)
+        value = jax.lax.optimization_barrier(jax.lax.stop_gradient(target.mean()))
+        start = jax.vmap(dual.initial, (0, None))(jax.lax.stop_gradient(lagged), self.scale)
 
         def loss(params: PyTree) -> tuple[Array, Array]:
             outputs = learned.model.apply(params, data.observation)
@@ -161,8 +148,8 @@ class Dual:
             taken = jax.lax.stop_gradient(held) + (free - jax.lax.stop_gradient(free))
             off = jnp.sum((free - jax.lax.stop_gradient(held)) ** 2, axis=-1) / self.scale
             losses = 0.5 * self.penalty * off - jax.vmap(dual)(value, taken)
-            count = jnp.maximum(jnp.sum(backup.weights > 0), 1)
-            kept = jnp.where(backup.weights > 0, backup.weights * losses, 0.0)
+            count = jnp.maximum(jnp.sum(batch.weights > 0), 1)
+            kept = jnp.where(batch.weights > 0, batch.weights * losses, 0.0)
             return jnp.sum(kept) / count, held
 
         grads, held = jax.grad(loss, has_aux=True)(learned.params)

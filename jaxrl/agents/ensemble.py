@@ -11,10 +11,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents import successors
 from jaxrl.agents.checks import check_feed_forward
-from jaxrl.agents.nested import check_draws, over_own_models
 from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.successors import Backup, Outcomes, SourceState
+from jaxrl.agents.successors import Outcomes, SourceState
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
@@ -25,6 +25,7 @@ from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.envs.wrappers import RunningMoments
 from jaxrl.networks import ActionCritic, NetworkSettings
 from jaxrl.operators import BellmanOperator
+from jaxrl.replay import Batch
 
 _EPSILON = 1e-8  # added to variances that divide
 _CLIP = 10.0  # largest magnitude of a normalised input [standard deviations]
@@ -125,40 +126,30 @@ class Ensemble:
     num_samples: int = setting(4, "draws from each network", low=1)
     num_models: int = setting(5, "networks", low=1)
     bootstrap: float = setting(
-        1.0, "share of transitions that each network learns from", low=0.0, high=1.0, low_open=True
+        1.0, "share of data for each network", low=0.0, high=1.0, low_open=True
     )
-    network: NetworkSettings = struct.field(
-        default_factory=lambda: NetworkSettings(
-            hidden_sizes=(64, 64), activation="silu", initialiser="lecun"
-        )
+    network: NetworkSettings = NetworkSettings(
+        hidden_sizes=(64, 64), activation="silu", initialiser="lecun"
     )
-    optimiser: Optimiser = struct.field(
-        default_factory=lambda: Optimiser(learning_rate=1e-3, max_grad_norm=10.0, epsilon=1e-8)
-    )
+    optimiser: Optimiser = Optimiser(learning_rate=1e-3, max_grad_norm=10.0, epsilon=1e-8)
     over_models: Functional | None = None
 
+    asked: ClassVar[tuple[str, ...]] = ("one_step",)
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = True
-    learns: ClassVar[bool] = True
 
-    def check(self, operator: BellmanOperator, env: Environment, num_step: int = 1) -> None:
+    def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Refuse what Gaussians cannot model, and functionals that see too few outcomes.
 
         Raises:
-            ValueError: observations that are no vector of real numbers, n-step windows, a recurrent
-                network, or a functional over one outcome or one network.
+            ValueError: observations that are no vector of real numbers, a recurrent network, or a
+                functional over one outcome or one network.
         """
         _check_space(env.observation_space, type(env).__name__)
-        if num_step > 1:
-            raise ValueError(
-                f"Ensemble models one step, but the replay has num_step={num_step}: set "
-                "replay.num_step=1."
-            )
         check_feed_forward(self.network, env)
-        draws = self.num_samples, self.num_models
-        check_draws(operator, self.over_models, *draws, "Ensemble", "networks")
+        successors.check_draws(self, operator, "networks")
 
-    operator = over_own_models
+    operator = successors.over_own_models
 
     def init(
         self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
@@ -217,20 +208,22 @@ class Ensemble:
         def rows(draws: Array) -> Array:
             return jnp.moveaxis(draws, 0, 1).reshape(batch, -1, *draws.shape[3:])  # [B, M K, ...]
 
-        reward = rows(reward).astype(data.reward.dtype)
-        return Outcomes(
-            reward=reward,
-            discount=discount * (1.0 - rows(ended).astype(reward.dtype)),
-            probs=jnp.full(reward.shape, 1.0 / reward.shape[1], reward.dtype),
-            observation=rows(observation).astype(data.observation.dtype),
-        )
+        reward, ended = rows(reward).astype(data.reward.dtype), rows(ended)
+        observation = rows(observation).astype(data.observation.dtype)
+        return successors.equal_outcomes(reward, ended, observation, discount)
 
     def learn(
-        self, state: SourceState, operator: BellmanOperator, backup: Backup, progress: Progress
+        self,
+        state: SourceState,
+        operator: BellmanOperator,
+        batch: Batch,
+        target: Law,
+        lagged: Array,
+        progress: Progress,
     ) -> tuple[PyTree, Law]:
         """One step up the likelihood of the transitions; the backups as they are."""
         learned: EnsembleState = state.learned
-        data, weights = backup.data, backup.weights
+        data, weights = batch.transition, batch.weights
         ends, moved = data.terminated.astype(jnp.float32), data.next_observation - data.observation
         change = jnp.concatenate([moved, data.reward[:, None]], axis=-1)
         joined, seen = _joined(learned, data.observation, data.action), weights > 0
@@ -254,7 +247,7 @@ class Ensemble:
 
         grads, losses = jax.grad(loss, has_aux=True)(learned.params)
         params, optimiser = self.optimiser.step(grads, learned.optimiser, learned.params, progress)
-        return learned.replace(params=params, optimiser=optimiser, loss=losses), backup.target
+        return learned.replace(params=params, optimiser=optimiser, loss=losses), target
 
     def _membership(self, key: Key, data: Transition) -> Array:
         """Which networks learn from which transitions, `[M, B]` of 0 and 1.
@@ -273,13 +266,12 @@ class Ensemble:
 
 def _check_space(space: Space, name: str) -> None:
     """Raise `ValueError` unless observations are a vector of real numbers."""
-    if isinstance(space, Box):
-        if len(space.shape) == 1 and jnp.issubdtype(space.dtype, jnp.floating):
-            return
-        what = "images" if len(space.shape) == 3 else "arrays"
-        what = f"{what} of shape {space.shape} and type {jnp.dtype(space.dtype).name}"
-    else:
-        what = f"one of {space.num_values} states" if isinstance(space, Discrete) else str(space)
+    is_vector = isinstance(space, Box) and len(space.shape) == 1
+    if is_vector and jnp.issubdtype(space.dtype, jnp.floating):
+        return
+    what = f"{space}, such as images are"
+    if isinstance(space, Discrete):
+        what = f"one of {space.num_values} states"
     raise ValueError(
         f"Ensemble models vectors of real numbers, but {name} observes {what}: use "
         "successors=Generative(num_samples=16), which steps the environment itself, or plan on the "
@@ -319,20 +311,9 @@ def _deviation(moments: RunningMoments) -> Array:
 
 
 def _merged(moments: RunningMoments, samples: Array, seen: Array) -> RunningMoments:
-    """Moments with those `samples[B, *shape]` added that are `seen[B]`; see `RunningMoments`."""
+    """Moments with those `samples[B, *shape]` added that are `seen[B]`."""
     kept = seen.reshape(-1, *[1] * (samples.ndim - 1))
-    number = jnp.sum(seen).astype(moments.count.dtype)
-    count, divisor = moments.count + number, jnp.maximum(number, 1.0)
-    mean = jnp.where(kept, samples, 0.0).sum(axis=0) / divisor
-    spread = jnp.where(kept, (samples - mean) ** 2, 0.0).sum(axis=0) / divisor
-    share, gap = number / jnp.maximum(count, 1.0), mean - moments.mean
-    return RunningMoments(
-        mean=moments.mean + share * gap,
-        variance=moments.variance
-        + share * (spread - moments.variance)
-        + share * (1.0 - share) * gap**2,
-        count=count,
-    )
+    return moments.merged(jnp.where(kept, samples, jnp.nan))  # what is not finite is left out
 
 
 register("successors", Ensemble)

@@ -1,54 +1,56 @@
-"""How agents that learn from replay store their rollouts and draw from them."""
+"""How agents that learn from replay store rollouts, draw from them, and keep lagged copies."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import values_at
-from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.replay import Batch, Replay
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.replay import Batch
 
 
-class ReplayAgent(Protocol):
-    """The settings of an agent that learns from replay."""
+@struct.dataclass
+class TargetUpdate:
+    """Every `period` updates the copy moves a share `step_size` of the way to the parameters.
 
-    @property
-    def memory(self) -> Replay:
-        """The replay at this agent's number of environments."""
-        ...
+    `step_size = 1` copies (Mnih et al. 2015); `period = 1` with a small step is Polyak averaging
+    (Lillicrap et al. 2016).
 
-    @property
-    def discount(self) -> float:
-        """Gamma [per step]."""
-        ...
+    Example:
+        >>> float(TargetUpdate(step_size=0.25).move(jnp.array(0.0), jnp.array(8.0), 1))
+        2.0
+    """
 
-    @property
-    def keep_env_state(self) -> bool:
-        """Whether rollouts record the environment's states."""
-        ...
+    period: int = setting(1, "gradient steps between two moves", unit="updates", low=1)
+    step_size: float = setting(0.005, "share of the way moved", low=0.0, high=1.0, low_open=True)
 
-    @property
-    def num_updates(self) -> int:
-        """Gradient steps after each rollout."""
-        ...
+    def move(self, target: PyTree, params: PyTree, num_updates: Array) -> PyTree:
+        """The copy after update number `num_updates` (from 1)."""
+        step = jnp.where(num_updates % self.period == 0, self.step_size, 0.0)
+        # `select` rather than arithmetic alone, so that a full step copies to the last bit.
+        full = step >= 1.0
+        return jax.tree.map(lambda t, p: jnp.where(full, p, t + step * (p - t)), target, params)
 
-    @property
-    def batch_size(self) -> int:
-        """Windows in each gradient step."""
-        ...
 
-    @property
-    def warmup(self) -> int:
-        """Steps before the first gradient step [steps]."""
-        ...
+# Of agents that learn from replay: their replay at their number of environments, whether rollouts
+# record the environment's states, and the memory of those that carry nothing between steps.
+own_replay = property(lambda agent: agent.replay.replace(num_envs=agent.num_envs))
+keep_env_state = property(lambda agent: agent.successors.keeps_env_state)
+
+
+def no_memory(agent: Any, num_envs: int) -> tuple:
+    """Nothing is carried between steps."""
+    return ()
 
 
 def empty_replay(
-    agent: ReplayAgent, env: Environment, env_state: PyTree, observation: PyTree, action: Array
+    agent: Any, env: Environment, env_state: PyTree, observation: PyTree, action: Array
 ) -> PyTree:
     """A replay for what `agent` will see in `env`, by the shapes and types of one traced step.
 
@@ -78,7 +80,7 @@ def empty_replay(
     return agent.memory.init(jax.eval_shape(step, env_state, observation, action))
 
 
-def store(agent: ReplayAgent, state: Any, trajectory: Transition) -> tuple[Any, Array]:
+def store(agent: Any, state: Any, trajectory: Transition) -> tuple[Any, Array]:
     """Append a rollout to the replay in an agent's state.
 
     Args:
@@ -96,17 +98,6 @@ def store(agent: ReplayAgent, state: Any, trajectory: Transition) -> tuple[Any, 
     )
     ready = replay.can_sample(state.replay, agent.batch_size)
     return state, ready & (state.progress.step >= agent.warmup)
-
-
-def draw_rounds(key: Key, agent: ReplayAgent, replay_state: PyTree) -> Batch:
-    """The batches `[num_updates, batch_size, ...]` of all gradient steps after a rollout.
-
-    One draw serves them all: none of the steps changes the replay, which so stays out of the
-    conditional that would copy it.
-    """
-    shape = (agent.num_updates, agent.batch_size)
-    draw = agent.memory.sample(key, replay_state, agent.num_updates * agent.batch_size)
-    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), draw)
 
 
 def counted_share(batch: Batch, ready: Array) -> Array:

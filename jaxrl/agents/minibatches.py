@@ -1,14 +1,72 @@
-"""Random orders for minibatches, without a sort."""
+"""Gradient steps on the minibatches of a rollout, in random orders that need no sort."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core.types import Array, Key
+from jaxrl.core.types import Array, Key, PyTree
 
 _SMALL = 128  # below, a sort is cheap and exactly uniform
 _ROUNDS = 8
+
+
+def check_minibatches(what: str, size: int, num_minibatches: int) -> None:
+    """Raise `ValueError` unless a rollout divides into equal minibatches.
+
+    Args:
+        what: the settings that make up `size`, for the message.
+        size: what is divided: steps, or whole sequences for a recurrent network.
+        num_minibatches: equal parts wanted.
+    """
+    if size % num_minibatches:
+        raise ValueError(
+            f"{what} = {size} does not divide into num_minibatches={num_minibatches} "
+            "equal parts: change one of them."
+        )
+
+
+def descend(
+    key: Key,
+    agent: Any,
+    state: Any,
+    loss: Callable[[PyTree, PyTree], tuple[Array, Array]],
+    data: PyTree,
+    axis: int = 0,
+) -> tuple[Any, Array]:
+    """`num_epochs` passes over a rollout, of `num_minibatches` gradient steps each.
+
+    Args:
+        key: of the orders.
+        agent: whose `num_epochs`, `num_minibatches` and `optimiser` they are.
+        state: of the agent, with `params`, `optimiser` and `progress`.
+        loss: parameters and a minibatch -> `[]`, and one more number to report.
+        data: a rollout, its rows along `axis`.
+        axis: of the rows.
+
+    Returns:
+        The state with other `params` and `optimiser`, and the mean loss and number, `[2]`.
+    """
+    size = jax.tree.leaves(data)[0].shape[axis]
+    # One minibatch is the whole rollout, whose order does not matter.
+    whole = agent.num_minibatches == 1
+
+    def step(learner: tuple, rows: Array) -> tuple[tuple, Array]:
+        params, optimiser = learner
+        batch = data if whole else jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis), data)
+        found, grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
+        return agent.optimiser.step(grads, optimiser, params, state.progress), jnp.stack(found)
+
+    def epoch(learner: tuple, key: Key) -> tuple[tuple, Array]:
+        order = jnp.arange(size) if whole else shuffled(key, size)
+        return jax.lax.scan(step, learner, order.reshape(agent.num_minibatches, -1))
+
+    keys = jax.random.split(key, agent.num_epochs)
+    (params, optimiser), logs = jax.lax.scan(epoch, (state.params, state.optimiser), keys)
+    return state.replace(params=params, optimiser=optimiser), jnp.mean(logs, axis=(0, 1))
 
 
 def shuffled(key: Key, size: int) -> Array:

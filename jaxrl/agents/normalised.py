@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.inner import of_inner
-from jaxrl.agents.readers import response
+from jaxrl.agents.readers import of_inner, response
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import settable, setting
@@ -50,7 +49,7 @@ class NormalisedAgent:
     rewards: bool = setting(True, "scale rewards")
     clip: float = setting(
         10.0,
-        "largest magnitude after scaling",
+        "limit after scaling",
         unit="standard deviations",
         low=0.0,
         low_open=True,

@@ -1,18 +1,25 @@
-"""Optimisers as values: Adam of every agent, and plainer ones, with all their numbers traced."""
+"""Optimisers as values: Adam of every agent, plainer ones and a learned one, all numbers traced."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxrl.core import struct
 from jaxrl.core.notation import register
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Progress, PyTree
+from jaxrl.core.types import Array, Key, Progress, PyTree
+from jaxrl.rules.contract import random_weights
+
+_DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+_NUM_FEATURES = 7 + 2 * len(_DECAYS)
+_TINY = 1e-13  # below the logarithms
 
 
 class GradientStep(Protocol):
@@ -20,13 +27,11 @@ class GradientStep(Protocol):
 
     def init(self, params: PyTree) -> PyTree:
         """-> `state` for `params`."""
-        ...
 
     def step(
         self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
     ) -> tuple[PyTree, PyTree]:
         """One step downhill -> `params`, `state`."""
-        ...
 
 
 def _learning_rate(default: float, help: str = "step size") -> Any:
@@ -34,14 +39,26 @@ def _learning_rate(default: float, help: str = "step size") -> Any:
 
 
 def _max_grad_norm() -> Any:
-    return setting(
-        0.5,
-        "global norm above which gradients are scaled down; None for no clipping",
-        low=0.0,
-        low_open=True,
-        infinite=True,
-        optional=True,
-    )
+    told = "global norm above which gradients are scaled down; None for no clipping"
+    return setting(0.5, told, low=0.0, low_open=True, infinite=True, optional=True)
+
+
+def _eps_root(where: str) -> Any:
+    return setting(1e-16, f"added under {where} root, so that it has a derivative at 0", low=0.0)
+
+
+def _zeros(optimiser: Any, params: PyTree) -> PyTree:
+    """A number for each parameter, 0 at first."""
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def _step(
+    optimiser: Any, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
+) -> tuple[PyTree, PyTree]:
+    """One step down the direction of the clipped gradient -> `params`, `state`."""
+    updates, state = optimiser.direction(clipped_by_norm(grads, optimiser.max_grad_norm), state)
+    rate = value_at(optimiser.learning_rate, progress)
+    return jax.tree.map(lambda p, u: p - rate * u, params, updates), state
 
 
 @struct.dataclass
@@ -51,24 +68,17 @@ class Optimiser:
     learning_rate: float | Schedule = _learning_rate(3e-4, "step size of Adam")
     max_grad_norm: float | None = _max_grad_norm()
     epsilon: float = setting(1e-5, "added to Adam's denominator", low=0.0, low_open=True)
-    eps_root: float = setting(
-        1e-16, "added under Adam's root, so that it has a derivative at 0", low=0.0
-    )
-
-    def _transform(self) -> optax.GradientTransformation:
-        return optax.scale_by_adam(eps=self.epsilon, eps_root=self.eps_root)
+    eps_root: float = _eps_root("Adam's")
 
     def init(self, params: PyTree) -> PyTree:
         """The optimiser's state for `params`."""
-        return self._transform().init(params)
+        return optax.scale_by_adam().init(params)
 
-    def step(
-        self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
-    ) -> tuple[PyTree, PyTree]:
-        """One step downhill -> `params`, `state`."""
-        grads = clipped_by_norm(grads, self.max_grad_norm)
-        updates, state = self._transform().update(grads, state, params)
-        return _descend(params, updates, self.learning_rate, progress), state
+    def direction(self, grads: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """The mean gradient over its root mean square, both of moments without bias."""
+        return optax.scale_by_adam(eps=self.epsilon, eps_root=self.eps_root).update(grads, state)
+
+    step = _step
 
 
 @struct.dataclass
@@ -91,17 +101,12 @@ class GradientDescent:
     momentum: float = setting(0.0, "share of the last step that is kept", low=0.0, high=1.0)
     max_grad_norm: float | None = _max_grad_norm()
 
-    def init(self, params: PyTree) -> PyTree:
-        """No velocity."""
-        return jax.tree.map(jnp.zeros_like, params)
-
-    def step(
-        self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
-    ) -> tuple[PyTree, PyTree]:
-        """One step downhill -> `params`, `state`."""
-        grads = clipped_by_norm(grads, self.max_grad_norm)
+    def direction(self, grads: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """The velocity, which is the state."""
         state = jax.tree.map(lambda velocity, g: self.momentum * velocity + g, state, grads)
-        return _descend(params, state, self.learning_rate, progress), state
+        return state, state
+
+    init, step = _zeros, _step
 
 
 @struct.dataclass
@@ -125,32 +130,25 @@ class RMSProp:
     decay: float = setting(0.99, "share of the mean square that is kept", low=0.0, high=1.0)
     max_grad_norm: float | None = _max_grad_norm()
     epsilon: float = setting(1e-5, "added to the denominator", low=0.0, low_open=True)
-    eps_root: float = setting(
-        1e-16, "added under the root, so that it has a derivative at 0", low=0.0
-    )
+    eps_root: float = _eps_root("the")
 
-    def init(self, params: PyTree) -> PyTree:
-        """Mean squares of zero."""
-        return jax.tree.map(jnp.zeros_like, params)
-
-    def step(
-        self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
-    ) -> tuple[PyTree, PyTree]:
-        """One step downhill -> `params`, `state`."""
-        grads = clipped_by_norm(grads, self.max_grad_norm)
+    def direction(self, grads: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """The scaled gradient, and the mean squares. `optax.scale_by_rms` adds one of the two
+        small numbers only, so that it has no derivative at 0 or another size there."""
         decay = self.decay
         state = jax.tree.map(lambda old, g: decay * old + (1.0 - decay) * g**2, state, grads)
-        updates = jax.tree.map(
-            lambda g, square: g / (jnp.sqrt(square + self.eps_root) + self.epsilon), grads, state
-        )
-        return _descend(params, updates, self.learning_rate, progress), state
+        scale = jax.tree.map(lambda s: jnp.sqrt(s + self.eps_root) + self.epsilon, state)
+        return jax.tree.map(jnp.divide, grads, scale), state
+
+    init, step = _zeros, _step
 
 
 def clipped_by_norm(grads: PyTree, max_norm: float | Array | None) -> PyTree:
     """Gradients scaled down to a global norm of at most `max_norm`; as they are for None.
 
-    Its own derivatives are finite where the gradients are all zero. A gradient that is not finite,
-    or too large to square (1e19), is left out whole: zeros.
+    Its own derivatives are finite where the gradients are all zero, which those of
+    `optax.clip_by_global_norm` are not. A gradient that is not finite, or too large to square
+    (1e19), is left out whole: zeros.
     """
     if max_norm is None:
         return grads
@@ -162,19 +160,211 @@ def clipped_by_norm(grads: PyTree, max_norm: float | Array | None) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.where(known, leaf * scale.astype(leaf.dtype), 0), grads)
 
 
-def _descend(
-    params: PyTree, updates: PyTree, learning_rate: float | Array | Schedule, progress: Progress
-) -> PyTree:
-    rate = value_at(learning_rate, progress)
-    return jax.tree.map(lambda p, u: p - rate * u, params, updates)
+register("optimisers", Optimiser, GradientDescent, RMSProp, field_types=[GradientStep, Optimiser])
+register("optimisers", adam="optimiser", sgd="gradient_descent")
 
 
-register(
-    "optimisers",
-    Optimiser,
-    GradientDescent,
-    RMSProp,
-    field_types=[GradientStep, Optimiser],
-    adam="optimiser",
-    sgd="gradient_descent",
-)
+@struct.dataclass
+class LearnedOptimiserState:
+    """What the optimiser remembers of P parameters."""
+
+    momenta: Array  # [P, 6], running means of the gradient
+    memory: Array  # [P, H] of the recurrent network
+    key: Key  # of the noise
+    num_steps: Array  # [] int32
+
+
+@struct.dataclass
+class LearnedOptimiser:
+    """A GRU and a two-layer network give each parameter its step, and noise (the OPEN form).
+
+        x = (p, sign and log of each momentum, sign and log of the gradient), each divided by its
+            root mean square over the tensor, then (share of the life, depth of the layer,
+            place in the pass over the rollout, activity of the unit)
+        memory <- GRU(memory, x),   (a, b, c) = network(memory)
+        update = step_size (a exp(scale_size b) + c noise),   params <- params - (update - mean)
+
+    Momenta are running means of the gradient over 6 time scales. The mean is over all parameters.
+    Noise, standard normal, goes to the actor's parameters alone: to those whose path holds none of
+    the names `quiet`. Its key comes from the bits of the first parameters, so that lives differ
+    and each can be repeated.
+
+    In the published form the activity is a unit's share of its layer's activations (dormancy). An
+    optimiser sees gradients only: here it is the unit's share of the layer's absolute gradient,
+    also 1 on average, and also 0 for a dead unit of a relu layer.
+
+    Attributes:
+        weights: of the GRU `inputs[19, 3H]`, `memory[H, 3H]`, `bias[2, 3H]` (gates reset, update,
+            fresh), of the network `hidden_i`, `hidden_bias_i`, `scale_i`, `shift_i` for i = 0, 1,
+            `outputs[W, 3]` and `outputs_bias[3]`.
+        step_size: of the update [per update].
+        scale_size: how much b may change it [1].
+        num_steps: gradient steps between two rollouts: num_epochs x num_minibatches.
+        quiet: parts of a parameter's path that keep noise away.
+
+    Numerics: finite for every finite gradient, zero included. Costs about 1100 multiplications for
+    each parameter and step at the default sizes.
+
+    Sources: Goldie, Lu, Jackson, Whiteson & Foerster 2024, Can learned optimization make
+    reinforcement learning less difficult?; inputs, sizes and scales are those of their release.
+    Signs and logarithms: Lan et al. 2023, Learning to optimize for reinforcement learning.
+
+    Example:
+        >>> optimiser = learned_optimiser(jax.random.key(0))
+        >>> params = {"actor": jnp.ones(3)}
+        >>> state = jax.jit(optimiser.init)(params)
+        >>> moved, state = jax.jit(optimiser.step)(params, state, params, Progress.start())
+        >>> bool(jnp.all(jnp.isfinite(moved["actor"]))), int(state.num_steps)
+        (True, 1)
+    """
+
+    weights: dict[str, Array]
+    step_size: float | Schedule = setting(
+        1e-3, "size of the update", unit="per update", low=0.0, low_open=True
+    )
+    scale_size: float = setting(1e-3, "size of the exponent that scales it", low=0.0)
+    num_steps: int = setting(1, "gradient steps between two rollouts", low=1)
+    quiet: tuple[str, ...] = setting(("critic", "value"), "parts of paths without noise")
+
+    learned: ClassVar[tuple[str, ...]] = ("weights",)
+
+    def init(self, params: PyTree) -> LearnedOptimiserState:
+        """Empty memories, and a key from the bits of `params`."""
+        vector, _ = jax.flatten_util.ravel_pytree(params)
+        bits = jax.lax.bitcast_convert_type(vector.astype(jnp.float32), jnp.uint32)
+        places = jnp.arange(1, bits.size + 1, dtype=jnp.uint32)
+        return LearnedOptimiserState(
+            momenta=jnp.zeros((vector.size, len(_DECAYS)), vector.dtype),
+            memory=jnp.zeros((vector.size, self.weights["memory"].shape[0]), vector.dtype),
+            key=jax.random.key(jnp.sum(bits * places, dtype=jnp.uint32)),
+            num_steps=jnp.zeros((), jnp.int32),
+        )
+
+    def step(
+        self, grads: PyTree, state: LearnedOptimiserState, params: PyTree, progress: Progress
+    ) -> tuple[PyTree, LearnedOptimiserState]:
+        """One step -> `params`, `state`."""
+        vector, unravel = jax.flatten_util.ravel_pytree(params)
+        slopes, _ = jax.flatten_util.ravel_pytree(grads)
+        decays = jnp.asarray(_DECAYS, vector.dtype)
+        momenta = decays * state.momenta + (1.0 - decays) * slopes[:, None]
+        place = (state.num_steps % self.num_steps) / self.num_steps
+        sizes, depth, noisy = _layout(params, self.quiet)
+        moving = jnp.concatenate(
+            [vector[:, None], _sign_and_log(momenta), _sign_and_log(slopes[:, None])], axis=-1
+        )
+        rest = (progress.fraction, place, depth, _activity(grads))
+        rest = [jnp.broadcast_to(one, vector.shape).astype(vector.dtype)[:, None] for one in rest]
+        features = jnp.concatenate([_normalised(moving, sizes), *rest], axis=-1)
+        memory = self._remember(state.memory, features)
+        said = self._network(memory)
+        noise_key = jax.random.fold_in(state.key, state.num_steps)
+        noise = jax.random.normal(noise_key, vector.shape, vector.dtype)
+        noise = jnp.where(jnp.asarray(noisy), said[:, 2] * noise, 0.0)
+        update = said[:, 0] * jnp.exp(self.scale_size * said[:, 1]) + noise
+        update = value_at(self.step_size, progress) * (update - jnp.mean(update))
+        state = LearnedOptimiserState(momenta, memory, state.key, state.num_steps + 1)
+        return unravel((vector - update).astype(vector.dtype)), state
+
+    def _remember(self, memory: Array, features: Array) -> Array:
+        pushed = features @ self.weights["inputs"] + self.weights["bias"][0]
+        kept = memory @ self.weights["memory"] + self.weights["bias"][1]
+        (reset, update, fresh), (r, u, f) = jnp.split(pushed, 3, -1), jnp.split(kept, 3, -1)
+        share = jax.nn.sigmoid(update + u)
+        proposed = jnp.tanh(fresh + jax.nn.sigmoid(reset + r) * f)
+        return (1.0 - share) * proposed + share * memory
+
+    def _network(self, units: Array) -> Array:
+        weights = self.weights
+        for index in range(2):
+            units = units @ weights[f"hidden_{index}"] + weights[f"hidden_bias_{index}"]
+            units = units - jnp.mean(units, -1, keepdims=True)
+            units = units * jax.lax.rsqrt(jnp.mean(units**2, -1, keepdims=True) + 1e-6)
+            units = jax.nn.relu(units * weights[f"scale_{index}"] + weights[f"shift_{index}"])
+        return units @ weights["outputs"] + weights["outputs_bias"]
+
+
+def learned_optimiser(
+    key: Key, num_memory: int = 8, num_hidden: int = 16, num_steps: int = 1
+) -> LearnedOptimiser:
+    """A learned optimiser with random weights, which do not descend before an outer loop.
+
+    Args:
+        key: of the weights.
+        num_memory: numbers that each parameter remembers.
+        num_hidden: width of the two layers.
+        num_steps: gradient steps between two rollouts: num_epochs x num_minibatches of the agent.
+
+    Raises:
+        ValueError: a size below 1.
+
+    Example:
+        >>> learned_optimiser(jax.random.key(0)).weights["inputs"].shape
+        (19, 24)
+    """
+    if min(num_memory, num_hidden, num_steps) < 1:
+        raise ValueError(
+            f"num_memory={num_memory}, num_hidden={num_hidden} and num_steps={num_steps} must all "
+            "be at least 1."
+        )
+    weights = random_weights(
+        key,
+        inputs=(_NUM_FEATURES, 3 * num_memory),
+        memory=(num_memory, 3 * num_memory),
+        hidden_0=(num_memory, num_hidden),
+        hidden_1=(num_hidden, num_hidden),
+        outputs=(num_hidden, 3),
+    )
+    weights |= {"bias": jnp.zeros((2, 3 * num_memory)), "outputs_bias": jnp.zeros(3)}
+    for index in range(2):
+        weights[f"hidden_bias_{index}"] = jnp.zeros(num_hidden)
+        weights[f"scale_{index}"] = jnp.ones(num_hidden)
+        weights[f"shift_{index}"] = jnp.zeros(num_hidden)
+    return LearnedOptimiser(weights, num_steps=num_steps)
+
+
+def _layout(params: PyTree, quiet: tuple[str, ...]) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Where the P parameters belong, known when the program is traced: sizes of the tensors, depths
+    `[P]` of the layers within actor or critic in [0, 1], and whether noise comes to them `[P]`.
+
+    Layers are the tensors with the same parent, counted in the tree's order.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    sizes = [int(np.size(leaf)) for _, leaf in leaves]
+    parents = [jax.tree_util.keystr(path[:-1]) for path, _ in leaves]
+    quiets = [any(name in jax.tree_util.keystr(path) for name in quiet) for path, _ in leaves]
+    orders: dict[bool, list[str]] = {True: [], False: []}
+    for parent, is_quiet in dict.fromkeys(zip(parents, quiets, strict=True)):
+        orders[is_quiet].append(parent)
+    depths = [
+        orders[is_quiet].index(parent) / max(len(orders[is_quiet]) - 1, 1)
+        for parent, is_quiet in zip(parents, quiets, strict=True)
+    ]
+    return sizes, np.repeat(depths, sizes), np.repeat(np.logical_not(quiets), sizes)
+
+
+def _sign_and_log(numbers: Array) -> Array:
+    """`[P, N]` -> `[P, 2N]`: no scale is too small or too large to be told."""
+    return jnp.concatenate([jnp.sign(numbers), jnp.log(jnp.abs(numbers) + _TINY)], axis=-1)
+
+
+def _normalised(features: Array, sizes: list[int]) -> Array:
+    """Each column divided by its root mean square over each tensor."""
+    parts = jnp.split(features, np.cumsum(sizes)[:-1])
+    scales = [jax.lax.rsqrt(1e-5 + jnp.mean(one**2, axis=0, keepdims=True)) for one in parts]
+    return jnp.concatenate([one * scale for one, scale in zip(parts, scales, strict=True)])
+
+
+def _activity(grads: PyTree) -> Array:
+    """`[P]`: mean absolute gradient of a parameter's unit over its layer's, 1 on average."""
+
+    def of_tensor(slopes: Array) -> Array:
+        sizes = jnp.abs(slopes)
+        most = jax.lax.stop_gradient(jnp.max(sizes))  # no sum overflows; the ratio ignores it
+        sizes = sizes / jnp.where(most > 0, most, 1.0)
+        units = jnp.mean(sizes.reshape(-1, sizes.shape[-1] if sizes.ndim else 1), axis=0)
+        mean = jnp.mean(units)
+        share = jnp.where(mean > 0, units / jnp.where(mean > 0, mean, 1.0), 1.0)
+        return jnp.broadcast_to(share.reshape(sizes.shape[-1:]), sizes.shape).ravel()
+
+    return jnp.concatenate([of_tensor(leaf) for leaf in jax.tree.leaves(grads)])

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.checks import (
-    check_discrete_actions,
-    check_environment,
-    check_feed_forward,
-    check_minibatches,
-)
-from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
-from jaxrl.agents.minibatches import shuffled
+from jaxrl.agents.action_values import act, epsilon_greedy_law
+from jaxrl.agents.checks import check_discrete_actions, check_environment, check_feed_forward
+from jaxrl.agents.experience import no_memory
+from jaxrl.agents.minibatches import check_minibatches, descend
 from jaxrl.agents.optimiser import GradientStep, Optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, Improvement
@@ -56,16 +50,12 @@ class ParallelQAgent:
     Source: Gallici et al. 2025, Simplifying deep temporal difference learning, algorithm 1.
     """
 
-    improvement: Improvement = struct.field(default_factory=Greedy)
-    network: NetworkSettings = struct.field(
-        default_factory=lambda: NetworkSettings(
-            hidden_sizes=(128, 128), activation="relu", layer_norm=True
-        )
+    improvement: Improvement = Greedy()
+    network: NetworkSettings = NetworkSettings(
+        hidden_sizes=(128, 128), activation="relu", layer_norm=True
     )
-    optimiser: GradientStep = struct.field(
-        default_factory=lambda: Optimiser(
-            learning_rate=Linear(1e-3, 1e-5), max_grad_norm=10.0, epsilon=1e-8
-        )
+    optimiser: GradientStep = Optimiser(
+        learning_rate=Linear(1e-3, 1e-5), max_grad_norm=10.0, epsilon=1e-8
     )
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     lambda_: float = setting(0.95, "trace decay of the returns", low=0.0, high=1.0)
@@ -73,9 +63,7 @@ class ParallelQAgent:
         Linear(1.0, 0.05, end=0.3), "probability of a uniform action", low=0.0, high=1.0
     )
     num_envs: int = setting(32, "environments stepped side by side", low=1)
-    rollout_length: int = setting(
-        64, "steps of each environment between updates", unit="steps", low=1
-    )
+    rollout_length: int = setting(64, "length of each rollout", unit="steps", low=1)
     num_epochs: int = setting(4, "passes over each rollout", low=1)
     num_minibatches: int = setting(16, "gradient steps in each pass", low=1)
 
@@ -101,41 +89,24 @@ class ParallelQAgent:
         model = QNetwork(torso, env.action_space.num_values)
         _, observation = env.reset(reset_key)
         params = model.init(params_key, jax.tree.map(lambda leaf: leaf[None], observation))
-        progress, recent = Progress.start(total_steps), ()
-        if isinstance(self.exploration, ReactiveExploration):
-            recent = self.exploration.init()
-        return ParallelQState(
+        reacts = isinstance(self.exploration, ReactiveExploration)
+        state = ParallelQState(
             params=params,
             optimiser=self.optimiser.init(params),
-            progress=progress,
-            recent=recent,
-            exploration=self._exploration(progress, recent),
+            progress=Progress.start(total_steps),
+            recent=self.exploration.init() if reacts else (),
+            exploration=(),
             model=model,
         )
+        return state.replace(exploration=self.epsilon(state))
 
-    def initial_memory(self, num_envs: int) -> tuple:
-        """Nothing is carried between steps."""
-        return ()
+    initial_memory, act = no_memory, act
 
-    def act(
-        self,
-        key: Key,
-        state: ParallelQState,
-        observation: PyTree,
-        explore: bool = True,
-        memory: PyTree = (),
-    ) -> tuple[Array, dict[str, PyTree]]:
-        """`observation[B, ...]` -> `action[B]`, no extras."""
-        q_values = self.q_values(state, observation)
-        if not explore:
-            return jnp.argmax(q_values, axis=-1).astype(jnp.int32), {}
-        return epsilon_greedy(key, q_values, self._exploration(state.progress, state.recent)), {}
-
-    def _exploration(self, progress: Progress, recent: PyTree) -> Array:
+    def epsilon(self, state: ParallelQState) -> Array:
         """Probability of a uniform action, `[]`."""
         if isinstance(self.exploration, ReactiveExploration):
-            return self.exploration(recent)
-        return jnp.asarray(value_at(self.exploration, progress), float)
+            return self.exploration(state.recent)
+        return jnp.asarray(value_at(self.exploration, state.progress), float)
 
     def q_values(self, state: ParallelQState, observation: PyTree) -> Array:
         """`observation[..., *]` -> `[..., A]` [return]."""
@@ -154,10 +125,8 @@ class ParallelQAgent:
     def values(self, state: ParallelQState, observation: PyTree, memory: PyTree = ()) -> Array:
         """The improvement's values at `observation[..., *]`, `[...]` [return]."""
         q_values = self.q_values(state, observation)
-        improvement: Any = values_at(self.improvement, state.progress)
-        for _ in q_values.shape[:-1]:
-            improvement = jax.vmap(improvement)
-        probs, bonus = improvement(q_values)
+        improvement = values_at(self.improvement, state.progress)
+        probs, bonus = jnp.vectorize(improvement, signature="(a)->(a),(a)")(q_values)
         return jnp.sum(probs * (q_values + bonus), axis=-1)
 
     def response(
@@ -170,45 +139,22 @@ class ParallelQAgent:
         self, key: Key, state: ParallelQState, trajectory: Transition
     ) -> tuple[ParallelQState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
-        model = state.model
         next_value = self.values(state, trajectory.next_observation)
         trace = self.lambda_ * (1.0 - trajectory.truncated)
         target = lambda_returns(trajectory.reward, trajectory.discount, next_value, trace)
         data = (trajectory.observation, trajectory.action, target)
         data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
-        size = target.size
-        shape = (self.num_minibatches, size // self.num_minibatches)
 
-        def minibatch(learner: tuple, rows: Array) -> tuple[tuple, Array]:
-            params, optimiser = learner
-            observation, action, target = jax.tree.map(lambda leaf: leaf[rows], data)
+        def loss(params: PyTree, batch: tuple[PyTree, Array, Array]) -> tuple[Array, Array]:
+            observation, action, target = batch
+            q_values = state.model.apply(params, observation)
+            chosen = jnp.take_along_axis(q_values, action[:, None], axis=-1)[:, 0]
+            return 0.5 * jnp.mean((chosen - target) ** 2), jnp.mean(chosen)
 
-            def loss(params: PyTree) -> tuple[Array, Array]:
-                q_values = model.apply(params, observation)
-                chosen = jnp.take_along_axis(q_values, action[:, None], axis=-1)[:, 0]
-                return 0.5 * jnp.mean((chosen - target) ** 2), jnp.mean(chosen)
-
-            (total, q_value), grads = jax.value_and_grad(loss, has_aux=True)(params)
-            learner = self.optimiser.step(grads, optimiser, params, state.progress)
-            return learner, jnp.stack([total, q_value])
-
-        def epoch(learner: tuple, epoch_key: Key) -> tuple[tuple, Array]:
-            order = shuffled(epoch_key, size).reshape(shape)
-            return jax.lax.scan(minibatch, learner, order)
-
-        learner = (state.params, state.optimiser)
-        (params, optimiser), logs = jax.lax.scan(
-            epoch, learner, jax.random.split(key, self.num_epochs)
-        )
-        loss, q_value = jnp.mean(logs, axis=(0, 1))
-        progress, recent = state.progress.advance(size), state.recent
+        state, (loss_mean, q_value) = descend(key, self, state, loss, data)
+        state = state.replace(progress=state.progress.advance(target.size))
         if isinstance(self.exploration, ReactiveExploration):
-            recent = self.exploration.remember(recent, trajectory.reward)
-        state = state.replace(
-            params=params,
-            optimiser=optimiser,
-            progress=progress,
-            recent=recent,
-            exploration=self._exploration(progress, recent),
-        )
-        return state, {"loss": loss, "q_value": q_value}
+            recent = self.exploration.remember(state.recent, trajectory.reward)
+            state = state.replace(recent=recent)
+        state = state.replace(exploration=self.epsilon(state))
+        return state, {"loss": loss_mean, "q_value": q_value}

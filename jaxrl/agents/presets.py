@@ -11,40 +11,25 @@ from typing import Any, TypeVar
 
 import jax
 
-from jaxrl.agents.action_critics import Optimism, TruncatedMixture
+import jaxrl.operators as operators
+import jaxrl.rules as rules
+from jaxrl.agents import dual as dual, ensemble as ensemble  # which register their parts
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.actors import Deterministic
-from jaxrl.agents.average_reward import AverageReward
 from jaxrl.agents.channels import ValueChannels
 from jaxrl.agents.critic_agent import CriticAgent
-from jaxrl.agents.munchausen import Munchausen
+from jaxrl.agents.critics import Optimism, TruncatedMixture, VarianceAdjustment
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.parallel_q import ParallelQAgent
 from jaxrl.agents.q_network import QNetworkAgent
-from jaxrl.agents.variance_adjustment import VarianceAdjustment
+from jaxrl.agents.value_parts import AverageReward, Munchausen
 from jaxrl.core.notation import KINDS, register
 from jaxrl.core.protocols import Agent
 from jaxrl.core.schedules import Linear
 from jaxrl.core.settings import near_names
 from jaxrl.functionals import CVaR
-from jaxrl.operators import (
-    BellmanOperator,
-    Categorical,
-    Gaussian,
-    ImplicitQuantile,
-    Quantile,
-    Scalar,
-    Softmax,
-)
+from jaxrl.operators import BellmanOperator
 from jaxrl.replay import PrioritisedReplay
-from jaxrl.rules import (
-    AdvantageActorCritic,
-    DiscoveredDrift,
-    DriftPolicy,
-    MirrorDescentPolicy,
-    StaticRiskGradient,
-    drift,
-)
 
 AnyAgent = TypeVar("AnyAgent", bound=Agent)
 PRESETS: dict[str, Callable[..., Agent]] = KINDS["agents"].builders
@@ -66,7 +51,7 @@ def _named(build: Callable[[], AnyAgent]) -> Callable[..., AnyAgent]:
 def a2c() -> ActorCriticAgent:
     """Synchronous advantage actor-critic (Mnih et al. 2016)."""
     return ActorCriticAgent(
-        rule=AdvantageActorCritic(),
+        rule=rules.AdvantageActorCritic(),
         optimiser=Optimiser(learning_rate=1e-3),
         num_envs=32,
         rollout_length=16,
@@ -84,19 +69,19 @@ def ppo() -> ActorCriticAgent:
 @_named
 def mdpo() -> ActorCriticAgent:
     """On-policy mirror descent policy optimisation (Tomar et al. 2022)."""
-    return ppo(rule=MirrorDescentPolicy())
+    return ppo(rule=rules.MirrorDescentPolicy())
 
 
 @_named
 def dpo() -> ActorCriticAgent:
     """Discovered policy optimisation, the closed form (Lu et al. 2022). No preferences."""
-    return ppo(rule=DriftPolicy(DiscoveredDrift()))
+    return ppo(rule=rules.DriftPolicy(rules.DiscoveredDrift()))
 
 
 @_named
 def lpo() -> ActorCriticAgent:
     """Learnt policy optimisation (Lu et al. 2022) before any learning: near PPO's drift."""
-    return ppo(rule=drift(jax.random.key(0)))
+    return ppo(rule=rules.drift(jax.random.key(0)))
 
 
 @_named
@@ -104,7 +89,7 @@ def cvar_pg() -> ActorCriticAgent:
     """Policy gradient of the CVaR of whole episodes (Tamar, Glassner & Mannor 2015), from the mean
     down to level 0.1. `rollout_length` must be at least the time limit of the task."""
     return ActorCriticAgent(
-        rule=StaticRiskGradient(CVaR(Linear(1.0, 0.1, end=0.5)), entropy_weight=0.01),
+        rule=rules.StaticRiskGradient(CVaR(Linear(1.0, 0.1, end=0.5)), entropy_weight=0.01),
         optimiser=Optimiser(learning_rate=Linear(5e-3, 0.0)),
         num_envs=64,
         rollout_length=500,
@@ -129,7 +114,9 @@ def double_dqn() -> QNetworkAgent:
 @_named
 def munchausen_dqn() -> QNetworkAgent:
     """DQN with a soft backup and the log-policy in the reward (Vieillard et al. 2020)."""
-    operator = BellmanOperator(Scalar(float("inf")), improvement=Softmax(temperature=0.03))
+    operator = BellmanOperator(
+        operators.Scalar(float("inf")), improvement=operators.Softmax(temperature=0.03)
+    )
     return QNetworkAgent(operator=operator, munchausen=Munchausen(weight=0.9, clip=-1.0))
 
 
@@ -139,20 +126,20 @@ def c51() -> QNetworkAgent:
 
     Set `low` and `high` to the range of returns; atoms beyond it are clipped.
     """
-    head = Categorical(low=0.0, high=100.0, num_atoms=51)
+    head = operators.Categorical(low=0.0, high=100.0, num_atoms=51)
     return QNetworkAgent(operator=BellmanOperator(head))
 
 
 @_named
 def qr_dqn() -> QNetworkAgent:
     """Quantile returns (Dabney et al. 2018), with fewer atoms than the published 200."""
-    return QNetworkAgent(operator=BellmanOperator(Quantile(num_atoms=32)))
+    return QNetworkAgent(operator=BellmanOperator(operators.Quantile(num_atoms=32)))
 
 
 @_named
 def iqn() -> QNetworkAgent:
     """Implicit quantile returns (Dabney, Ostrovski et al. 2018), with fewer levels than the 64."""
-    return QNetworkAgent(operator=BellmanOperator(ImplicitQuantile(num_atoms=16)))
+    return QNetworkAgent(operator=BellmanOperator(operators.ImplicitQuantile(num_atoms=16)))
 
 
 @_named
@@ -174,12 +161,8 @@ def rainbow() -> QNetworkAgent:
     Explores by epsilon-greedy in place of noisy layers. Set `low` and `high` to the range of
     returns.
     """
-    return QNetworkAgent(
-        operator=BellmanOperator(Categorical(low=0.0, high=100.0, num_atoms=51)),
-        replay=PrioritisedReplay(capacity=10_000, num_step=3),
-        double=True,
-        dueling=True,
-    )
+    replay = PrioritisedReplay(capacity=10_000, num_step=3)
+    return c51(replay=replay, double=True, dueling=True)
 
 
 @_named
@@ -200,10 +183,6 @@ def td3() -> CriticAgent:
     return CriticAgent(actor=Deterministic())
 
 
-# Their names of when each was a class of its own.
-SoftActorCriticAgent, TwinDelayedAgent = sac, td3
-
-
 @_named
 def dsac_t() -> CriticAgent:
     """Soft actor-critic on Gaussian returns, with three refinements (Duan et al. 2025).
@@ -212,7 +191,8 @@ def dsac_t() -> CriticAgent:
     the policy moves every step and there is no lagged one, as in `sac`.
     """
     return CriticAgent(
-        operator=BellmanOperator(Gaussian()), variance_adjustment=VarianceAdjustment()
+        operator=BellmanOperator(operators.Gaussian()),
+        variance_adjustment=VarianceAdjustment(),
     )
 
 
@@ -220,7 +200,7 @@ def dsac_t() -> CriticAgent:
 def tqc() -> CriticAgent:
     """Soft actor-critic on truncated mixtures of quantile critics (Kuznetsov et al. 2020)."""
     return CriticAgent(
-        operator=BellmanOperator(Quantile(num_atoms=25)),
+        operator=BellmanOperator(operators.Quantile(num_atoms=25)),
         pessimism=TruncatedMixture(share=0.08),
         num_critics=5,
     )

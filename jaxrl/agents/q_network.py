@@ -8,34 +8,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.average_reward import AverageReward
+from jaxrl.agents import action_values, checks, experience, value_parts
+from jaxrl.agents.action_values import ValueNetwork
 from jaxrl.agents.channels import ValueChannels
-from jaxrl.agents.env_models import make_env_models
-from jaxrl.agents.experience import at_present, counted_share, empty_replay, store
-from jaxrl.agents.exploration import epsilon_greedy
-from jaxrl.agents.munchausen import Munchausen, implicit_policy
+from jaxrl.agents.experience import TargetUpdate
+from jaxrl.agents.generative import own_copy
 from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.reward_shift import shifted_reward, shifted_value
-from jaxrl.agents.stock import StockConditioned
-from jaxrl.agents.successors import Backup, Sampled, SourceState, Successors
-from jaxrl.agents.targets import TargetUpdate
-from jaxrl.agents.value_checks import check_value_agent
-from jaxrl.agents.value_network import (
-    ValueNetwork,
-    clipped_fraction,
-    each,
-    has_bounds,
-    regression_inputs,
-    value_network,
-)
+from jaxrl.agents.stock import StockConditioned, check_stock
+from jaxrl.agents.successors import Sampled, SourceState, Successors
+from jaxrl.agents.value_parts import AverageReward, Munchausen
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator, Lookahead, Scalar
+from jaxrl.operators import BellmanOperator, Scalar
+from jaxrl.operators.bellman import Lookahead
 from jaxrl.replay import Batch, PrioritisedReplay, UniformReplay
+
+_STOCKS, _LEVELS, _STARTS = 1, 2, 3  # random streams of a gradient step
 
 
 @struct.dataclass
@@ -83,31 +75,19 @@ class QNetworkAgent:
     (combination); Vieillard, Pietquin & Geist 2020 (Munchausen).
     """
 
-    operator: BellmanOperator = struct.field(
-        default_factory=lambda: BellmanOperator(Scalar(float("inf")))
+    operator: BellmanOperator = BellmanOperator(Scalar(float("inf")))
+    network: NetworkSettings = NetworkSettings(
+        hidden_sizes=(64, 64), activation="relu", layer_norm=True
     )
-    network: NetworkSettings = struct.field(
-        default_factory=lambda: NetworkSettings(
-            hidden_sizes=(64, 64), activation="relu", layer_norm=True
-        )
-    )
-    optimiser: Optimiser = struct.field(
-        default_factory=lambda: Optimiser(learning_rate=Linear(5e-4, 0.0), max_grad_norm=10.0)
-    )
-    replay: UniformReplay | PrioritisedReplay = struct.field(
-        default_factory=lambda: UniformReplay(capacity=10_000)
-    )
-    target: TargetUpdate = struct.field(
-        default_factory=lambda: TargetUpdate(period=32, step_size=1.0)
-    )
-    successors: Successors = struct.field(default_factory=Sampled)
+    optimiser: Optimiser = Optimiser(learning_rate=Linear(5e-4, 0.0), max_grad_norm=10.0)
+    replay: UniformReplay | PrioritisedReplay = UniformReplay(capacity=10_000)
+    target: TargetUpdate = TargetUpdate(period=32, step_size=1.0)
+    successors: Successors = Sampled()
     munchausen: Munchausen | None = None
     stock: StockConditioned | None = None  # the observation ends with the stock: static risk
     average_reward: AverageReward | None = None  # differential values, instead of a discount
     channels: ValueChannels | None = None  # mapped values of parts of the reward, for the head
-    reward_shift: float = setting(
-        0.0, "added to rewards, ends corrected; values are reported without", unit="return"
-    )
+    reward_shift: float = setting(0.0, "added to rewards, ends corrected", unit="return")
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     exploration: float | Schedule = setting(
         Linear(1.0, 0.05, end=0.3), "probability of a uniform action", low=0.0, high=1.0
@@ -116,24 +96,15 @@ class QNetworkAgent:
         Linear(0.4, 1.0), "importance correction of a prioritised replay", low=0.0, high=1.0
     )
     num_envs: int = setting(8, "environments stepped side by side", low=1)
-    rollout_length: int = setting(
-        2, "steps of each environment between updates", unit="steps", low=1
-    )
+    rollout_length: int = setting(2, "length of each rollout", unit="steps", low=1)
     num_updates: int = setting(2, "gradient steps after each rollout", low=1)
     batch_size: int = setting(128, "windows in each gradient step", low=1)
     warmup: int = setting(1000, "steps before the first gradient step", unit="steps", low=0)
     double: bool = setting(False, "choose the next action by the learning network")
     dueling: bool = setting(False, "split the network into value and advantage")
 
-    @property
-    def memory(self) -> UniformReplay | PrioritisedReplay:
-        """The replay at this agent's number of environments."""
-        return self.replay.replace(num_envs=self.num_envs)
-
-    @property
-    def keep_env_state(self) -> bool:
-        """Whether rollouts must record the environment's states."""
-        return self.successors.keeps_env_state
+    memory, initial_memory = experience.own_replay, experience.no_memory
+    keep_env_state = experience.keep_env_state
 
     def check(self, env: Environment) -> None:
         """Refuse environments and settings that the agent cannot learn with.
@@ -143,7 +114,19 @@ class QNetworkAgent:
                 cannot give, settings that exclude each other, or an operator that asks for more
                 than `successors` gives.
         """
-        check_value_agent(self, env)
+        checks.check_discrete_actions(env)
+        value_parts.check_mirror_descent(self)
+        _, munchausen = value_parts.implicit_policy(self.operator, self.munchausen)
+        parts = {"munchausen": munchausen, "stock": self.stock, "channels": self.channels}
+        parts |= {"average_reward": self.average_reward}
+        asked = {name: part.asked for name, part in parts.items() if part is not None}
+        if checks.differs(self.reward_shift, 0.0):
+            asked[f"reward_shift={self.reward_shift}"] = value_parts.SHIFT_ASKED
+        checks.check_replay_agent(self, env, asked)
+        if self.stock is not None:
+            check_stock(self, env)
+        if self.channels is not None:
+            self.channels.check()
 
     @property
     def head(self) -> Any:
@@ -153,14 +136,14 @@ class QNetworkAgent:
     @property
     def _offset(self) -> Array:
         """What `reward_shift` adds to every value the network holds, `[]` [return]."""
-        return shifted_value(self.reward_shift, self.discount)
+        return value_parts.shifted_value(self.reward_shift, self.discount)
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> QNetworkState:
         """Fresh parameters and an empty replay. `total_steps` [steps] is the life schedules see."""
         params_key, reset_key, source_key = jax.random.split(key, 3)
-        model = value_network(self.network, env, self.head, self.dueling)
+        model = action_values.value_network(self.network, env, self.head, self.dueling)
         env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
         params = model.init(params_key, observation)
         action = jnp.zeros(self.num_envs, jnp.int32)
@@ -168,37 +151,25 @@ class QNetworkAgent:
             params=params,
             target_params=jax.tree.map(jnp.copy, params),
             optimiser=self.optimiser.init(params),
-            replay=empty_replay(self, env, env_state, observation, action),
+            replay=experience.empty_replay(self, env, env_state, observation, action),
             progress=Progress.start(total_steps),
             num_updates=jnp.zeros((), jnp.int32),
             source=self.successors.init(source_key, env, self.operator, self.network),
             gain=(self.average_reward or AverageReward()).init(),
-            restart=() if self.average_reward is None else make_env_models(env, 1, (), None).env,
+            restart=() if self.average_reward is None else own_copy(env),
             model=model,
         )
 
-    def initial_memory(self, num_envs: int) -> tuple:
-        """Nothing is carried between steps."""
-        return ()
+    act = action_values.act
 
-    def act(
-        self,
-        key: Key,
-        state: QNetworkState,
-        observation: PyTree,
-        explore: bool = True,
-        memory: PyTree = (),
-    ) -> tuple[Array, dict[str, PyTree]]:
-        """`observation[B, ...]` -> `action[B]`, no extras."""
-        scores = self.q_values(state, observation)
-        if not explore:
-            return jnp.argmax(scores, axis=-1).astype(jnp.int32), {}
-        return epsilon_greedy(key, scores, value_at(self.exploration, state.progress)), {}
+    def epsilon(self, state: QNetworkState) -> Array:
+        """Probability of a uniform action, `[]`."""
+        return value_at(self.exploration, state.progress)
 
     def q_values(self, state: QNetworkState, observation: PyTree) -> Array:
         """`observation[..., *]` -> the present scores `[..., A]` [return]."""
         params = state.model.apply(state.params, observation)
-        return at_present(self, state.progress).scores(params, observation)
+        return experience.at_present(self, state.progress).scores(params, observation)
 
     def acting(self, state: QNetworkState) -> QNetworkState:
         """`state` without what learning alone needs."""
@@ -211,7 +182,7 @@ class QNetworkAgent:
         backup's improvement uses too."""
         if self.stock is None:
             score = self.operator.score if self.channels is None else self.channels.mean
-            return each(score, params, self.head) - self._offset
+            return action_values.each(score, params, self.head) - self._offset
         lead = params.shape[: params.ndim - len(self.head.shape)]
         stock = jnp.broadcast_to(self.stock.of(observation)[..., None], lead)
         rows = params.reshape(-1, *params.shape[len(lead) :])
@@ -221,9 +192,9 @@ class QNetworkAgent:
         self, key: Key, state: QNetworkState, trajectory: Transition
     ) -> tuple[QNetworkState, dict[str, Array]]:
         """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
-        state, ready = store(self, state, trajectory)
+        state, ready = experience.store(self, state, trajectory)
         beta = value_at(self.importance, state.progress)
-        names = ("loss", "q_value") + ("clipped_fraction",) * has_bounds(self.head)
+        names = ("loss", "q_value") + ("clipped_fraction",) * action_values.has_bounds(self.head)
         nothing = dict.fromkeys(names, jnp.zeros((), jnp.float32))
 
         def learn(state: QNetworkState, key: Key) -> tuple[QNetworkState, dict[str, Array]]:
@@ -231,12 +202,12 @@ class QNetworkAgent:
             draw_key, step_key = jax.random.split(key) if is_random else (key, key)
             batch = self.memory.sample(draw_key, state.replay, self.batch_size, beta)
             if self.stock is not None:
-                stock_key = jax.random.fold_in(draw_key, 1)
+                stock_key = jax.random.fold_in(draw_key, _STOCKS)
                 data = self.stock.relabelled(stock_key, batch.transition, self.discount)
                 batch = batch.replace(transition=data)
 
             def step(learner: QNetworkState) -> tuple:
-                after = at_present(self, state.progress)._step(step_key, learner, batch)
+                after = experience.at_present(self, state.progress)._step(step_key, learner, batch)
                 return typed_like(skip(learner), after)
 
             def skip(learner: QNetworkState) -> tuple:
@@ -248,7 +219,7 @@ class QNetworkAgent:
             update = self.memory.update_priorities
             replay = update(state.replay, batch.indices, priorities, when=ready)
             state = learner.replace(replay=replay, num_updates=state.num_updates + ready)
-            return state, logs | {"counted_share": counted_share(batch, ready)}
+            return state, logs | {"counted_share": experience.counted_share(batch, ready)}
 
         state, logs = jax.lax.scan(learn, state, jax.random.split(key, self.num_updates))
         metrics = jax.tree.map(jnp.mean, logs)
@@ -259,7 +230,7 @@ class QNetworkAgent:
     def _step(
         self, key: Key, state: QNetworkState, batch: Batch
     ) -> tuple[QNetworkState, Array, dict[str, Array]]:
-        head, model, data, learned = self.head, state.model, batch.transition, state.source.learned
+        head, model, data = self.head, state.model, batch.transition
         operator, lookahead = self._lookahead(key, state, data)
         backup = operator.backup
         if self.channels is not None:
@@ -267,12 +238,13 @@ class QNetworkAgent:
         target = jax.vmap(backup)(lookahead)
         outputs = model.apply(state.target_params, data.observation)  # dropped where not read
         lagged = jax.vmap(head.mean)(self._taken(outputs, data.action))
-        if self.successors.learns:
-            seen = Backup(data, batch.weights, target, lagged)
-            source, operator = state.source, self.operator
-            learned, target = self.successors.learn(source, operator, seen, state.progress)
+        learned, target = self.successors.learn(
+            state.source, self.operator, batch, target, lagged, state.progress
+        )
         target, gain = jax.lax.stop_gradient(target), state.gain
-        inputs = regression_inputs(jax.random.fold_in(key, 2), head, self.batch_size)
+        inputs = action_values.regression_inputs(
+            jax.random.fold_in(key, _LEVELS), head, self.batch_size
+        )
         count = jnp.maximum(jnp.sum(batch.weights > 0), 1)
         if self.average_reward is not None:
             td_error = jnp.sum(batch.weights * (target.mean() - lagged)) / count
@@ -292,8 +264,8 @@ class QNetworkAgent:
             grads, state.optimiser, state.params, state.progress
         )
         logs = {"loss": total, "q_value": jnp.mean(q_value) - self._offset}
-        if has_bounds(head):
-            logs["clipped_fraction"] = clipped_fraction(head, target, batch.weights)
+        if action_values.has_bounds(head):
+            logs["clipped_fraction"] = action_values.clipped_fraction(head, target, batch.weights)
         learner = state.replace(
             params=params,
             target_params=self.target.move(state.target_params, params, state.num_updates + 1),
@@ -309,7 +281,7 @@ class QNetworkAgent:
         """What is backed up for each of `data[B, ...]`, and by which operator."""
         model = state.model
         outcomes = self.successors.outcomes(key, state.source, data, self.discount)
-        operator, munchausen = implicit_policy(self.operator, self.munchausen)
+        operator, munchausen = value_parts.implicit_policy(self.operator, self.munchausen)
 
         def outputs(observation: PyTree) -> tuple[Array, Array | None]:
             rows = model.apply(state.target_params, observation)
@@ -317,11 +289,12 @@ class QNetworkAgent:
 
         end_value = self._offset
         if self.average_reward is not None:
-            start_key = jax.random.fold_in(key, 3)
-            end_value = self.average_reward.start_value(
-                start_key, state.restart, self.batch_size, operator, outputs
-            )
-        reward = shifted_reward(outcomes.reward, outcomes.discount, end_value) - state.gain
+            keys = jax.random.split(jax.random.fold_in(key, _STARTS), self.batch_size)
+            _, observation = jax.vmap(state.restart.reset)(keys)
+            rows, selector = outputs(observation)
+            end_value = jnp.mean(jax.vmap(operator.state_law)(rows, None, selector).mean())
+        shifted = value_parts.shifted_reward(outcomes.reward, outcomes.discount, end_value)
+        reward = shifted - state.gain
         if munchausen is not None:
             lagged = model.apply(state.target_params, data.observation)
             scores = self.scores(lagged, data.observation)

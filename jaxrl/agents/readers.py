@@ -19,16 +19,6 @@ class HasPolicy(Protocol):
     def policy(self, state: PyTree, observation: PyTree, memory: PyTree = ()) -> Any:
         """`observation[..., *]` -> the law of what is drawn there, `CategoricalPolicy` or one over
         real numbers with a `mode()`; `memory` is that of a recurrent policy."""
-        ...
-
-
-@runtime_checkable
-class HasValues(Protocol):
-    """It values states."""
-
-    def values(self, state: PyTree, observation: PyTree, memory: PyTree = ()) -> Array:
-        """`observation[..., *]` -> `[...]` [return]."""
-        ...
 
 
 @runtime_checkable
@@ -38,16 +28,6 @@ class HasQValues(Protocol):
     def q_values(self, state: PyTree, observation: PyTree, *action: Array) -> Array:
         """`observation[..., *]` -> the values `[..., A]` of all discrete actions, or of
         `action[..., *shape]` each critic's, `[C, ...]` [return]."""
-        ...
-
-
-@runtime_checkable
-class HasReturnLaws(Protocol):
-    """It knows the laws of returns."""
-
-    def return_laws(self, state: PyTree, observation: PyTree, *action: Array) -> Any:
-        """As `q_values`, `Law` with a trailing axis of atoms."""
-        ...
 
 
 @runtime_checkable
@@ -56,7 +36,6 @@ class HasActing(Protocol):
 
     def acting(self, state: PyTree) -> PyTree:
         """The state without replay, sources of successors and what else learning alone reads."""
-        ...
 
 
 @runtime_checkable
@@ -67,12 +46,9 @@ class HasResponse(Protocol):
         self, key: Key, state: PyTree, observation: Array, memory: PyTree
     ) -> tuple[Array, bool]:
         """See the function `response`."""
-        ...
 
 
-def along(
-    read: Callable[[PyTree, PyTree, PyTree], Any], state: PyTree, trajectory: Transition
-) -> Any:
+def along(read: Callable[..., Any], state: PyTree, trajectory: Transition) -> Any:
     """What `agent.policy` or `agent.values` reads at each step of `trajectory[T, B]`."""
     return read(state, trajectory.observation, trajectory.extras.get("memory_before", ()))
 
@@ -116,3 +92,20 @@ def response(
         "policy(state, observation, memory), q_values(state, observation) of discrete actions, or "
         "response(key, state, observation, memory)."
     )
+
+
+def of_inner(name: str, unit: str = "") -> Any:
+    """A read-only property of a struct with a field `agent`: that agent's own.
+
+    Example:
+        >>> import dataclasses
+        >>> from jaxrl.agents.presets import ppo
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Cautious:
+        ...     agent: Any
+        ...     num_envs = of_inner("num_envs")
+        >>> Cautious(ppo()).num_envs
+        16
+    """
+    doc = f"The inner agent's [{unit}]." if unit else "The inner agent's."
+    return property(lambda outer: getattr(outer.agent, name), doc=doc)

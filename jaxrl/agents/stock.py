@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.agents.durations import differs
+from jaxrl.agents.checks import differs
 from jaxrl.agents.experience import at_present
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, FunctionalFacts
@@ -65,6 +65,8 @@ class StockConditioned:
         relabel: whether replayed stocks are drawn anew.
     """
 
+    asked: ClassVar[tuple[str, ...]] = ()
+
     low: float = setting(-1.0, "least stock drawn", unit="return")
     high: float = setting(1.0, "greatest stock drawn", unit="return")
     relabel: bool = setting(True, "draw the stocks of replayed transitions anew")
@@ -85,28 +87,19 @@ class StockConditioned:
         )
 
 
-def check_stock(
-    stock: StockConditioned, env: Environment, discount: Array | float, num_step: int, steps: bool
-) -> None:
-    """Raise `ValueError` unless the stock that the agent reads is the one that `env` shows.
-
-    Args:
-        stock: the agent's setting.
-        env: to be learned in.
-        discount: the agent's [per step].
-        num_step: of its replay's windows.
-        steps: whether its successors come from stored environment states.
-    """
+def check_stock(agent: Any, env: Environment) -> None:
+    """Raise `ValueError` unless the stock that an agent reads is the one that `env` shows."""
     if not isinstance(env, Stock):
         raise ValueError(
             f"stock=StockConditioned(...) reads the stock off the observation, but the environment "
             f"is a {type(env).__name__}: wrap it, outermost, as Stock(env, low, high, discount)."
         )
-    if differs(discount, env.discount):
+    if differs(agent.discount, env.discount):
         raise ValueError(
-            f"The agent discounts by {discount}, the stock by {env.discount}: give both the same."
+            f"The agent discounts by {agent.discount}, the stock by {env.discount}: give both the "
+            "same."
         )
-    if stock.relabel and (num_step > 1 or steps):
+    if agent.stock.relabel and (agent.replay.num_step > 1 or agent.keep_env_state):
         raise ValueError(
             "A stock drawn anew belongs to one sampled step: set replay.num_step=1 and "
             "successors=Sampled(), or StockConditioned(relabel=False)."

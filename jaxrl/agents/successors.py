@@ -1,4 +1,4 @@
-"""Where a backup's successors come from: the transition seen, or the environment stepped again.
+"""Where a backup's successors come from: the transition seen, or others, in groups of equal mass.
 
 A functional over successors needs several of them. With one, CVaR, entropic risk and every worst
 case equal the mean, so that an agent which is fed less than its operator needs refuses to be built.
@@ -6,23 +6,20 @@ case equal the mean, so that an agent which is fed less than its operator needs 
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.env_models import EnvModels, check_env_models, make_env_models
-from jaxrl.agents.nested import check_draws, over_own_models
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, Functional
+from jaxrl.core.protocols import Environment, Functional, FunctionalFacts
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key, Progress, PyTree, TimeStep, Transition
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator
-from jaxrl.operators.bellman import describe
+from jaxrl.operators.bellman import BellmanOperator, describe
+from jaxrl.replay import Batch
 
 
 @struct.dataclass
@@ -44,60 +41,54 @@ class Outcomes:
     exact: bool = struct.field(pytree_node=False, default=False)  # taken for the whole law
 
 
-@struct.dataclass
-class Backup:
-    """A batch of backups, before anything is regressed to them."""
-
-    data: Transition  # [B, ...]
-    weights: Array  # [B], 0 where the transition must not count
-    target: Law  # [B, ...] [return]
-    lagged: Array  # [B], the lagged copy's value of the state and action [return]
-
-
 class Successors(Protocol):
     """A source of successors, as a setting of an agent. What it needs lives in the agent's state.
 
     `discount` below is gamma [per step].
     """
 
+    asked: ClassVar[tuple[str, ...]]  # of the agent, see `checks.check_asked`
     keeps_env_state: ClassVar[bool]  # rollouts and replay record the state acted in
     is_random: ClassVar[bool]  # `outcomes` spends its key
-    learns: ClassVar[bool]  # `learn` does something
 
-    def check(self, operator: BellmanOperator, env: Environment, num_step: int = 1) -> None:
+    def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Raise `ValueError` where `operator` asks for more than this source gives in `env`."""
-        ...
 
     def operator(self, operator: BellmanOperator) -> BellmanOperator:
         """The operator as it is applied to these outcomes."""
-        ...
 
     def init(
         self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
     ) -> SourceState:
         """What the other methods read. `network` is the agent's, for what is learned."""
-        ...
 
     def outcomes(self, key: Key, state: SourceState, data: Transition, discount: float) -> Outcomes:
         """The outcomes of the transitions `data[B, ...]`."""
-        ...
 
     def learn(
-        self, state: SourceState, operator: BellmanOperator, backup: Backup, progress: Progress
+        self,
+        state: SourceState,
+        operator: BellmanOperator,
+        batch: Batch,
+        target: Law,
+        lagged: Array,
+        progress: Progress,
     ) -> tuple[PyTree, Law]:
-        """After the backup: what was learned, and the laws `[B, ...]` to regress to."""
-        ...
+        """After the backup: what was learned, and the laws `[B, ...]` to regress to.
+
+        Args:
+            state: of this source.
+            operator: of the agent.
+            batch: what was backed up, `[B, ...]`.
+            target: the backups `[B, ...]` [return].
+            lagged: `[B]`, the lagged copy's values of the states and actions [return].
+            progress: for schedules.
+        """
 
 
-def learn_nothing(
-    source: Successors,
-    state: SourceState,
-    operator: BellmanOperator,
-    backup: Backup,
-    progress: Progress,
-) -> tuple[PyTree, Law]:
+def learn_nothing(source: Any, state: Any, operator: Any, batch: Any, target: Law, *_: Any) -> Any:
     """`learn` of sources without parameters: nothing; the backups as they are."""
-    return (), backup.target
+    return (), target
 
 
 @struct.dataclass
@@ -116,13 +107,11 @@ class Sampled:
 
     accept_bias: bool = setting(False, "let functionals over successors act as the mean")
 
+    asked: ClassVar[tuple[str, ...]] = ()
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
-    learns: ClassVar[bool] = False
 
-    def check(
-        self, operator: BellmanOperator, env: Environment | None = None, num_step: int = 1
-    ) -> None:
+    def check(self, operator: BellmanOperator, env: Environment | None = None) -> None:
         """Raise `ValueError` for a functional that one successor says nothing about."""
         if operator.successor_functional.facts.needs_successors and not self.accept_bias:
             raise ValueError(
@@ -158,137 +147,97 @@ class Sampled:
 
 
 @struct.dataclass
-class Generative:
-    """The environment stepped again from the stored state: K draws under M settings of it.
+class Nested:
+    """`outer` over equal groups of `inner` over the outcomes of each.
 
-    The replay keeps the environment's state beside each observation. The update steps it with K
-    fresh keys under each of M fixed copies of the environment struct. With F the operator's
-    successor functional and v[m, k] what the outcomes are worth,
+    F(p, v) = G(m, F_1, ..., F_M),  m_g = sum_{i in g} p_i,  F_g = inner(p_i / m_g, v_i : i in g)
 
-    over_models None:  F over all M K outcomes, each of probability 1 / (M K): the mixture
-    over_models G:     G over m, each of probability 1 / M, of F over k of v[m, k]
-
-    The worst of M settings is G = `CVaR(1 / M)`; domain randomisation of a robust value is G =
-    `Mean()`. Nature's weights multiply, so that a law of returns is reweighted alike. Under a
-    worst case the M settings share their K keys: they are then told apart by what they do, not by
-    luck. Nature chooses anew in every state and action and at every step, which is at most the
-    value of the worst setting kept for good.
-
-    The law of K draws is not the law: F of it is biased, upwards for a concave F such as CVaR or a
-    KL worst case, by an amount that falls as 1 / K. As K grows the values tend to the exact ones.
+    Its gradient in the values is the product of both functionals' weights, a law when theirs are.
+    `inner = outer = Mean()` is the mean; the worst group is `outer = CVaR(1 / M)` for groups of
+    equal mass. A group without mass is not seen.
 
     Attributes:
-        num_samples: K, draws under each setting.
-        num_models: M, settings.
-        spread: `(name, low, high)` of each parameter that differs between settings, by the names of
-            `jaxrl.envs.parameters`: dotted, or the last part where that is enough. The settings are
-            a grid with both ends: M values of one parameter, m^D of D.
-        models: instead of `spread`, the environments themselves, one struct with leaves `[M, ...]`.
-        over_models: G; None for the mixture.
+        inner: over the outcomes of a group.
+        outer: over the groups.
+        num_groups: M; the N outcomes are M runs of N / M.
 
     Example:
-        >>> from jaxrl.functionals import CVaR
-        >>> from jaxrl.envs import TabularEnv, riverswim
-        >>> from jaxrl.envs.wrappers import StickyActions
-        >>> env = StickyActions(TabularEnv(riverswim()), probability=0.25)
-        >>> worst_of_two = Generative(4, 2, (("probability", 0.0, 0.5),), over_models=CVaR(0.5))
-        >>> worst_of_two.env_models(env).values["probability"].tolist()
-        [0.0, 0.5]
+        >>> from jaxrl.functionals import CVaR, Mean
+        >>> worst_mean = Nested(Mean(), CVaR(0.5), num_groups=2)
+        >>> float(worst_mean(jnp.full(4, 0.25), jnp.array([0.0, 8.0, 3.0, 3.0])))
+        3.0
 
     Sources:
-        Kakade (2003), On the sample complexity of reinforcement learning, chapter 2 (the generative
-        model); Iyengar (2005), Robust dynamic programming (nature chooses anew at every step).
+        Ruszczynski & Shapiro (2006), Conditional risk mappings, section 3 (the composition).
     """
 
-    num_samples: int = setting(16, "draws of the successor", low=1)
-    num_models: int = setting(1, "settings of the environment", low=1)
-    spread: tuple[tuple[str, float, float], ...] = setting(
-        (), "(name, low, high) of each parameter that differs between settings"
-    )
-    models: PyTree = None  # an environment struct with leaves [M, ...]
-    over_models: Functional | None = None
+    inner: Functional
+    outer: Functional
+    num_groups: int = struct.field(pytree_node=False)
 
-    keeps_env_state: ClassVar[bool] = True
-    is_random: ClassVar[bool] = True
-    learns: ClassVar[bool] = False
-
-    def check(self, operator: BellmanOperator, env: Environment, num_step: int = 1) -> None:
-        """Refuse what cannot be stepped again, and functionals that see too few outcomes.
-
-        Raises:
-            ValueError: n-step windows, an environment without a state or with randomness in it,
-                settings that are not a grid, or a functional over one outcome or one setting.
-        """
-        if num_step > 1:
-            raise ValueError(
-                f"Generative steps once from the stored state, but the replay has num_step="
-                f"{num_step}: set replay.num_step=1."
-            )
-        _check_state(env)
-        check_env_models(env, self.num_models, self.spread, self.models)
-        draws = self.num_samples, self.num_models
-        groups = "settings of the environment, as in spread=(('gravity', 8.0, 12.0),)"
-        check_draws(operator, self.over_models, *draws, "Generative", groups)
-
-    operator = over_own_models
-
-    def init(
-        self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
-    ) -> SourceState:
-        """The environment; what differs between its settings has a leading axis `[M]`."""
-        return SourceState(fixed=self.env_models(env))
-
-    def env_models(self, env: Environment) -> EnvModels:
-        """The settings under which `env` is stepped."""
-        return make_env_models(env, self.num_models, self.spread, self.models)
-
-    def outcomes(self, key: Key, state: SourceState, data: Transition, discount: float) -> Outcomes:
-        """N = M K, the K of each setting side by side."""
-        models: EnvModels = state.fixed
-        shape, is_shared = (self.num_models, self.num_samples), self.over_models is not None
-        size = math.prod(shape)
-
-        def draws(setting: PyTree, keys: Key, env_state: PyTree, action: Array) -> TimeStep:
-            env = models.under(setting)
-            return jax.vmap(lambda key: env.step(key, env_state, action)[1])(keys)
-
-        def row(keys: Key, env_state: PyTree, action: Array) -> TimeStep:
-            if not jax.tree.leaves(models.settings):
-                return draws(models.settings, keys[0], env_state, action)
-            over_models = jax.vmap(draws, (0, 0, None, None))
-            steps = over_models(models.settings, keys, env_state, action)  # [M, K, ...]
-            return jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), steps)
-
-        batch = data.reward.shape[0]
-        keys = jax.random.split(key, (batch, 1 if is_shared else shape[0], shape[1]))
-        keys = jnp.broadcast_to(keys, (batch, *shape))
-        steps = jax.vmap(row)(keys, data.env_state, data.action)
-        reward = steps.reward.astype(data.reward.dtype)
-        return Outcomes(
-            reward=reward,
-            discount=discount * (1.0 - steps.terminated),
-            probs=jnp.full(reward.shape[:2], 1.0 / size, reward.dtype),
-            observation=steps.observation,
+    @property
+    def facts(self) -> FunctionalFacts:
+        """What is passed on when both have it; successors are needed when one needs them."""
+        inner, outer = self.inner.facts, self.outer.facts
+        return FunctionalFacts(
+            monotone=inner.monotone and outer.monotone,
+            translation_equivariant=inner.translation_equivariant and outer.translation_equivariant,
+            needs_successors=inner.needs_successors or outer.needs_successors,
         )
 
-    learn = learn_nothing
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
+        probs, values = (x.reshape(self.num_groups, -1) for x in (probs, values))
+        mass = jnp.sum(probs, axis=1)
+        is_there = mass > 0
+        even = jnp.full_like(probs, 1.0 / probs.shape[1])
+        shares = jnp.where(is_there[:, None], probs / jnp.where(is_there, mass, 1.0)[:, None], even)
+        inside = jax.vmap(self.inner)(shares, jnp.where(is_there[:, None], values, 0.0))
+        return self.outer(mass, inside)
 
 
-def _check_state(env: Environment) -> None:
-    """Raise `ValueError` unless the environment's state can be stored and stepped again."""
-    state, _ = jax.eval_shape(env.reset, jax.random.key(0))
-    leaves = jax.tree.leaves(state)
-    if not leaves:
+def over_own_models(source: Any, operator: BellmanOperator) -> BellmanOperator:
+    """`operator` of sources with models: with `over_models` over equal groups of outcomes round its
+    own functional; where that is None, one functional over all of them."""
+    if source.over_models is None:
+        return operator
+    nested = Nested(operator.successor_functional, source.over_models, source.num_models)
+    return operator.replace(successor_functional=nested)
+
+
+def check_draws(source: Any, operator: BellmanOperator, groups: str) -> None:
+    """Raise `ValueError` where a functional ranges over a single outcome, or a single model.
+
+    Args:
+        source: with `num_samples` from each of `num_models`, and `over_models`.
+        operator: as the agent has it.
+        groups: what the models are, and how to have more.
+    """
+    functional, outer = operator.successor_functional, source.over_models
+    num_outcomes = source.num_samples * (source.num_models if outer is None else 1)
+    if functional.facts.needs_successors and num_outcomes == 1:
         raise ValueError(
-            f"Generative steps stored states again, but the state of {type(env).__name__} holds no "
-            "arrays: it is kept elsewhere, or there is none. Use successors=Sampled()."
+            f"{describe(functional)} ranges over successors, but {type(source).__name__}"
+            "(num_samples=1) gives it 1: set num_samples to 2 or more."
         )
-    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves):
+    if outer is not None and source.num_models == 1 and outer.facts.needs_successors:
         raise ValueError(
-            f"Generative draws successors by the key of `step`, but the state of "
-            f"{type(env).__name__} carries a random key of its own: every draw may be the same. "
-            "Let `step` use the key it is given, or use successors=Sampled()."
+            f"over_models={describe(outer)} ranges over {groups}, but num_models=1: raise it."
         )
+    operator.require_successors(num_outcomes, exact=True)
 
 
-register("successors", Sampled, Generative, field_types=[Successors])
+def equal_outcomes(reward: Array, ended: Array, observation: PyTree, discount: float) -> Outcomes:
+    """N draws of one step of each transition, of the same probability.
+
+    Args:
+        reward: `[B, N]` [return].
+        ended: `[B, N]`, whether the MDP terminated.
+        observation: `[B, N, ...]`, the successors.
+        discount: gamma [per step].
+    """
+    probs = jnp.full(reward.shape, 1.0 / reward.shape[1], reward.dtype)
+    return Outcomes(reward, discount * (1.0 - ended.astype(reward.dtype)), probs, observation)
+
+
+register("successors", Sampled, field_types=[Successors])

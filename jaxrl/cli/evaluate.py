@@ -1,94 +1,84 @@
-"""`jaxrl evaluate`: whole episodes of every agent in a run's last checkpoint."""
+"""`jaxrl evaluate`: whole episodes of every agent in a run's last checkpoint, in the environment
+of the run or, with --over, in a grid of them."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import dataclasses
+import itertools
 import math
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl.cli.arguments import Evaluate
-from jaxrl.cli.errors import BadInput, check_seed, refusing
-from jaxrl.cli.job import Job, job_from_config, read_config
-from jaxrl.cli.screen import add_row, make_console, make_table, number, say
-from jaxrl.core.files import replacing, take_lock
+from jaxrl.cli.arguments import BadInput, refusing
+from jaxrl.cli.job import Job, assignments, job_from_config, read_config, values_of
+from jaxrl.cli.screen import as_json, interval, say, show
+from jaxrl.core import notation
+from jaxrl.core.files import take_lock, write_json
+from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Key, PyTree
 from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.evaluation import Evaluation, evaluate
+from jaxrl.training.evaluation import Evaluation, RobustEvaluation, evaluate, evaluate_each
 from jaxrl.training.lanes import root_key, strong_floats, with_settings
 from jaxrl.training.sweeps import Runs, restore_agents
 
-_FILE = "evaluation.json"
 _STREAM = 0x5E7A1  # apart from the keys of training
 
 
-def evaluate_run(arguments: Evaluate) -> int:
-    """Run `jaxrl evaluate`: print a table and write `evaluation.json` in the run's folder.
+def run(arguments: Namespace, words: Sequence[str]) -> int:
+    """Print tables and write `evaluation.json`, or `evaluation_over.json`, in the run's folder.
 
     Raises:
-        BadInput: no run, no checkpoint, or a number out of range.
+        BadInput: no run, no checkpoint, a parameter that the environment does not have, or one
+            that changes shapes.
     """
-    console = make_console()
-    check_numbers(arguments)
     path = Path(arguments.run)
     job = job_from_config(read_config(path))
-    with evaluating(path):
-        step, states = agents_of_run(job, path)
-        say(
-            console,
-            f"{job.title}: {arguments.num_episodes:,} episodes of each agent, after {step:,} steps",
-        )
-        played = evaluate_agents(
-            job,
-            states,
-            arguments.seed,
-            arguments.num_episodes,
-            arguments.max_steps,
-            arguments.explore,
-        )
-        report = {
-            **asked(arguments, step),
-            "settings": [
-                _report(label, seeds) for label, seeds in zip(job.labels, played, strict=True)
-            ],
-        }
-        write_report(path / _FILE, report)
-    _show(console, report)
-    say(console, f"written: {path / _FILE}")
-    return 0
-
-
-def asked(arguments: Evaluate, step: int) -> dict[str, Any]:
-    """What a report begins with: how agents of `step` environment steps were played."""
-    names = ("num_episodes", "max_steps", "explore", "seed")
-    return {"step": step, **{name: getattr(arguments, name) for name in names}}
-
-
-@contextlib.contextmanager
-def evaluating(path: Path) -> Iterator[None]:
-    """No other process may evaluate the run in `path` meanwhile; it may train on."""
+    grid = _grid(arguments)
+    with refusing(ValueError, TypeError, KeyError, OverflowError, about="--over: "):
+        envs = [strong_floats(job.env_at(one)) for one in grid]
+    options = {name: getattr(arguments, name) for name in ("num_episodes", "max_steps", "explore")}
+    where = f" in each of {len(envs)} environments" if envs else ""
     with refusing(ValueError, OSError):
         lock = take_lock(path, ".evaluation.lock")
     with lock:
-        yield
+        step, states = agents_of_run(job, path)
+        report = {"step": step, **options, "seed": arguments.seed}
+        played = f"{arguments.num_episodes:,} episodes of each agent{where}"
+        say(f"{job.title}: {played}, after {step:,} steps")
+        summary, display = _summary, _show
+        if envs:
+            labels = [", ".join(f"{name}={to}" for name, to in one.items()) for one in grid]
+            report |= {"num_seeds": job.config["num_seeds"], "over": grid}
+            summary, display = partial(_summary_over, labels=labels), _show_over
+        with refusing(ValueError, about="--over: " * bool(envs)):
+            played = evaluate_agents(job, states, arguments.seed, options, envs)
+        rows = [
+            {"setting": label} | summary(seeds)
+            for label, seeds in zip(job.labels, played, strict=True)
+        ]
+        report = as_json(report | {"settings": rows})
+        file = path / ("evaluation_over.json" if envs else "evaluation.json")
+        write_json(file, report)
+    display(report["settings"], "as in training" if arguments.explore else "greedy")
+    say(f"written: {file}")
+    return 0
 
 
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write `report` in one step, so that no reader finds half of it."""
-    with replacing(path) as stream:
-        stream.write((json.dumps(report, indent=2) + "\n").encode())
-
-
-def check_numbers(arguments: Evaluate) -> None:
-    """Raise `BadInput` on a number out of range."""
-    if arguments.num_episodes < 1 or arguments.max_steps < 1:
-        raise BadInput("--num-episodes and --max-steps must be at least 1.")
-    check_seed(arguments.seed)
+def _grid(arguments: Namespace) -> list[dict[str, Any]]:
+    """Every combination of the values of --over, in the order of a nested loop."""
+    given = assignments(arguments.over, "--over")
+    columns = {
+        name: values_of("--over", name, text, notation.parse_literal)
+        for name, text in given.items()
+    }
+    rows = itertools.product(*columns.values())
+    return [dict(zip(columns, row, strict=True)) for row in rows if row]
 
 
 def agents_of_run(job: Job, path: Path) -> tuple[int, PyTree]:
@@ -98,46 +88,41 @@ def agents_of_run(job: Job, path: Path) -> tuple[int, PyTree]:
         BadInput: the folder holds no checkpoint of this run.
     """
     with refusing(ValueError, OSError):
-        runs = Runs(job.num_seeds, job.num_steps, job.over, job.num_records, job.lanes)
-        found = restore_agents(Checkpoints(path / "checkpoints"), job.agent, job.env, runs)
+        checkpoints = Checkpoints(path / "checkpoints")
+        found = restore_agents(checkpoints, job.agent, job.env, Runs(**job.program))
     if found is None:
         raise BadInput(f"{path} has no checkpoint yet: let it train on, or start it again.")
     return found
 
 
 def evaluate_agents(
-    job: Job,
-    states: PyTree,
-    seed: int,
-    num_episodes: int,
-    max_steps: int = 10_000,
-    explore: bool = False,
-) -> list[list[Evaluation]]:
+    job: Job, states: PyTree, seed: int, options: Mapping[str, Any], envs: Sequence[Any] = ()
+) -> list[list[Any]]:
     """Evaluate every agent of `states[S, N, ...]`; a seed meets the same episodes in all settings.
 
+    Args:
+        job: the run that they are of.
+        states: of the agents.
+        seed: root of the episodes' randomness.
+        options: of `jaxrl.evaluate`, such as `{"num_episodes": 10}`.
+        envs: to play in each of; without any, in the run's own.
+
     Returns:
-        For each setting, for each seed, `num_episodes` episodes.
+        For each setting, for each seed, an `Evaluation`, or a `RobustEvaluation` over `envs`.
     """
-    key = episodes_key(seed)
-    env = strong_floats(job.env)
-    played = []
-    for index, values in enumerate(job.combinations):
-        agent = strong_floats(with_settings(job.agent, values))  # one program serves all settings
-        played.append(
-            [
-                evaluate(
-                    jax.random.fold_in(key, number_of_seed),
-                    agent,
-                    env,
-                    jax.tree.map(lambda leaf, i=index, n=number_of_seed: leaf[i, n], states),
-                    num_episodes=num_episodes,
-                    max_steps=max_steps,
-                    explore=explore,
-                )
-                for number_of_seed in range(job.num_seeds)
-            ]
-        )
-    return played
+    key, own = episodes_key(seed), strong_floats(job.env)
+    seeds = range(job.config["num_seeds"])
+
+    def play(agent: Agent, index: int, number: int) -> Evaluation | RobustEvaluation:
+        state = jax.tree.map(lambda leaf: leaf[index, number], states)
+        episodes = jax.random.fold_in(key, number)
+        if envs:
+            return evaluate_each(episodes, agent, envs, state, **options)
+        return evaluate(episodes, agent, own, state, **options)
+
+    # One program serves all settings.
+    agents = [strong_floats(with_settings(job.agent, values)) for values in job.combinations]
+    return [[play(agent, i, number) for number in seeds] for i, agent in enumerate(agents)]
 
 
 def episodes_key(seed: int) -> Key:
@@ -145,44 +130,73 @@ def episodes_key(seed: int) -> Key:
     return jax.random.fold_in(root_key(seed), _STREAM)
 
 
-def pooled_summary(seeds: list[Evaluation]) -> dict[str, float | int | None]:
-    """Plain numbers of the episodes of all seeds together."""
-    pooled = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *seeds)
-    return _plain(pooled)
+def pooled(seeds: Sequence[Any]) -> Any:
+    """The episodes of all seeds together."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *seeds)
 
 
-def _plain(evaluation: Evaluation) -> dict[str, float | int | None]:
-    numbers = evaluation.summary()
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-
-
-def _report(label: str, seeds: list[Evaluation]) -> dict[str, Any]:
-    by_seed = [_plain(one) for one in seeds]
-    means = [-math.inf if one["mean"] is None else one["mean"] for one in by_seed]
-    worst = means.index(min(means))
+def _summary(seeds: Sequence[Evaluation]) -> dict[str, Any]:
+    by_seed = [one.summary() for one in seeds]
+    means = [one["mean"] if math.isfinite(one["mean"]) else -math.inf for one in by_seed]
     return {
-        "setting": label,
-        "all_seeds": pooled_summary(seeds),
-        "worst_seed": worst,
+        "all_seeds": pooled(seeds).summary(),
+        "worst_seed": means.index(min(means)),
         "seeds": {str(n): numbers for n, numbers in enumerate(by_seed)},
     }
 
 
-def _show(console: Any, report: dict[str, Any]) -> None:
-    swept = any(one["setting"] for one in report["settings"])
-    numeric = ["mean return", "CVaR 10 %", "worst decile", "worst", "mean length", "unfinished"]
-    columns = ["setting"] * swept + ["seeds", *numeric]
-    how = "as in training" if report["explore"] else "greedy"
-    caption = f"{how}; CVaR 10 %: mean of the worst tenth of whole returns"
-    table = make_table(columns, numeric=numeric, caption=caption)
-    for one in report["settings"]:
-        worst = one["worst_seed"]
-        rows = {
-            f"all {len(one['seeds'])}": one["all_seeds"],
-            f"worst: {worst}": one["seeds"][str(worst)],
+def _summary_over(seeds: Sequence[RobustEvaluation], labels: Sequence[str]) -> dict[str, Any]:
+    played = pooled(seeds)
+    tails, means = played.setting_cvars(), played.setting_summary()
+    by_setting = [
+        {
+            "over": label,
+            "mean": dataclasses.asdict(means[index]),
+            "cvar_0.1": float(tails[index]),
+            "mean_length": float(jnp.mean(played.lengths[index])),
+            "num_unfinished": int(jnp.sum(~played.finished[index])),
         }
-        for name, numbers in rows.items():
-            cells = [numbers[key] for key in ("mean", "cvar_0.1", "worst_decile", "worst")]
-            cells += [numbers["mean_length"], numbers["num_unfinished"]]
-            add_row(table, *([one["setting"]] * swept), name, *map(number, cells))
-    console.print(table)
+        for index, label in enumerate(labels)
+    ]
+    together = {name: dataclasses.asdict(one) for name, one in played.summary().items()}
+    worst = labels[int(played.worst_setting)]
+    return {"by_setting": by_setting, "worst_setting": worst, **together}
+
+
+def _show(settings: Sequence[dict[str, Any]], how: str) -> None:
+    swept = any(one["setting"] for one in settings)
+    columns = ["mean return", "CVaR 10 %", "worst decile", "worst", "mean length", "unfinished"]
+    keys = ("mean", "cvar_0.1", "worst_decile", "worst", "mean_length", "num_unfinished")
+    rows = []
+    for one in settings:
+        worst = one["worst_seed"]
+        found = {f"all {len(one['seeds'])}": one["all_seeds"]}
+        found[f"worst: {worst}"] = one["seeds"][str(worst)]
+        label = [one["setting"]] * swept
+        rows += [[*label, name, *map(numbers.get, keys)] for name, numbers in found.items()]
+    caption = f"{how}; CVaR 10 %: mean of the worst tenth of whole returns"
+    show(["setting"] * swept + ["seeds", *columns], rows, numeric=columns, caption=caption)
+
+
+def _show_over(settings: Sequence[dict[str, Any]], how: str) -> None:
+    numeric = ["mean return", "95 %", "CVaR 10 %", "mean length", "unfinished"]
+    keys = ("cvar_0.1", "mean_length", "num_unfinished")
+    caption = (
+        f"{how}; all seeds together; intervals: bootstrap of the episodes, the agents held fixed; "
+        "CVaR 10 %: mean of the worst tenth"
+    )
+
+    def cells(name: str, mean: dict[str, float | None], *more: Any) -> list[Any]:
+        return [name, mean["value"], interval(mean["low"], mean["high"]), *more]
+
+    for one in settings:
+        rows = [cells(row["over"], row["mean"], *map(row.get, keys)) for row in one["by_setting"]]
+        together = {
+            "mean of settings": one["mean"],
+            f"worst setting: {one['worst_setting']}": one["worst"],
+            "CVaR 10 % of settings": one["cvar_settings"],
+            "CVaR 10 % of episodes": one["cvar_episodes"],
+        }
+        rows += [cells(title, mean, "", "", "") for title, mean in together.items()]
+        about = {"title": one["setting"], "caption": caption, "section": len(one["by_setting"])}
+        show(["environment", *numeric], rows, numeric=numeric, **about)

@@ -9,13 +9,19 @@ from typing import Any
 
 import numpy as np
 
-import jaxrl.envs as envs
+from jaxrl import envs
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.report.plan_picture import GridLayout
 
 _UP, _RIGHT, _DOWN, _LEFT = (-1, 0), (0, 1), (1, 0), (0, -1)
 _FOUR = (_UP, _RIGHT, _DOWN, _LEFT)
 _KINGS = (*_FOUR, (-1, 1), (1, 1), (1, -1), (-1, -1))
+_SIZED: dict[str, tuple[Callable, str, str]] = {
+    "CliffWalking": (envs.cliff_walking, "num_rows", "num_columns"),
+    "WindyWalk": (envs.windy_walk, "num_rows", "num_columns"),
+    "WindyCliff": (envs.windy_cliff, "num_rows", "num_columns"),
+    "RandomMaze": (envs.random_maze, "height", "width"),
+}
 
 
 def grid_layout(env_name: str, parameters: Mapping[str, Any], mdp: TabularMDP) -> GridLayout | None:
@@ -26,48 +32,26 @@ def grid_layout(env_name: str, parameters: Mapping[str, Any], mdp: TabularMDP) -
         parameters: those that were given.
         mdp: the environment's model.
     """
-    num_states, num_actions = mdp.num_states, mdp.num_actions
+    num_states, moves, side = mdp.num_states, _FOUR, math.isqrt(mdp.num_states)
+    floor = np.ones((side, side), bool)  # states are numbered row by row over it
     if env_name == "FourRooms":
         floor = np.array([list(row) for row in envs.FOUR_ROOMS]) == "."
-        return _layout(floor.shape, np.argwhere(floor), _FOUR, num_states)
-    if env_name == "DeepSea":
-        side = math.isqrt(num_states)
-        found = _full((side, side), _FOUR, num_states)
-        if found is None:
-            return None
-        # Which action is right may differ from cell to cell: each points where it leads.
-        reached = found.cells[np.asarray(mdp.next_state)[:, :, 0]]
-        return GridLayout(found.shape, found.cells, reached - found.cells[:, None, :])
-    if env_name in ("FrozenLake-4x4", "FrozenLake-8x8"):
-        side = math.isqrt(num_states)
-        return _full((side, side), (_LEFT, _DOWN, _RIGHT, _UP), num_states)
-    if env_name == "WindyGridworld":
-        return _full((7, num_states // 7), _KINGS[:num_actions], num_states)
-    if env_name in _SIZED:
+    elif env_name in ("FrozenLake-4x4", "FrozenLake-8x8"):
+        moves = (_LEFT, _DOWN, _RIGHT, _UP)
+    elif env_name == "WindyGridworld":
+        floor, moves = np.ones((7, num_states // 7), bool), _KINGS[: mdp.num_actions]
+    elif env_name in _SIZED:
         builder, *names = _SIZED[env_name]
         sizes = inspect.signature(builder).parameters
-        shape = tuple(int(parameters.get(name, sizes[name].default)) for name in names)
-        return _full(shape, _FOUR, num_states)
-    return None
-
-
-_SIZED: dict[str, tuple[Callable, str, str]] = {
-    "CliffWalking": (envs.cliff_walking, "num_rows", "num_columns"),
-    "WindyWalk": (envs.windy_walk, "num_rows", "num_columns"),
-    "WindyCliff": (envs.windy_cliff, "num_rows", "num_columns"),
-    "RandomMaze": (envs.random_maze, "height", "width"),
-}
-
-
-def _full(shape: tuple[int, ...], moves: tuple, num_states: int) -> GridLayout | None:
-    """States numbered row by row over the whole grid."""
-    return _layout(shape, np.argwhere(np.ones(shape)), moves, num_states)
-
-
-def _layout(
-    shape: tuple[int, ...], cells: np.ndarray, moves: tuple, num_states: int
-) -> GridLayout | None:
+        floor = np.ones([int(parameters.get(name, sizes[name].default)) for name in names], bool)
+    elif env_name != "DeepSea":
+        return None
+    cells = np.argwhere(floor)
     if len(cells) != num_states:  # another model than this table knows
         return None
     directions = np.broadcast_to(np.array(moves), (num_states, len(moves), 2))
-    return GridLayout((shape[0], shape[1]), cells, directions)
+    if env_name == "DeepSea":
+        # Which action is right may differ from cell to cell: each points where it leads.
+        directions = cells[np.asarray(mdp.next_state)[:, :, 0]] - cells[:, None, :]
+    rows, columns = floor.shape
+    return GridLayout((rows, columns), cells, directions)

@@ -17,9 +17,6 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has the first two
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
-TIME_IS_UP = 124  # the exit code of GNU `timeout`
-
-
 class Interrupt:
     """Which signal has come, if any: `number` is None or its number.
 
@@ -38,8 +35,8 @@ class Interrupt:
 
     @property
     def exit_code(self) -> int:
-        """128 + signal, as shells report it; 124 when only the time is up."""
-        return TIME_IS_UP if self.number is None else 128 + self.number
+        """128 + signal, as shells report it; 124, as of GNU `timeout`, when only the time is up."""
+        return 124 if self.number is None else 128 + self.number
 
 
 @contextlib.contextmanager
@@ -60,7 +57,8 @@ def catch_signals(say: Callable[[str], None], time_limit: float = math.inf) -> I
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     previous_fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    previous = {number: signal.signal(number, _ignore) for number in _SIGNALS}
+    # The listener acts; a handler must merely exist, or the system's default would.
+    previous = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
     listener = threading.Thread(target=_listen, args=(receiver, interrupt, say), daemon=True)
     listener.start()
     try:
@@ -72,10 +70,6 @@ def catch_signals(say: Callable[[str], None], time_limit: float = math.inf) -> I
         sender.close()  # the listener reads the end and leaves
         listener.join()
         receiver.close()
-
-
-def _ignore(number: int, frame: object) -> None:
-    """The listener acts; a handler must merely exist, or the system's default would."""
 
 
 def _listen(receiver: socket.socket, interrupt: Interrupt, say: Callable[[str], None]) -> None:

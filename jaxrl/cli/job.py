@@ -5,46 +5,83 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxrl.agents.channels import BySign, Split, ValueChannels, Whole
 from jaxrl.agents.normalised import NormalisedAgent
-from jaxrl.agents.presets import preset
-from jaxrl.cli.arguments import Train
-from jaxrl.cli.errors import BadInput, check_seed, refusing
-from jaxrl.cli.imports import import_modules
-from jaxrl.cli.parts import OPTIONS, agent_with, canonical, wrapped
-from jaxrl.core import notation
+from jaxrl.agents.presets import PRESETS, preset
+from jaxrl.cli.arguments import PARTS, BadInput, as_option, asked, import_modules, refusing
+from jaxrl.core import notation, struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
-from jaxrl.core.settings import list_settings, replace_path, resolve_setting, setting_label
+from jaxrl.core.settings import list_settings, replace_path, resolve_setting, setting, setting_label
 from jaxrl.envs import make
+from jaxrl.operators import HTransform, Identity, LogMapping, SignedHyperbolic
+from jaxrl.operators.composition import ValueMapping
 from jaxrl.training.lanes import default_lanes, expand_settings
 from jaxrl.training.loop import check_training, cut_budget
 from jaxrl.training.run_folder import RunFolder
+
+_SPLITS: dict[str, type[Split]] = {"by_sign": BySign, "whole": Whole}
+
+
+@struct.dataclass
+class SharedMapping:
+    """`ValueChannels` whose mappings are all the same; several ones need Python."""
+
+    mapping: ValueMapping
+    split: str = setting("by_sign", "the reward's channels", choices=tuple(_SPLITS))
+    value_rate: float = setting(
+        0.1, "step towards the target in ordinary space", low=0.0, high=1.0, low_open=True
+    )
+
+    def channels(self) -> ValueChannels:
+        """The part of an agent that it stands for."""
+        split = _SPLITS[self.split]()
+        return ValueChannels(split, (self.mapping,) * len(split.weights), self.value_rate)
+
+
+def log() -> SharedMapping:
+    """Logarithms below a threshold, straight lines above it (van Seijen et al. 2019)."""
+    return SharedMapping(LogMapping())
+
+
+def h_transform() -> SharedMapping:
+    """Square roots of great values (Pohlen et al. 2018)."""
+    return SharedMapping(HTransform())
+
+
+def signed_hyperbolic() -> SharedMapping:
+    """Logarithms of great values, straight lines near zero."""
+    return SharedMapping(SignedHyperbolic())
+
+
+def identity() -> SharedMapping:
+    """Values as they are."""
+    return SharedMapping(Identity())
+
+
+notation.register("channels", log, h_transform, signed_hyperbolic, identity)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One run, checked: everything that its numbers depend on."""
 
-    agent_name: str
+    config: dict[str, Any]  # plain data, from which `job_from_config` makes it again
     agent: Agent
-    settings: dict[str, Any]  # of the agent, given explicitly, by full name
-    normalise: tuple[str, ...]  # "observations", "rewards"
-    env_name: str
     env: Environment
     env_settings: dict[str, Any]
     over: dict[str, tuple[float, ...]]  # swept settings by full name
-    num_seeds: int
-    num_steps: int
-    num_records: int
-    seed: int
-    lanes: int
-    parts: dict[str, str]  # of the agent, by option: {"functional": "cvar:0.1"}
-    env_wrap: tuple[str, ...]  # round the environment, inner ones first
-    imports: tuple[str, ...] = ()  # modules of the user's own
+
+    @property
+    def program(self) -> dict[str, Any]:
+        """What `sweep` takes beside agent and environment."""
+        names = ("num_seeds", "num_steps", "num_records", "lanes")
+        return {"over": self.over, **{name: self.config[name] for name in names}}
 
     @property
     def combinations(self) -> list[dict[str, float]]:
@@ -59,61 +96,18 @@ class Job:
     @property
     def title(self) -> str:
         """Agent and environment, for headings."""
-        return f"{self.agent_name} on {self.env_name}"
+        return f"{self.config['agent']} on {self.config['env']}"
 
     def env_at(self, parameters: Mapping[str, Any]) -> Environment:
         """The environment with other parameters, in the same wrappers."""
-        env = make(self.env_name, **{**self.env_settings, **parameters})
-        return wrapped(env, self.env_wrap, self.agent.discount)  # pyright: ignore
-
-    def config(self) -> dict[str, Any]:
-        """The run as plain data, from which `job_from_config` makes it again."""
-        return {
-            "agent": self.agent_name,
-            # Only where there are any: runs from before there were parts stay the same.
-            **({"parts": self.parts} if self.parts else {}),
-            "settings": {name: notation.to_plain(value) for name, value in self.settings.items()},
-            "normalise": list(self.normalise),
-            "env": self.env_name,
-            **({"env_wrap": list(self.env_wrap)} if self.env_wrap else {}),
-            **({"imports": list(self.imports)} if self.imports else {}),
-            "env_settings": {
-                name: notation.to_plain(value) for name, value in self.env_settings.items()
-            },
-            "num_seeds": self.num_seeds,
-            "num_steps": self.num_steps,
-            "seed": self.seed,
-            "sweep": {name: list(swept) for name, swept in self.over.items()},
-            "num_records": self.num_records,
-            "lanes": self.lanes,
-            "resolved": {
-                info.name: notation.to_plain(info.value) for info in list_settings(self.agent)
-            },
-        }
-
-    def default_folder(self) -> Path:
-        """`runs/ENV-AGENT-HASH`: the same configuration gives the same folder."""
-        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode()).hexdigest()
-        return Path("runs") / f"{self.env_name}-{self.agent_name}-{digest[:8]}"
+        env = make(self.config["env"], **{**self.env_settings, **parameters})
+        return _wrapped(env, self.config.get("env_wrap", ()), self.agent.discount)
 
 
-def job_from_arguments(arguments: Train) -> Job:
-    """The run that a command line asks for.
-
-    Raises:
-        BadInput: anything in it that cannot be; the message says what to do.
-    """
-    return _make(
-        agent_name=arguments.agent,
-        parts=given_parts(arguments),
-        settings=assignments(arguments.settings, "--set"),
-        env_name=arguments.env,
-        env_settings=assignments(arguments.env_settings, "--env-set"),
-        over={
-            name: text.split(",") for name, text in assignments(arguments.sweep, "--sweep").items()
-        },
-        numbers=arguments,
-    )
+def default_folder(name: str, config: Mapping[str, Any]) -> Path:
+    """`runs/NAME-HASH`: the same configuration gives the same folder."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"{name}-{digest[:8]}"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -129,15 +123,19 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 # What entries of config.yaml are, and what stands in those that are lists or mappings.
-_WHOLE = {"num_seeds": int, "num_steps": int, "seed": int, "num_records": int, "lanes": int}
-_NEEDED = {"agent": str, "env": str, **_WHOLE}
-_LISTS = {"normalise": str, "env_wrap": str, "imports": str}
-_MAPPINGS = {"parts": str, "settings": object, "env_settings": object, "sweep": list}
+_NUMBERS = ("num_seeds", "num_steps", "seed", "num_records", "lanes")
+_NEEDED = {"agent": str, "env": str, **dict.fromkeys(_NUMBERS, int)}
+_OTHERS: dict[str, tuple[type, type]] = {
+    **dict.fromkeys(("normalise", "env_wrap", "imports"), (list, str)),
+    **dict.fromkeys(("settings", "env_settings"), (dict, object)),
+    "parts": (dict, str),
+    "sweep": (dict, list),
+}
 _WORDS = {str: "text", int: "a whole number", list: "a list", dict: "a mapping"}
 
 
 def job_from_config(config: Mapping[str, Any]) -> Job:
-    """The run that `Job.config` wrote.
+    """The run that has this `Job.config`.
 
     Raises:
         BadInput: an entry is missing, of a wrong type, or cannot be.
@@ -146,45 +144,20 @@ def job_from_config(config: Mapping[str, Any]) -> Job:
         if name not in config:
             raise BadInput(f"config.yaml of this run has no {name!r}.")
         _check_type(name, config[name], kind)
-    lists = {name: _entries(config, name, list, kind) for name, kind in _LISTS.items()}
-    maps = {name: _entries(config, name, dict, kind) for name, kind in _MAPPINGS.items()}
-    named = {"parts": OPTIONS, "normalise": ("observations", "rewards")}
-    for name, names in named.items():
-        wrong = [one for one in {**maps, **lists}[name] if one not in names]
-        if wrong:
-            raise BadInput(f"config.yaml: {name} has {wrong[0]!r}, not of {', '.join(names)}.")
+    found: dict[str, Any] = {name: config[name] for name in _NEEDED}
+    for name, (kind, inner) in _OTHERS.items():
+        found[name] = kind() if config.get(name) is None else config[name]
+        _check_type(name, found[name], kind)
+        for key, value in found[name].items() if kind is dict else enumerate(found[name]):
+            _check_type(f"{name}.{key}", value, inner)
+    for name, known in {"parts": PARTS, "normalise": ("observations", "rewards")}.items():
+        if wrong := [one for one in found[name] if one not in known]:
+            raise BadInput(f"config.yaml: {name} has {wrong[0]!r}, not of {', '.join(known)}.")
     with refusing(TypeError, about="config.yaml: "):
-        texts = {
-            name: {key: notation.to_text(value) for key, value in maps[name].items()}
-            for name in ("settings", "env_settings")
-        }
-        over = {
-            name: [notation.to_text(value) for value in swept]
-            for name, swept in maps["sweep"].items()
-        }
-    return _make(
-        agent_name=config["agent"],
-        parts=maps["parts"],
-        settings=texts["settings"],
-        env_name=config["env"],
-        env_settings=texts["env_settings"],
-        over=over,
-        numbers=Train(
-            **{name: tuple(entries) for name, entries in lists.items()},  # pyright: ignore
-            **{name: config[name] for name in _WHOLE},
-        ),
-    )
-
-
-def _entries(config: Mapping[str, Any], name: str, kind: type, inner: type) -> Any:
-    """An entry of the configuration that may be left out, checked with what stands in it."""
-    found = config.get(name)
-    if found is None:
-        return kind()
-    _check_type(name, found, kind)
-    for key, value in found.items() if kind is dict else enumerate(found):
-        _check_type(f"{name}.{key}", value, inner)
-    return found
+        for name in ("settings", "env_settings", "sweep"):
+            texts = {key: notation.to_text(value) for key, value in found[name].items()}
+            found[name] = [[f"{key}={text}" for key, text in texts.items()]]
+    return make_job(asked("train", **found))
 
 
 def _check_type(name: str, value: Any, kind: type) -> None:
@@ -192,128 +165,160 @@ def _check_type(name: str, value: Any, kind: type) -> None:
         raise BadInput(f"config.yaml: {name}={value!r} is not {_WORDS[kind]}.")
 
 
-def _make(
-    agent_name: str,
-    parts: Mapping[str, str],
-    settings: Mapping[str, str],
-    env_name: str,
-    env_settings: Mapping[str, str],
-    over: Mapping[str, Sequence[str]],
-    numbers: Train,
-) -> Job:
-    """Check everything and put it together; texts are as on the command line."""
-    _check_numbers(numbers)
-    import_modules(numbers.imports)
+def make_job(given: Namespace) -> Job:
+    """The run that a command line asks for.
+
+    Raises:
+        BadInput: anything in it that cannot be; the message says what to do.
+    """
+    import_modules(given.imports)
     with refusing(KeyError):
-        agent = preset(agent_name)
-    agent = agent_with(agent, agent_name, parts)
-    normalise = tuple(sorted(set(numbers.normalise)))
+        agent = preset(given.agent)
+    parts = {option: parse_part(option, text) for option, text in given.parts.items()}
+    for option, part in parts.items():
+        agent = _with_part(agent, given, option, part)
+    normalise = sorted(set(given.normalise))
     if normalise:
         agent = NormalisedAgent(agent, "observations" in normalise, "rewards" in normalise)
     changed: dict[str, Any] = {}
-    for name, text in settings.items():
+    for name, text in assignments(given.settings, "--set").items():
         with refusing(KeyError, ValueError):
             full, value = notation.parse_setting(agent, name, text)
             if full in changed:
                 raise BadInput(f"--set gives {full} twice.")
             agent, changed[full] = replace_path(agent, full, value), value
-    agent, swept = _swept(agent, over, changed)
-    parameters = {name: notation.parse_literal(text) for name, text in env_settings.items()}
+    agent, over = _swept(agent, assignments(given.sweep, "--sweep"), changed)
+    parameters = environment_parameters(given.env_settings)
     with refusing(ValueError, TypeError, KeyError, OverflowError):
-        env = make(env_name, **parameters)
-    if numbers.env_wrap and any(name.rpartition(".")[2] == "discount" for name in swept):
+        env = make(given.env, **parameters)
+    if given.env_wrap and any(name.rpartition(".")[2] == "discount" for name in over):
         raise BadInput(
             "--sweep discount: --env-wrap holds actions under one discount; start one run for each "
             "value."
         )
-    env = wrapped(env, numbers.env_wrap, agent.discount)  # pyright: ignore
-    _check(agent, env, parts)
-    with refusing(ValueError):
-        cut_budget(agent, numbers.num_steps, numbers.num_records)
-    return Job(
-        agent_name=agent_name,
-        agent=agent,
-        settings=changed,
-        normalise=normalise,
-        env_name=env_name,
-        env=env,
-        env_settings=parameters,
-        over=swept,
-        num_seeds=numbers.num_seeds,
-        num_steps=numbers.num_steps,
-        num_records=numbers.num_records,
-        seed=numbers.seed,
-        lanes=numbers.lanes or default_lanes(),
-        parts=canonical(parts),
-        env_wrap=tuple(
-            notation.show(notation.parse("wrappers", text)) for text in numbers.env_wrap
-        ),
-        imports=numbers.imports,
-    )
-
-
-def _check(agent: Agent, env: Environment, parts: Mapping[str, str]) -> None:
-    """`check_training`, with its remedy as an option where it is one of Python."""
+    env = _wrapped(env, given.env_wrap, agent.discount)
     try:
         check_training(agent, env)
-    except ValueError as error:
+    except ValueError as error:  # whose remedy may be an option
         by_option = "successors=Generative" in str(error) and "successors" not in parts
         remedy = " On the command line: --successors generative:16." if by_option else ""
         raise BadInput(str(error) + remedy) from error
+    with refusing(ValueError):
+        cut_budget(agent, given.num_steps, given.num_records)
+    plain, wrappers = notation.to_plain, [notation.parse("wrappers", one) for one in given.env_wrap]
+    config = {
+        "agent": given.agent,
+        "parts": shown_parts(parts),
+        "settings": {name: plain(value) for name, value in changed.items()},
+        "normalise": normalise,
+        "env": given.env,
+        "env_wrap": [notation.show(one) for one in wrappers],
+        "imports": list(given.imports),
+        "env_settings": {name: plain(value) for name, value in parameters.items()},
+        **{name: getattr(given, name) for name in ("num_seeds", "num_steps", "seed")},
+        "sweep": {name: list(swept) for name, swept in over.items()},
+        "num_records": given.num_records,
+        "lanes": given.lanes or default_lanes(),
+        "resolved": {info.name: plain(info.value) for info in list_settings(agent)},
+    }
+    # Only where there are any: runs from before there were such stay the same.
+    for name in ("parts", "env_wrap", "imports"):
+        if not config[name]:
+            del config[name]
+    return Job(config, agent, env, parameters, over)
 
 
-def given_parts(arguments: Any) -> dict[str, str]:
-    """The parts that a command line gives, as written: `{"functional": "cvar:0.1"}`."""
-    texts = {option: getattr(arguments, option, None) for option in OPTIONS}
-    return {option: text for option, text in texts.items() if isinstance(text, str)}
+def parse_part(option: str, text: str) -> Any:
+    """The part that an option gives; `BadInput`, which names the option, where there is none."""
+    with refusing(KeyError, ValueError, about=f"{as_option(option)} {text}: "):
+        return notation.parse(PARTS[option][0], text)
 
 
-def _check_numbers(numbers: Train) -> None:
-    most = {"num_seeds": 10**9, "num_steps": 10**13, "num_records": 10**6, "lanes": 10**6}
-    for name, high in most.items():
-        value = getattr(numbers, name)
-        if value is not None and not 1 <= value <= high:
-            option = "--" + name.replace("_", "-")
-            raise BadInput(f"{option} {value} is out of range: give a value in [1, {high:,}].")
-    check_seed(numbers.seed)
+def shown_parts(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Parts by option, each in the one text that a configuration keeps."""
+    return {option: notation.show(part, PARTS[option][0]) for option, part in parts.items()}
+
+
+def place_of(option: str) -> str:
+    """Where the part of an option stands in an agent: `operator.head`."""
+    if option in ("functional", "improvement", "head", "composition", "return_functional"):
+        return "operator." + ("successor_functional" if option == "functional" else option)
+    return option
+
+
+def _with_part(agent: Agent, given: Namespace, option: str, part: Any) -> Agent:
+    place, flag = place_of(option), as_option(option)
+    top = place.partition(".")[0]
+    if top not in {field.name for field in dataclasses.fields(agent)}:  # pyright: ignore
+        others = [name for name in PRESETS if top in dir(preset(name))]
+        raise BadInput(
+            f"{flag}: {given.agent} has no {top.replace('_', ' ')} to change; take "
+            f"--agent {', '.join(others[:-1])} or {others[-1]}."
+        )
+    part = part.channels() if isinstance(part, SharedMapping) else part
+    with refusing(ValueError, about=f"{flag} {given.parts[option]}: "):
+        return replace_path(agent, place, part)
+
+
+def environment_parameters(groups: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """What --env-set gives, each value read by its form."""
+    given = assignments(groups, "--env-set")
+    return {name: notation.parse_literal(text) for name, text in given.items()}
+
+
+def _wrapped(env: Environment, texts: Sequence[str], discount: Any) -> Environment:
+    """`env` in the wrappers that `texts` stand for (`["held_actions:1/4"]`), from the inside out,
+    under the agent's discount [per step]."""
+    for text in texts:
+        with refusing(KeyError, ValueError, about=f"--env-wrap {text}: "):
+            wrapper, given = notation.parse("wrappers", text), {"env": env, "discount": discount}
+            names = {field.name for field in dataclasses.fields(wrapper)}
+            env = wrapper.replace(**{name: given[name] for name in given if name in names})
+            _ = env.action_space  # which is refused where a wrapper cannot make it
+    return env
 
 
 def _swept(
-    agent: Agent, over: Mapping[str, Sequence[str]], changed: Mapping[str, Any]
+    agent: Agent, texts: Mapping[str, str], changed: Mapping[str, Any]
 ) -> tuple[Agent, dict[str, tuple[float, ...]]]:
     """The agent ready to be swept, and the values by full setting name, checked.
 
     A sweep over numbers takes the place of a schedule.
     """
     swept: dict[str, tuple[float, ...]] = {}
-    for name, texts in over.items():
+    for name, text in texts.items():
         with refusing(KeyError):
             full = resolve_setting(agent, name)
         if full in changed or full in swept:
             raise BadInput(f"{full} is given twice: by --sweep and by --set or another --sweep.")
-        texts = [text.strip() for text in texts if text.strip()]
-        numbers = tuple(_number(full, text) for text in texts)
-        if len(set(numbers)) < len(numbers):
-            raise BadInput(f"--sweep {name} has a value twice: {', '.join(texts)}.")
-        if not numbers:
-            raise BadInput(f"--sweep {name} has no values: give at least one.")
+        swept[full] = values_of("--sweep", full, text, _number)
         value = {info.name: info.value for info in list_settings(agent)}[full]
         if isinstance(value, Schedule):
-            agent = replace_path(agent, full, numbers[0])
-        swept[full] = numbers
+            agent = replace_path(agent, full, swept[full][0])
         with refusing(ValueError):
-            expand_settings(agent, {full: numbers})
+            expand_settings(agent, {full: swept[full]})
     return agent, swept
 
 
-def _number(name: str, text: str) -> float:
+def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
         raise BadInput(
-            f"--sweep {name}: {text!r} is not a number, and only float settings can be swept in "
-            "one program; start one run for each value."
+            f"--sweep: {text!r} is not a number, and only float settings can be swept in one "
+            "program; start one run for each value."
         ) from None
+
+
+def values_of(option: str, name: str, text: str, read: Callable[[str], Any]) -> tuple[Any, ...]:
+    """The values in `V1,V2`, at least one and each once."""
+    texts = [one.strip() for one in text.split(",") if one.strip()]
+    values = tuple(map(read, texts))
+    if len(set(values)) < len(values):
+        raise BadInput(f"{option} {name} has a value twice: {', '.join(texts)}.")
+    if not values:
+        raise BadInput(f"{option} {name} has no values: give at least one.")
+    return values
 
 
 def assignments(groups: Sequence[Sequence[str]], option: str) -> dict[str, str]:

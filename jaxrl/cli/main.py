@@ -8,16 +8,16 @@ SIGTERM, SIGHUP or SIGUSR1; 124 when the time limit was reached.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from jaxrl.cli import arguments
-from jaxrl.cli.cache import quiet_xla, switch_on_compilation_cache
-from jaxrl.cli.errors import BadInput, message_of
+from jaxrl.cli.arguments import COMMANDS, BadInput, agent_in, help_on, message_of, parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,93 +26,70 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after `jaxrl`; by default those of this process.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _plain_warnings():
-            return _run(words)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return _run(list(sys.argv[1:] if argv is None else argv))
     except BadInput as error:
-        _complain(str(error))
-        return 2
+        return _complain(str(error), 2)
     except BrokenPipeError:  # the reader had enough, as in `jaxrl list envs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder that went away
-        _complain(message_of(error))
-        return 1
+        return _complain(message_of(error), 1)
     except KeyboardInterrupt:
-        _complain("interrupted.")
-        return 130
+        return _complain("interrupted.", 130)
 
 
 def _run(words: list[str]) -> int:
     if words in (["--version"], ["-V"]):
         sys.stdout.write(f"jaxrl {importlib.metadata.version('jaxrl')}\n")
         return 0
-    quiet_xla()
+    # Loading a program that this machine compiled itself, XLA reports features that no machine has
+    # ("+prefer-no-gather") as errors, a page for each program. Must come before jax is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if not words or set(words) & {"-h", "--help"}:
         return _help([word for word in words if word not in ("-h", "--help")])
-    command = arguments.parse(words)
-    if isinstance(command, arguments.Train | arguments.Plan | arguments.Evaluate | arguments.Meta):
-        switch_on_compilation_cache()
-    if isinstance(command, arguments.List):
-        from jaxrl.cli.listing import list_names
-
-        return list_names(command)
-    if isinstance(command, arguments.Train):
-        from jaxrl.cli.train import train
-
-        return train(command, words)
-    if isinstance(command, arguments.Plan):
-        from jaxrl.cli.plan import plan
-
-        return plan(command, words)
-    if isinstance(command, arguments.Evaluate):
-        if command.over:
-            from jaxrl.cli.evaluate_over import evaluate_run_over
-
-            return evaluate_run_over(command)
-        from jaxrl.cli.evaluate import evaluate_run
-
-        return evaluate_run(command)
-    if isinstance(command, arguments.Meta):
-        from jaxrl.cli.meta import learn_rule
-
-        return learn_rule(command)
-    from jaxrl.cli.plot import plot_runs
-
-    return plot_runs(command)
+    command = parse(words)
+    if words[0] not in ("list", "plot"):
+        _switch_on_compilation_cache()
+    home = words[0] if words[0] != "list" else "listing"
+    return importlib.import_module(f"jaxrl.cli.{home}").run(command, words)
 
 
 def _help(words: list[str]) -> int:
     """Help on the command that `words` begin with, or on all."""
-    if not words:
-        sys.stdout.write(arguments.help_on())
-        return 0
-    if words[0] not in arguments.COMMANDS:
-        arguments.parse(words)  # which says so
-    sys.stdout.write(arguments.help_on(words[0]))
-    if words[0] == "train":
+    if words and words[0] not in COMMANDS:
+        parse(words)  # which says so
+    sys.stdout.write(help_on(*words[:1]))
+    if words[:1] == ["train"]:
         from jaxrl.cli.listing import show_settings
 
-        show_settings(arguments.agent_in(words[1:]))
+        show_settings(agent_in(words[1:]))
     return 0
 
 
-def _complain(message: str) -> None:
+def _switch_on_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, unless the environment names another.
+
+    A folder that cannot be written leaves the cache off: a run must not fail for want of it.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _complain(message: str, exit_code: int) -> int:
     sys.stderr.write(f"jaxrl: error: {message}\n")
+    return exit_code
 
 
-@contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Show a warning as one line, without the place in the code."""
-
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        sys.stderr.write(f"jaxrl: warning: {' '.join(str(message).split())}\n")
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.stderr.write(f"jaxrl: warning: {' '.join(str(message).split())}\n")

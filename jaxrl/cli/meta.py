@@ -3,66 +3,62 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from functools import partial
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from jaxrl.cli.arguments import Meta
-from jaxrl.cli.errors import BadInput, check_seed, refusing
+import numpy as np
+
+from jaxrl.cli.arguments import refusing
 from jaxrl.cli.interrupt import catch_signals
-from jaxrl.cli.screen import make_console, number, say
+from jaxrl.cli.screen import number, say
 from jaxrl.core.files import read_text, refuse_links, remove_drafts, replacing, take_lock
+from jaxrl.core.settings import near_names
+from jaxrl.meta import Card, save
+from jaxrl.meta.experiments import EXPERIMENTS, Run
+from jaxrl.training.checkpoint import Checkpoints
 
 
-def learn_rule(arguments: Meta) -> int:
-    """Run `jaxrl meta`.
+def run(arguments: Namespace, words: Sequence[str]) -> int:
+    """Learn, compare and write.
 
     Returns:
         0; 128 + signal when it was stopped.
 
     Raises:
-        BadInput: no such experiment, a number below one, or a folder of another run.
+        BadInput: no such experiment, or a folder of another run.
     """
-    import numpy as np
-
-    from jaxrl.meta import Card, save
-    from jaxrl.meta.experiments import EXPERIMENTS, Run, run_experiment
-    from jaxrl.training.checkpoint import Checkpoints
-
-    name, seed, console = arguments.experiment, arguments.seed, make_console()
-    if arguments.num_steps is not None and arguments.num_steps < 1:
-        raise BadInput(f"--num-steps {arguments.num_steps} must be at least 1.")
-    check_seed(seed, num_bits=32)
+    name, seed = arguments.experiment, arguments.seed
     folder = Path(arguments.run_dir or f"runs/meta-{name}-{seed}")
     with refusing(KeyError):
         if name not in EXPERIMENTS:
-            run_experiment(name)  # says which names are near
+            near = near_names(name, list(EXPERIMENTS))
+            raise KeyError(f"unknown experiment {name!r}; {near}")
         experiment = EXPERIMENTS[name]()
     with refusing(ValueError, OSError):
         lock = _locked(folder, {"experiment": name, "seed": seed})
-    say(console, f"{name}: {experiment.about}")
-    say(console, "compiling (half a minute; less when it was compiled before)")
+    say(f"{name}: {experiment.about}")
+    say("compiling (half a minute; less when it was compiled before)")
 
     def report(part: str, step: int, metrics: Mapping[str, float]) -> None:
         shown = ", ".join(f"{key} {number(value)}" for key, value in metrics.items())
-        say(console, f"{part} {step}: {shown}")
+        say(f"{part} {step}: {shown}")
 
-    with lock, refusing(ValueError, OSError), catch_signals(partial(say, console)) as interrupt:
-        run = Run(
+    with lock, refusing(ValueError, OSError), catch_signals(say) as interrupt:
+        parts = [*experiment.learned]
+        asked = Run(
             seed=seed,
             num_steps=arguments.num_steps,
-            checkpoints={
-                part: Checkpoints(folder / "checkpoints" / part) for part in experiment.learned
-            },
+            checkpoints={part: Checkpoints(folder / "checkpoints" / part) for part in parts},
             report=report,
             stop=lambda: interrupt.requested,
         )
         try:
-            result = experiment.run(run)
+            result = experiment.run(asked)
         except KeyboardInterrupt:
             again = f"jaxrl meta {name} --seed {seed} --run-dir {folder}"
-            say(console, f"stopped; what was learned is saved. To continue: {again}")
+            say(f"stopped; what was learned is saved. To continue: {again}")
             return interrupt.exit_code if interrupt.requested else 130
         for part, found in result.fits.items():
             card = Card(
@@ -81,8 +77,8 @@ def learn_rule(arguments: Meta) -> int:
             with replacing(folder / "curves.npz") as stream:
                 np.savez_compressed(stream, **result.curves)
             written.append("curves.npz")
-    say(console, table)
-    say(console, f"written to {folder}: {', '.join(written)}")
+    say(table)
+    say(f"written to {folder}: {', '.join(written)}")
     return 0
 
 

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.agents.reward_shift import shifted_value
-from jaxrl.cli.contraction import why_no_contraction
+from jaxrl.agents.value_parts import shifted_value
 from jaxrl.cli.job import Job
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import Array, Key, select
+from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
+from jaxrl.returns import lambda_returns
 from jaxrl.training.lanes import root_key
 from jaxrl.training.session import SweepResult
 
@@ -32,6 +33,27 @@ def notices(job: Job) -> list[str]:
     if hasattr(operator.head, "low") and hasattr(operator.head, "high") and not is_relative:
         found.append(_narrow_head(job, operator.head))
     return [text for text in found if text]
+
+
+def why_no_contraction(operator: BellmanOperator) -> str:
+    """One line on why an operator has no certificate of contraction; empty when it has."""
+    if operator.contracts:
+        return ""
+    functional, improvement = operator.successor_functional, operator.improvement
+    facts = functional.facts
+    composition, score = operator.composition, operator.return_functional
+    holds = {
+        f"{describe(functional)} is not monotone": facts.monotone,
+        f"{describe(functional)} does not move with a sure amount": facts.translation_equivariant,
+        f"{describe(improvement)} can spread values apart": improvement.nonexpansive,
+        f"{describe(composition)} does not shrink by the discount": composition.contracts,
+        f"{describe(score)} of a return law chooses actions": score.facts.is_expectation,
+    }
+    return (
+        "this operator has no certificate of contraction "
+        f"({'; '.join(reason for reason, good in holds.items() if not good)}): a fixed point "
+        "may not exist, may not be the only one, and may not be approached."
+    )
 
 
 def final_notices(job: Job, result: SweepResult) -> list[str]:
@@ -55,27 +77,27 @@ def final_notices(job: Job, result: SweepResult) -> list[str]:
 
 def _narrow_head(job: Job, head: Any) -> str:
     """Whether a grid of returns is too narrow, by what random play is paid; empty when it holds."""
-    key = jax.random.fold_in(root_key(job.seed), _STREAM)
+    key = jax.random.fold_in(root_key(job.config["seed"]), _STREAM)
     discount = float(job.agent.discount)
     reward, returns = map(np.asarray, _random_play(key, job.env, discount))
     shift = float(shifted_value(getattr(job.agent, "reward_shift", 0.0), discount))
     returns = returns + shift
     least, most = float(reward.min()), float(reward.max())
     if discount < 1:
-        bounds = min(least, least / (1 - discount)), max(most, most / (1 - discount))
-        bounds = bounds[0] + shift, bounds[1] + shift
+        worst = min(least, least / (1 - discount)) + shift
+        best = max(most, most / (1 - discount)) + shift
     else:
-        bounds = float(returns.min()), float(returns.max())
+        worst, best = float(returns.min()), float(returns.max())
     low, high = float(head.low), float(head.high)
     slack = 1e-3 * max(high - low, 1e-6)
-    if bounds[0] >= low - slack and bounds[1] <= high + slack:
+    if worst >= low - slack and best <= high + slack:
         return ""
     clipped = float(np.mean((returns < low) | (returns > high)))
     return (
         f"{describe(head)} may be too narrow: random play was paid {least:.4g} to {most:.4g} a "
-        f"step, which can add up to [{bounds[0]:.4g}, {bounds[1]:.4g}] at discount {discount:.4g}, "
+        f"step, which can add up to [{worst:.4g}, {best:.4g}] at discount {discount:.4g}, "
         f"and {clipped:.0%} of its discounted returns are clipped. Widen the grid: "
-        f"--set low={min(bounds[0], low):.4g} high={max(bounds[1], high):.4g}"
+        f"--set low={min(worst, low):.4g} high={max(best, high):.4g}"
     )
 
 
@@ -101,11 +123,5 @@ def _random_play(key: Key, env: Environment, discount: float) -> tuple[Array, Ar
         _, played = jax.lax.scan(step, state, jax.random.split(run_key, _NUM_STEPS))
         return played
 
-    def back(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        reward, rate = now
-        total = reward + rate * later
-        return total, total
-
     reward, rate = jax.vmap(lane, out_axes=1)(jax.random.split(key, _NUM_ENVS))
-    _, returns = jax.lax.scan(back, jnp.zeros(_NUM_ENVS), (reward, rate), reverse=True)
-    return reward, returns
+    return reward, lambda_returns(reward, rate, jnp.zeros_like(reward), 1.0)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
-from jaxrl.cli.arguments import Plot
-from jaxrl.cli.errors import BadInput, refusing
-from jaxrl.cli.screen import make_console, say
+from jaxrl.cli.arguments import BadInput, refusing
+from jaxrl.cli.screen import say
 
 
-def plot_runs(arguments: Plot) -> int:
-    """Run `jaxrl plot`.
+def run(arguments: Namespace, words: Sequence[str]) -> int:
+    """Draw, and say where.
 
     Raises:
         BadInput: no run given, a folder without metrics, no such metric, or a file that cannot be
@@ -18,9 +19,9 @@ def plot_runs(arguments: Plot) -> int:
     """
     from jaxrl.report.plots import compare_runs
 
-    if not arguments.runs:
+    folders = [Path(run) for run in dict.fromkeys(arguments.runs)]
+    if not folders:
         raise BadInput("give at least one run's folder: jaxrl plot RUN ...")
-    folders = [Path(run) for run in arguments.runs]
     for folder in folders:
         if not folder.is_dir():
             raise BadInput(f"{folder} is not a folder.")
@@ -28,6 +29,6 @@ def plot_runs(arguments: Plot) -> int:
     if out.suffix.lower() != ".png":
         raise BadInput(f"--out {out} does not end in .png.")
     with refusing(FileNotFoundError, KeyError, ValueError, OSError):
-        compare_runs(out, list(dict.fromkeys(folders)), arguments.metric)
-    say(make_console(), f"written: {out}")
+        compare_runs(out, folders, arguments.metric)
+    say(f"written: {out}")
     return 0

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress as Bar, TextColumn
 
 from jaxrl.cli.interrupt import Interrupt
-from jaxrl.cli.screen import duration, number, say
+from jaxrl.cli.screen import number, say, screen
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.run_folder import RunFolder
 from jaxrl.training.session import Forecast, diverged_at
@@ -23,44 +21,33 @@ _LINE_SHARE = 0.1
 _MOST_TOLD = 5  # diverged runs that a record names
 
 
-class Stopped(Exception):
-    """A signal came, or the time was up, before anything ran since the last checkpoint."""
-
-
 class Watch:
     """Progress of one sweep; a context manager, so that the bar is taken down.
 
     Args:
-        console: where to show it.
         run: the folder that records are added to.
         labels: names of the settings, S.
         interrupt: asked after every chunk whether to stop.
     """
 
-    def __init__(
-        self, console: Console, run: RunFolder, labels: Sequence[str], interrupt: Interrupt
-    ):
-        self.console, self.run, self.labels, self.interrupt = console, run, labels, interrupt
-        self.share = self.first_share = 0.0
+    def __init__(self, run: RunFolder, labels: Sequence[str], interrupt: Interrupt):
+        self.run, self.labels, self.interrupt = run, labels, interrupt
+        self.share = self.first_share = self.told_share = 0.0
         self.started = self.told_at = time.perf_counter()
-        self.told_share = 0.0
         self.mean_return = float("nan")
         self.saved = bool(Checkpoints(run.checkpoints).steps())  # as the status says
-        self.bar: Progress | None = None
+        columns = (BarColumn(bar_width=None), TextColumn("{task.description}"))
+        self.bar = Bar(*columns, console=screen(), expand=True)  # has a task once it is shown
         self.forecast: Forecast  # from `on_start`
         self.diverged: np.ndarray  # [S, N] bool, known to have diverged
 
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.bar is not None:
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> bool:
+        if self.bar.task_ids:
             self.bar.stop()
+        return kind is KeyboardInterrupt and self.interrupt.requested  # by `on_start`
 
     def on_start(
         self, forecast: Forecast, first_record: int, metrics: Mapping[str, np.ndarray]
@@ -71,22 +58,15 @@ class Watch:
         known = ({name: m[..., i] for name, m in metrics.items()} for i in range(first_record))
         self.run.rewrite_metrics([self._record(i, row) for i, row in enumerate(known)])
         if self.interrupt.requested:
-            raise Stopped
+            raise KeyboardInterrupt
         verb = f"continuing after record {first_record} of" if first_record else "training"
-        num_records = forecast.budget.num_records
-        say(
-            self.console,
-            f"compiled in {forecast.compile_seconds:.1f} s; {verb} {num_records} records",
-        )
-        finite = metrics["finite_updates"][..., :first_record]
-        self.diverged = diverged_at(finite, forecast.budget) >= 0
-        self.share = self.first_share = self.told_share = first_record / num_records
+        budget = forecast.budget
+        say(f"compiled in {forecast.compile_seconds:.1f} s; {verb} {budget.num_records} records")
+        self.diverged = diverged_at(metrics["finite_updates"][..., :first_record], budget) >= 0
+        self.share = self.first_share = self.told_share = first_record / budget.num_records
         self.started = self.told_at = time.perf_counter()
-        if self.console.is_terminal:
-            columns = (BarColumn(bar_width=None), TextColumn("{task.description}"))
-            self.bar = Progress(*columns, console=self.console, expand=True)
-            self.task = self.bar.add_task(self._line(), total=1.0)
-            self.bar.update(self.task, completed=self.share)
+        if screen().is_terminal:
+            self.bar.add_task(self._line(), total=1.0, completed=self.share)
             self.bar.start()
 
     def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:
@@ -98,14 +78,10 @@ class Watch:
         for setting, seed in np.argwhere(new)[:_MOST_TOLD]:
             where = f" ({self.labels[setting]})" if self.labels[setting] else ""
             step = record * self.forecast.budget.steps_per_record + since[setting, seed]
-            say(
-                self.console,
-                f"seed {self.forecast.seeds[seed]}{where}: a metric is not finite at step {step:,}",
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # no seed has finished an episode yet
-            latest = float(np.nanmean(metrics["episode_return"]))
-        self.mean_return = latest if np.isfinite(latest) else self.mean_return
+            who = f"seed {self.forecast.seeds[seed]}{where}"
+            say(f"{who}: a metric is not finite at step {step:,}")
+        known = metrics["episode_return"][np.isfinite(metrics["episode_return"])]
+        self.mean_return = float(known.mean()) if known.size else self.mean_return
 
     def _record(self, record: int, metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Every lane of a record, `[S, N]`, as the folder keeps it."""
@@ -123,17 +99,11 @@ class Watch:
         if not self.saved and Checkpoints(self.run.checkpoints).steps():
             self.saved = True
             self.run.set_status("running", {"checkpoint": True})
-        if self.bar is not None:
-            self.bar.update(self.task, completed=share, description=self._line())
-        else:
+        for task in self.bar.task_ids:
+            self.bar.update(task, completed=share, description=self._line())
+        if not self.bar.task_ids:
             self._tell()
         return self.interrupt.requested
-
-    @property
-    def steps_per_second(self) -> float:
-        """Environment steps of all runs per second since this process started training."""
-        seconds = max(time.perf_counter() - self.started, 1e-9)
-        return (self.share - self.first_share) * self.forecast.total_steps / seconds
 
     def _tell(self) -> None:
         """A plain line now and then."""
@@ -141,16 +111,16 @@ class Watch:
         waited, moved = now - self.told_at, self.share - self.told_share
         if self.share < 1 and waited < _LINE_SECONDS and (moved < _LINE_SHARE or waited < 1):
             return
-        say(self.console, f"{self.share:4.0%}  {self._line()}")
+        say(f"{self.share:4.0%}  {self._line()}")
         self.told_at, self.told_share = now, self.share
 
     def _line(self) -> str:
-        total = self.forecast.total_steps
-        moved = self.share - self.first_share
-        elapsed = time.perf_counter() - self.started
-        left = elapsed * (1 - self.share) / moved if moved > 0 else np.inf
+        total, moved = self.forecast.total_steps, self.share - self.first_share
+        elapsed = max(time.perf_counter() - self.started, 1e-9)  # of this process
+        clock = "-:--"
+        if moved > 0:
+            clock = str(datetime.timedelta(seconds=round(elapsed * (1 - self.share) / moved)))
         return (
-            f"{round(self.share * total):,}/{total:,} steps  "
-            f"{self.steps_per_second:,.0f} steps/s  mean return {number(self.mean_return)}  "
-            f"{duration(left)} left"
+            f"{round(self.share * total):,}/{total:,} steps  {moved * total / elapsed:,.0f} steps/s"
+            f"  mean return {number(self.mean_return)}  {clock.removeprefix('0:')} left"
         )

@@ -1,41 +1,50 @@
-"""What the commands print: lines and tables, on a terminal or into a file."""
+"""What the commands print: lines and tables, on a terminal or into a file; and plain data."""
 
 from __future__ import annotations
 
+import functools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-_FILE_WIDTH = 140
 
-
-def make_console() -> Console:
-    """Standard output; wide where it is not a terminal, so that no table is broken there."""
+@functools.cache
+def screen() -> Console:
+    """Standard output; 140 wide where it is not a terminal, so that no table is broken there."""
     console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
+    return console if console.is_terminal else Console(highlight=False, width=140)
 
 
-def say(console: Console, text: str) -> None:
+def say(text: str) -> None:
     """Print a line as it is: no markup, no breaks."""
-    console.print(text, markup=False, soft_wrap=True)
+    screen().print(text, markup=False, soft_wrap=True)
 
 
-def make_table(columns: Sequence[str], numeric: Sequence[str] = (), caption: str = "") -> Table:
-    """An empty table; `numeric` columns are right-justified."""
-    table = Table(caption=caption or None, caption_justify="left", header_style="bold")
+def show(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    numeric: Collection[str] = (),
+    title: str = "",
+    caption: str = "",
+    section: int = 0,
+) -> None:
+    """Print a table of texts and numbers; `numeric` columns are right-justified, a line is drawn
+    after the first `section` rows."""
+    table = Table(
+        title=title or None, caption=caption or None, caption_justify="left", header_style="bold"
+    )
     for column in columns:
         table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
-    return table
-
-
-def add_row(table: Table, *cells: Any) -> None:
-    """Add a row of plain text, numbers shortened."""
-    from rich.text import Text
-
-    table.add_row(*(Text(cell if isinstance(cell, str) else number(cell)) for cell in cells))
+    for count, row in enumerate(rows, start=1):
+        cells = (Text(cell if isinstance(cell, str) else number(cell)) for cell in row)
+        table.add_row(*cells, end_section=count == section)
+    screen().print(table)
 
 
 def number(value: float | None) -> str:
@@ -47,10 +56,15 @@ def number(value: float | None) -> str:
     return f"{value:,.1f}" if 10 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
-def duration(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    if not math.isfinite(seconds):
-        return "-:--"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def interval(low: float | None, high: float | None) -> str:
+    """`[low, high]`; an open end where no bound is known, a dash where none is."""
+    if low is None and high is None:
+        return "-"
+    ends = (-math.inf if low is None else low), (math.inf if high is None else high)
+    return f"[{number(ends[0])}, {number(ends[1])}]"
+
+
+def as_json(content: Any) -> Any:
+    """`content` as it is read back from a file of JSON, which has no NaN, no infinity (None
+    stands for both) and no numbers of NumPy."""
+    return json.loads(json.dumps(content, default=float), parse_constant=lambda name: None)

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
-from jaxrl.cli.arguments import Train, given_options
-from jaxrl.cli.errors import BadInput, refusing
-from jaxrl.cli.evaluate import evaluate_agents, pooled_summary
-from jaxrl.cli.forecast import forecast, plan_line
+from jaxrl.cli.arguments import BadInput, refusing
+from jaxrl.cli.evaluate import evaluate_agents, pooled
 from jaxrl.cli.interrupt import Interrupt, catch_signals
-from jaxrl.cli.job import Job, job_from_arguments, job_from_config, read_config
+from jaxrl.cli.job import Job, default_folder, job_from_config, make_job, read_config
 from jaxrl.cli.notices import final_notices, notices
-from jaxrl.cli.progress import Stopped, Watch
-from jaxrl.cli.screen import make_console, say
-from jaxrl.cli.summary import SCORE, num_diverged, num_runs, settings_summary, show_summary
+from jaxrl.cli.progress import Watch
+from jaxrl.cli.screen import as_json, say
+from jaxrl.cli.summary import SCORE, settings_summary, show_summary
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import root_key
+from jaxrl.training.memory import gigabytes
 from jaxrl.training.run_config import describe_difference, to_text
 from jaxrl.training.run_folder import RunFolder, open_run
 from jaxrl.training.session import Forecast, SweepResult
-from jaxrl.training.sweeps import sweep
+from jaxrl.training.sweeps import Runs, forecast, sweep
 
 # What may stand beside --resume: it changes no number of the run.
-_BESIDE_RESUME = {"resume", "dry_run", "eval_episodes", "checkpoint_seconds", "time_limit"}
+_FREE = {"--resume", "--dry-run", "--eval-episodes", "--checkpoint-seconds", "--time-limit"}
 
 
-def train(arguments: Train, words: Sequence[str]) -> int:
-    """Run `jaxrl train`.
+def run(arguments: Namespace, words: Sequence[str]) -> int:
+    """Train, and show what came of it.
 
     Args:
         arguments: what was asked.
@@ -47,47 +45,44 @@ def train(arguments: Train, words: Sequence[str]) -> int:
     Raises:
         BadInput: anything that cannot be, before a program is compiled.
     """
-    console = make_console()
-    if arguments.eval_episodes < 0 or not arguments.checkpoint_seconds >= 0:
-        raise BadInput("--eval-episodes and --checkpoint-seconds must not be negative.")
-    if not arguments.time_limit > 0:
-        raise BadInput("--time-limit must be more than 0 seconds.")
     job, path = _job_and_folder(arguments, words)
     if not arguments.overwrite:
         _check_can_go_on(RunFolder(path))
-    plan = forecast(job)
-    say(console, f"{job.title}: {plan_line(plan, job.num_steps)}")
+    # Traced and not compiled: states that do not fit in memory are refused here.
+    with refusing(KeyError, ValueError, MemoryError, OverflowError):
+        plan = forecast(job.agent, job.env, Runs(**job.program))
+    say(f"{job.title}: {_plan_line(plan, job.config['num_steps'])}")
     if arguments.dry_run:
-        _show_plan(console, job, plan, path, arguments.overwrite)
+        _show_plan(job, plan, path, arguments.overwrite)
         return 0
     with refusing(ValueError, OSError):
-        run = open_run(path, job.config(), arguments.overwrite, ["jaxrl", *words])
-    with run:
+        folder = open_run(path, job.config, arguments.overwrite, ["jaxrl", *words])
+    with folder:
         with refusing(ValueError, OSError):
-            summary = run.summary() if run.is_finished() else {}
+            summary = folder.summary() if folder.is_finished() else {}
         if "settings" in summary:
-            say(console, f"{path} is finished already; --overwrite trains it anew")
+            say(f"{path} is finished already; --overwrite trains it anew")
         else:
-            summary = _train_in(run, job, arguments, console)
+            summary = _train_in(folder, job, arguments)
         if isinstance(summary, Interrupt):
-            saved = Checkpoints(run.checkpoints).steps()
+            saved = Checkpoints(folder.checkpoints).steps()
             what = "everything is saved" if saved else "before anything was trained or saved"
-            say(console, f"stopped; {what}. To continue: jaxrl train --resume {path}")
+            say(f"stopped; {what}. To continue: jaxrl train --resume {path}")
             return summary.exit_code
-        show_summary(console, summary)
-        say(console, f"learning curve: {path / 'plots' / 'curve.png'}")
-    return 1 if num_diverged(summary) == num_runs(summary) else 0
+        show_summary(summary)
+        say(f"learning curve: {path / 'plots' / 'curve.png'}")
+    return int(all(len(row["diverged"]) == row["num_seeds"] for row in summary["settings"]))
 
 
-def _job_and_folder(arguments: Train, words: Sequence[str]) -> tuple[Job, Path]:
+def _job_and_folder(arguments: Namespace, words: Sequence[str]) -> tuple[Job, Path]:
     """The run asked for, and where it lives."""
     if arguments.resume is None:
-        job = job_from_arguments(arguments)
-        return job, Path(arguments.run_dir) if arguments.run_dir else job.default_folder()
-    others = sorted(given_options(list(words)) - _BESIDE_RESUME)
-    if others:
-        option = "--" + others[0].replace("_", "-")
-        raise BadInput(f"--resume takes the run as it was configured: leave out {option}.")
+        job = make_job(arguments)
+        folder = default_folder(f"{arguments.env}-{arguments.agent}", job.config)
+        return job, Path(arguments.run_dir or folder)
+    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    if others := sorted(given - _FREE):
+        raise BadInput(f"--resume takes the run as it was configured: leave out {others[0]}.")
     path = Path(arguments.resume)
     return job_from_config(read_config(path)), path
 
@@ -104,42 +99,63 @@ def _check_can_go_on(run: RunFolder) -> None:
     )
 
 
-def _show_plan(console: Console, job: Job, plan: Forecast, path: Path, overwrite: bool) -> None:
+def _plan_line(plan: Forecast, num_steps: int) -> str:
+    """The plan in a line; `num_steps` is the budget that was asked for."""
+    total, num_runs = plan.budget.total_steps, len(plan.settings) * len(plan.seeds)
+    rounded = "" if total == num_steps else f" ({num_steps:,} rounded up to whole records)"
+    groups, width = plan.num_groups, plan.lanes * jax.device_count()
+    return (
+        f"{num_runs:,} run{'s' * (num_runs != 1)}: {groups:,} group{'s' * (groups != 1)} of "
+        f"{width}, {gigabytes(plan.memory.per_group)} each; {total:,} steps each{rounded}, "
+        f"{plan.budget.num_records} records"
+    )
+
+
+def _show_plan(job: Job, plan: Forecast, path: Path, overwrite: bool) -> None:
     """What a run would do, for `--dry-run`."""
-    _warn(job)
+    _warn(notices(job))
+    found = "(new)"
     if (path / "config.yaml").is_file():
-        different = describe_difference(read_config(path), job.config())
+        different = describe_difference(read_config(path), job.config)
         if different and not overwrite:
             lines = "\n  ".join(different)
             raise BadInput(f"{path} holds a run with another configuration:\n  {lines}")
-        say(console, f"folder: {path} ({'would be replaced' if overwrite else 'would continue'})")
-    else:
-        say(console, f"folder: {path} (new)")
+        found = "(would be replaced)" if overwrite else "(would continue)"
+    say(f"folder: {path} {found}")
     Checkpoints(path / "checkpoints").foresee(plan.memory.per_group * plan.num_groups)
     for label in filter(None, job.labels):
-        say(console, f"setting: {label}")
-    say(console, to_text(job.config()).rstrip())
+        say(f"setting: {label}")
+    say(to_text(job.config).rstrip())
 
 
-def _warn(job: Job) -> None:
-    for text in notices(job):
+def _warn(texts: Sequence[str]) -> None:
+    for text in texts:
         warnings.warn(text, stacklevel=2)
 
 
-def _train_in(
-    run: RunFolder, job: Job, arguments: Train, console: Console
-) -> dict[str, Any] | Interrupt:
+def _train_in(run: RunFolder, job: Job, arguments: Namespace) -> dict[str, Any] | Interrupt:
     """Train in an open folder: the summary, or what stopped it."""
-    _warn(job)
-    say(console, f"folder: {run.path}")
+    _warn(notices(job))
+    say(f"folder: {run.path}")
     _note(run, "running")
     try:
-        with catch_signals(lambda text: say(console, text), arguments.time_limit) as interrupt:
-            result, watch = _sweep(run, job, arguments, console, interrupt)
-        if result is None or result.interrupted:
-            run.set_status("interrupted", {"signal": interrupt.number, "share": watch.share})
-            return interrupt
-        return _finish(run, job, arguments, result, watch)
+        with catch_signals(say, arguments.time_limit) as interrupt:
+            say("compiling (about 10 s, cached next time)")
+            result = None
+            with Watch(run, job.labels, interrupt) as watch:
+                result = sweep(
+                    root_key(job.config["seed"]),
+                    job.agent,
+                    job.env,
+                    **job.program,
+                    observer=watch,
+                    checkpoints=Checkpoints(run.checkpoints),
+                    checkpoint_seconds=arguments.checkpoint_seconds,
+                )
+        if result is not None and not result.interrupted:
+            return _finish(run, job, arguments, result, watch)
+        run.set_status("interrupted", {"signal": interrupt.number, "share": watch.share})
+        return interrupt
     except (MemoryError, ValueError, OSError) as error:
         # Too large, checkpoints that cannot be gone on from, a full disk.
         with contextlib.suppress(OSError):
@@ -156,79 +172,43 @@ def _note(run: RunFolder, state: str, **details: str) -> None:
     run.set_status(state, {**details, "checkpoint": saved})
 
 
-def _sweep(
-    run: RunFolder, job: Job, arguments: Train, console: Console, interrupt: Interrupt
-) -> tuple[SweepResult | None, Watch]:
-    say(console, "compiling (about 10 s, cached next time)")
-    with Watch(console, run, job.labels, interrupt) as watch:
-        try:
-            result = sweep(
-                root_key(job.seed),
-                job.agent,
-                job.env,
-                num_seeds=job.num_seeds,
-                num_steps=job.num_steps,
-                over=job.over,
-                num_records=job.num_records,
-                lanes=job.lanes,
-                observer=watch,
-                checkpoints=Checkpoints(run.checkpoints),
-                checkpoint_seconds=arguments.checkpoint_seconds,
-            )
-        except Stopped:
-            return None, watch
-    return result, watch
-
-
 def _finish(
-    run: RunFolder, job: Job, arguments: Train, result: SweepResult, watch: Watch
+    run: RunFolder, job: Job, arguments: Namespace, result: SweepResult, watch: Watch
 ) -> dict[str, Any]:
     """Write everything a finished run leaves, and return its summary."""
     from jaxrl.report.plots import learning_curves
 
-    for text in final_notices(job, result):
-        warnings.warn(text, stacklevel=2)
+    _warn(final_notices(job, result))
     rows = settings_summary(result, job.labels)
-    if arguments.eval_episodes:
-        _add_evaluations(rows, job, arguments.eval_episodes, result)
+    if count := arguments.eval_episodes:
+        played = evaluate_agents(job, result.agent_states, 0, {"num_episodes": count})
+        for row, seeds in zip(rows, played, strict=True):  # pooled over the seeds of each setting
+            row["evaluation"] = pooled(seeds).summary()
     device = jax.devices()[0]
-    summary = {
-        "title": job.title,
-        "score": SCORE,
-        "num_steps": int(result.steps[-1]),
-        "num_records": len(result.steps),
-        "device": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
-        "compile_seconds": round(result.forecast.compile_seconds, 3),
-        "run_seconds": round(result.run_seconds, 3),  # of this process, when it was continued
-        "steps_per_second": round(
-            (1 - watch.first_share) * result.forecast.total_steps / result.run_seconds
-        ),
-        "settings": rows,
-    }
+    summary = as_json(
+        {
+            "title": job.title,
+            "score": SCORE,
+            "num_steps": int(result.steps[-1]),
+            "num_records": len(result.steps),
+            "device": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
+            "compile_seconds": round(result.forecast.compile_seconds, 3),
+            "run_seconds": round(result.run_seconds, 3),  # of this process, when it was continued
+            "steps_per_second": round(
+                (1 - watch.first_share) * result.forecast.total_steps / result.run_seconds
+            ),
+            "settings": rows,
+        }
+    )
     returns = result.metrics["episode_return"]
+    diverged = [np.flatnonzero(steps >= 0) for steps in result.diverged_at]
+    names = [label or job.config["agent"] for label in job.labels]
     learning_curves(
         run.plots / "curve.png",
-        {
-            label or job.agent_name: (result.steps, returns[index])
-            for index, label in enumerate(job.labels)
-        },
-        diverged={
-            label or job.agent_name: np.flatnonzero(result.diverged_at[index] >= 0).tolist()
-            for index, label in enumerate(job.labels)
-        },
+        {name: (result.steps, one) for name, one in zip(names, returns, strict=True)},
+        diverged={name: rows.tolist() for name, rows in zip(names, diverged, strict=True)},
         title=job.title,
     )
-    summary = json.loads(json.dumps(summary))  # as it is read back later
-    bad = [one for row in rows for one in row["diverged"]]
-    run.finish(summary, "diverged" if bad else "done", {"num_diverged": len(bad)})
+    bad = sum(len(row["diverged"]) for row in rows)
+    run.finish(summary, "diverged" if bad else "done", {"num_diverged": bad})
     return summary
-
-
-def _add_evaluations(
-    rows: list[dict[str, Any]], job: Job, num_episodes: int, result: SweepResult
-) -> None:
-    """Greedy episodes of every final agent, pooled over the seeds of each setting."""
-    for row, seeds in zip(
-        rows, evaluate_agents(job, result.agent_states, 0, num_episodes), strict=True
-    ):
-        row["evaluation"] = pooled_summary(seeds)

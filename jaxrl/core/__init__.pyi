@@ -1,4 +1,4 @@
-from jaxrl.core import struct as struct
+from jaxrl.core import protocols as protocols, struct as struct
 from jaxrl.core.distances import (
     cramer_distance as cramer_distance,
     wasserstein_distance as wasserstein_distance,
@@ -14,15 +14,13 @@ from jaxrl.core.mdp import (
 from jaxrl.core.notation import register as register
 from jaxrl.core.protocols import (
     COHERENT as COHERENT,
-    MONETARY as MONETARY,
     Agent as Agent,
-    Composition as Composition,
+    CompositionFacts as CompositionFacts,
     Environment as Environment,
     Functional as Functional,
     FunctionalFacts as FunctionalFacts,
-    Head as Head,
-    Improvement as Improvement,
-    UpdateRule as UpdateRule,
+    HeadFacts as HeadFacts,
+    ImprovementFacts as ImprovementFacts,
 )
 from jaxrl.core.schedules import (
     Cosine as Cosine,

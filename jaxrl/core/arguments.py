@@ -23,9 +23,8 @@ def check_whole(name: str, value: Any, low: int = 1, high: int = 2**63 - 1) -> i
         >>> check_whole("num_steps", 1e6), check_whole("num_seeds", np.int32(3))
         (1000000, 3)
     """
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    whole = is_number and not isinstance(value, bool) and math.isfinite(value)
-    if not whole or value != int(value) or not low <= value <= high:
+    whole = _is_number(value) and math.isfinite(value) and value == int(value)
+    if not whole or not low <= value <= high:
         upto = f" and at most {high}" if high < 2**63 - 1 else ""
         raise ValueError(f"{name}={value!r} must be a whole number, at least {low}{upto}.")
     return int(value)
@@ -33,10 +32,13 @@ def check_whole(name: str, value: Any, low: int = 1, high: int = 2**63 - 1) -> i
 
 def check_number(name: str, value: Any, low: float = 0.0) -> float:
     """`value` as a Python float; `ValueError` unless it is a finite number, `low` or more."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    if not is_number or isinstance(value, bool) or not low <= value < math.inf:
+    if not _is_number(value) or not low <= value < math.inf:
         raise ValueError(f"{name}={value!r} must be a finite number, at least {low:g}.")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def check_prob(name: str, value: Any) -> None:
@@ -48,18 +50,12 @@ def check_prob(name: str, value: Any) -> None:
 def check_numbers(name: str, values: Any) -> list[float]:
     """A sequence of numbers as Python floats; `ValueError` for anything else."""
     try:
-        array = np.asarray(values)
-        if (
-            isinstance(values, (str, bytes, dict))
-            or array.ndim != 1
-            or array.dtype.kind not in "iuf"
-        ):
-            raise TypeError
-    except (TypeError, ValueError):
-        if isinstance(values, (list, tuple)) and len(values) == 0:
-            return []
-        raise ValueError(f"{name}={values!r} must be a list of numbers.") from None
-    return [float(value) for value in array]
+        array = np.asarray([*values])
+    except (TypeError, ValueError):  # nothing to go through, or lists of unequal lengths
+        array = np.asarray(None)
+    if isinstance(values, dict) or array.ndim != 1 or array.dtype.kind not in "iuf":
+        raise ValueError(f"{name}={values!r} must be a list of numbers.")
+    return array.astype(float).tolist()
 
 
 def check_path(name: str, value: Any) -> None:

@@ -23,13 +23,8 @@ def door(file: str, package: str) -> tuple[Callable[[str], Any], Callable[[], li
 
     @functools.cache
     def homes() -> dict[str, str]:
-        statements = ast.parse(Path(file).with_suffix(".pyi").read_text()).body
-        return {
-            alias.name: str(node.module)
-            for node in statements
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
-        }
+        imports: Any = ast.parse(Path(file).with_suffix(".pyi").read_text()).body
+        return {alias.name: one.module for one in imports for alias in one.names}
 
     def get(name: str) -> Any:
         if name == "__all__":

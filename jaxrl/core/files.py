@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,6 +64,12 @@ def read_json(file: Path) -> dict[str, Any]:
     return parse_json(read_bytes(file), str(file)) if file.exists() else {}
 
 
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Replace `file` in one move, so that no reader finds half of it."""
+    with replacing(file) as stream:
+        stream.write((json.dumps(content, indent=2) + "\n").encode())
+
+
 def parse_json(text: str | bytes, name: str) -> dict[str, Any]:
     """The JSON object in `text`; a `ValueError` that says `name` where there is none."""
     try:
@@ -81,13 +87,12 @@ def refuse_links(path: Path) -> None:
 
     The folder itself may be one.
     """
-    for folder, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            if os.path.islink(os.path.join(folder, name)):
-                raise ValueError(
-                    f"{os.path.join(folder, name)} is a link: a run's folder holds files of its "
-                    "own. Take it out, or give another --run-dir."
-                )
+    for entry in path.rglob("*"):
+        if entry.is_symlink():
+            raise ValueError(
+                f"{entry} is a link: a run's folder holds files of its own. Take it out, or give "
+                "another --run-dir."
+            )
 
 
 def remove_drafts(folder: Path) -> None:

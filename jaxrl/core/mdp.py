@@ -117,22 +117,21 @@ def tabular_mdp(
     """
     if is_sparse(transition):
         transition, next_state, reward, terminal = sparse_outcomes(transition, reward, terminal)
-        return _checked(
-            "transition", transition, next_state, reward, discount, initial, terminal, mask
-        )
-    transition = np.asarray(transition, np.float64)
-    if len(set(transition.shape)) == 1 and transition.ndim == 3 and transition.size > 1:
-        warnings.warn(
-            f"transition {list(transition.shape)} is read as [state, action, next state]; for "
-            "[action, state, next state] give np.moveaxis(transition, 0, 1).",
-            stacklevel=2,
-        )
-    if transition.ndim != 3 or 0 in transition.shape or transition.shape[0] != transition.shape[2]:
-        raise ValueError(
-            f"transition must have shape [S, A, S]; got {list(transition.shape)}. For outcome "
-            "lists [S, A, K] use outcome_mdp(prob, next_state, reward)."
-        )
-    next_state = np.broadcast_to(np.arange(transition.shape[0], dtype=np.int32), transition.shape)
+    else:
+        transition = np.asarray(transition, np.float64)
+        shape = transition.shape
+        if len(set(shape)) == 1 and transition.ndim == 3 and transition.size > 1:
+            warnings.warn(
+                f"transition {list(shape)} is read as [state, action, next state]; for "
+                "[action, state, next state] give np.moveaxis(transition, 0, 1).",
+                stacklevel=2,
+            )
+        if transition.ndim != 3 or 0 in shape or shape[0] != shape[2]:
+            raise ValueError(
+                f"transition must have shape [S, A, S]; got {list(shape)}. For outcome "
+                "lists [S, A, K] use outcome_mdp(prob, next_state, reward)."
+            )
+        next_state = np.broadcast_to(np.arange(shape[0], dtype=np.int32), shape)
     return _checked("transition", transition, next_state, reward, discount, initial, terminal, mask)
 
 
@@ -190,69 +189,74 @@ def _checked(
     mask: ArrayLike | None,
 ) -> TabularMDP:
     """The MDP of outcome lists that may be wrong; `name` is what the caller calls `prob`."""
-    shape, num_states = prob.shape, prob.shape[0]
-    next_state, reward = np.asarray(next_state), np.asarray(reward, np.float64)
-    number = jnp.result_type(float)
-    most = float(jnp.finfo(number).max)
-    all_finite = bool((np.abs(reward) <= most).all())  # NaN is not
-    reward = reward[..., None] if reward.shape == shape[:2] else reward
+    shape, pairs, states = prob.shape, prob.shape[:2], np.arange(len(prob))
+    first = np.asarray(states == 0 if initial is None else initial, np.float64)
     ends = np.broadcast_to(False, shape) if terminal is None else np.asarray(terminal)
-    first = np.arange(num_states) == 0 if initial is None else initial
-    first = np.asarray(first, np.float64)
-    legal = np.ones(shape[:2], bool) if mask is None else np.asarray(mask)
-    of_states = ends.shape == (num_states,)
-    _check_shapes(shape, next_state, reward, ends, first, legal)
-    if not np.all((legal == 0) | (legal == 1)):
-        raise ValueError("mask must be true or false for each state and action.")
-    legal = legal.astype(bool)
+    legal = np.ones(pairs, bool) if mask is None else np.asarray(mask)
+    next_state, reward = np.asarray(next_state), np.asarray(reward, np.float64)
+    given = {
+        "next_state": (next_state, [shape]),
+        "reward": (reward, [pairs, (*pairs, 1), shape]),
+        "terminal": (ends, [states.shape, shape]),
+        "initial": (first, [states.shape]),
+        "mask": (legal, [pairs]),
+    }
+    for what, (value, shapes) in given.items():
+        if value.shape not in shapes:
+            either = " or ".join(str(list(one)) for one in shapes)
+            raise ValueError(f"{what} must have shape {either}; got {list(value.shape)}.")
     if not np.issubdtype(next_state.dtype, np.integer):
         raise ValueError(f"next_state must hold integers; got {next_state.dtype}.")
-    in_range = (next_state >= 0) & (next_state < num_states)
+    if not np.all((legal == 0) | (legal == 1)):
+        raise ValueError("mask must be true or false for each state and action.")
+    if not (np.all(first >= 0) and abs(first.sum() - 1.0) <= 1e-4):
+        raise ValueError(f"initial must be a law over states; its sum is {first.sum():g}.")
+    check_value(SettingInfo("discount", discount, low=0.0, high=1.0), float(discount))
 
-    is_dense, stay_prob, stay_state = _staying_put(next_state, shape)
+    reward = reward[..., None] if reward.shape == pairs else reward
+    legal, in_range = legal.astype(bool), (next_state >= 0) & (next_state < len(states))
+    # Integers 0 and 1 mean no and yes; floats stay probabilities, whatever their values.
     is_sure = ends.dtype == np.bool_ or bool(np.all((ends == 0) | (ends == 1)))
-    if of_states:
+    # The rows of illegal pairs and of states where it is over stay put at reward 0.
+    is_dense = shape[2] == len(states) and bool(np.all(next_state == states))
+    stay_prob = np.eye(len(states))[:, None] if is_dense else np.eye(1, shape[2])[None]
+    stay_state = next_state if is_dense else states[:, None, None]
+    if ends.shape == states.shape:
         if not is_sure:
             raise ValueError("terminal of shape [S] must be true or false for each state.")
         is_over = ends.astype(bool)
-        ends = is_over[np.where(in_range, next_state, 0)] | is_over[:, None, None]
-        legal = legal | is_over[:, None]
         over = is_over[:, None, None]
+        ends = is_over[np.where(in_range, next_state, 0)] | over
+        legal = legal | is_over[:, None]
         prob, reward = np.where(over, stay_prob, prob), np.where(over, 0.0, reward)
         next_state = np.where(over, stay_state, next_state)
-    if not all_finite:
-        legal = legal & ~np.any((reward == -np.inf) & (prob > 0), axis=-1)
+    number = jnp.result_type(float)
+    legal = legal & ~np.any((reward == -np.inf) & (prob > 0), axis=-1)
     used = legal[..., None]
-    _check_where("mask", ~legal.any(axis=1), "leaves no action in", "give every state a legal one")
-    _check_where("next_state", used & ~in_range, "is outside [0, S) at", f"S = {num_states}")
-    # 1 - 0.9 - 0.1 is -3e-17: what is negative by rounding alone is zero.
-    _check_where(name, used & ~(prob >= -1e-12), "is negative or NaN at", "probabilities are >= 0")
-    prob = np.maximum(prob, 0.0)
-    total = np.where(legal, prob.sum(axis=-1), 1.0)
-    off = ~(np.abs(total - 1.0) <= 1e-4)
-    _check_where(name, off, "does not sum to 1 over outcomes at", "normalise the row")
-    if not all_finite:
-        lost = used & ~(np.abs(reward) <= most)
-        _check_where(
-            "reward", lost & (prob > 0), f"is not finite in {number} at", "use finite rewards"
-        )
-        reward = np.where(lost, 0.0, reward)
-    # Integers 0 and 1 mean no and yes; floats stay probabilities, whatever their values.
-    is_bool = is_sure and ends.dtype.kind in "bui"
-    if not is_sure:
-        _check_where("terminal", used & ~((ends >= 0) & (ends <= 1)), "is outside [0, 1] at", "")
-    _check_start(first, discount)
-
-    prob = prob / total[..., None]
-    if not legal.all():
-        prob, next_state = np.where(used, prob, stay_prob), np.where(used, next_state, stay_state)
-        reward, ends = np.where(used, reward, 0.0), np.where(used, ends, False)
+    total = np.where(legal, np.maximum(prob, 0.0).sum(axis=-1), 1.0)
+    lost = used & ~(np.abs(reward) <= float(jnp.finfo(number).max))  # NaN too
+    wrong = [
+        ("mask", ~legal.any(axis=1), "leaves no action in", "give every state a legal one"),
+        ("next_state", used & ~in_range, "is outside [0, S) at", f"S = {len(states)}"),
+        # 1 - 0.9 - 0.1 is -3e-17: what is negative by rounding alone is zero.
+        (name, used & ~(prob >= -1e-12), "is negative or NaN at", "probabilities are >= 0"),
+        (name, ~(np.abs(total - 1) <= 1e-4), "does not sum to 1 over outcomes at", "normalise"),
+        ("reward", lost & (prob > 0), f"is not finite in {number} at", "use finite rewards"),
+        ("terminal", used & ~((ends >= 0) & (ends <= 1)), "is outside [0, 1] at", ""),
+    ]
+    for what, where, problem, remedy in wrong:
+        if where.any():
+            _refuse(what, where, problem, remedy)
+    prob = np.where(used, np.maximum(prob, 0.0) / total[..., None], stay_prob)
+    next_state = np.where(used, next_state, stay_state)
+    reward = np.where(used & ~lost, reward, 0.0)
+    ends = np.where(used, ends, False)
     return TabularMDP(
         prob=jnp.asarray(prob, number),
         next_state=jnp.asarray(next_state, jnp.int32),
         # Where the probability is 0 the reward still counts: to adversaries with full support.
         reward=jnp.asarray(reward, number),
-        terminal=jnp.asarray(ends, bool if is_bool else number),
+        terminal=jnp.asarray(ends, bool if is_sure and ends.dtype.kind in "bui" else number),
         initial=jnp.asarray(first / first.sum(), number),
         legal=jnp.asarray(legal),
         discount=jnp.asarray(discount, number),
@@ -261,48 +265,12 @@ def _checked(
     )
 
 
-def _check_shapes(
-    shape: tuple[int, ...],
-    next_state: np.ndarray,
-    reward: np.ndarray,
-    ends: np.ndarray,
-    first: np.ndarray,
-    legal: np.ndarray,
-) -> None:
-    """Raise `ValueError` where something does not fit `prob[S, A, K]`."""
-    states = shape[:1]
-    of_pairs = reward.shape == (*shape[:2], 1)
-    expected = {
-        "next_state": (next_state, shape),
-        "reward": (reward, (*shape[:2], 1) if of_pairs else shape),
-        "terminal": (ends, states if ends.shape == states else shape),
-        "initial": (first, states),
-        "mask": (legal, shape[:2]),
-    }
-    shorter = {"reward": shape[:2], "terminal": states}
-    for what, (value, wanted) in expected.items():
-        if value.shape != wanted:
-            either = f"{list(shorter[what])} or " if what in shorter else ""
-            raise ValueError(
-                f"{what} must have shape {either}{list(wanted)}; got {list(value.shape)}."
-            )
-
-
-def _staying_put(
-    next_state: np.ndarray, shape: tuple[int, ...]
-) -> tuple[bool, np.ndarray, np.ndarray]:
-    """Whether outcome k is state k; the rows of illegal pairs and of states where it is over."""
-    num_states, _, num_outcomes = shape
-    states = np.arange(num_states)
-    if num_outcomes == num_states and bool(np.all(next_state == states)):
-        return True, np.eye(num_states)[:, None, :], next_state
-    return False, np.eye(num_outcomes)[:1][:, None, :], states[:, None, None]
-
-
-def _check_start(first: np.ndarray, discount: float) -> None:
-    if not (np.all(first >= 0) and abs(first.sum() - 1.0) <= 1e-4):
-        raise ValueError(f"initial must be a law over states; its sum is {first.sum():g}.")
-    check_value(SettingInfo("discount", discount, low=0.0, high=1.0), float(discount))
+def _refuse(name: str, wrong: np.ndarray, problem: str, remedy: str) -> None:
+    """Raise `ValueError` naming the first index at which `wrong` holds."""
+    index, places = np.argwhere(wrong)[0], ("state", "action", "outcome")
+    where = ", ".join(f"{place} {i}" for place, i in zip(places, index, strict=False))
+    more = f" ({int(wrong.sum())} such)" if wrong.sum() > 1 else ""
+    raise ValueError(f"{name} {problem} {where}{more}{': ' + remedy if remedy else ''}.")
 
 
 def stack_mdps(mdps: Sequence[TabularMDP]) -> TabularMDP:
@@ -323,18 +291,6 @@ def stack_mdps(mdps: Sequence[TabularMDP]) -> TabularMDP:
         raise ValueError(f"stack_mdps needs MDPs of one shape [S, A, K]; got {sorted(shapes)}.")
     if len({mdp.reward.shape for mdp in mdps}) > 1:
         mdps = [mdp.replace(reward=mdp.outcome_rewards) for mdp in mdps]
-    facts = {
-        "is_dense": all(mdp.is_dense for mdp in mdps),
-        "is_endless": all(mdp.is_endless for mdp in mdps),
-    }
+    names = ("is_dense", "is_endless")
+    facts = {name: all(getattr(mdp, name) for mdp in mdps) for name in names}
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(m.replace(**facts) for m in mdps))
-
-
-def _check_where(name: str, wrong: np.ndarray, problem: str, remedy: str) -> None:
-    """Raise `ValueError` naming the first index at which `wrong` holds."""
-    if wrong.any():
-        index = [int(i) for i in np.argwhere(wrong)[0]]
-        places = ("state", "action", "outcome")
-        where = ", ".join(f"{place} {i}" for place, i in zip(places, index, strict=False))
-        more = f" ({int(wrong.sum())} such)" if wrong.sum() > 1 else ""
-        raise ValueError(f"{name} {problem} {where}{more}{': ' + remedy if remedy else ''}.")

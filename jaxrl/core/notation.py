@@ -14,6 +14,7 @@ Nothing here knows a part: packages register theirs, and so may a program that u
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -25,6 +26,7 @@ from jaxrl.core.protocols import Composition, Functional, Head, Improvement, Upd
 from jaxrl.core.schedules import Cosine, Exponential, Linear, LinearSteps, Schedule
 from jaxrl.core.settings import (
     check_value,
+    get_path,
     is_setting,
     list_settings,
     near_names,
@@ -51,26 +53,18 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "agents": Kind("learners, for --agent"),
-    "functionals": Kind(
-        "over the successors of a step or an action's return law, for --functional", (Functional,)
-    ),
+    "functionals": Kind("over successors, or a law of returns, for --functional", (Functional,)),
     "improvements": Kind("which next actions count, for --improvement", (Improvement,)),
     "heads": Kind("how returns are stored, for --head", (Head,)),
-    "compositions": Kind(
-        "how a reward and what follows make a return, for --composition", (Composition,)
-    ),
+    "compositions": Kind("how rewards make a return, for --composition", (Composition,)),
     "rules": Kind("what an actor-critic minimises, for --rule", (UpdateRule,)),
     "successors": Kind("where successors come from, for --successors"),
-    "average_rewards": Kind(
-        "values against the average reward, for --average-reward", scheduled=False
-    ),
+    "average_rewards": Kind("values against the average, for --average-reward", scheduled=False),
     "channels": Kind("gains and losses stored apart, for --channels", scheduled=False),
     "optimisers": Kind("how gradients become steps, for --optimiser"),
     "networks": Kind("what networks are made of, for --network", scheduled=False),
     "wrappers": Kind(
-        "what stands round an environment, for --env-wrap",
-        given=("env", "discount"),
-        scheduled=False,
+        "what stands round an environment, for --env-wrap", (), ("env", "discount"), scheduled=False
     ),
 }
 
@@ -120,15 +114,12 @@ def parse(kind: str, text: str) -> Any:
         >>> parse("functionals", "CVaR:0.25"), parse("heads", "quantile,num_atoms=51")
         (CVaR(level=0.25), Quantile(num_atoms=51, huber_threshold=1.0))
     """
-    stops = [place for place in (text.find(":"), text.find(",")) if place >= 0]
-    name = (text[: min(stops)] if stops else text).strip()
-    rest = text[min(stops) + 1 :] if stops else ""
+    name, rest = (*(word.strip() for word in re.split("[:,]", text, maxsplit=1)), "")[:2]
     known = KINDS[kind].builders
-    plain = {_plain(one): one for one in known}
-    plain |= {_plain(one): full for one, full in KINDS[kind].short.items()}
-    full = plain.get(_plain(name))
+    names = {**{one: one for one in known}, **KINDS[kind].short}
+    full = {_plain(one): full for one, full in names.items()}.get(_plain(name))
     if full is None:
-        near = near_names(name, [*known, *KINDS[kind].short], f"jaxrl list {kind}")
+        near = near_names(name, [*names], f"jaxrl list {kind}")
         raise KeyError(f"unknown {kind.removesuffix('s')} {name!r}; {near}")
     missing = required(kind, full)
     if missing:
@@ -136,7 +127,7 @@ def parse(kind: str, text: str) -> Any:
             f"{full} needs {' and '.join(missing)}, which no text can give: build "
             f"{known[full].__name__}({', '.join(missing)}) in Python."
         )
-    words = [word.strip() for word in rest.split(",")] if rest.strip() else []
+    words = [word.strip() for word in rest.split(",")] if rest else []
     return _with_arguments(kind, default_of(kind, full), full, words)
 
 
@@ -150,11 +141,9 @@ def show(part: Any, kind: str | None = None) -> str:
     kind, name = _place_of(part, kind)
     default, words = default_of(kind, name), []
     for index, argument in enumerate(arguments(default, kind)):
-        value = functools.reduce(getattr, argument.split("."), part)
-        if index == 0:
-            words.append(to_text(value, "/"))
-        elif value != functools.reduce(getattr, argument.split("."), default):
-            words.append(f"{argument}={to_text(value, '/')}")
+        value = get_path(part, argument)
+        if index == 0 or value != get_path(default, argument):
+            words.append(f"{argument}=" * (index > 0) + to_text(value, "/"))
     return f"{name}:{','.join(words)}" if words else name
 
 
@@ -181,26 +170,27 @@ def argument_texts(kind: str, name: str) -> str:
     if required(kind, name):
         return f"needs {', '.join(required(kind, name))} (Python only)"
     part = default_of(kind, name)
-    values = {one: functools.reduce(getattr, one.split("."), part) for one in arguments(part, kind)}
+    values = {one: get_path(part, one) for one in arguments(part, kind)}
     return ", ".join(f"{one}={to_text(value, '/')}" for one, value in values.items())
 
 
 def required(kind: str, name: str) -> list[str]:
     """The fields of a part without a default: arrays, which only Python can give."""
-    build, nothing = KINDS[kind].builders[name], dataclasses.MISSING
-    fields = dataclasses.fields(build) if isinstance(build, type) else ()
-    bare = [one.name for one in fields if one.default is one.default_factory is nothing]
-    return [one for one in bare if one not in KINDS[kind].given]
+    return [one for one in _bare(KINDS[kind].builders[name]) if one not in KINDS[kind].given]
 
 
 def default_of(kind: str, name: str) -> Any:
     """A part with its default arguments; what is given to it later is None."""
     build = KINDS[kind].builders[name]
-    fields = dataclasses.fields(build) if isinstance(build, type) else ()
-    nothing = dataclasses.MISSING
-    return build(
-        **{one.name: None for one in fields if one.default is one.default_factory is nothing}
+    return build(**dict.fromkeys(_bare(build)))
+
+
+def _bare(build: Any) -> list[str]:
+    fields, nothing = (
+        dataclasses.fields(build) if isinstance(build, type) else (),
+        dataclasses.MISSING,
     )
+    return [one.name for one in fields if one.default is one.default_factory is nothing]
 
 
 def kind_of_field(owner: type, name: str) -> str | None:
@@ -241,12 +231,11 @@ def parse_setting(
     """
     infos = {info.name: info for info in list_settings(owner)}
     parts = {name: kind for name, kind in part_fields(owner).items() if name not in infos}
-    fields = {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner)}
-    tuples = [name for name, value in fields.items() if isinstance(value, tuple)]
+    fields = (field.name for field in dataclasses.fields(owner))
+    tuples = [name for name in fields if isinstance(getattr(owner, name), tuple)]
     full = resolve_name(list(dict.fromkeys([*infos, *parts, *tuples])), name)
-    *path, last = full.split(".")
-    holder = functools.reduce(getattr, path, owner)
-    hints, old = _members(_hints(type(holder))[last]), getattr(holder, last)
+    path, _, last = full.rpartition(".")
+    hints, old = _members(_hints(type(get_path(owner, path)))[last]), get_path(owner, full)
     if full in parts:
         return full, None if text.lower() == "none" and type(None) in hints else parse(
             parts[full], text
@@ -285,16 +274,14 @@ def read(name: str, hints: tuple[Any, ...], text: str, comma: str = ",") -> Any:
 
 def parse_literal(text: str) -> Any:
     """A value whose type only its text tells: a number, boolean, none, tuple or string."""
-    lowered = text.lower()
-    if lowered in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[lowered]
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
     if "," in text:
         return tuple(parse_literal(part.strip()) for part in _entries(text, ","))
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text
 
 
@@ -304,13 +291,12 @@ def parse_whole(text: str) -> int:
     Raises:
         ValueError: it is not one.
     """
-    try:
+    with contextlib.suppress(ValueError):
         return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer():
-            raise ValueError(f"{text!r} is not a whole number.") from None
-        return int(number)
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"{text!r} is not a whole number.")
+    return int(number)
 
 
 def to_text(value: Any, comma: str = ",") -> str:
@@ -320,14 +306,10 @@ def to_text(value: Any, comma: str = ",") -> str:
         >>> to_text((64, 64)), to_text(1e-4), to_text(Linear(1.0, 0.05, end=0.5))
         ('64,64', '0.0001', 'linear:1.0:0.05:0.5')
     """
-    for name, (of, fields, least, _) in _SCHEDULES.items():
+    for name, (of, how) in _SCHEDULES.items():
         if isinstance(value, of):
-            defaults = {field.name: field.default for field in dataclasses.fields(of)}
-            written = [*fields]
-            while (
-                len(written) > max(least, 2)
-                and getattr(value, written[-1]) == defaults[written[-1]]
-            ):
+            written, default = _written(how), {f.name: f.default for f in dataclasses.fields(of)}
+            while len(written) > 2 and getattr(value, written[-1]) == default[written[-1]]:
                 written.pop()
             return ":".join([name, *(repr(float(getattr(value, field))) for field in written)])
     if isinstance(value, bool) or value is None:
@@ -357,12 +339,9 @@ def _place_of(part: Any, kind: str | None) -> tuple[str, str]:
     """The kind and the name of a part."""
     for one in [kind] if kind else KINDS:
         for name, build in KINDS[one].builders.items():
-            default = build if build is type(part) else None
-            if not isinstance(build, type):
-                default = build()
-                # Of several names of one class, the one whose default holds the same structs.
-                default = default if _stem(default) == _stem(part) else None
-            if default is not None:
+            # Of several names of one class, the one whose default holds the same structs.
+            is_class = isinstance(build, type)
+            if build is type(part) if is_class else _stem(build()) == _stem(part):
                 return one, name
     raise ValueError(f"{type(part).__name__} is not a registered part: no text stands for it.")
 
@@ -441,10 +420,18 @@ def _read_bool(text: str, hint: Any, comma: str) -> bool:
 
 def _read_schedule(text: str, hint: Any, comma: str) -> Any:
     name, *numbers = text.split(":")
-    of, fields, least, _ = _SCHEDULES.get(name, (Linear, (), 1, ""))
+    if name not in _SCHEDULES:
+        raise ValueError
+    of, how = _SCHEDULES[name]
+    fields, least = _written(how), len(_written(how.partition("[")[0]))
     if not least <= len(numbers) <= len(fields):
         raise ValueError
-    return of(**dict(zip(fields, map(float, numbers), strict=False)))  # pyright: ignore
+    return of(**dict(zip(fields, map(float, numbers), strict=False)))
+
+
+def _written(how: str) -> list[str]:
+    """The fields in `INITIAL:FINAL[:END]`."""
+    return re.findall(r"\w+", how.lower())
 
 
 def _read_tuple(text: str, hint: Any, comma: str) -> tuple:
@@ -466,21 +453,12 @@ def _example(hint: Any, comma: str) -> str:
     )
 
 
-# name: (class, its fields as they are written, the least number of them, how it is written)
-_SCHEDULES: dict[str, tuple[type, tuple[str, ...], int, str]] = {
-    "linear": (
-        *(Linear, ("initial", "final", "end", "start"), 2),
-        "linear:INITIAL:FINAL[:END[:START]]",  # END and START are shares of the run
-    ),
-    "steps": (
-        *(LinearSteps, ("initial", "final", "num_steps"), 3),
-        "steps:INITIAL:FINAL:NUM_STEPS",
-    ),
-    "exponential": (
-        *(Exponential, ("initial", "final", "half_life"), 3),
-        "exponential:INITIAL:FINAL:HALF_LIFE",
-    ),
-    "cosine": (Cosine, ("initial", "final"), 1, "cosine:INITIAL[:FINAL]"),
+# name: class and how it is written; END and START are shares of the run
+_SCHEDULES: dict[str, tuple[type, str]] = {
+    "linear": (Linear, "INITIAL:FINAL[:END[:START]]"),
+    "steps": (LinearSteps, "INITIAL:FINAL:NUM_STEPS"),
+    "exponential": (Exponential, "INITIAL:FINAL:HALF_LIFE"),
+    "cosine": (Cosine, "INITIAL[:FINAL]"),
 }
 _OF = tuple(typing.get_args(Schedule))
 
@@ -492,7 +470,7 @@ _READERS: dict[Any, tuple[Callable[[str, Any, str], Any], str]] = {
     float: (lambda text, hint, comma: float(text), "a number"),
     Linear: (
         _read_schedule,
-        f"a schedule ({', '.join(written for *_, written in _SCHEDULES.values())})",
+        f"a schedule ({', '.join(f'{name}:{how}' for name, (_, how) in _SCHEDULES.items())})",
     ),
     tuple: (_read_tuple, "a list of {example}"),
     str: (lambda text, hint, comma: text, "text"),

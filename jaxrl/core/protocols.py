@@ -72,58 +72,105 @@ class Functional(Protocol):
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
-        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadFacts:
+    """What holds of a head whatever its settings; stated once, as `facts`.
+
+    Attributes:
+        stores_law: it keeps a law of returns; false when only the mean survives.
+        mean_preserving: `mean(encode(law))` is the law's mean, within the range of the head.
+    """
+
+    stores_law: bool = True
+    mean_preserving: bool = True
 
 
 class Head(Protocol):
     """How a return is stored by a network or a table: so many numbers for each action."""
 
-    stores_law: ClassVar[bool]  # false when only the mean survives
+    @property
+    def facts(self) -> HeadFacts:
+        """What holds of it: a class attribute will do."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the parameters of one action: `()`, `(K,)`, ..."""
-        ...
 
     def law(self, params: Array) -> Law:
         """`params[*shape]` -> the law they stand for."""
-        ...
 
     def encode(self, law: Law) -> Array:
         """Law -> `params[*shape]`: the nearest that this head can store."""
-        ...
 
     def loss(self, params: Array, target: Law) -> Array:
         """`params[*shape]`, the law to move towards -> `[]`. The target is treated as constant by
         the caller."""
-        ...
 
     def mean(self, params: Array) -> Array:
         """`params[*shape]` -> `[]` [return]."""
-        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ImprovementFacts:
+    """What holds of an improvement; false where it is not known to. Stated once, as `facts`.
+
+    Attributes:
+        deterministic: all probability is on the best action, which `select(q_values, mask)` gives,
+            and there is no bonus; a backup then looks at one action's row and mixes none.
+        nonexpansive: V moves no further than the greatest change in `q_values`; with a monotone,
+            translation-equivariant functional the backup then contracts.
+        sublinear: V(q + q') <= V(q) + V(q') and V(c q) = c V(q) for c >= 0.
+        fixed: the policy is given and does not depend on `q_values`, and there is no bonus.
+    """
+
+    deterministic: bool = False
+    nonexpansive: bool = True
+    sublinear: bool = False
+    fixed: bool = False
 
 
 class Improvement(Protocol):
     """Which next actions a backup assumes. V = sum_a probs_a (q_a + bonus_a)."""
 
-    deterministic: ClassVar[bool]  # all on one action, given by `select`; no bonus
-    nonexpansive: ClassVar[bool]
+    @property
+    def facts(self) -> ImprovementFacts:
+        """What holds of it: a class attribute will do."""
+        ...
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """`q_values[A]`, `mask[A]` (true where legal) -> `probs[A]`, `bonus[A]` [return]."""
-        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class CompositionFacts:
+    """What holds of a composition, stated once, as `facts`.
+
+    Attributes:
+        linear: it commutes with the expectation of the next return, as only the discounted sum
+            does.
+        needs_law: its return is defined along a trajectory and does not commute with the
+            expectation, so that a head must store more than a mean.
+        contracts: it moves by at most `discount` times the change of the next return.
+    """
+
+    linear: bool = False
+    needs_law: bool = False
+    contracts: bool = True
 
 
 class Composition(Protocol):
     """How a reward and the return that follows it make the return."""
 
-    linear: ClassVar[bool]  # commutes with the expectation of the next return
-    needs_law: ClassVar[bool]  # a head must store more than a mean
-    contracts: ClassVar[bool]  # moves by at most `discount` times the change of the next return
+    @property
+    def facts(self) -> CompositionFacts:
+        """What holds of it: a class attribute will do."""
+        ...
 
     def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
         """Elementwise, over arrays that broadcast [return]."""
-        ...
 
 
 class Environment(Protocol):
@@ -132,20 +179,16 @@ class Environment(Protocol):
     @property
     def observation_space(self) -> Space:
         """The space of one observation."""
-        ...
 
     @property
     def action_space(self) -> Space:
         """The space of one action."""
-        ...
 
     def reset(self, key: Key) -> tuple[PyTree, PyTree]:
         """-> `state`, `observation` of a new episode."""
-        ...
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """-> `state`, `TimeStep`. Never resets by itself: the rollout does that."""
-        ...
 
 
 class Policy(Protocol):
@@ -153,7 +196,6 @@ class Policy(Protocol):
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """What a recurrent policy carries between steps, `[num_envs, ...]`; `()` when nothing."""
-        ...
 
     def act(
         self,
@@ -165,7 +207,6 @@ class Policy(Protocol):
     ) -> tuple[Array, dict[str, Any]]:
         """`observation[B, ...]` -> `action[B, ...]`, extras. A recurrent policy returns its next
         memory as `extras["memory"]`; every other entry is recorded in the trajectory."""
-        ...
 
 
 @runtime_checkable
@@ -180,31 +221,25 @@ class Agent(Policy, Protocol):
     @property
     def num_envs(self) -> int:
         """Environments stepped side by side, B."""
-        ...
 
     @property
     def rollout_length(self) -> int:
         """Steps of each between two updates, T."""
-        ...
 
     @property
     def discount(self) -> float:
         """Gamma [per step]."""
-        ...
 
     def check(self, env: Environment) -> None:
         """Raise `ValueError` when the agent cannot learn in `env`, saying what to do."""
-        ...
 
     def init(self, key: Key, env: Environment, total_steps: float | Array = ...) -> PyTree:
         """-> `state`. `total_steps` is the length of the life that schedules see."""
-        ...
 
     def update(
         self, key: Key, state: PyTree, trajectory: Transition
     ) -> tuple[PyTree, dict[str, Array]]:
         """Fresh `[T, B]` data -> `state`, `metrics` (scalars)."""
-        ...
 
 
 class UpdateRule(Protocol):
@@ -218,20 +253,16 @@ class UpdateRule(Protocol):
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         """Extra network heads that the rule asks for: name and shape."""
-        ...
 
     def init(self, params: PyTree) -> PyTree:
         """-> `rule_state`, what the rule remembers in one life of a learner with these network
         parameters: running averages, lagged copies; `()` when nothing."""
-        ...
 
     def targets(
         self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress
     ) -> tuple[PyTree, PyTree]:
         """Along time, once per rollout: `[T, ...]` -> targets `[T, ...]`, `rule_state`."""
-        ...
 
     def loss(self, outputs: PyTree, targets: PyTree, progress: Progress) -> Array:
         """One step -> `[]`, for the gradient of the network's parameters. Targets are constants
         to that gradient, and not to an outer one."""
-        ...

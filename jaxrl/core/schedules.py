@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -127,9 +127,7 @@ Schedule = Linear | LinearSteps | Exponential | Cosine | LifetimeCurve
 
 def value_at(setting: float | Array | Schedule, progress: Progress) -> Array:
     """The number `[]` that a setting stands for now: itself, or its schedule's value."""
-    if isinstance(setting, Schedule):
-        return setting(progress)
-    return jnp.asarray(setting)
+    return jnp.asarray(values_at(setting, progress))
 
 
 def values_at(settings: Settings, progress: Progress) -> Settings:
@@ -142,15 +140,16 @@ def values_at(settings: Settings, progress: Progress) -> Settings:
         '0.600'
     """
 
-    def is_schedule(node: object) -> bool:
-        return isinstance(node, Schedule)
+    def now(node: Any) -> Any:
+        return node(progress) if isinstance(node, Schedule) else node
 
-    return jax.tree.map(
-        lambda leaf: leaf(progress) if is_schedule(leaf) else leaf, settings, is_leaf=is_schedule
-    )
+    return jax.tree.map(now, settings, is_leaf=_is_schedule)
 
 
 def has_schedule(settings: object) -> bool:
     """Whether a struct of settings holds a schedule anywhere."""
-    nodes = jax.tree.leaves(settings, is_leaf=lambda node: isinstance(node, Schedule))
-    return any(isinstance(node, Schedule) for node in nodes)
+    return any(map(_is_schedule, jax.tree.leaves(settings, is_leaf=_is_schedule)))
+
+
+def _is_schedule(node: object) -> bool:
+    return isinstance(node, Schedule)

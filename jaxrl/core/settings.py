@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -53,23 +54,17 @@ def setting(
         Traceback (most recent call last):
         ValueError: weight=-1.0 is out of range: give a value in [0, inf).
     """
-    metadata = {
-        "help": help,
-        "unit": unit,
-        "low": low,
-        "high": high,
-        "low_open": low_open,
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "low_open": low_open}
+    metadata |= {
         "choices": choices,
         "infinite": infinite or (isinstance(default, float) and math.isinf(default)),
         "whole": _is_whole(default)
         or (isinstance(default, tuple) and default != () and all(map(_is_whole, default))),
         "kind": object if optional else type(default),
     }
-    static = isinstance(default, (bool, int, str, tuple, type(None))) or (
-        callable(default) and not dataclasses.is_dataclass(default)
-    )
     if dataclasses.is_dataclass(default):
-        return struct.field(pytree_node=True, default_factory=lambda: default, metadata=metadata)
+        return struct.field(default_factory=lambda: default, metadata=metadata)
+    static = isinstance(default, (bool, int, str, tuple, type(None))) or callable(default)
     return struct.field(pytree_node=not static, default=default, metadata=metadata)
 
 
@@ -93,6 +88,13 @@ class SettingInfo:
     def is_leaf(self) -> bool:
         """Whether the setting is a traced float, so that it can be swept."""
         return isinstance(self.value, float) or hasattr(self.value, "dtype")
+
+    @property
+    def bounds(self) -> str:
+        """The interval of what is allowed, such as `[0, inf)`."""
+        left = "(" if self.low_open or math.isinf(self.low) else "["
+        right = "]" if self.infinite or not math.isinf(self.high) else ")"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
 
 
 def list_settings(owner: Any, prefix: str = "") -> list[SettingInfo]:
@@ -149,7 +151,7 @@ def check_kinds(owner: Any) -> None:
             raise ValueError(f"{info.name}={value!r} is not allowed: give {wanted}.")
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(struct.field, setting))
+@dataclass_transform(frozen_default=True, field_specifiers=(struct.field,))
 def checked_struct(cls: type[T]) -> type[T]:
     """Make `cls` a struct whose constructor refuses settings out of their ranges."""
     made: Any = cls
@@ -167,12 +169,13 @@ def check_value(info: SettingInfo, value: Any) -> None:
         raise ValueError(f"{info.name}={value!r} is not one of: {allowed}.")
     if isinstance(value, Schedule):
         for field in dataclasses.fields(value):
+            one = getattr(value, field.name)
             if field.name in ("initial", "final"):
                 # A schedule may end where a constant may not stand, such as at a step size of 0.
                 named = dataclasses.replace(info, name=f"{info.name}.{field.name}", low_open=False)
-                check_value(named, getattr(value, field.name))
-            elif not isinstance(getattr(value, field.name), jax.core.Tracer):
-                _check_known(f"{info.name}.{field.name}", getattr(value, field.name))
+                check_value(named, one)
+            elif _is_number(one) and not isinstance(one, jax.core.Tracer) and np.isnan(one).any():
+                raise ValueError(f"{info.name}.{field.name}={one} is not a number.")
     if isinstance(value, (tuple, list)):
         for entry in value:
             check_value(info, entry)
@@ -190,15 +193,7 @@ def check_value(info: SettingInfo, value: Any) -> None:
     inside = numbers > info.low if info.low_open else numbers >= info.low
     inside = inside & (numbers <= info.high) & (np.isfinite(numbers) | info.infinite)
     if not np.all(inside):  # NaN is not inside
-        left = "(" if info.low_open or math.isinf(info.low) else "["
-        right = "]" if info.infinite or not math.isinf(info.high) else ")"
-        bounds = f"{left}{info.low:g}, {info.high:g}{right}"
-        raise ValueError(f"{info.name}={value} is out of range: give a value in {bounds}.")
-
-
-def _check_known(name: str, value: Any) -> None:
-    if _is_number(value) and np.any(np.isnan(np.asarray(value))):
-        raise ValueError(f"{name}={value} is not a number.")
+        raise ValueError(f"{info.name}={value} is out of range: give a value in {info.bounds}.")
 
 
 def _is_whole(value: Any) -> bool:
@@ -310,14 +305,18 @@ def moved_names(old: Mapping[str, T], new: Collection[str]) -> dict[str, T]:
 def near_names(name: str, known: list[str], see: str = "jaxrl list") -> str:
     """A half sentence naming the entries of `known` nearest to `name`, or all when few.
 
-    A part of an entry will do: "maze" is near MetaMaze-misc. `see` is the command that lists them.
+    A part of an entry will do: "maze" is near MetaMaze-misc. `see` is the command that lists them;
+    without one, the message does.
     """
+    known = [*dict.fromkeys(known)]
     likeness = {entry: _likeness(name.lower(), entry) for entry in known}
     near = sorted((e for e in known if likeness[e] >= 0.5), key=lambda e: -likeness[e])[:3]
+    every = f"{', '.join(known)}."
     if near:
-        return f"did you mean {' or '.join(near)}?"
-    if len(known) <= 12:
-        return f"known: {', '.join(known)}."
+        found = " or ".join(filter(None, (", ".join(near[:-1]), near[-1])))
+        return f"did you mean {found}?" + f" There are: {every}" * (not see)
+    if not see or len(known) <= 12:
+        return f"known: {every}"
     return f"there are {len(known)}, from {known[0]} to {known[-1]}; see `{see}`."
 
 
@@ -338,6 +337,11 @@ def setting_label(values: Mapping[str, float], owner: Any) -> str:
         f"{short[name] if names.count(short[name]) < 2 else name}={value:.12g}"
         for name, value in values.items()
     )
+
+
+def get_path(owner: Any, path: str) -> Any:
+    """The field at the whole dotted `path`; `owner` itself at an empty one."""
+    return functools.reduce(getattr, filter(None, path.split(".")), owner)
 
 
 def replace_path(owner: Any, path: str, value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -76,9 +78,4 @@ Space = Discrete | Box
 
 def flat_size(space: Space) -> int:
     """Numbers that one element of the space takes when one-hot (discrete) or flattened (box)."""
-    if isinstance(space, Discrete):
-        return space.num_values
-    size = 1
-    for length in space.shape:
-        size *= length
-    return size
+    return space.num_values if isinstance(space, Discrete) else math.prod(space.shape)

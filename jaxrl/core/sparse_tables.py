@@ -26,52 +26,45 @@ def sparse_outcomes(
     Raises:
         ValueError: matrices of other shapes.
     """
-    blocks = list(transition) if isinstance(transition, (list, tuple)) else [transition]
-    num_states = blocks[0].shape[1]
-    wanted = "a list of matrices [S, S], or one [S A, S]"
-    if len({block.shape for block in blocks}) > 1 or num_states == 0 or blocks[0].shape[0] == 0:
-        raise ValueError(f"A sparse transition must be {wanted}, of one size and not empty.")
-    if blocks[0].shape[0] % num_states or (len(blocks) > 1 and blocks[0].shape[0] != num_states):
-        raise ValueError(f"A sparse transition must be {wanted}; got {list(blocks[0].shape)}.")
-    num_actions = len(blocks) * blocks[0].shape[0] // num_states
-
-    def in_order(per_block: list[np.ndarray]) -> np.ndarray:
-        if len(per_block) > 1:
-            return np.stack(per_block, axis=1)
-        return per_block[0].reshape(num_states, num_actions, -1)
-
-    blocks = [block.tocsr(copy=True) for block in blocks]
-    for block in blocks:
-        block.sum_duplicates()
-    num_outcomes = max(1, *(int(np.diff(block.indptr).max()) for block in blocks))
-    probs, successors, rows = [], [], []
-    for block in blocks:
-        counts = np.diff(block.indptr)
-        row = np.repeat(np.arange(counts.size), counts)
-        place = np.arange(block.nnz) - block.indptr[row]
-        prob = np.zeros((counts.size, num_outcomes))
-        prob[row, place] = block.data
-        # What is padded is a copy of a possible outcome, at probability 0.
-        first = np.append(block.indices, 0)[block.indptr[:-1]]
-        successor = np.broadcast_to(first[:, None], prob.shape).copy()
-        successor[row, place] = block.indices
-        probs.append(prob)
-        successors.append(successor)
-        rows.append(np.broadcast_to(np.arange(counts.size)[:, None], prob.shape))
+    table, num_actions = _rows(transition)
+    shape = len(table.indptr) // num_actions, num_actions, -1
+    counts = np.diff(table.indptr)
+    row = np.repeat(np.arange(counts.size), counts)
+    place = np.arange(table.nnz) - table.indptr[row]
+    prob = np.zeros((counts.size, max(1, int(counts.max()))))
+    prob[row, place] = table.data
+    # What is padded is a copy of a possible outcome, at probability 0.
+    successor = np.append(table.indices, 0)[table.indptr[:-1], None].repeat(prob.shape[1], axis=1)
+    successor[row, place] = table.indices
+    next_state = successor.reshape(shape)
     if is_sparse(reward):
-        tables = list(reward) if isinstance(reward, (list, tuple)) else [reward]
-        if [table.shape for table in tables] != [block.shape for block in blocks]:
+        rewards, _ = _rows(reward)
+        if rewards.shape != table.shape:
             raise ValueError("A sparse reward must have the form of the transition.")
-        found = []
-        for table, row, successor in zip(tables, rows, successors, strict=True):
-            entries = table.tocsr()[row.ravel(), successor.ravel()]
-            entries = entries.todense() if hasattr(entries, "todense") else entries
-            found.append(np.asarray(entries).reshape(row.shape))
-        reward = in_order(found)
-    next_state = in_order(successors)
+        rows = np.arange(counts.size).repeat(prob.shape[1])
+        reward = np.asarray(rewards[rows, successor.ravel()]).reshape(shape)
 
     def at_outcomes(table: Any) -> Any:
-        wide = np.shape(table) == (num_states, num_actions, num_states)
+        wide = np.shape(table) == (*next_state.shape[:2], len(next_state))
         return np.take_along_axis(np.asarray(table), next_state, axis=2) if wide else table
 
-    return in_order(probs), next_state, at_outcomes(reward), at_outcomes(terminal)
+    return prob.reshape(shape), next_state, at_outcomes(reward), at_outcomes(terminal)
+
+
+def _rows(tables: Any) -> tuple[Any, int]:
+    """Matrices as one, a row s A + a for each pair, entries of one place added up; and A."""
+    from scipy import sparse  # only for who has such tables
+
+    blocks = list(tables) if isinstance(tables, (list, tuple)) else [tables]
+    height, num_states = blocks[0].shape
+    wanted = "a list of matrices [S, S], or one [S A, S]"
+    if len({block.shape for block in blocks}) > 1 or num_states == 0 or height == 0:
+        raise ValueError(f"A sparse transition must be {wanted}, of one size and not empty.")
+    if height % num_states or (len(blocks) > 1 and height != num_states):
+        raise ValueError(f"A sparse transition must be {wanted}; got [{height}, {num_states}].")
+    table: Any = sparse.csr_array(sparse.vstack(blocks))
+    num_actions = table.shape[0] // num_states
+    if len(blocks) > 1:  # stood action by action
+        table = table[np.arange(table.shape[0]).reshape(num_actions, num_states).T.ravel()]
+    table.sum_duplicates()
+    return table, num_actions

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 
 T = TypeVar("T")
 
@@ -36,18 +37,18 @@ def field(
         metadata: anything else to know about the field.
     """
     metadata = {**(metadata or {}), "pytree_node": pytree_node}
-    if default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=default_factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def dataclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a pytree, with `.replace(**changes)`.
 
-    Fields are children unless `field(pytree_node=False)`; static values must be hashable.
+    Fields are children unless `field(pytree_node=False)`; static values must be hashable. Arrays
+    are shown by dtype and shape, `float32[64,2]`, and single numbers as they are.
     """
-    made: Any = dataclasses.dataclass(frozen=True)(cls)
+    cls.__repr__ = vars(cls).get("__repr__", _repr)
+    made: Any = dataclasses.dataclass(frozen=True, repr=False)(cls)
     is_node = {f.name: f.metadata.get("pytree_node", True) for f in dataclasses.fields(made)}
     children = tuple(name for name, node in is_node.items() if node)
     static = tuple(name for name, node in is_node.items() if not node)
@@ -72,3 +73,23 @@ def dataclass(cls: type[T]) -> type[T]:
     if made.__module__.startswith("jaxrl."):
         STRUCTS.setdefault(made.__name__, made)
     return made
+
+
+def _repr(owner: Any) -> str:
+    fields = (f"{f.name}={_shown(getattr(owner, f.name))}" for f in dataclasses.fields(owner))
+    return f"{type(owner).__name__}({', '.join(fields)})"
+
+
+def _shown(value: Any) -> str:
+    """As `repr`, but short for arrays, also those in tuples, lists and mappings."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {_shown(entry)}' for key, entry in value.items())}}}"
+    if type(value) in (tuple, list):
+        left, right = "()" if type(value) is tuple else "[]"
+        comma = "," if left == "(" and len(value) == 1 else ""
+        return f"{left}{', '.join(map(_shown, value))}{comma}{right}"
+    if isinstance(value, np.generic) or not hasattr(value, "dtype"):
+        return repr(value)
+    if value.shape == () and not isinstance(value, jax.core.Tracer):
+        return str(value)
+    return f"{value.dtype}[{','.join(map(str, value.shape))}]"

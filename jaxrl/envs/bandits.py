@@ -8,10 +8,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.spaces import Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core import Array, Discrete, Key, Space, TimeStep, check_settings, setting, struct
+from jaxrl.envs.clock import clocked
+from jaxrl.envs.tabular import TabularState
 
 
 class Payout(Protocol):
@@ -43,19 +42,12 @@ class NormalPayout:
 
 
 @struct.dataclass
-class BanditState:
-    """How often arms were pulled in this episode."""
-
-    time: Array  # [] int32 [pulls]
-
-
-@struct.dataclass
 class Bandit:
     """Pull one of A arms; each pays rewards of its own mean.
 
     The observation is always 0. An episode ends (it terminates: nothing follows) after `num_pulls`
     pulls; with infinity it never does. The best arm's mean is the best reward per pull, whatever
-    the length. Build one with `bandit`, which checks.
+    the length. Build one with `make("Bandit")`, which checks.
 
     Sources: Robbins (1952), "Some aspects of the sequential design of experiments", for the
     problem.
@@ -72,30 +64,24 @@ class Bandit:
     payout: Any = struct.field(default_factory=CoinPayout)  # a `Payout`
     num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0, infinite=True)
 
-    @property
-    def observation_space(self) -> Space:
-        """`Discrete(1)`."""
-        return Discrete(1)
+    observation_space = Discrete(1)
 
     @property
     def action_space(self) -> Space:
         """`Discrete(A)`."""
         return Discrete(self.means.shape[-1])
 
-    def reset(self, key: Key) -> tuple[BanditState, Array]:
+    def reset(self, key: Key) -> tuple[TabularState, Array]:
         """No pull yet; the key is not used."""
-        return BanditState(jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32)
+        zero = jnp.zeros((), jnp.int32)
+        return TabularState(zero, zero), zero
 
-    def step(self, key: Key, state: BanditState, action: Array) -> tuple[BanditState, TimeStep]:
+    def step(self, key: Key, state: TabularState, action: Array) -> tuple[TabularState, TimeStep]:
         """Pull the arm `action`."""
-        state = BanditState(state.time + 1)
-        step = TimeStep(
-            observation=jnp.zeros((), jnp.int32),
-            reward=self.payout.draw(key, self.means[action]).astype(jnp.float32),
-            terminated=state.time >= jnp.asarray(self.num_pulls, jnp.float32),
-            truncated=jnp.zeros((), jnp.bool_),
-        )
-        return state, step
+        state = TabularState(state.index, state.time + 1)
+        reward = self.payout.draw(key, self.means[action])
+        terminated = state.time >= jnp.asarray(self.num_pulls, jnp.float32)
+        return state, clocked(state.index, reward, terminated, state.time, jnp.inf)
 
 
 def bandit(

@@ -1,13 +1,12 @@
-"""Small chains with known answers: river swim, slippery chain, a cycle, and the deep sea."""
+"""Small MDPs: chains with known answers (a river, a slippery chain, a deep sea), random ones."""
 
 from __future__ import annotations
 
 import jax
 import numpy as np
 
-from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
-from jaxrl.core.types import Key
+from jaxrl.core import Key, TabularMDP, outcome_mdp
+from jaxrl.core.arguments import check_prob, check_whole
 
 
 def riverswim(num_states: int = 6, discount: float = 0.99) -> TabularMDP:
@@ -27,8 +26,7 @@ def riverswim(num_states: int = 6, discount: float = 0.99) -> TabularMDP:
     Sources: Strehl and Littman (2008), "An analysis of model-based interval estimation for Markov
     decision processes", section 4, for the chain.
     """
-    if num_states < 2:
-        raise ValueError(f"riverswim needs at least 2 states; got num_states={num_states}.")
+    num_states = check_whole("num_states", num_states, 2)
     state, last = np.arange(num_states), num_states - 1
     # Outcomes are: back, stay, up. Action 0 is the sure drift back.
     prob = np.tile([[1.0, 0.0, 0.0], [0.05, 0.60, 0.35]], (num_states, 1, 1))
@@ -73,8 +71,7 @@ def chain(
         >>> [float(r) for r in chain(slip_prob=0.0).dense()[1][4]]
         [10.0, 2.0]
     """
-    if num_states < 2:
-        raise ValueError(f"chain needs at least 2 states; got num_states={num_states}.")
+    num_states = check_whole("num_states", num_states, 2)
     check_prob("slip_prob", slip_prob)
     state, last = np.arange(num_states), num_states - 1
     outcomes = np.stack([np.minimum(state + 1, last), np.zeros_like(state)], axis=-1)
@@ -112,8 +109,7 @@ def cycle(num_states: int = 3, discount: float = 0.99) -> TabularMDP:
         >>> cycle(3).next_state[:, 0, 0].tolist()
         [1, 2, 0]
     """
-    if num_states < 1:
-        raise ValueError(f"cycle needs at least 1 state; got num_states={num_states}.")
+    num_states = check_whole("num_states", num_states, 1)
     state = np.arange(num_states)
     following = np.broadcast_to(((state + 1) % num_states)[:, None, None], (num_states, 2, 1))
     reward = (state[:, None] == 0) & (np.arange(2) == 1)
@@ -140,8 +136,7 @@ def deep_sea(
 
     Sources: Osband et al. (2020), "Behaviour suite for reinforcement learning", deep sea.
     """
-    if size < 1:
-        raise ValueError(f"deep_sea needs size >= 1; got size={size}.")
+    size = check_whole("size", size)
     right_action = np.ones((size, size), bool)
     if key is not None:
         right_action = np.asarray(jax.random.bernoulli(key, 0.5, (size, size)))
@@ -157,4 +152,45 @@ def deep_sea(
         reward.reshape(shape),
         discount,
         terminal=np.broadcast_to(row[..., None] == size - 1, shape),
+    )
+
+
+def garnet(
+    key: Key,
+    num_states: int = 20,
+    num_actions: int = 4,
+    num_outcomes: int = 3,
+    discount: float = 0.95,
+) -> TabularMDP:
+    """A random MDP with a fixed branching factor.
+
+    For each state and action, `num_outcomes` distinct successors are drawn without replacement;
+    their probabilities are the gaps between sorted uniform draws; rewards are standard normal per
+    state and action. The first state is uniform; nothing ends.
+
+    Args:
+        key: PRNG key.
+        num_states: S, at least 1.
+        num_actions: A, at least 1.
+        num_outcomes: K, the branching factor, in [1, S].
+        discount: gamma in [0, 1] [per step].
+
+    Raises:
+        ValueError: a size is out of range.
+
+    Sources: Archibald, McKinnon and Thomas (1995), "On the generation of Markov decision
+    processes"; Bhatnagar et al. (2009), "Natural actor-critic algorithms", section 6.
+    """
+    shape = check_whole("num_states", num_states), check_whole("num_actions", num_actions)
+    num_outcomes = check_whole("num_outcomes", num_outcomes, high=num_states)
+    order_key, gap_key, reward_key = jax.random.split(key, 3)
+    order = np.argsort(jax.random.uniform(order_key, (*shape, num_states)), axis=-1)
+    cuts = np.sort(jax.random.uniform(gap_key, (*shape, num_outcomes - 1)), axis=-1)
+    prob = np.diff(cuts.astype(np.float64), axis=-1, prepend=0.0, append=1.0)
+    return outcome_mdp(
+        prob,
+        order[..., :num_outcomes].astype(np.int32),
+        np.asarray(jax.random.normal(reward_key, shape)),
+        initial=np.full(num_states, 1.0 / num_states),
+        discount=discount,
     )

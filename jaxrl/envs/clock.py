@@ -6,23 +6,23 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, PyTree, TimeStep
+from jaxrl.core import Array, PyTree, TimeStep, setting
+
+Number = Array | float
 
 
 def clock(num_steps: float) -> Any:
     """The setting `time_limit` of an environment, by default `num_steps` [steps]."""
-    help = "truncates after so many steps"
-    return setting(num_steps, help, unit="steps", low=1.0, infinite=True)
+    return setting(num_steps, "when an episode is cut", unit="steps", low=1.0, infinite=True)
 
 
 def clocked(
-    observation: PyTree, reward: Array, terminated: Array, time: Array, time_limit: Array | float
+    observation: PyTree, reward: Number, terminated: Number, time: Array, time_limit: Number
 ) -> TimeStep:
     """The step just made, which ends by the clock at `time_limit` unless the task ended it."""
     return TimeStep(
         observation=observation,
         reward=jnp.asarray(reward, jnp.float32),
-        terminated=terminated,
+        terminated=jnp.asarray(terminated),
         truncated=(time >= time_limit) & (terminated < 1),
     )

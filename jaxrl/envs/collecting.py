@@ -8,11 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import TabularMDP
+from jaxrl.core import Array, Discrete, Key, Space, TabularMDP, TimeStep, struct
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.spaces import Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.grid_moves import cell_index, reached_cells
 
@@ -38,8 +35,8 @@ class CollectingGrid:
 
     Every number is a leaf, so that grids of one size are a batch under `vmap` and a new grid
     recompiles nothing. The observation is one of height width 2^num_objects indices, cell and
-    presence together: a linear network on it is a table. Build one with `collecting_grid`, which
-    checks, or draw them with `jaxrl.meta.RandomGrids`.
+    presence together: a linear network on it is a table. Build one with `make("CollectingGrid")`,
+    which checks, or draw them with `jaxrl.meta.RandomGrids`.
 
     Numerics: one 32-bit draw serves two objects, forwards and with its halves exchanged. Each
     probability holds to 2^-24, that of two events in one step to 2^-15.
@@ -87,11 +84,8 @@ class CollectingGrid:
 
     def reset(self, key: Key) -> tuple[CollectingState, Array]:
         """The agent at `start`, every object present; the key is not used."""
-        state = CollectingState(
-            cell=jnp.asarray(self.start, jnp.int32),
-            present=jnp.ones(self.num_objects, bool),
-            time=jnp.zeros((), jnp.int32),
-        )
+        cell, time = jnp.asarray(self.start, jnp.int32), jnp.zeros((), jnp.int32)
+        state = CollectingState(cell, jnp.ones(self.num_objects, bool), time)
         return state, self._observe(state)
 
     def step(
@@ -142,14 +136,13 @@ class CollectingGrid:
         prob = jnp.prod(jnp.where(drawn, happens, 1.0 - happens), axis=-1)  # [M, C, A, K]
         after = (present & ~taken) | (~present & drawn)
         mask = jnp.sum(jnp.where(after, 2 ** np.arange(self.num_objects), 0), axis=-1)
+        reward = jnp.sum(jnp.where(taken, self.rewards, 0.0), axis=-1)
         shape = (num_masks * num_cells, self.num_moves, num_masks)
         states = np.arange(shape[0])
         return TabularMDP(
             prob=prob.reshape(shape),
             next_state=(mask * num_cells + reached[..., None]).reshape(shape).astype(jnp.int32),
-            reward=jnp.sum(jnp.where(taken, self.rewards, 0.0), axis=-1)
-            .reshape((*shape[:2], 1))
-            .astype(number),
+            reward=reward.reshape((*shape[:2], 1)).astype(number),
             terminal=jnp.broadcast_to(jnp.any(taken & drawn, axis=-1), prob.shape).reshape(shape),
             initial=(states == self.start + num_cells * (num_masks - 1)).astype(number),
             legal=jnp.ones(shape[:2], bool),
@@ -199,17 +192,11 @@ def collecting_grid(
         if name != "rewards" and not all(0.0 <= number <= 1.0 for number in numbers):
             raise ValueError(f"{name}={tuple(numbers)} is out of range: give values in [0, 1].")
     cells = [cell_index("position", place, height, width) for place in positions]
-    env = CollectingGrid(
-        positions=jnp.asarray(cells, jnp.int32),
-        rewards=jnp.asarray(rewards, float),
-        end_probs=jnp.asarray(end_probs, float),
-        respawn_probs=jnp.asarray(respawn_probs, float),
-        start=jnp.asarray(cell_index("start", start, height, width), jnp.int32),
-        time_limit=time_limit,
-        height=height,
-        width=width,
-        num_moves=num_moves,
-    )
+    first = cell_index("start", start, height, width)
+    numbers = (jnp.asarray(each, float) for each in lists.values())
+    places = jnp.asarray(cells, jnp.int32), *numbers, jnp.asarray(first, jnp.int32)
+    sizes = {"height": height, "width": width, "num_moves": num_moves}
+    env = CollectingGrid(*places, time_limit=time_limit, **sizes)
     check_settings(env)
     return env
 

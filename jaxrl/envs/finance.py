@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct
+from jaxrl.core.arguments import check_prob, check_whole
 
 
 def gambler(goal: int = 100, head_prob: float = 0.4, discount: float = 1.0) -> TabularMDP:
@@ -38,8 +36,7 @@ def gambler(goal: int = 100, head_prob: float = 0.4, discount: float = 1.0) -> T
     Dubins and Savage (1965), "How to Gamble If You Must", for bold play. The first state is
     uniform over the capitals between; the book gives none.
     """
-    if goal < 2:
-        raise ValueError(f"gambler needs goal >= 2; got goal={goal}.")
+    goal = check_whole("goal", goal, 2)
     check_prob("head_prob", head_prob)
     capital, stake = np.arange(goal + 1)[:, None], np.arange(goal // 2 + 1)
     legal = (stake >= 1) & (stake <= np.minimum(capital, goal - capital))
@@ -110,8 +107,7 @@ def american_option(
         6
     """
     check_settings(terms)
-    if num_steps < 1:
-        raise ValueError(f"american_option needs num_steps >= 1; got num_steps={num_steps}.")
+    num_steps = check_whole("num_steps", num_steps)
     log_up, growth, discount = terms.per_step(terms.volatility, num_steps)
     up = np.exp(log_up)
     up_prob = (growth - 1 / up) / (up - 1 / up)

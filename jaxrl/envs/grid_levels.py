@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key
+from jaxrl.core import Array, Key, setting, struct
 from jaxrl.envs.mazes import dig
-
-
-@struct.dataclass
-class GridLevel:
-    """A level as data: levels of one size are a batch `[L, ...]`, to be stored and taken by index.
-
-    Cells are numbered row by row. Start and goal are no walls and differ.
-    """
-
-    walls: Array  # [H, W] bool
-    start: Array  # [] int32, a cell
-    goal: Array  # [] int32, a cell
-
-
-class LevelGenerator(Protocol):
-    """Where levels come from."""
-
-    def draw(self, key: Key) -> GridLevel:
-        """One level, with a way from its start to its goal."""
-        ...
 
 
 @jax.jit
@@ -57,11 +35,8 @@ def grid_distances(walls: Array, source: Array) -> Array:
     def sweep(flood: tuple[Array, Array]) -> tuple[Array, Array]:
         away, _ = flood
         edged = jnp.pad(away, 1, constant_values=far)
-        beside = jnp.minimum(
-            jnp.minimum(edged[:-2, 1:-1], edged[2:, 1:-1]),
-            jnp.minimum(edged[1:-1, :-2], edged[1:-1, 2:]),
-        )
-        new = jnp.where(walls, far, jnp.minimum(away, beside + 1))
+        beside = edged[:-2, 1:-1], edged[2:, 1:-1], edged[1:-1, :-2], edged[1:-1, 2:]
+        new = jnp.where(walls, far, jnp.minimum(away, functools.reduce(jnp.minimum, beside) + 1))
         new = jnp.where(is_source, 0, new)
         return new, jnp.any(new != away)
 
@@ -70,12 +45,27 @@ def grid_distances(walls: Array, source: Array) -> Array:
     return jnp.where(away < far, away, -1)
 
 
-@jax.jit
-def is_solvable(level: GridLevel) -> Array:
-    """Whether a way leads from the start to the goal, neither of them a wall, `[]` bool."""
-    walls = level.walls.reshape(-1)
-    away = grid_distances(level.walls, level.goal).reshape(-1)
-    return (away[level.start] >= 0) & ~walls[level.start] & ~walls[level.goal]
+@struct.dataclass
+class GridLevel:
+    """A level as data: levels of one size are a batch `[L, ...]`, to be stored and taken by index.
+
+    Cells are numbered row by row. Start and goal are no walls and differ.
+    """
+
+    walls: Array  # [H, W] bool
+    start: Array  # [] int32, a cell
+    goal: Array  # [] int32, a cell
+
+    def distances(self) -> Array:
+        """Steps from each cell to the goal by straight moves, `[H, W]` int32; -1 where no way
+        leads."""
+        return grid_distances(self.walls, self.goal)
+
+    @jax.jit
+    def is_solvable(self) -> Array:
+        """Whether a way leads from the start to the goal, neither of them a wall, `[]` bool."""
+        walls, away = self.walls.reshape(-1), self.distances().reshape(-1)
+        return (away[self.start] >= 0) & ~walls[self.start] & ~walls[self.goal]
 
 
 @struct.dataclass

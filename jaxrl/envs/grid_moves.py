@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array
+from jaxrl.core import Array, TabularMDP
 
 # Up, right, down, left; stay; the diagonals. Of the first four, a move + 2 undoes it.
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1), (0, 0), (-1, 1), (1, 1), (1, -1), (-1, -1))

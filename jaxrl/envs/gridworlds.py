@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
+from jaxrl.core import TabularMDP, outcome_mdp
+from jaxrl.core.arguments import check_number, check_prob
 from jaxrl.envs.grid_moves import MOVES, landings
 
 LAKE_4X4 = ("SFFF", "FHFH", "FFFH", "HFFG")
@@ -145,8 +145,7 @@ def windy_cliff(
     """
     start, goal = _ends("windy_cliff", num_rows, num_columns)
     check_prob("wind", wind)
-    if not cliff_cost >= 0.0:
-        raise ValueError(f"cliff_cost={cliff_cost} is out of range: give a value in [0, inf).")
+    check_number("cliff_cost", cliff_cost)
     landing = landings((num_rows, num_columns), push=np.arange(2))
     prob = np.broadcast_to([1 - wind, wind], landing.shape)
     return _climbed(start, goal, prob, landing, cliff_cost, discount)

@@ -20,14 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Array, Box, Discrete, Key, PyTree, Space, TimeStep, struct
 from jaxrl.core.settings import SettingInfo, check_value, near_names
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
-from jaxrl.envs.facts import GYMNAX_FACTS
 from jaxrl.envs.gymnax_cures import cure_of
+from jaxrl.envs.gymnax_suites import GYMNAX_SUITES
 
-GYMNAX_NAMES: tuple[str, ...] = tuple(GYMNAX_FACTS)
+GYMNAX_NAMES = tuple(name for rows in GYMNAX_SUITES.values() for name in rows)
 
 # By name, for gymnax states no ranges: what is divided by, a size, or a bound round 0; and chances.
 _POSITIVE = re.compile(
@@ -59,10 +57,10 @@ class GymnaxEnv:
     @property
     def observation_space(self) -> Space:
         """The set of observations; bounds follow `params`."""
-        params = self._derived()
-        space = self.raw.observation_space(params)
-        bounds = cure_of(self.name).bounds
-        return _space(space) if bounds is None else _box(space, *bounds(self.raw, params))
+        params, bounds = self._derived(), cure_of(self.name).bounds
+        return _space(
+            self.raw.observation_space(params), None if bounds is None else bounds(self.raw, params)
+        )
 
     @property
     def action_space(self) -> Space:
@@ -84,16 +82,14 @@ class GymnaxEnv:
         Raises:
             ValueError: unknown or derived name, wrong shape, or wrong kind of number.
         """
-        known = self.parameters
-        for name in values:
+        known, cast = self.parameters, {}
+        for name, value in values.items():
             if name in cure_of(self.name).derived:
                 raise ValueError(f"{self.name} derives {name!r}: set what it is derived from.")
             if name not in known:
-                raise ValueError(
-                    f"{self.name} has no parameter {name!r}; {near_names(name, sorted(known))}"
-                )
-        info = {name: parameter_info(name, known[name]) for name in values}
-        cast = {name: _like(info[name], value) for name, value in values.items()}
+                near = near_names(name, sorted(known))
+                raise ValueError(f"{self.name} has no parameter {name!r}; {near}")
+            cast[name] = _like(parameter_info(name, known[name]), value)
         return self.replace(params=self.params.replace(**cast))
 
     def reset(self, key: Key) -> tuple[PyTree, Array]:
@@ -106,9 +102,11 @@ class GymnaxEnv:
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One transition, without reset -> `state`, `TimeStep` with the true successor."""
         cure, params = cure_of(self.name), self._derived()
-        action = self._cast_action(action, params)
-        outcome = cure.step(self.raw, key, state, action, params)
-        observation, state, reward, terminated = outcome
+        space = self.raw.action_space(params)
+        action = jnp.asarray(action, space.dtype).reshape(space.shape)
+        if not _is_discrete(space):
+            action = jnp.clip(action, space.low, space.high)
+        observation, state, reward, terminated = cure.step(self.raw, key, state, action, params)
         observation = cure.observe(observation, self.raw, state, params)
         terminated = jnp.asarray(terminated, bool)
         limit = jnp.asarray(self.raw.is_truncated(state, params), bool)
@@ -130,58 +128,55 @@ class GymnaxEnv:
         dtype = jnp.dtype(self.raw.observation_space(params).dtype)
         return jnp.asarray(observation, dtype)
 
-    def _cast_action(self, action: Array, params: PyTree) -> Array:
-        space = self.raw.action_space(params)
-        action = jnp.asarray(action, space.dtype).reshape(space.shape)
-        return action if _is_discrete(space) else jnp.clip(action, space.low, space.high)
-
 
 def gymnax_env(
     name: str,
-    parameters: Mapping[str, Any] | None = None,
+    /,
     *,
     horizon_is_terminal: bool | None = None,
     transition_gradients: bool = False,
+    **parameters: Any,
 ) -> GymnaxEnv:
     """A gymnax environment by its id.
 
     Args:
         name: gymnax id, such as `CartPole-v1`.
-        parameters: physical parameters (leaves, such as `gravity`) and constructor options of the
-            gymnax class (static, such as DeepSea's `size`), by name.
         horizon_is_terminal: whether reaching the time limit terminates. `None` takes the task's
             own meaning: true where the horizon defines the task (Freeway, DiscountingChain, the
             Bernoulli and Gaussian bandits, MetaMaze, PointRobot), false elsewhere (so Reacher and
             Swimmer, which cannot see the clock, are truncated).
         transition_gradients: let gradients flow through the dynamics, where gymnax supports it.
+        **parameters: physical ones (leaves, such as `gravity`) and constructor options of the
+            gymnax class (static, such as DeepSea's `size`).
 
     Raises:
-        ValueError: unknown id, an id that is refused (with the reason), or a bad parameter.
+        ValueError: an id that is refused (with the reason), or a bad parameter.
 
     Example:
-        >>> env = gymnax_env("CartPole-v1", {"gravity": 12.0})
+        >>> env = gymnax_env("CartPole-v1", gravity=12.0)
         >>> float(env.params.gravity)
         12.0
     """
     cure = cure_of(name)
     if cure.refusal:
         raise ValueError(f"{name} is not offered: {cure.refusal}.")
-    given = dict(parameters or {})
     known_options = _options(name)
-    options = {key: given.pop(key) for key in list(given) if key in known_options}
-    cure.check_options(options)
-    raw = _raw(
-        name, tuple(sorted((k, _frozen(v)) for k, v in options.items())), transition_gradients
-    )
+    options = {key: value for key, value in parameters.items() if key in known_options}
+    given = {key: value for key, value in parameters.items() if key not in options}
+    for key, only in cure.fixed:
+        if options.get(key, only) != only:
+            raise ValueError(f"{name} works with {key}={only} only: gymnax fails with others.")
+    frozen = tuple(sorted((key, _frozen(value)) for key, value in options.items()))
+    raw = _raw(name, frozen, transition_gradients)
     if horizon_is_terminal is None:
         horizon_is_terminal = cure.horizon_is_terminal
     params = jax.tree.map(_strong, cure.params(raw))
     env = GymnaxEnv(params, raw, name, bool(horizon_is_terminal))
-    unknown = [key for key in given if key not in (*env.parameters, *cure.derived)]
-    if unknown:
-        switches = ("horizon_is_terminal", "transition_gradients")
-        names = sorted([*env.parameters, *known_options, *switches])
-        raise ValueError(f"{name} has no parameter {unknown[0]!r}; {near_names(unknown[0], names)}")
+    for key in given:
+        if key not in (*env.parameters, *cure.derived):
+            switches = ("horizon_is_terminal", "transition_gradients")
+            near = near_names(key, sorted([*env.parameters, *known_options, *switches]))
+            raise ValueError(f"{name} has no parameter {key!r}; {near}")
     return env.with_parameters(given)
 
 
@@ -207,13 +202,11 @@ def _gymnax() -> ModuleType:
     """gymnax, which gets seaborn and pyplot when it draws a picture, if ever.
 
     It imports them for its drawings alone; with pandas they take three of its four seconds. While
-    it is imported something stands for them, and nowhere but in gymnax thereafter.
+    it is imported something stands for them, and nowhere but in gymnax thereafter. (The lazy loader
+    of the standard library will not do: an import statement that finds its module loads it.)
     """
-    drawing = {
-        name: _Deferred(name)
-        for name in ("matplotlib.pyplot", "seaborn")
-        if "gymnax" not in sys.modules and name not in sys.modules
-    }
+    missing = {"matplotlib.pyplot", "seaborn"} - set(sys.modules)
+    drawing = {name: _Deferred(name) for name in missing}
     sys.modules.update(drawing)
     try:
         return importlib.import_module("gymnax")
@@ -225,10 +218,6 @@ def _gymnax() -> ModuleType:
 
 def _options(name: str) -> tuple[str, ...]:
     """Names of the constructor options of a gymnax class."""
-    if name not in _gymnax().registered_envs:
-        raise ValueError(
-            f"unknown gymnax environment {name!r}; {near_names(name, [*GYMNAX_NAMES])}"
-        )
     constructor = type(_raw(name, (), False)).__init__
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = inspect.signature(constructor).parameters.items()
@@ -279,41 +268,32 @@ def _like(info: SettingInfo, given: Any) -> Array:
         if given.shape != default.shape:
             raise ValueError(f"{problem}; got shape {list(given.shape)}.")
         return given.astype(default.dtype)
-    try:
-        value = np.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{problem}; got {given!r}.") from error
+    value, wanted = np.asarray(given), default.dtype
     if value.dtype.kind not in "biuf" or value.shape != default.shape:
         raise ValueError(f"{problem}; got {given!r}.")
     if np.any(np.isnan(value)):
         raise ValueError(f"{problem}; got NaN.")
     if name == "max_steps_in_episode" and np.any(value < 1):
         raise ValueError(f"max_steps_in_episode={given} is out of range: give at least 1.")
-    if (value.dtype.kind == "b") > (default.dtype.kind == "b"):
-        raise ValueError(f"{problem}; got {given!r}.")
-    if default.dtype.kind != "b":
-        check_value(info, value)
     # A float parameter takes any number; an integer or a flag takes only what it can hold.
-    if default.dtype.kind in "biu" and np.any(value.astype(default.dtype) != value):
+    is_flag = (value.dtype.kind == "b") > (wanted.kind == "b")
+    if is_flag or (wanted.kind in "biu" and np.any(value.astype(wanted) != value)):
         raise ValueError(f"{problem}; got {given!r}.")
-    return jnp.asarray(value, default.dtype)
+    if wanted.kind != "b":
+        check_value(info, value)
+    return jnp.asarray(value, wanted)
 
 
-def _space(space: Any) -> Space:
+def _space(space: Any, bounds: tuple[Any, Any] | None = None) -> Space:
+    """Ours; huge bounds of a box are infinite, so that samples stay finite."""
     if _is_discrete(space):
         return Discrete(int(space.n), jnp.dtype(space.dtype))
-    return _box(space, space.low, space.high)
+    low, high = (jnp.asarray(end, jnp.float32) for end in bounds or (space.low, space.high))
+    low, high = jnp.where(low < -1e30, -jnp.inf, low), jnp.where(high > 1e30, jnp.inf, high)
+    return Box(low, high, tuple(space.shape), jnp.dtype(space.dtype))
 
 
 def _is_discrete(space: Any) -> bool:
     from gymnax.environments import spaces
 
     return isinstance(space, spaces.Discrete)
-
-
-def _box(space: Any, low: Any, high: Any) -> Box:
-    """A `Box` whose huge bounds are infinite, so that samples stay finite."""
-    low, high = jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
-    low = jnp.where(low < -1e30, -jnp.inf, low)
-    high = jnp.where(high > 1e30, jnp.inf, high)
-    return Box(low, high, tuple(space.shape), jnp.dtype(space.dtype))

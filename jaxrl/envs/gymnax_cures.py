@@ -8,15 +8,15 @@ inside functions, where the adapter has loaded it already.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.core import Array, Key, PyTree, struct
+from jaxrl.envs.tabular import TabularState
 
 RawEnv = Any  # a gymnax Environment
 Outcome = tuple[Array, PyTree, Array, Array]  # observation, state, reward, terminated
@@ -29,7 +29,7 @@ class Cure:
     refusal: str = ""  # why the environment is not offered; empty when it is
     horizon_is_terminal: bool = False  # default of the adapter's switch
     derived: tuple[str, ...] = ()  # parameters that `derive` computes, so that none may be set
-    check_options: Callable[[Mapping[str, Any]], None] = lambda options: None  # raises on a bad one
+    fixed: tuple[tuple[str, Any], ...] = ()  # options that work with one value only
     params: Callable[[RawEnv], PyTree] = lambda raw: raw.default_params
     derive: Callable[[PyTree], PyTree] = lambda params: params
     reset: Callable[[RawEnv, Key, PyTree], tuple[Array, PyTree]] = lambda raw, key, params: (
@@ -59,11 +59,8 @@ def _cartpole_masses(params: PyTree) -> PyTree:
     )
 
 
-def _mountain_car_step(
-    raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree
-) -> Outcome:
+def _car_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
     """Gymnasium's dynamics: the wall that swallows speed stands at the left end."""
-    del key
     push = action[0]
     velocity = state.velocity + push * params.power - jnp.cos(3.0 * state.position) * params.gravity
     velocity = jnp.clip(velocity, -params.max_speed, params.max_speed)
@@ -87,30 +84,20 @@ class BanditParams:
     max_steps_in_episode: int = 1  # every pull ends the episode [steps]
 
 
-@struct.dataclass
-class BanditState:
-    """State of the cured bandit."""
-
-    time: Array  # [] int32 [steps]
-
-
 def _bandit_params(raw: RawEnv) -> BanditParams:
     # One fixed shuffle: the best arm stays the best over episodes, and no pattern gives it away.
     rewards = np.linspace(0.0, 1.0, raw.num_actions, dtype=np.float32)
     return BanditParams(np.random.RandomState(0).permutation(rewards))
 
 
-def _bandit_reset(raw: RawEnv, key: Key, params: BanditParams) -> tuple[Array, BanditState]:
-    del raw, key, params
-    return jnp.ones((1, 1)), BanditState(jnp.zeros((), jnp.int32))
+def _bandit_reset(raw: RawEnv, key: Key, params: BanditParams) -> tuple[Array, TabularState]:
+    zero = jnp.zeros((), jnp.int32)
+    return jnp.ones((1, 1)), TabularState(zero, zero)
 
 
-def _bandit_step(
-    raw: RawEnv, key: Key, state: BanditState, action: Array, params: BanditParams
-) -> Outcome:
-    del raw, key
-    reward = params.arm_rewards[action]
-    return jnp.ones((1, 1)), BanditState(state.time + 1), reward, jnp.ones((), bool)
+def _bandit_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
+    state = state.replace(time=state.time + 1)
+    return jnp.ones((1, 1)), state, params.arm_rewards[action], jnp.ones((), bool)
 
 
 # --- misc ----------------------------------------------------------------------------------------
@@ -118,17 +105,16 @@ def _bandit_step(
 
 def _observe_time(observation: Array, raw: RawEnv, state: PyTree, params: PyTree) -> Array:
     """Scale the clock, the last entry, by the true time limit instead of a constant 100."""
-    del raw
     scaled = 2.0 * state.time / params.max_steps_in_episode - 1.0
     return observation.at[-1].set(jnp.where(params.normalize_time, scaled, state.time))
 
 
-def _meta_maze_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
+def _maze_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
     observation, state, reward = raw.step_env(key, state, action, params)[:3]
     return observation, state, reward, jnp.zeros((), bool)
 
 
-def _meta_maze_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
+def _maze_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
     reward = jnp.stack([jnp.zeros(()), params.reward, params.punishment])
     num_flags = raw.rf_size**2 + raw.num_actions
     clock = jnp.where(params.normalize_time, 1.0, params.max_steps_in_episode)
@@ -138,35 +124,24 @@ def _meta_maze_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
 
 
 def _gaussian_bandit_bounds(raw: RawEnv, params: PyTree) -> tuple[Array, Array]:
-    del raw
     clock = jnp.where(params.normalize_time, 1.0, params.max_steps_in_episode)
     low = jnp.array([-jnp.inf, 0.0, 0.0, -1.0])
     return low, jnp.array([jnp.inf, 1.0, 1.0, 0.0]).at[3].set(clock)
 
 
 def _memory_chain_bounds(raw: RawEnv, params: PyTree) -> tuple[float, float]:
-    del params
     return -1.0, max(1.0, raw.num_bits - 1.0)
 
 
 def _four_rooms_observe(observation: Array, raw: RawEnv, state: PyTree, params: PyTree) -> Array:
     """Draw the agent at `[row, column]`, as the walls are drawn."""
-    del state, params
     if not raw.use_visual_obs:
         return observation
     return observation.at[..., 1].set(observation[..., 1].T)
 
 
-def _check_reacher(options: Mapping[str, Any]) -> None:
-    if options.get("num_joints", 2) != 2:
-        raise ValueError(
-            "Reacher-misc works with num_joints=2 only: gymnax fails to observe any other."
-        )
-
-
 def _pong_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
     """One frame with both borders solid: gymnax lets the ball leave through row 0."""
-    del key
     from gymnax.environments.misc import pong
 
     before = state.ball_position
@@ -222,7 +197,7 @@ CURES: dict[str, Cure] = {
     # total_mass and polemass_length follow masscart, masspole and length.
     "CartPole-v1": Cure(derived=("total_mass", "polemass_length"), derive=_cartpole_masses),
     # Gymnasium's dynamics; gymnax puts the inelastic wall at the goal.
-    "MountainCarContinuous-v0": Cure(step=_mountain_car_step),
+    "MountainCarContinuous-v0": Cure(step=_car_step),
     # Spawning never deletes an entity, and speed stops at one cell per frame.
     "Asterix-MinAtar": Cure(step=_asterix_step),
     # The time limit ends the game, as in MinAtar.
@@ -246,16 +221,12 @@ CURES: dict[str, Cure] = {
     "FourRooms-misc": Cure(observe=_four_rooms_observe),
     # Only the time limit ends the task; the clock is scaled by it; the space is right.
     "MetaMaze-misc": Cure(
-        horizon_is_terminal=True,
-        step=_meta_maze_step,
-        observe=_observe_time,
-        bounds=_meta_maze_bounds,
+        horizon_is_terminal=True, step=_maze_step, observe=_observe_time, bounds=_maze_bounds
     ),
     # The time limit ends the task, and the clock is scaled by it.
     "PointRobot-misc": Cure(horizon_is_terminal=True, observe=_observe_time),
-    # Actions are clipped; num_joints other than 2 is refused.
-    "Reacher-misc": Cure(check_options=_check_reacher),
-    "Swimmer-misc": Cure(),  # actions are clipped, as are those of every box
+    # Actions are clipped, as are those of every box; num_joints other than 2 is refused.
+    "Reacher-misc": Cure(fixed=(("num_joints", 2),)),
     # The ball bounces off both borders.
     "Pong-misc": Cure(step=_pong_step),
 }

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core import Array, Key, TabularMDP, outcome_mdp
 from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
-from jaxrl.core.types import Array, Key
 from jaxrl.envs.grid_moves import MOVES, cells_beside, goal_mdp
 
 FOUR_ROOMS = (
@@ -158,26 +157,20 @@ def random_maze(
     first, last = (jnp.asarray(cell, jnp.int32) % num_cells for cell in (start, goal))
     number = jnp.result_type(float)
     numbers = (jnp.asarray(x, number) for x in (slip_prob, loop_prob, discount))
-    return _maze(key, first, last, *numbers, height=height, width=width)
+    return _maze(key, (first, last), tuple(numbers), (height, width))
 
 
-@partial(jax.jit, static_argnames=("height", "width"))
+@partial(jax.jit, static_argnames="shape")
 def _maze(
-    key: Key,
-    first: Array,
-    last: Array,
-    slip_prob: Array,
-    loop_prob: Array,
-    discount: Array,
-    height: int,
-    width: int,
+    key: Key, ends: tuple[Array, Array], numbers: tuple[Array, ...], shape: tuple[int, int]
 ) -> TabularMDP:
-    is_open = dig(key, height, width, first, loop_prob)
+    (height, width), (slip_prob, loop_prob, discount) = shape, numbers
+    is_open = dig(key, height, width, ends[0], loop_prob)
     cells = jnp.arange(height * width, dtype=jnp.int32)[:, None]
     reached = jnp.where(is_open, cells_beside(height, width, MOVES[:4], -1), cells)  # [S, 4]
     reached = jnp.broadcast_to(reached[:, None, :], (*reached.shape, 4))
     chance = jnp.where(jnp.eye(4, dtype=bool), 1 - slip_prob, slip_prob / 3)
-    return goal_mdp(chance, reached, first, last, discount)
+    return goal_mdp(chance, reached, *ends, discount)
 
 
 def dig(key: Key, height: int, width: int, start: Array, loop_prob: Array) -> Array:

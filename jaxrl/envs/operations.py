@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.arguments import check_prob
-from jaxrl.core.mdp import TabularMDP, outcome_mdp, tabular_mdp
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct, tabular_mdp
+from jaxrl.core.arguments import check_prob, check_whole
 
 
 @struct.dataclass
@@ -57,8 +55,7 @@ def inventory(
         [0.0, -1.0, -2.0, -5.0]
     """
     chance = np.asarray(demand, np.float64)
-    if capacity < 1:
-        raise ValueError(f"inventory needs capacity >= 1; got capacity={capacity}.")
+    capacity = check_whole("capacity", capacity)
     if chance.ndim != 1 or not (np.all(chance >= 0) and abs(chance.sum() - 1.0) <= 1e-6):
         raise ValueError(f"demand must be a law [D] of the demands 0, 1, ...; got {demand}.")
     check_settings(costs)
@@ -105,22 +102,15 @@ def machine_replacement(num_conditions: int = 8, discount: float = 0.8) -> Tabul
     are as public re-implementations give them; those differ on whether a repair is paid for on
     entering or on staying, where we chose one rule. We did not check them against the paper.
     """
-    if num_conditions < 2:
-        raise ValueError(f"machine_replacement needs at least 2 conditions; got {num_conditions}.")
-    num_states = num_conditions + 2
-    broken = num_states - 1
-    common, long = 0, 1
-    working = np.arange(2, num_states)
-    worse = np.minimum(working + 1, broken)
-    table = np.zeros((num_states, 2, num_states))
-    np.add.at(table, (working, 0, worse), 0.8)
-    np.add.at(table, (working, 0, working), 0.2)
-    np.add.at(table, (working, 1, worse), 0.3)
-    table[working, 1, common], table[working, 1, long] = 0.6, 0.1
-    table[common, 0, 2], table[common, 0, common], table[common, 1, common] = 0.8, 0.2, 1.0
-    table[long, 0, long], table[long, 1, common], table[long, 1, long] = 1.0, 0.6, 0.4
+    num_states = check_whole("num_conditions", num_conditions, 2) + 2
+    law = np.eye(num_states)  # of being in one state for sure
+    common, long, working = law[0], law[1], law[2:]
+    worse = law[np.minimum(np.arange(3, num_states + 1), num_states - 1)]
+    repair = [[0.8 * working[0] + 0.2 * common, common], [long, 0.6 * common + 0.4 * long]]
+    wear = [0.8 * worse + 0.2 * working, 0.6 * common + 0.1 * long + 0.3 * worse]
+    table = np.concatenate([repair, np.stack(wear, axis=1)])
     paid = np.zeros(num_states)
-    paid[[common, long, broken]] = -2.0, -10.0, -20.0
+    paid[[0, 1, -1]] = -2.0, -10.0, -20.0
     return tabular_mdp(
         table, np.broadcast_to(paid, table.shape), discount, initial=np.arange(num_states) == 2
     )

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core.protocols import Environment
+from jaxrl.core import Array, Environment
 from jaxrl.core.settings import SettingInfo, check_value, resolve_name
-from jaxrl.core.types import Array
 from jaxrl.envs.gymnax import GymnaxEnv, parameter_info
 
 _RANGE = ("help", "unit", "low", "high", "low_open", "choices")
@@ -71,12 +70,9 @@ def with_parameters(env: Any, values: Mapping[str, float | Array]) -> Any:
 
 def _list(owner: Any, prefix: str) -> list[SettingInfo]:
     if isinstance(owner, GymnaxEnv):
-        known = [parameter_info(*item) for item in owner.parameters.items()]
-        return [
-            dataclasses.replace(info, name=prefix + info.name)
-            for info in known
-            if _is_scalar(info.value)
-        ]
+        infos = [parameter_info(*item) for item in owner.parameters.items()]
+        named = [dataclasses.replace(info, name=prefix + info.name) for info in infos]
+        return [info for info in named if _is_scalar(info.value)]
     found = []
     for field in dataclasses.fields(owner):
         value, name = getattr(owner, field.name), prefix + field.name

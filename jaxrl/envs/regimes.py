@@ -6,14 +6,12 @@ exact. Hide it (observe the price, or nothing) for a problem of partial observat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import TabularMDP, outcome_mdp
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct
+from jaxrl.core.arguments import check_whole
 from jaxrl.envs.finance import OptionTerms, stopping_mdp
 
 
@@ -64,6 +62,8 @@ def regime_option(
         >>> regime_option(num_steps=2).num_states
         18
     """
+    from scipy.linalg import expm  # a third of a second that only this needs
+
     check_settings(terms)
     factors, leaving = (np.asarray(x, np.float64) for x in (multipliers, switch_rates))
     if factors.ndim != 1 or not factors.size or not np.all((factors > 0) & np.isfinite(factors)):
@@ -73,8 +73,7 @@ def regime_option(
             f"switch_rates must be numbers >= 0, one for each of {factors.size} regimes; got "
             f"{switch_rates}."
         )
-    if num_steps < 1:
-        raise ValueError(f"regime_option needs num_steps >= 1; got num_steps={num_steps}.")
+    num_steps = check_whole("num_steps", num_steps)
     volatility = terms.volatility * factors
     log_up, growth, discount = terms.per_step(volatility.max(), num_steps)
     up = np.exp(log_up)
@@ -89,7 +88,7 @@ def regime_option(
     num_regimes = factors.size
     others = _left_for(leaving)
     rates = others - np.diag(others.sum(axis=1))
-    switching = _expm(rates * (terms.maturity / num_steps))  # [R, R]
+    switching = expm(rates * (terms.maturity / num_steps))  # [R, R]
 
     time = np.repeat(np.arange(num_steps + 1), 2 * np.arange(num_steps + 1) + 1)
     node = np.arange(time.size) - time**2
@@ -169,10 +168,8 @@ def regime_portfolio(
     if not 0.0 <= cost < 1.0:
         raise ValueError(f"cost={cost} is out of range: give a value in [0, 1).")
     num_regimes, share = len(regimes), np.linspace(0.0, 1.0, num_shares)
-    drift, spread, leaving = (
-        np.array([getattr(regime, name) for regime in regimes], np.float64)
-        for name in ("drift", "spread", "leave_prob")
-    )
+    rows = [(regime.drift, regime.spread, regime.leave_prob) for regime in regimes]
+    drift, spread, leaving = np.array(rows, np.float64).T
     if num_regimes == 1:
         leaving = np.zeros(1)
     switching = _left_for(leaving) + np.diag(1 - leaving)  # [R, R]
@@ -199,13 +196,3 @@ def _left_for(leaving: np.ndarray) -> np.ndarray:
     """`[R, R]`, what leaves each regime by `leaving[R]` for each other one alike."""
     num_regimes = leaving.size
     return (leaving / max(num_regimes - 1, 1))[:, None] * (1 - np.eye(num_regimes))
-
-
-def _expm(matrix: np.ndarray) -> np.ndarray:
-    """exp of a small square matrix: its series at a size below 1/2, then squared back."""
-    halvings = max(0, math.ceil(math.log2(max(float(np.abs(matrix).sum(axis=1).max()), 1.0))) + 1)
-    term = total = np.eye(len(matrix))
-    for order in range(1, 17):  # the next term is below 1/2^17 / 17! = 2e-20
-        term = term @ matrix / (order * 2.0**halvings)
-        total = total + term
-    return np.linalg.matrix_power(total, 2**halvings)

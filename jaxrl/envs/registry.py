@@ -8,28 +8,53 @@ steps.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from jaxrl.core.protocols import Environment
-from jaxrl.core.settings import check_settings, near_names
-from jaxrl.envs.bandits import Bandit, bandit
-from jaxrl.envs.collecting import CollectingGrid, collecting_grid
-from jaxrl.envs.control import (
-    Acrobot,
-    CartPole,
-    MountainCar,
-    MountainCarContinuous,
-    Pendulum,
-)
-from jaxrl.envs.facts import GYMNAX_FACTS, Builder, EnvFacts, Registered, Size, first_line, size_of
+import jax
+
+from jaxrl.core import Discrete, Environment, Space, TabularMDP, check_settings
+from jaxrl.core.arguments import check_whole
+from jaxrl.core.settings import near_names
+from jaxrl.envs import bandits, chains, collecting, finance, gridworlds, mazes, operations, regimes
+from jaxrl.envs.control import Acrobot, CartPole, MountainCar, Pendulum
+from jaxrl.envs.control.mountain_car import mountain_car_continuous
 from jaxrl.envs.gymnax import gymnax_env
 from jaxrl.envs.gymnax_cures import cure_of
+from jaxrl.envs.gymnax_suites import GYMNAX_SUITES
 from jaxrl.envs.tabular import TabularEnv
-from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
-from jaxrl.envs.two_colours import TwoColours, two_colours
+from jaxrl.envs.two_colours import TwoColours
 from jaxrl.envs.walled import WalledGrid, walled_grid
+
+Builder = Callable[..., Environment]
+Size = int | tuple[int, ...]  # values of a discrete space, or the shape of a box
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvFacts:
+    """What is known of an environment before it is built, and how it is built.
+
+    The facts are those of its parameters by default; a test builds every environment and compares.
+    That an observation hides something is said where a memory belongs to the task, and not of a
+    clock or of the timers that MinAtar hides.
+    """
+
+    build: Builder
+    about: str  # one line
+    observation: Size | None = None  # None where it must be built to know
+    action: Size | None = None
+    is_partial: bool = False  # observations hide what an agent should remember
+    is_tabular: bool = False  # a `TabularEnv`, whose whole model is known
+    suite: str = "jaxrl"
+    parameters: frozenset[str] = frozenset()  # that `build` takes, where its signature tells less
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether actions are numbers and not one of several."""
+        return isinstance(self.action, tuple)
 
 
 def make(name: str, **parameters: Any) -> Environment:
@@ -51,14 +76,15 @@ def make(name: str, **parameters: Any) -> Environment:
     """
     if not isinstance(name, str) or name not in _registered:
         raise ValueError(f"unknown environment {name!r}; {near_names(str(name), names())}")
-    builder = _registered[name].build
-    accepted = inspect.signature(builder).parameters.values()
-    if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in accepted):
-        known = sorted(parameter.name for parameter in accepted)
-        for given in parameters:
-            if given not in known:
-                raise ValueError(f"{name} has no parameter {given!r}; {near_names(given, known)}")
-    return builder(**parameters)
+    facts = _registered[name]
+    accepted = inspect.signature(facts.build).parameters.values()
+    is_open = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted)
+    known = facts.parameters or [one.name for one in accepted]
+    for given in parameters:
+        if given not in known and (facts.parameters or not is_open):
+            near = near_names(given, sorted(known))
+            raise ValueError(f"{name} has no parameter {given!r}; {near}")
+    return facts.build(**parameters)
 
 
 def names() -> list[str]:
@@ -74,41 +100,47 @@ def register(name: str, builder: Builder) -> None:
     """
     if name in _registered:
         raise ValueError(f"the environment name {name!r} is taken: choose another.")
-    _registered[name] = Registered(builder)
+    _registered[name] = EnvFacts(builder, _about(builder), suite="registered")
 
 
 def facts_of(name: str) -> EnvFacts:
     """What is known of the environment `name`; one of `register` is built to know it."""
-    build, facts = _registered[name]
-    if facts is None:
-        env = build()
-        spaces = size_of(env.observation_space), size_of(env.action_space)
-        is_tabular = isinstance(env, TabularEnv)
-        return EnvFacts(first_line(build), *spaces, is_tabular=is_tabular, suite="registered")
-    return facts
+    facts = _registered[name]
+    if facts.observation is not None:
+        return facts
+    env = facts.build()
+    sizes = _size(env.observation_space), _size(env.action_space)
+    is_tabular = isinstance(env, TabularEnv)
+    return EnvFacts(facts.build, facts.about, *sizes, is_tabular=is_tabular, suite=facts.suite)
 
 
-def _gymnax_builder(name: str) -> Builder:
-    switches = ("horizon_is_terminal", "transition_gradients")
-
-    def build(**parameters: Any) -> Environment:
-        given = {switch: parameters.pop(switch) for switch in switches if switch in parameters}
-        return gymnax_env(name, parameters, **given)
-
-    return build
+def _size(space: Space) -> Size:
+    """How `EnvFacts` say a space."""
+    return space.num_values if isinstance(space, Discrete) else space.shape
 
 
-def _struct_builder(kind: Callable[..., Environment]) -> Builder:
+def _about(documented: Any) -> str:
+    """What a function or class is, by its docstring."""
+    return (documented.__doc__ or "").strip().partition("\n")[0]
+
+
+def _struct(
+    kind: Callable[[], Any], observation: Size, action: Size, is_partial: bool = False
+) -> EnvFacts:
     """Builds a struct whose fields are settings; scalars become floats, values are checked."""
-    signature = inspect.signature(kind)
+    fields = {f.name: f.metadata for f in dataclasses.fields(kind()) if "help" in f.metadata}
 
     def build(**parameters: Any) -> Environment:
-        env = kind(**{name: _scalar(name, value) for name, value in parameters.items()})
+        given = {
+            name: (check_whole if fields[name]["whole"] else _scalar)(name, value)
+            for name, value in parameters.items()
+        }
+        env = dataclasses.replace(kind(), **given)
         check_settings(env)
         return env
 
-    build.__signature__ = signature  # what `make` compares names with
-    return build
+    about = _about(kind)
+    return EnvFacts(build, about, observation, action, is_partial, parameters=frozenset(fields))
 
 
 def _scalar(name: str, value: Any) -> Any:
@@ -123,27 +155,100 @@ def _scalar(name: str, value: Any) -> Any:
     return value
 
 
-def _own(
-    kind: Callable[..., Environment],
-    observation: Size,
-    action: Size,
-    builder: Builder | None = None,
-    is_partial: bool = False,
-) -> Registered:
-    facts = EnvFacts(first_line(kind), observation, action, is_partial=is_partial)
-    return Registered(builder or _struct_builder(kind), facts)
+def _table(
+    model: Callable[..., TabularMDP],
+    num_states: int,
+    num_actions: int,
+    time_limit: float | Callable[[TabularMDP], float] = float("inf"),
+) -> EnvFacts:
+    """A tabular environment: a model with the clock of its episodes.
+
+    Its parameters are the numbers that `model` takes, itself and in a struct of settings, other
+    than the discount, which the learner has; and a seed where it takes a key.
+
+    Args:
+        model: builds the model.
+        num_states: of the model by default.
+        num_actions: of the model by default.
+        time_limit: truncates after so many steps; infinite where every episode ends by itself. Or
+            how a model sets it.
+    """
+    arguments = inspect.signature(model).parameters
+    defaults = {name: argument.default for name, argument in arguments.items()}
+    structs = {n: vars(part) for n, part in defaults.items() if dataclasses.is_dataclass(part)}
+    numbers = {n: x for one in (defaults, *structs.values()) for n, x in one.items()}
+    known = {n for n, x in numbers.items() if isinstance(x, (int, float)) and n != "discount"}
+    known |= {"time_limit", "one_hot", *(["seed"] if "key" in defaults else [])}
+
+    def build(time_limit: Any = time_limit, one_hot: bool = True, **given: Any) -> TabularEnv:
+        for name, fields in structs.items():
+            own = {field: given.pop(field) for field in fields if field in given}
+            given[name] = dataclasses.replace(defaults[name], **own)
+        if "key" in defaults:  # where it may be left out, so may the seed
+            seed = given.pop("seed", None if defaults["key"] is None else 0)
+            given["key"] = None if seed is None else jax.random.key(seed)
+        mdp = model(**given)
+        return TabularEnv(mdp, time_limit(mdp) if callable(time_limit) else time_limit, one_hot)
+
+    about = _about(model.func if isinstance(model, partial) else model)
+    sizes = (num_states,), num_actions
+    return EnvFacts(build, about, *sizes, is_tabular=True, parameters=frozenset(known))
 
 
-_registered: dict[str, Registered] = {
-    **{name: Registered(_gymnax_builder(name), facts) for name, facts in GYMNAX_FACTS.items()},
-    "CartPole": _own(CartPole, (4,), 2),
-    "Pendulum": _own(Pendulum, (3,), (1,)),
-    "Acrobot": _own(Acrobot, (6,), 3),
-    "MountainCar": _own(MountainCar, (2,), 3),
-    "MountainCarContinuous": _own(MountainCarContinuous, (2,), (1,)),
-    "CollectingGrid": _own(CollectingGrid, 100, 4, collecting_grid),
-    "TwoColours": _own(TwoColours, (30,), 4, two_colours, is_partial=True),
-    "WalledGrid": _own(WalledGrid, 25, 4, walled_grid),
-    "Bandit": _own(Bandit, 1, 3, bandit),
-    **TABULAR_BUILDERS,
+def _four_rooms(
+    goal_row: int = mazes.EAST_HALLWAY[0],
+    goal_column: int = mazes.EAST_HALLWAY[1],
+    slip_prob: float = 1.0 / 3.0,
+) -> TabularMDP:
+    """Four rooms joined by four hallways: the gridworld of options."""
+    return mazes.four_rooms([(goal_row, goal_column)], slip_prob)
+
+
+def _regime_option(
+    wild_multiplier: float = 2.0,
+    terms: finance.OptionTerms = finance.OptionTerms(),
+    num_steps: int = 12,
+    is_put: bool = True,
+) -> TabularMDP:
+    """When to exercise an option while the volatility of the share switches."""
+    multipliers = (1.0, wild_multiplier)
+    return regimes.regime_option(terms, multipliers, num_steps=num_steps, is_put=is_put)
+
+
+_registered: dict[str, EnvFacts] = {
+    **{
+        name: EnvFacts(partial(gymnax_env, name), *row, suite=suite)
+        for suite, rows in GYMNAX_SUITES.items()
+        for name, row in rows.items()
+    },
+    "CartPole": _struct(CartPole, (4,), 2),
+    "Pendulum": _struct(Pendulum, (3,), (1,)),
+    "Acrobot": _struct(Acrobot, (6,), 3),
+    "MountainCar": _struct(MountainCar, (2,), 3),
+    "MountainCarContinuous": _struct(mountain_car_continuous, (2,), (1,)),
+    "TwoColours": _struct(TwoColours, (30,), 4, is_partial=True),
+    "CollectingGrid": EnvFacts(
+        collecting.collecting_grid, _about(collecting.CollectingGrid), 100, 4
+    ),
+    "WalledGrid": EnvFacts(walled_grid, _about(WalledGrid), 25, 4),
+    "Bandit": EnvFacts(bandits.bandit, _about(bandits.Bandit), 1, 3),
+    "RiverSwim": _table(chains.riverswim, 6, 2, 100.0),
+    "DeepSea": _table(chains.deep_sea, 64, 2),
+    "Garnet": _table(chains.garnet, 20, 4, 100.0),
+    "Chain": _table(chains.chain, 5, 2, 1000.0),
+    "FrozenLake-4x4": _table(partial(gridworlds.frozen_lake, gridworlds.LAKE_4X4), 16, 4, 100.0),
+    "FrozenLake-8x8": _table(partial(gridworlds.frozen_lake, gridworlds.LAKE_8X8), 64, 4, 200.0),
+    "CliffWalking": _table(gridworlds.cliff_walking, 48, 4, 200.0),
+    "WindyGridworld": _table(gridworlds.windy_gridworld, 70, 4, 200.0),
+    "WindyWalk": _table(gridworlds.windy_walk, 40, 4, 200.0),
+    "WindyCliff": _table(gridworlds.windy_cliff, 28, 4, 200.0),
+    "FourRooms": _table(_four_rooms, 104, 4, 1000.0),
+    "RandomMaze": _table(mazes.random_maze, 64, 4, 500.0),
+    "Gambler": _table(finance.gambler, 101, 51, lambda mdp: 10.0 * (mdp.num_states - 1)),
+    "AmericanOption": _table(partial(finance.american_option, num_steps=20), 231, 2),
+    "RegimeOption": _table(_regime_option, 338, 2),
+    "RegimePortfolio": _table(regimes.regime_portfolio, 10, 5, 100.0),
+    "Inventory": _table(operations.inventory, 4, 4, 100.0),
+    "MachineReplacement": _table(operations.machine_replacement, 10, 2, 100.0),
+    "AccessControlQueue": _table(operations.access_control_queue, 44, 2, 1000.0),
 }

@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import TabularMDP
+from jaxrl.core import Array, Box, Discrete, Key, Space, TabularMDP, TimeStep, struct
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.envs.clock import clocked
 from jaxrl.envs.grid_moves import reached_cells
 
 
@@ -44,11 +42,17 @@ class TwoColours:
     that an object does not come back where it was. Luketina et al. (2022), "Meta-gradients in
     non-stationary environments", section 4, tell it otherwise: agent and objects are placed anew.
 
+    Raises:
+        ValueError: fewer than 3 cells, or a number out of range.
+
     Example:
-        >>> env = two_colours()
+        >>> env = TwoColours()
         >>> state, observation = env.reset(jax.random.key(0))
         >>> observation.shape, int(observation.sum())
         ((30,), 6)
+        >>> TwoColours(swap_period=0.0)
+        Traceback (most recent call last):
+        ValueError: swap_period=0.0 is out of range: give a value in [1, inf].
     """
 
     swap_period: float = setting(
@@ -60,15 +64,18 @@ class TwoColours:
     height: int = setting(5, "rows")
     width: int = setting(5, "columns")
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+        reached_cells(self.height, self.width)  # checks the sizes
+        if self.height * self.width < 3:
+            raise ValueError(f"it needs at least 3 cells; got {self.height} x {self.width}.")
+
+    action_space = Discrete(4)  # up, right, down, left
+
     @property
     def observation_space(self) -> Space:
         """`Box[3 (height + width)]`: one-hot row and column of the agent and of each object."""
         return Box(jnp.zeros(()), jnp.ones(()), (3 * (self.height + self.width),))
-
-    @property
-    def action_space(self) -> Space:
-        """`Discrete(4)`: up, right, down, left."""
-        return Discrete(4)
 
     def reset(self, key: Key) -> tuple[TwoColoursState, Array]:
         """Three different cells, uniformly; the first object is good."""
@@ -85,32 +92,25 @@ class TwoColours:
         self, key: Key, state: TwoColoursState, action: Array
     ) -> tuple[TwoColoursState, TimeStep]:
         """Move; be paid; what was entered moves on; exchange the worths when it is time."""
-        reached = jnp.asarray(reached_cells(self.height, self.width))
-        cell = reached[state.cell, action]
-        entered = state.objects == cell  # at most one
-        is_good = jnp.stack([~state.swapped, state.swapped])
-        pay = jnp.where(
-            jnp.any(entered & is_good),
-            self.good_reward,
-            jnp.where(jnp.any(entered), self.bad_reward, self.step_reward),
-        )
         draw = _pick(jax.random.uniform(key), self.height * self.width - 2)
-        new = jnp.stack([_skip(draw, cell, other, 2) for other in state.objects[::-1]])
+        cell, objects, pay = self._entered(state.cell, state.objects, state.swapped, action, draw)
         since_swap = state.since_swap + 1
         swaps = since_swap >= self.swap_period
-        state = TwoColoursState(
-            cell=cell,
-            objects=jnp.where(entered, new, state.objects),
-            since_swap=jnp.where(swaps, 0, since_swap),
-            swapped=state.swapped ^ swaps,
-        )
-        step = TimeStep(
-            observation=self._observe(state),
-            reward=pay.astype(jnp.float32),
-            terminated=jnp.zeros((), jnp.bool_),
-            truncated=jnp.zeros((), jnp.bool_),
-        )
-        return state, step
+        left, swapped = jnp.where(swaps, 0, since_swap), state.swapped ^ swaps
+        state = TwoColoursState(cell, objects, left, swapped)
+        return state, clocked(self._observe(state), pay, False, since_swap, jnp.inf)
+
+    def _entered(
+        self, cell: Array, objects: Array, swapped: Array | bool, action: Array, draw: Array
+    ) -> tuple[Array, Array, Array]:
+        """Agent, objects and pay after a move; what was entered goes to the `draw`-th free cell."""
+        cell = jnp.asarray(reached_cells(self.height, self.width))[cell, action]
+        entered = objects == cell  # at most one
+        is_good = jnp.arange(2) == jnp.asarray(swapped, jnp.int32)
+        met = jnp.where(jnp.any(entered & is_good), self.good_reward, self.bad_reward)
+        pay = jnp.where(jnp.any(entered), met, self.step_reward)
+        new = jnp.stack([_skip(draw, cell, other, 2) for other in objects[::-1]])
+        return cell, jnp.where(entered, new, objects), pay
 
     def _observe(self, state: TwoColoursState) -> Array:
         row, column = np.divmod(np.arange(self.height * self.width), self.width)
@@ -130,74 +130,34 @@ class TwoColours:
             swapped: whether the second object is the good one.
 
         Example:
-            >>> two_colours(height=3, width=3).as_mdp().prob.shape
+            >>> TwoColours(height=3, width=3).as_mdp().prob.shape
             (729, 4, 7)
         """
         number, num_cells = jnp.result_type(float), self.height * self.width
-        num_free = num_cells - 2
-        agent, first, second = np.indices((num_cells,) * 3).reshape(3, -1, 1)  # [S, 1] each
-        met = (agent != first) & (agent != second) & (first != second)
-        cell = reached_cells(self.height, self.width)[agent[:, 0]]  # [S, 4]
-        hits = [met & (cell == first), met & (cell == second)]
-        pay = (self.good_reward, self.bad_reward)
-        pay = pay[::-1] if swapped else pay
-        reward = jnp.where(hits[0], pay[0], jnp.where(hits[1], pay[1], self.step_reward))
-        free = np.arange(num_free)
-        low, high = (f(cell, np.where(hits[0], second, first)) for f in (np.minimum, np.maximum))
-        new = free + (free >= low[..., None])
-        new = new + (new >= high[..., None])  # [S, 4, K]
-        first, second = (
-            np.where(hit[..., None], new, at[..., None])
-            for hit, at in zip(hits, (first, second), strict=True)
-        )
-        after = (cell[..., None] * num_cells + first) * num_cells + second
-        index = np.arange(len(met))[:, None, None]
+        cells = np.indices((num_cells,) * 3).reshape(3, -1).T  # [S, 3]: agent, first, second
+        differ = np.all(cells != np.roll(cells, 1, axis=1), axis=1)
+
+        def outcome(place: Array, action: Array, draw: Array) -> tuple[Array, Array]:
+            cell, (first, second), pay = self._entered(place[0], place[1:], swapped, action, draw)
+            return (cell * num_cells + first) * num_cells + second, pay
+
+        for axes in ((None, None, 0), (None, 0, None), (0, None, None)):
+            outcome = jax.vmap(outcome, axes)
+        places = jnp.asarray(cells, jnp.int32)
+        after, pay = outcome(places, jnp.arange(4), jnp.arange(num_cells - 2, dtype=jnp.int32))
+        met = jnp.asarray(differ)[:, None, None]
         return TabularMDP(
-            prob=jnp.full(after.shape, 1.0 / num_free, number),
-            next_state=jnp.asarray(np.where(met[..., None], after, index), jnp.int32),
-            reward=jnp.where(met, reward, 0.0)[..., None].astype(number),
+            prob=jnp.full(after.shape, 1.0 / (num_cells - 2), number),
+            next_state=jnp.where(met, after, np.arange(len(cells))[:, None, None]).astype(
+                jnp.int32
+            ),
+            reward=jnp.where(met, pay[..., :1], 0.0).astype(number),
             terminal=jnp.zeros(after.shape, bool),
-            initial=jnp.asarray(met[:, 0] / met.sum(), number),
+            initial=jnp.asarray(differ / differ.sum(), number),
             legal=jnp.ones(after.shape[:2], bool),
             discount=jnp.asarray(discount, number),
             is_endless=True,
         )
-
-
-def two_colours(
-    swap_period: float = 100_000.0,
-    good_reward: float = 1.0,
-    bad_reward: float = -1.0,
-    step_reward: float = -0.04,
-    height: int = 5,
-    width: int = 5,
-) -> TwoColours:
-    """A `TwoColours` grid whose numbers are checked.
-
-    Args:
-        swap_period: steps between two swaps, at least 1 and at most 2^24, in whole [steps].
-        good_reward: pay of the good object [return].
-        bad_reward: pay of the bad object [return].
-        step_reward: pay of every other step [return].
-        height: rows.
-        width: columns; with `height` at least 3 cells.
-
-    Raises:
-        ValueError: too few cells, or a period out of range.
-
-    Example:
-        >>> two_colours(swap_period=0.0)
-        Traceback (most recent call last):
-        ValueError: swap_period=0.0 is out of range: give a value in [1, inf].
-    """
-    reached_cells(height, width)  # checks the sizes
-    if height * width < 3:
-        raise ValueError(f"two_colours needs at least 3 cells; got {height} x {width}.")
-    env = TwoColours(
-        float(swap_period), float(good_reward), float(bad_reward), float(step_reward), height, width
-    )
-    check_settings(env)
-    return env
 
 
 def _pick(draw: Array, num_values: int) -> Array:

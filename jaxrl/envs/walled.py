@@ -7,14 +7,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.mdp import TabularMDP
+from jaxrl.core import Array, Box, Discrete, Key, Space, TabularMDP, TimeStep, struct
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.grid_levels import GridLevel, is_solvable
+from jaxrl.envs.grid_levels import GridLevel
 from jaxrl.envs.grid_moves import cells_beside, goal_mdp, reached_cells
+from jaxrl.envs.tabular import TabularState
 
 DETOUR = (
     "S..#.",
@@ -26,14 +24,6 @@ DETOUR = (
 
 
 @struct.dataclass
-class WalledState:
-    """Where the agent is, and for how long the episode has run."""
-
-    cell: Array  # [] int32
-    time: Array  # [] int32 [steps]
-
-
-@struct.dataclass
 class WalledGrid:
     """Find the way to the goal: entering it pays 1 and ends, all else pays 0.
 
@@ -42,7 +32,7 @@ class WalledGrid:
 
     The level is made of leaves: levels of one size are a batch under `vmap`, may be kept in a
     buffer `[L, ...]` and taken from it by a traced index, and recompile nothing. Build one with
-    `walled_grid`, which checks, or draw them with `jaxrl.meta.RandomMazes`.
+    `make("WalledGrid")`, which checks, or draw them with `jaxrl.meta.RandomMazes`.
 
     Example:
         >>> import jax
@@ -57,6 +47,8 @@ class WalledGrid:
     time_limit: float = clock(100.0)
     view: int = setting(0, "cells seen in each direction; 0 observes the index of the cell")
 
+    action_space = Discrete(4)  # up, right, down, left
+
     @property
     def observation_space(self) -> Space:
         """`Discrete(H W)`, the cell; or `Box[2 (2 view + 1)^2]`: walls, then the goal, in the
@@ -66,25 +58,20 @@ class WalledGrid:
             return Discrete(height * width)
         return Box(jnp.zeros(()), jnp.ones(()), (2 * (2 * self.view + 1) ** 2,))
 
-    @property
-    def action_space(self) -> Space:
-        """`Discrete(4)`: up, right, down, left."""
-        return Discrete(4)
-
-    def reset(self, key: Key) -> tuple[WalledState, Array]:
+    def reset(self, key: Key) -> tuple[TabularState, Array]:
         """The agent at the start; the key is not used."""
-        state = WalledState(jnp.asarray(self.level.start, jnp.int32), jnp.zeros((), jnp.int32))
-        return state, self._observe(state.cell)
+        state = TabularState(jnp.asarray(self.level.start, jnp.int32), jnp.zeros((), jnp.int32))
+        return state, self._observe(state.index)
 
-    def step(self, key: Key, state: WalledState, action: Array) -> tuple[WalledState, TimeStep]:
+    def step(self, key: Key, state: TabularState, action: Array) -> tuple[TabularState, TimeStep]:
         """One move; the key is not used."""
         height, width = self.level.walls.shape
-        cell = jnp.asarray(reached_cells(height, width))[state.cell, action]
-        cell = jnp.where(self.level.walls.reshape(-1)[cell], state.cell, cell)
+        cell = jnp.asarray(reached_cells(height, width))[state.index, action]
+        cell = jnp.where(self.level.walls.reshape(-1)[cell], state.index, cell)
         terminated = cell == self.level.goal
         time = state.time + 1
         step = clocked(self._observe(cell), terminated, terminated, time, self.time_limit)
-        return WalledState(cell, time), step
+        return TabularState(cell, time), step
 
     def _observe(self, cell: Array) -> Array:
         if self.view == 0:
@@ -143,7 +130,7 @@ def walled_grid(
         raise ValueError(f"view={view} is out of range: give 0 or more cells.")
     start, goal = (jnp.asarray(place[0], jnp.int32) for place in places)
     level = GridLevel(jnp.asarray(drawn == "#"), start, goal)
-    if not is_solvable(level):
+    if not level.is_solvable():
         raise ValueError("no way leads from S to G: remove a wall.")
     env = WalledGrid(level, time_limit, view)
     check_settings(env)

@@ -1,27 +1,17 @@
-"""Worst cases over sets of laws in which nature moves mass from the best atoms to the worst."""
+"""Worst cases over polyhedra and lists of laws: what nature takes from the best atoms."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
 from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.duals import ContaminationDual, Dual, TotalVariationDual
-from jaxrl.functionals.ordering import finite_part
-from jaxrl.functionals.worst_law import (
-    SUPPORTS,
-    as_floats,
-    atoms_at,
-    envelope,
-    evenly,
-    expectation,
-    fill_lowest,
-    marginal_value,
-    reachable_atoms,
-    value_range,
-)
+from jaxrl.functionals import worst_law
+from jaxrl.functionals.duals import SampleDual, TotalVariationDual, UtilityDual
+from jaxrl.functionals.ordering import atoms_at, finite_part
 
 
 @checked_struct
@@ -51,35 +41,32 @@ class Contamination:
     """
 
     radius: float = setting(0.1, "probability of the unknown law", low=0.0)
-    support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
+    support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = COHERENT
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
-        parameters = as_floats(probs, values, self.radius)
-        probs, values, radius = jax.lax.stop_gradient(parameters)
-        reachable = reachable_atoms(probs, self.support)
-        total = jnp.sum(probs)
+        held = worst_law.hold(self.support, probs, values, self.radius)
+        parameters, reachable, (probs, values, radius) = held
         kept = 1.0 - jnp.minimum(radius, 1.0)
-        low, _ = value_range(values, reachable)
-        counts = ((probs > 0) & (kept > 0)) | (reachable & jnp.isnan(values))
-        mean = jnp.sum(probs * jnp.where(counts, values, 0.0))
-        moved = (1.0 - kept) * total
-        value = kept * mean + jnp.where(moved > 0, moved * low, 0.0)
+        low = jnp.min(jnp.where(reachable, values, jnp.inf))
+        moved = (1.0 - kept) * jnp.sum(probs)
+        value = worst_law.expectation(kept * probs, values, reachable)
+        value = value + jnp.where(moved > 0, moved * low, 0.0)
+        law = kept * probs + worst_law.evenly(moved, atoms_at(low, values, reachable))
+        finite, low = finite_part(values), finite_part(low)
+        by_probs = jnp.where(reachable, kept * finite + (1.0 - kept) * low, 0.0)
+        by_radius = jnp.where(radius <= 1.0, jnp.sum(probs) * low - jnp.sum(probs * finite), 0.0)
+        return worst_law.envelope(value, parameters, (by_probs, law, by_radius))
 
-        worst = atoms_at(low, values, reachable)
-        law = kept * probs + evenly(moved, worst)
-        low = finite_part(low)
-        by_probs = jnp.where(reachable, kept * finite_part(values) + (1.0 - kept) * low, 0.0)
-        by_radius = jnp.where(
-            radius <= 1.0, total * low - jnp.sum(probs * finite_part(values)), 0.0
-        )
-        return envelope(value, parameters, (by_probs, law, by_radius))
-
-    def dual(self, least: float) -> Dual:
+    def dual(self, least: float) -> SampleDual:
         """Of one sampled value."""
-        return ContaminationDual(self.radius)
+        return UtilityDual(Partial(_kept, self.radius), is_bound=True)
+
+
+def _kept(radius: Array, gain: Array) -> Array:
+    return (1.0 - jnp.minimum(radius, 1.0)) * gain
 
 
 @checked_struct
@@ -112,32 +99,29 @@ class TotalVariation:
     """
 
     radius: float = setting(0.1, "probability mass moved: half the L1 distance", low=0.0)
-    support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
+    support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = COHERENT
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
-        parameters = as_floats(probs, values, self.radius)
-        probs, values, radius = jax.lax.stop_gradient(parameters)
-        reachable = reachable_atoms(probs, self.support)
-        low, _ = value_range(values, reachable)
+        held = worst_law.hold(self.support, probs, values, self.radius)
+        parameters, reachable, (probs, values, radius) = held
+        low = jnp.min(jnp.where(reachable, values, jnp.inf))
         # Mass leaves the greatest values first; atoms without mass have none to give.
         descent = jnp.where((probs > 0) & ~jnp.isnan(values), -values, 0.0)
-        marginal = -marginal_value(radius, probs, descent)
-        removed = fill_lowest(radius, probs, descent, -marginal)
+        marginal = -worst_law.marginal_value(radius, probs, descent)
+        removed = worst_law.fill_lowest(radius, probs, descent, -marginal)
         moved = jnp.sum(removed)
-        kept = probs - removed
-        value = expectation(kept, values, reachable) + jnp.where(moved > 0, moved * low, 0.0)
-
-        worst = atoms_at(low, values, reachable)
-        law = kept + evenly(moved, worst)
+        value = worst_law.expectation(probs - removed, values, reachable)
+        value = value + jnp.where(moved > 0, moved * low, 0.0)
+        law = probs - removed + worst_law.evenly(moved, atoms_at(low, values, reachable))
         # Once all mass has moved, the least value is at the margin.
         margin = jnp.where(radius >= jnp.sum(probs), low, marginal)
         by_probs = finite_part(jnp.where(reachable, jnp.minimum(values, margin), 0.0))
-        return envelope(value, parameters, (by_probs, law, finite_part(low - margin)))
+        return worst_law.envelope(value, parameters, (by_probs, law, finite_part(low - margin)))
 
-    def dual(self, least: float) -> Dual:
+    def dual(self, least: float) -> SampleDual:
         """Of one sampled value."""
         return TotalVariationDual(self.radius)
 
@@ -174,7 +158,7 @@ class TotalVariationPenalty:
     weight: float = setting(
         1.0, "price of moving a unit of mass", unit="return", low=0.0, infinite=True
     )
-    support: str = setting("nominal", "where nature may put mass", choices=SUPPORTS)
+    support: str = setting("nominal", "where nature may put mass", choices=worst_law.SUPPORTS)
 
     facts = MONETARY
 
@@ -232,15 +216,14 @@ class Interval:
 
     lower: Array  # [N]
     upper: Array  # [N]
-    support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
+    support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, per_outcome="lower")
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]` (which atoms are possible), `values[N]` [return] -> `[]` [return]."""
-        parameters = as_floats(probs, values, self.lower, self.upper)
-        probs, values, lower, upper = jax.lax.stop_gradient(parameters)
-        possible = reachable_atoms(probs, self.support)
+        held = worst_law.hold(self.support, probs, values, self.lower, self.upper)
+        parameters, possible, (probs, values, lower, upper) = held
         lower = jnp.where(possible, jnp.maximum(lower, 0.0), 0.0)
         upper = jnp.where(possible, jnp.minimum(upper, 1.0), 0.0)
         reachable = possible & (upper > 0)
@@ -251,11 +234,59 @@ class Interval:
         fits &= jnp.all(lower <= upper + slack)
         amount = jnp.maximum(amount, 0.0)
         ranked = jnp.where(reachable & ~jnp.isnan(values), values, 0.0)
-        marginal = marginal_value(amount, room, ranked)
-        law = lower + fill_lowest(amount, room, ranked, marginal)
+        marginal = worst_law.marginal_value(amount, room, ranked)
+        law = lower + worst_law.fill_lowest(amount, room, ranked, marginal)
         law = law / jnp.sum(law)
-        value = jnp.where(fits, expectation(law, values, reachable), jnp.nan)
-
         over = jnp.where(reachable & (room > 0), finite_part(ranked - marginal), 0.0)
         by_lower, by_upper = jnp.maximum(over, 0.0), jnp.minimum(over, 0.0)
-        return envelope(value, parameters, (jnp.zeros_like(probs), law, by_lower, by_upper))
+        slopes = jnp.zeros_like(probs), by_lower, by_upper
+        return jnp.where(fits, worst_law.value_of(law, reachable, parameters, *slopes), jnp.nan)
+
+
+@checked_struct
+class Scenarios:
+    """Worst case over a finite list of laws, the nominal one among them unless told otherwise.
+
+    F(p, v) = min_m sum_i kernels[m, i] v_i,  m over the list and, with `with_nominal`, p itself
+
+    With no more than the nominal law it is the mean. Nature chooses anew in every state and action
+    ((s,a)-rectangular) and at every step (nested): its value is at most that of the worst of M
+    whole models, kept for good.
+
+    Attributes:
+        kernels: `[M, N]` laws over the same atoms; each row non-negative, summing to one.
+        with_nominal: whether the nominal law is one of the list. Without it `probs` is ignored.
+
+    Numerics:
+        M sums of N. Atoms that a law gives no mass may hold anything. First derivatives hold in
+        `values`, `kernels` and `probs`; where several laws are worst, the first of them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> functional = Scenarios(jnp.array([[0.9, 0.1], [0.2, 0.8]]))
+        >>> f"{float(functional(jnp.array([0.5, 0.5]), jnp.array([0.0, 1.0]))):.1f}"
+        '0.1'
+
+    Sources:
+        Nilim & El Ghaoui (2005), Robust control of Markov decision processes with uncertain
+        transition matrices, section 3 (the scenario model).
+    """
+
+    kernels: Array  # [M, N]
+    with_nominal: bool = setting(True, "whether the nominal law is one of the list")
+
+    facts = FunctionalFacts(coherent=True, per_outcome="kernels")
+
+    def __call__(self, probs: Array, values: Array) -> Array:
+        """`probs[N]` (the nominal law), `values[N]` [return] -> `[]` [return]."""
+        held = worst_law.hold("full", probs, values, self.kernels)
+        parameters, _, (probs, values, kernels) = held
+        laws = jnp.concatenate([kernels, probs[None]]) if self.with_nominal else kernels
+        nowhere = jnp.zeros_like(values, bool)
+        means = jax.vmap(worst_law.expectation, (0, None, None))(laws, values, nowhere)
+        chosen = jnp.argmin(means)  # NaN wins
+        is_chosen = jnp.arange(laws.shape[0]) == chosen
+        by_laws = jnp.where(is_chosen[:, None], finite_part(values), 0.0)
+        by_probs = by_laws[-1] if self.with_nominal else jnp.zeros_like(probs)
+        slopes = (by_probs, laws[chosen], by_laws[: kernels.shape[0]])
+        return worst_law.envelope(means[chosen], parameters, slopes)

@@ -8,7 +8,6 @@ On the survival probability P(v > x) acts 1 - g(1 - s).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -79,6 +78,29 @@ class Spectral:
         return weighted_sum(weights, values)
 
 
+def _distorted(self: Any, probs: Array, values: Array) -> Array:
+    """`probs[N]`, `values[N]` [return] -> `[]` [return]: sum_i (g(P(atoms up to i)) - g(P(atoms
+    below i))) v_i, with g the distortion of a measure, `self`.
+    """
+    values, [(probs, below, above)] = running_totals(readable(probs, values), probs)
+    total = jnp.sum(probs)
+    lower = jnp.stack([below + probs, below]) / total  # [2, N]
+    upper = jnp.stack([above, above + probs]) / total  # not 1 - lower: both ends need accuracy
+    is_inside = (lower > 0) & (upper > 0)
+    # At the ends the slope may be infinite, and the values are known.
+    reached = self.distortion(jnp.where(is_inside, lower, 0.5), jnp.where(is_inside, upper, 0.5))
+    reached = jnp.where(is_inside, reached, jnp.where(lower > 0, 1.0, 0.0))
+    weights = reached[0] - reached[1]
+    return weighted_sum(jnp.where(weights >= 0, weights, 0.0), values)  # but for rounding
+
+
+def _log_second(first: Array, second: Array) -> Array:
+    """log `second` for two positive numbers of sum one, accurate where it is near one too."""
+    is_near = first < 0.5
+    near = jnp.log1p(-jnp.where(is_near, first, 0.5))
+    return jnp.where(is_near, near, jnp.log(jnp.where(is_near, 0.5, second)))
+
+
 @checked_struct
 class Wang:
     """Wang's transform: the distribution function shifted on the scale of the normal law.
@@ -112,14 +134,12 @@ class Wang:
 
     facts = MONETARY  # coherent for shift >= 0
 
-    def __call__(self, probs: Array, values: Array) -> Array:
-        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
+    def distortion(self, lower: Array, upper: Array) -> Array:
+        """g(`lower`), elementwise, of probabilities in (0, 1); `upper` is 1 - `lower`."""
+        score = ndtri(jnp.minimum(lower, upper))
+        return ndtr(jnp.where(lower < upper, score, -score) + self.shift)
 
-        def distort(lower: Array, upper: Array) -> Array:
-            score = ndtri(jnp.minimum(lower, upper))
-            return ndtr(jnp.where(lower < upper, score, -score) + self.shift)
-
-        return _distorted(distort, probs, values)
+    __call__ = _distorted
 
 
 @checked_struct
@@ -156,13 +176,11 @@ class PowerDistortion:
 
     facts = MONETARY  # coherent for exponent >= 1
 
-    def __call__(self, probs: Array, values: Array) -> Array:
-        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
+    def distortion(self, lower: Array, upper: Array) -> Array:
+        """g(`lower`), elementwise, of probabilities in (0, 1); `upper` is 1 - `lower`."""
+        return -jnp.expm1(self.exponent * _log_second(lower, upper))
 
-        def distort(lower: Array, upper: Array) -> Array:
-            return -jnp.expm1(self.exponent * _log_second(lower, upper))
-
-        return _distorted(distort, probs, values)
+    __call__ = _distorted
 
 
 @checked_struct
@@ -196,33 +214,10 @@ class CumulativeProspect:
 
     facts = MONETARY
 
-    def __call__(self, probs: Array, values: Array) -> Array:
-        """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
+    def distortion(self, lower: Array, upper: Array) -> Array:
+        """g(`lower`), elementwise, of probabilities in (0, 1); `upper` is 1 - `lower`."""
+        rise = self.exponent * _log_second(upper, lower)
+        fall = self.exponent * _log_second(lower, upper)
+        return jnp.exp(rise - jnp.logaddexp(rise, fall) / self.exponent)
 
-        def distort(lower: Array, upper: Array) -> Array:
-            rise = self.exponent * _log_second(upper, lower)
-            fall = self.exponent * _log_second(lower, upper)
-            return jnp.exp(rise - jnp.logaddexp(rise, fall) / self.exponent)
-
-        return _distorted(distort, probs, values)
-
-
-def _distorted(distort: Callable[[Array, Array], Array], probs: Array, values: Array) -> Array:
-    """sum_i (g(P(atoms up to i)) - g(P(atoms below i))) v_i for g = `distort(u, 1 - u)`."""
-    values, [(probs, below, above)] = running_totals(readable(probs, values), probs)
-    total = jnp.sum(probs)
-    lower = jnp.stack([below + probs, below]) / total  # [2, N]
-    upper = jnp.stack([above, above + probs]) / total  # not 1 - lower: both ends need accuracy
-    is_inside = (lower > 0) & (upper > 0)
-    # At the ends the slope may be infinite, and the values are known.
-    reached = distort(jnp.where(is_inside, lower, 0.5), jnp.where(is_inside, upper, 0.5))
-    reached = jnp.where(is_inside, reached, jnp.where(lower > 0, 1.0, 0.0))
-    weights = reached[0] - reached[1]
-    return weighted_sum(jnp.where(weights >= 0, weights, 0.0), values)  # but for rounding
-
-
-def _log_second(first: Array, second: Array) -> Array:
-    """log `second` for two positive numbers of sum one, accurate where it is near one too."""
-    is_near = first < 0.5
-    near = jnp.log1p(-jnp.where(is_near, first, 0.5))
-    return jnp.where(is_near, near, jnp.log(jnp.where(is_near, 0.5, second)))
+    __call__ = _distorted

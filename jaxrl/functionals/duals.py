@@ -33,8 +33,8 @@ from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
 
 
-class Dual(Protocol):
-    """A per-sample dual of a functional."""
+class SampleDual(Protocol):
+    """A dual of a functional on one sampled value."""
 
     shape: ClassVar[tuple[int, ...]]  # of the parameters
 
@@ -59,32 +59,9 @@ class Dual(Protocol):
 class HasDual(Protocol):
     """A functional that is the maximum of a mean."""
 
-    def dual(self, least: float) -> Dual:
+    def dual(self, least: float) -> SampleDual:
         """The per-sample dual; a multiplier that divides is at least `least` [return]."""
         ...
-
-
-# What several duals do alike.
-
-
-def _itself(self: Dual, value: Array, parameters: Array) -> Array:
-    """The dual itself."""
-    return self(value, parameters)
-
-
-def _at_value(self: Dual, value: Array, scale: Array | float = 1.0) -> Array:
-    """The value seen."""
-    return jnp.stack([value])
-
-
-def _as_given(self: Dual, parameters: Array, value: Array) -> Array:
-    """Every parameter is feasible."""
-    return parameters
-
-
-def _at_least(self: DivergenceDual | ChiSquareDual, parameters: Array, value: Array) -> Array:
-    """The multiplier at least `least`."""
-    return jnp.stack([jnp.maximum(parameters[0], self.least), parameters[1]])
 
 
 @struct.dataclass
@@ -92,10 +69,12 @@ class UtilityDual:
     """Dual of `OptimisedCertaintyEquivalent(utility)`: d(v, x) = x + u(v - x).
 
     `CVaR`, `Entropic` and the penalties of divergences have it too, each with its utility. For
-    CVaR the best x is the lower quantile of that level.
+    CVaR the best x is the lower quantile of that level. Where u(t) is minus infinity at t < 0, x
+    is a bound below all values: `Contamination` has d(v, x) = (1 - radius) v + radius x, x <= v.
 
     Attributes:
         utility: u, concave; a struct whose floats are leaves.
+        is_bound: whether x must be at most every possible value.
 
     Numerics:
         An exponential utility is not bounded: keep x within a few 1 / risk_aversion of the values.
@@ -109,20 +88,31 @@ class UtilityDual:
     Sources:
         Rockafellar & Uryasev (2000), Optimization of conditional value-at-risk, theorem 1; Ben-Tal
         & Teboulle (2007), An old-new concept of convex risk measures: the optimized certainty
-        equivalent, definition 2.1 and example 2.1.
+        equivalent, definition 2.1 and example 2.1; Wang & Zou (2021), Online robust reinforcement
+        learning with model uncertainty, section 3 (contamination).
     """
 
     utility: Callable[[Array], Array]
+    is_bound: bool = struct.field(pytree_node=False, default=False)
 
     shape: ClassVar[tuple[int, ...]] = (1,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
+        refused = self.is_bound & (parameters[0] > value)
+        return jnp.where(refused, -jnp.inf, self.estimate(value, parameters))
+
+    def estimate(self, value: Array, parameters: Array) -> Array:
+        """The dual itself, where a bound is taken to be feasible."""
         return parameters[0] + self.utility(value - parameters[0])
 
-    estimate = _itself
-    initial = _at_value
-    project = _as_given
+    def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
+        """The value seen."""
+        return jnp.stack([value])
+
+    def project(self, parameters: Array, value: Array) -> Array:
+        """A bound at most the value; anything else as it is."""
+        return jnp.minimum(parameters, value) if self.is_bound else parameters
 
 
 @checked_struct
@@ -135,87 +125,56 @@ class DivergenceDual:
     Maximising over c first leaves, for KL, -l log E exp(-V / l) - l radius, which is no
     expectation: at one sample its gradient is biased.
 
+    The second parameter is c + `offset` l. For `ChiSquareBall`, at offset 2, it is a cut a:
+    d = a - l (1 + radius) - ((a - v)^+)^2 / (4 l), to which values above it do not matter.
+
     Attributes:
         radius: of the set, at least 0, in the unit of f; for KL [nats].
         least: of the multiplier l, above 0; small against the spread of the values [return].
         conjugate: f*, finite everywhere.
+        offset: of the second parameter above c, in multipliers.
 
     Numerics:
-        The exponent is not bounded: keep c within a few l of the values seen, or clip gradients.
+        The exponent of KL is not bounded: keep c within a few l of the values seen, or clip
+        gradients.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> float(DivergenceDual(0.25)(jnp.array(3.0), jnp.array([2.0, 3.0])))
+        >>> from jaxrl.functionals import ChiSquareBall, KLBall
+        >>> float(KLBall(0.25).dual(1e-3)(jnp.array(3.0), jnp.array([2.0, 3.0])))
         2.5
+        >>> float(ChiSquareBall(0.5).dual(1e-3)(jnp.array(2.0), jnp.array([1.0, 4.0])))  # 4 - 2.5
+        1.5
 
     Sources:
         Ben-Tal et al. (2013), Robust solutions of optimization problems affected by uncertain
-        probabilities, theorem 1.
+        probabilities, theorem 1; Duchi & Namkoong (2021), Learning models with uniform performance
+        via distributionally robust optimization, lemma 1 (chi-square).
     """
 
     radius: float = setting(0.1, "radius of the set of laws", low=0.0)
     least: float = setting(1e-3, "least multiplier", unit="return", low=0.0, low_open=True)
     conjugate: Callable[[Array], Array] = setting(jnp.expm1, "convex conjugate f* of f")
+    offset: float = setting(0.0, "of the second parameter, in multipliers")
 
     shape: ClassVar[tuple[int, ...]] = (2,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (multiplier, shift) [return] -> `[]` [return]."""
         multiplier, shift = parameters
-        grown = self.conjugate((shift - value) / multiplier)
-        return shift - multiplier * (self.radius + grown)
+        grown = self.conjugate((shift - value) / multiplier - self.offset)
+        return shift - multiplier * (self.offset + self.radius + grown)
+
+    estimate = __call__
 
     def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
-        """The multiplier at `scale`, the shift at the value seen."""
-        return jnp.stack([jnp.maximum(jnp.full_like(value, scale), self.least), value])
-
-    estimate = _itself
-    project = _at_least
-
-
-@checked_struct
-class ChiSquareDual:
-    """Dual of `ChiSquareBall(radius)`: d(v, (l, a)) = a - l (1 + radius) - ((a - v)^+)^2 / (4 l).
-
-    It is c - l radius - l f*((c - v) / l) with the conjugate f*(y) = max(y + 2, 0)^2 / 4 - 1 of
-    (r - 1)^2 and a = c + 2 l. Maximising over l leaves a - sqrt(1 + radius) ||(a - V)^+||_2, a norm
-    and no expectation.
-
-    Attributes:
-        radius: of the set, at least 0.
-        least: of the multiplier l, above 0; small against the spread of the values [return].
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> float(ChiSquareDual(0.5)(jnp.array(2.0), jnp.array([1.0, 4.0])))  # 4 - 1.5 - 1
-        1.5
-
-    Sources:
-        Ben-Tal et al. (2013), Robust solutions of optimization problems affected by uncertain
-        probabilities, theorem 1; Duchi & Namkoong (2021), Learning models with uniform performance
-        via distributionally robust optimization, lemma 1 (the form with the norm).
-    """
-
-    radius: float = setting(0.1, "radius of the set of laws", low=0.0)
-    least: float = setting(1e-3, "least multiplier", unit="return", low=0.0, low_open=True)
-
-    shape: ClassVar[tuple[int, ...]] = (2,)
-
-    def __call__(self, value: Array, parameters: Array) -> Array:
-        """`value[]` [return], `parameters[2]` (multiplier, cut) [return] -> `[]` [return]."""
-        multiplier, cut = parameters
-        excess = jnp.maximum(cut - value, 0.0)
-        # The excess over the multiplier first: the square of a great value could overflow.
-        return cut - multiplier * (1.0 + self.radius) - 0.25 * excess * (excess / multiplier)
-
-    estimate = _itself
-
-    def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
-        """The multiplier at `scale`, the cut two multipliers above the value seen."""
+        """The multiplier at `scale`, c at the value seen."""
         multiplier = jnp.maximum(jnp.full_like(value, scale), self.least)
-        return jnp.stack([multiplier, value + 2.0 * multiplier])
+        return jnp.stack([multiplier, value + self.offset * multiplier])
 
-    project = _at_least
+    def project(self, parameters: Array, value: Array) -> Array:
+        """The multiplier at least `least`."""
+        return jnp.stack([jnp.maximum(parameters[0], self.least), parameters[1]])
 
 
 @checked_struct
@@ -254,8 +213,13 @@ class ExpectileDual:
         """The parameter; the value seen does not enter."""
         return parameters[0]
 
-    initial = _at_value
-    project = _as_given
+    def initial(self, value: Array, scale: Array | float = 1.0) -> Array:
+        """The value seen."""
+        return jnp.stack([value])
+
+    def project(self, parameters: Array, value: Array) -> Array:
+        """Every parameter is feasible."""
+        return parameters
 
 
 @checked_struct
@@ -300,41 +264,3 @@ class TotalVariationDual:
         cut, bound = parameters
         bound = jnp.minimum(bound, value)
         return jnp.stack([jnp.maximum(cut, bound), bound])
-
-
-@checked_struct
-class ContaminationDual:
-    """Dual of `Contamination(radius)`: d(v, b) = (1 - radius) v + radius b, b <= v.
-
-    Where v < b, d is -inf: such a b is not feasible.
-
-    Attributes:
-        radius: share of the mass that nature puts where it likes, in [0, 1]; more counts as 1.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> float(ContaminationDual(0.25)(jnp.array(4.0), jnp.array([0.0])))
-        3.0
-
-    Sources:
-        Wang & Zou (2021), Online robust reinforcement learning with model uncertainty, section 3.
-    """
-
-    radius: float = setting(0.1, "share of the mass that nature places", low=0.0)
-
-    shape: ClassVar[tuple[int, ...]] = (1,)
-
-    def __call__(self, value: Array, parameters: Array) -> Array:
-        """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
-        return jnp.where(parameters[0] <= value, self.estimate(value, parameters), -jnp.inf)
-
-    def estimate(self, value: Array, parameters: Array) -> Array:
-        """The dual itself, where the bound is taken to be feasible."""
-        share = jnp.minimum(self.radius, 1.0)
-        return (1.0 - share) * value + share * parameters[0]
-
-    initial = _at_value
-
-    def project(self, parameters: Array, value: Array) -> Array:
-        """At most the value."""
-        return jnp.minimum(parameters, value)

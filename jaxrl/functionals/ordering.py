@@ -84,6 +84,18 @@ def _compared_totals_jvp(primals: tuple, tangents: tuple) -> tuple:
     return _compared_totals(amount, keys), (below, above)
 
 
+def atoms_at(value: Array, values: Array, allowed: Array) -> Array:
+    """`[N]` bool: the allowed atoms at a `value[]` that was taken from one of `values[N]`.
+
+    By position too: XLA may compute `values` twice and round the copies differently, so that none
+    equals what was taken from them. (Unoptimised on a CPU a KL ball was NaN for want of a least
+    atom, and a total variation moved too little mass.)
+    """
+    distance = jnp.where(allowed, jnp.abs(values - value), jnp.inf)
+    nearest = jnp.arange(values.shape[0]) == jnp.argmin(distance)
+    return allowed & ((values == value) | (nearest & jnp.isfinite(value)))
+
+
 def lower_tail(probs: Array, below: Array, level: Array) -> Array:
     """The law of the worst share `level`: each atom whole, the last one in part.
 
@@ -151,3 +163,21 @@ def finite_part(values: Array) -> Array:
 def least_possible(probs: Array, values: Array) -> Array:
     """The least value of positive probability, as a constant: an origin without cancellation."""
     return jax.lax.stop_gradient(jnp.min(jnp.where(probs > 0, values, jnp.inf)))
+
+
+def log_moment(probs: Array, exponents: Array) -> Array:
+    """log sum_i p_i exp(x_i), accurate where it is near zero too.
+
+    Args:
+        probs: `[N]`, a law, or zeros: then the result is 0.
+        exponents: `[N]`, at most zero where the probability is positive, and zero somewhere; below
+            overflow elsewhere.
+
+    Returns:
+        `[]`, at most zero.
+    """
+    drop = jnp.sum(probs * jnp.expm1(exponents))  # in (-1, 0]
+    is_near = drop > -0.5
+    log_near = jnp.log1p(jnp.where(is_near, drop, 0.0))
+    moment = jnp.sum(probs * jnp.exp(exponents))  # > 0: the atom at zero adds its probability
+    return jnp.where(is_near, log_near, jnp.log(jnp.where(is_near, 1.0, moment)))

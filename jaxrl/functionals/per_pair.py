@@ -22,7 +22,7 @@ class PerPair:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxrl.functionals.risk import CVaR
+        >>> from jaxrl.functionals import CVaR
         >>> levels = PerPair(CVaR(jnp.array([[0.5, 1.0]])))
         >>> laws = jnp.full((1, 2, 2), 0.5), jnp.array([[[0.0, 4.0], [0.0, 4.0]]])
         >>> over_pairs(levels, *laws).tolist()

@@ -8,20 +8,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
 from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
+from jaxrl.functionals import worst_law
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.ordering import finite_part
-from jaxrl.functionals.worst_law import (
-    SUPPORTS,
-    as_floats,
-    envelope,
-    expectation,
-    reachable_atoms,
-    unit_gaps,
-)
+
+_MAX_TRIALS = 64
 
 
 @checked_struct
@@ -62,7 +56,7 @@ class Wasserstein:
 
     radius: float = setting(0.1, "greatest mean cost of transport", low=0.0)
     cost: Array | None = None  # [N, N]
-    support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
+    support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, per_outcome="cost")
 
@@ -70,10 +64,9 @@ class Wasserstein:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         size = values.shape[0]
         cost = 1.0 - jnp.eye(size) if self.cost is None else self.cost
-        parameters = as_floats(probs, values, self.radius, cost)
-        probs, values, radius, cost = jax.lax.stop_gradient(parameters)
-        reachable = reachable_atoms(probs, self.support)
-        gaps, spread = unit_gaps(values, reachable)
+        held = worst_law.hold(self.support, probs, values, self.radius, cost)
+        parameters, reachable, (probs, values, radius, cost) = held
+        gaps, spread = worst_law.unit_gaps(values, reachable)
         sources = jnp.where(probs > 0, probs, 0.0)
         unit = jnp.max(jnp.where((probs > 0)[:, None] & reachable[None, :], cost, 0.0))
         unit = jnp.where(unit > 0, unit, 1.0)
@@ -91,20 +84,19 @@ class Wasserstein:
             to = targets(price)
             return jnp.sum(sources * (gaps - gaps[to])), jnp.sum(sources * unit_cost[rows, to])
 
-        bought = best_purchase(plan, radius / unit)
-        few, many = targets(bought.dear_price), targets(bought.cheap_price)
+        unit_price, dear, cheap = _best_purchase(plan, radius / unit)
+        few, many = targets(dear), targets(cheap)
         plans = jax.nn.one_hot(jnp.stack([few, many]), size, dtype=values.dtype)  # [2, N, N]
         costs = jnp.sum(sources[:, None] * plans * unit_cost, (1, 2))
-        share = costly_share(radius / unit, costs[0], costs[1])
+        share = _costly_share(radius / unit, costs[0], costs[1])
         plans = (1.0 - share) * plans[0] + share * plans[1]
         law = sources @ plans
-        value = expectation(law, values, reachable)
 
-        price = bought.price * spread / unit  # [return / unit of cost]
+        price = unit_price * spread / unit  # [return / unit of cost]
         by_probs = plans @ jnp.where(reachable, finite_part(values), 0.0)
         by_probs = jnp.where(reachable, by_probs + price * jnp.sum(plans * cost, 1), 0.0)
         by_cost = price * sources[:, None] * plans
-        return envelope(value, parameters, (by_probs, law, -price, by_cost))
+        return worst_law.value_of(law, reachable, parameters, by_probs, -price, by_cost)
 
 
 @checked_struct
@@ -142,7 +134,7 @@ class WeightedL1:
 
     radius: float = setting(0.1, "greatest weighted L1 distance", low=0.0)
     weights: Array | None = None  # [N]
-    support: str = setting("nominal", "atoms that nature may use", choices=SUPPORTS)
+    support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, per_outcome="weights")
 
@@ -150,10 +142,9 @@ class WeightedL1:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
         if self.weights is None:  # eight times as fast, by mere comparisons
             return TotalVariation(0.5 * self.radius, self.support)(probs, values)
-        parameters = as_floats(probs, values, self.radius, self.weights)
-        probs, values, radius, weights = jax.lax.stop_gradient(parameters)
-        reachable = reachable_atoms(probs, self.support)
-        gaps, spread = unit_gaps(values, reachable)
+        held = worst_law.hold(self.support, probs, values, self.radius, self.weights)
+        parameters, reachable, (probs, values, radius, weights) = held
+        gaps, spread = worst_law.unit_gaps(values, reachable)
         sources = jnp.where(probs > 0, probs, 0.0)
         unit = jnp.max(jnp.where(reachable, weights, 0.0))
         unit = jnp.where(unit > 0, unit, 1.0)
@@ -170,39 +161,28 @@ class WeightedL1:
             moved = jnp.where(moves, sources, 0.0)
             return jnp.sum(moved * (gaps - gaps[target])), jnp.sum(moved * (fees + fees[target]))
 
-        bought = best_purchase(plan, radius / unit)
-        moves, targets = jax.vmap(movement)(jnp.stack([bought.dear_price, bought.cheap_price]))
+        unit_price, dear, cheap = _best_purchase(plan, radius / unit)
+        moves, targets = jax.vmap(movement)(jnp.stack([dear, cheap]))
         costs = jnp.sum(jnp.where(moves, sources * (fees + fees[targets][:, None]), 0.0), 1)
-        share = costly_share(radius / unit, costs[0], costs[1])
+        share = _costly_share(radius / unit, costs[0], costs[1])
         plans = jnp.stack([1.0 - share, share])
         sent = plans[:, None] * moves  # [2, N] share of each atom that goes to either target
         leaving = jnp.sum(sent, 0)
         arriving = jax.nn.one_hot(targets, values.shape[0], dtype=values.dtype)  # [2, N]
         law = sources * (1.0 - leaving) + (sent @ sources) @ arriving
-        value = expectation(law, values, reachable)
 
-        price = bought.price * spread / unit  # [return per unit of distance]
+        price = unit_price * spread / unit  # [return per unit of distance]
         known = jnp.where(reachable, finite_part(values), 0.0)
         ends = known[targets] + price * weights[targets]  # [2]
         by_probs = known * (1.0 - leaving) + price * weights * leaving + ends @ sent
         by_probs = jnp.where(reachable, by_probs, 0.0)
         by_weights = price * (sources * leaving + (sent @ sources) @ arriving)
-        return envelope(value, parameters, (by_probs, law, -price, by_weights))
+        return worst_law.value_of(law, reachable, parameters, by_probs, -price, by_weights)
 
 
-_MAX_TRIALS = 64
-
-
-@struct.dataclass
-class Purchase:
-    """The prices at which the best mixture of two plans is found."""
-
-    price: Array  # [] gain that one more unit of budget buys
-    dear_price: Array  # [] the price whose plan costs at most the budget
-    cheap_price: Array  # [] the price whose plan costs at least the budget, if any does
-
-
-def best_purchase(plan: Callable[[Array], tuple[Array, Array]], budget: Array) -> Purchase:
+def _best_purchase(
+    plan: Callable[[Array], tuple[Array, Array]], budget: Array
+) -> tuple[Array, Array, Array]:
     """Maximise the gain of a mixture of plans whose mean cost is at most `budget`.
 
     `plan(price)` returns gain and cost of a plan that maximises gain - price * cost; there are
@@ -213,6 +193,10 @@ def best_purchase(plan: Callable[[Array], tuple[Array, Array]], budget: Array) -
     Args:
         plan: `price [] -> (gain [], cost [])`, both non-negative and of order one.
         budget: `[]`, non-negative.
+
+    Returns:
+        The gain that one more unit of budget buys, the price of the plan that costs at most the
+        budget, and that of the one that costs at least the budget, if any does.
 
     Numerics:
         Ends at the first chord that no plan betters by more than rounding, at a price at which
@@ -231,10 +215,6 @@ def best_purchase(plan: Callable[[Array], tuple[Array, Array]], budget: Array) -
         extra = costly[2] - cheap[2]
         return jnp.where(extra > 0, (costly[1] - cheap[1]) / jnp.where(extra > 0, extra, 1.0), 0.0)
 
-    def unfinished(state: tuple) -> Array:
-        trials, is_done, _, _ = state
-        return (trials < _MAX_TRIALS) & ~is_done
-
     def refine(state: tuple) -> tuple:
         trials, _, cheap, costly = state
         price = chord(cheap, costly)
@@ -248,16 +228,13 @@ def best_purchase(plan: Callable[[Array], tuple[Array, Array]], budget: Array) -
 
     cheap, costly = (dear, *plan(dear)), (none, *plan(none))
     affordable = costly[2] <= budget
-    start = (jnp.zeros((), jnp.int32), affordable, cheap, costly)
-    _, _, cheap, costly = jax.lax.while_loop(unfinished, refine, start)
-    return Purchase(
-        price=jnp.where(affordable, 0.0, chord(cheap, costly)),
-        dear_price=cheap[0],
-        cheap_price=costly[0],
+    _, _, cheap, costly = jax.lax.while_loop(
+        lambda state: (state[0] < _MAX_TRIALS) & ~state[1], refine, (0, affordable, cheap, costly)
     )
+    return jnp.where(affordable, 0.0, chord(cheap, costly)), cheap[0], costly[0]
 
 
-def costly_share(budget: Array, cheap_cost: Array, costly_cost: Array) -> Array:
+def _costly_share(budget: Array, cheap_cost: Array, costly_cost: Array) -> Array:
     """Weight in [0, 1] of the costlier plan in a mixture of two that uses up the budget.
 
     The costs are to be those of the very plans that are mixed: made again from its price, a plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,8 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import MONETARY
 from jaxrl.core.settings import check_settings, checked_struct, setting
 from jaxrl.core.types import Array
-from jaxrl.functionals.bracket import turning_point
-from jaxrl.functionals.duals import Dual, UtilityDual
+from jaxrl.functionals.duals import SampleDual, UtilityDual
 from jaxrl.functionals.ordering import least_possible, readable, unless_infinite
-
-
-class Utility(Protocol):
-    """What a gain is worth: concave, not decreasing, u(0) = 0, and 1 among its slopes at 0."""
-
-    def __call__(self, gain: Array) -> Array:
-        """Elementwise: `gain[...]` [return] -> `[...]` [return]."""
-        ...
 
 
 @checked_struct
@@ -165,7 +156,7 @@ class OptimisedCertaintyEquivalent:
         certainty equivalent, definition 2.1 and theorem 2.1.
     """
 
-    utility: Utility = setting(ExponentialUtility(), "utility of a gain")
+    utility: Callable[[Array], Array] = setting(ExponentialUtility(), "utility of a gain")
 
     facts = MONETARY  # coherent for piecewise linear ones
 
@@ -194,9 +185,9 @@ class OptimisedCertaintyEquivalent:
             return amount + _mean(self.utility, chances, gaps - amount)
 
         result = origin + (1 - share) * objective(low) + share * objective(high)
-        return unless_infinite(_infinite_when_huge(result, values), probs, values)
+        return _finished(result, probs, values)
 
-    def dual(self, least: float) -> Dual:
+    def dual(self, least: float) -> SampleDual:
         """Of one sampled value."""
         return UtilityDual(self.utility)
 
@@ -232,7 +223,7 @@ class Shortfall:
         for losses).
     """
 
-    utility: Utility = setting(ExponentialUtility(), "utility of a gain")
+    utility: Callable[[Array], Array] = setting(ExponentialUtility(), "utility of a gain")
     threshold: float = setting(0.0, "utility that must remain", unit="return")
 
     facts = MONETARY  # coherent for piecewise linear ones
@@ -257,7 +248,7 @@ class Shortfall:
         # Zero, with the derivative of the solution.
         change = (surplus - jax.lax.stop_gradient(surplus)) / jnp.where(slope > 0, slope, 1.0)
         result = jnp.where(amount > -most, origin + amount + change, -jnp.inf)
-        return unless_infinite(_infinite_when_huge(result, values), probs, values)
+        return _finished(result, probs, values)
 
 
 def _from_the_least(probs: Array, values: Array) -> tuple[Array, Array, Array, Array]:
@@ -273,11 +264,11 @@ def _from_the_least(probs: Array, values: Array) -> tuple[Array, Array, Array, A
     return jnp.where(is_gain, limited, values), probs / jnp.sum(probs), limited - origin, origin
 
 
-def _infinite_when_huge(result: Array, values: Array) -> Array:
-    """Plus infinity where an infinite gain made `result` huge."""
+def _finished(result: Array, probs: Array, values: Array) -> Array:
+    """`result`, but plus infinity where an infinite gain made it huge, or what decides alone."""
     limits = jnp.finfo(values.dtype)
-    had_gain = jnp.any(values == limits.max / 16)
-    return jnp.where(had_gain & (result > limits.max * limits.eps), jnp.inf, result)
+    is_huge = jnp.any(values == limits.max / 16) & (result > limits.max * limits.eps)
+    return unless_infinite(jnp.where(is_huge, jnp.inf, result), probs, values)
 
 
 def _mean(function: Callable[[Array], Array], chances: Array, gains: Array) -> Array:
@@ -286,5 +277,48 @@ def _mean(function: Callable[[Array], Array], chances: Array, gains: Array) -> A
     return jnp.sum(chances * jnp.where(counts, function(jnp.where(counts, gains, 0.0)), 0.0))
 
 
-def _slope_of(utility: Utility) -> Callable[[Array], Array]:
+def _slope_of(utility: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda gains: jax.jvp(utility, (gains,), (jnp.ones_like(gains),))[1]
+
+
+def turning_point(
+    is_below: Callable[[Array], Array], low: Array, high: Array
+) -> tuple[Array, Array]:
+    """Neighbouring floats between which `is_below` turns from true to false.
+
+    Halving the number of floats in between, not their distance, takes as many trips as a float has
+    bits whatever the scales, and ends at the resolution of the format.
+
+    Args:
+        is_below: `[] -> []` bool, true up to some number and false from there on.
+        low: `[]`, where it is taken to be true.
+        high: `[]`, where it is taken to be false; above `low`.
+
+    Returns:
+        The last float where it is true, the next one; both without gradient.
+    """
+    low, high = jax.lax.stop_gradient((low, high))
+    num_bits = jnp.finfo(low.dtype).bits
+    ends = _rank(low), _rank(high)
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low & high) + ((low ^ high) >> 1)  # their mean, where the sum would overflow
+        below = is_below(_float_of_rank(middle)) | (middle == low)
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low_rank, high_rank = jax.lax.fori_loop(0, num_bits, halve, ends)
+    return _float_of_rank(low_rank), _float_of_rank(high_rank)
+
+
+def _rank(number: Array) -> Array:
+    """The position of a float among all floats, zero at zero."""
+    kind = jnp.dtype(f"int{jnp.finfo(number.dtype).bits}")
+    size = jax.lax.bitcast_convert_type(jnp.abs(number), kind)
+    return jnp.where(number < 0, -size, size)
+
+
+def _float_of_rank(rank: Array) -> Array:
+    kind = jnp.dtype(f"float{jnp.iinfo(rank.dtype).bits}")
+    size = jax.lax.bitcast_convert_type(jnp.abs(rank), kind)
+    return jnp.where(rank < 0, -size, size)

@@ -1,4 +1,4 @@
-"""What every worst case over laws shares: the envelope theorem, gaps, greedy filling.
+"""What worst cases over laws share: the envelope theorem, gaps, greedy filling.
 
 A worst case is solved for its multiplier by iteration; its derivatives come from the envelope
 theorem (nature's law in `values`, the partial derivatives of the Lagrangian in the rest), never
@@ -14,13 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
-from jaxrl.functionals.ordering import running_totals
+from jaxrl.functionals.ordering import atoms_at, running_totals
 
 SUPPORTS = ("nominal", "full")
-
-
-PAIRWISE = 32  # up to so many atoms, N^2 comparisons are faster than a sort
 
 
 @jax.custom_jvp
@@ -48,6 +46,33 @@ def _envelope_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return value, change
 
 
+def worst_case(functional: Functional, probs: Array, values: Array) -> Array:
+    """Nature's law: the gradient of a functional in `values`.
+
+    w = dF(p, v)/dv. For a monotone, translation-equivariant functional w is a law; for a coherent
+    one, F(p, v) = sum_i w_i v_i. For `Mean` it is `probs`.
+
+    Args:
+        functional: what to differentiate.
+        probs: `[N]`, non-negative, summing to one.
+        values: `[N]` [return].
+
+    Returns:
+        `[N]`, the weights; where several laws are worst, one of them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxrl.functionals import CVaR
+        >>> worst_case(CVaR(0.5), jnp.array([0.25, 0.75]), jnp.array([1.0, 3.0])).tolist()
+        [0.5, 0.5]
+
+    Sources:
+        Shapiro, Dentcheva & Ruszczynski (2009), Lectures on Stochastic Programming, chapter 6
+        (dual representation and subdifferential).
+    """
+    return jax.grad(functional, argnums=1)(probs, values)
+
+
 def as_floats(*arrays: Any) -> tuple[Array, ...]:
     """The arrays in one common floating dtype, that of the first two.
 
@@ -58,9 +83,32 @@ def as_floats(*arrays: Any) -> tuple[Array, ...]:
     return jax.lax.optimization_barrier(tuple(jnp.asarray(array, dtype) for array in arrays))
 
 
-def reachable_atoms(probs: Array, support: str) -> Array:
-    """`[N]`: the atoms that nature may put mass on."""
-    return probs > 0 if support == "nominal" else jnp.ones_like(probs, bool)
+def hold(
+    support: str, probs: Array, *others: Any
+) -> tuple[tuple[Array, ...], Array, tuple[Array, ...]]:
+    """The parameters of a worst case in one dtype, the atoms that nature may use, and the
+    parameters as constants.
+    """
+    parameters = as_floats(probs, *others)
+    is_possible = parameters[0] > 0
+    reachable = is_possible if support == "nominal" else jnp.ones_like(is_possible)
+    return parameters, reachable, jax.lax.stop_gradient(parameters)
+
+
+def value_of(
+    law: Array, reachable: Array, parameters: tuple[Array, ...], by_probs: Array, *by_own: Array
+) -> Array:
+    """The value of nature's law, with its derivatives by the envelope theorem.
+
+    Args:
+        law: `[N]`, constant, also the derivative in the values.
+        reachable: `[N]` bool.
+        parameters: probs, values and the functional's own numbers.
+        by_probs: `[N]`.
+        *by_own: of the shapes of the functional's own numbers.
+    """
+    value = expectation(law, jax.lax.stop_gradient(parameters[1]), reachable)
+    return envelope(value, parameters, (by_probs, law, *by_own))
 
 
 def expectation(law: Array, values: Array, reachable: Array) -> Array:
@@ -69,40 +117,23 @@ def expectation(law: Array, values: Array, reachable: Array) -> Array:
     return jnp.sum(law * jnp.where(counts, values, 0.0))
 
 
-def value_range(values: Array, reachable: Array) -> tuple[Array, Array]:
-    """Least and greatest reachable value; inf and -inf when there is none."""
-    low = jnp.min(jnp.where(reachable, values, jnp.inf))
-    return low, jnp.max(jnp.where(reachable, values, -jnp.inf))
-
-
-def atoms_at(value: Array, values: Array, allowed: Array) -> Array:
-    """`[N]` bool: the allowed atoms at a `value[]` that was taken from one of `values[N]`.
-
-    By position too: XLA may compute `values` twice and round the copies differently, so that none
-    equals what was taken from them. (Unoptimised on a CPU a KL ball was NaN for want of a least
-    atom, and a total variation moved too little mass.)
-    """
-    distance = jnp.where(allowed, jnp.abs(values - value), jnp.inf)
-    nearest = jnp.arange(values.shape[0]) == jnp.argmin(distance)
-    return allowed & ((values == value) | (nearest & jnp.isfinite(value)))
-
-
-def unit_gaps(values: Array, reachable: Array) -> tuple[Array, Array]:
-    """Values as gaps above the least reachable one, in units of their spread.
+def unit_gaps(values: Array, counted: Array) -> tuple[Array, Array]:
+    """Values as gaps above the least counted one, in units of their spread.
 
     An infinite value leaves no scale for the others: the gaps are then 0 and 1, and say only which
     atoms are best or worst without bound.
 
     Returns:
-        `[N]` gaps in [0, 1], zero where unreachable, and the spread `[]` [return].
+        `[N]` gaps in [0, 1], zero where not counted, and the spread `[]` [return].
     """
-    low, high = value_range(values, reachable)
+    low = jnp.min(jnp.where(counted, values, jnp.inf))
+    high = jnp.max(jnp.where(counted, values, -jnp.inf))
     bounded = jnp.isfinite(low) & jnp.isfinite(high)
     spread = jnp.where(bounded & (high > low), high - low, 1.0)
     usual = (values - jnp.where(bounded, low, 0.0)) / spread
-    extreme = jnp.where(low == -jnp.inf, values > -jnp.inf, values == jnp.inf)
+    extreme = jnp.where(jnp.isfinite(low), values == jnp.inf, values > low)
     gaps = jnp.where(bounded, usual, extreme.astype(values.dtype))
-    return jnp.where(reachable, gaps, 0.0), spread
+    return jnp.where(counted, gaps, 0.0), spread
 
 
 def marginal_value(amount: Array, capacity: Array, values: Array) -> Array:
@@ -156,14 +187,9 @@ class ScaledLaw:
     lost: Array  # [], share of the mass that lies on values of +inf
 
 
-@struct.dataclass
-class Optimum:
-    """A worst case of a scaled law: its value and its first derivatives."""
-
-    inner: Array  # [], the value in units of the spread above `low`
-    weights: Array  # [N], nature's law
-    by_probs: Array  # [N], in units of the spread, up to a constant
-    by_setting: Array  # [], in units of the spread
+# A worst case of a scaled law, in units of the spread: the value `[]` above `low`, nature's law
+# `[N]`, the derivatives in the probs `[N]`, up to a constant, and in the radius or weight `[]`.
+Optimum = tuple[Array, Array, Array, Array]
 
 
 def scale_law(probs: Array, values: Array) -> ScaledLaw:
@@ -177,25 +203,13 @@ def scale_law(probs: Array, values: Array) -> ScaledLaw:
     low = jnp.min(jnp.where(possible, values, jnp.inf))
     # Not left to the minimum, which passes over a NaN in some programs of jaxlib 0.11.2.
     low = jnp.where(jnp.any(possible & jnp.isnan(values)), jnp.nan, low)
-    is_finite = jnp.isfinite(low)
-    counted = possible & (jnp.isfinite(values) | ~is_finite)
-    high = jnp.max(jnp.where(counted & is_finite, values, low))
-    spread = jnp.where(is_finite & (high > low), high - low, 1.0)
-    # With a catastrophe among the values the gaps only tell it from the rest.
-    centred = jnp.where(is_finite, values - low, jnp.where(values == low, 0.0, 1.0))
-    gaps = jnp.where(counted, centred, 0.0) / spread
+    counted = possible & (jnp.isfinite(values) | ~jnp.isfinite(low))
+    gaps, spread = unit_gaps(values, counted)
     masses = jnp.where(counted, probs, 0.0)
     total = jnp.sum(masses)
     escaped = jnp.sum(jnp.where(possible & ~counted, probs, 0.0))
-    return ScaledLaw(
-        probs=masses / total,
-        gaps=gaps,
-        lowest=atoms_at(jnp.zeros(()), gaps, counted),
-        low=low,
-        spread=spread,
-        total=total,
-        lost=escaped / (total + escaped),
-    )
+    lowest, lost = atoms_at(jnp.zeros(()), gaps, counted), escaped / (total + escaped)
+    return ScaledLaw(masses / total, gaps, lowest, low, spread, total, lost)
 
 
 def worst_value(
@@ -215,12 +229,12 @@ def worst_value(
 
     probs, values, number = as_floats(probs, values, number)
     law = scale_law(jax.lax.stop_gradient(probs), jax.lax.stop_gradient(values))
-    best = solve(law, jax.lax.stop_gradient(number))
-    value = jnp.where(jnp.isfinite(law.low), law.low + law.spread * best.inner, law.low)
+    inner, weights, by_probs, by_number = solve(law, jax.lax.stop_gradient(number))
+    value = jnp.where(jnp.isfinite(law.low), law.low + law.spread * inner, law.low)
     # The law was divided by its total: the derivative is free of a component along it.
-    centred = best.by_probs - jnp.sum(law.probs * best.by_probs)
+    centred = by_probs - jnp.sum(law.probs * by_probs)
     by_probs = jnp.where(law.probs > 0, centred, 0.0) * (law.spread / law.total)
-    slopes = by_probs, best.weights, law.spread * best.by_setting
+    slopes = by_probs, weights, law.spread * by_number
     return envelope(value, (probs, values, number), slopes)
 
 

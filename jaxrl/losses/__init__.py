@@ -1,18 +1,5 @@
-"""What a head or a critic minimises: one example in, one number out."""
+"""Losses: a prediction against a number, or parameters against a law."""
 
-from jaxrl.losses.classification import cross_entropy
-from jaxrl.losses.expectile import expectile_loss
-from jaxrl.losses.likelihood import energy_loss, gaussian_cross_entropy
-from jaxrl.losses.quantile import quantile_huber_loss, quantile_levels
-from jaxrl.losses.regression import huber_loss, squared_loss
+from jaxrl.core.doors import door
 
-__all__ = [
-    "cross_entropy",
-    "energy_loss",
-    "expectile_loss",
-    "gaussian_cross_entropy",
-    "huber_loss",
-    "quantile_huber_loss",
-    "quantile_levels",
-    "squared_loss",
-]
+__getattr__, __dir__ = door(__file__, __name__)

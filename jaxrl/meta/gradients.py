@@ -3,67 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
-from jaxrl.meta.inner import (
-    check_policy,
-    differentiable_iteration,
-    lived,
-    look_ahead,
-    losing,
-    scan_keeping,
-)
-from jaxrl.meta.lives import Life, birth_keys, start_life
+from jaxrl.meta.inner import check_policy, differentiable_iteration, lived, look_ahead, losing
+from jaxrl.meta.lives import Life, OuterState, all_finite, birth_keys, over_rows
+from jaxrl.meta.numbers import Tuned
 from jaxrl.meta.objectives import CriticState, Objective, OuterCritic, PolicyReturn
-from jaxrl.meta.rows import over_rows
 from jaxrl.meta.tasks import Task, TaskDistribution
-from jaxrl.meta.tuned import Tuned
-from jaxrl.training.loop import Tally, TrainState, summarise, with_gaps
+from jaxrl.training.loop import TrainState, summarise, with_gaps
 
 
-@struct.dataclass
-class MetaGradientState:
-    """Everything that the next outer step needs."""
+def unrolled(
+    outer: MetaGradient, rule_params: PyTree, life: Life, critic: CriticState
+) -> tuple[tuple[Array, tuple], PyTree]:
+    """The gradient of one life through every update of the window, by reverse differentiation.
 
-    rule_params: dict[str, PyTree]  # `[L, ...]` when each life has its own
-    optimiser: PyTree  # likewise
-    lives: Life  # [L, ...]
-    critics: CriticState  # [L, ...]
-    ends: Array  # [L] environment steps after which each life is replaced
-    births: Array  # [L] int32, lives begun in each place
-    key: Key
-    step: Array  # [] int32, outer steps done
-
-
-class Slope(Protocol):
-    """How the gradient of one life is found."""
-
-    def slope(
-        self, outer: Any, rule_params: PyTree, life: Life, critic: CriticState
-    ) -> tuple[tuple[Array, tuple], PyTree]:
-        """-> `(loss, (life, tally, trajectories[J, T, B], metrics)), gradient` of the rule."""
-        ...
-
-
-@struct.dataclass
-class UnrolledGradient:
-    """Through every update of the window, as `MetaGradient.window` computes it."""
-
-    def slope(
-        self, outer: MetaGradient, rule_params: PyTree, life: Life, critic: CriticState
-    ) -> tuple[tuple[Array, tuple], PyTree]:
-        """By reverse differentiation."""
-        window = jax.value_and_grad(outer.window, has_aux=True)
-        (loss, out), grads = window(rule_params, life, critic)
-        return (loss, (*out, {})), grads
+    Returns:
+        `(loss, (life, tally, trajectories[J, T, B], metrics)), gradient` of the rule.
+    """
+    window = jax.value_and_grad(outer.window, has_aux=True)
+    (loss, out), grads = window(rule_params, life, critic)
+    return (loss, (*out, {})), grads
 
 
 @struct.dataclass
@@ -98,8 +68,8 @@ class MetaGradient:
         auto_reset: start a new episode where one ended.
         chunk: lives in one part of the batch, to bound memory; 0 for all at once.
         num_devices: that a part is spread over.
-        through: `UnrolledGradient`, or `ImplicitGradient` for what training ends at, which
-            differentiates no update.
+        through: how the gradient of one life is found: `unrolled`, or `ImplicitGradient` for what
+            training ends at, which differentiates no update.
 
     Sources: Xu, van Hasselt & Silver 2018, Meta-gradient reinforcement learning; Oh et al. 2020,
     Discovering reinforcement learning algorithms; Zahavy et al. 2020, A self-tuning actor-critic.
@@ -107,11 +77,9 @@ class MetaGradient:
 
     tuned: Tuned
     tasks: TaskDistribution
-    objective: Objective = struct.field(default_factory=PolicyReturn)
-    critic: OuterCritic = struct.field(default_factory=OuterCritic)
-    optimiser: Optimiser = struct.field(
-        default_factory=lambda: Optimiser(learning_rate=1e-3, max_grad_norm=1.0)
-    )
+    objective: Objective = PolicyReturn()
+    critic: OuterCritic = OuterCritic()
+    optimiser: Optimiser = Optimiser(learning_rate=1e-3, max_grad_norm=1.0)
     num_lives: int = setting(64, "lives side by side", low=1)
     num_updates: int = setting(20, "updates of each life in an outer step", low=1)
     keep_every: int = setting(1, "updates between two states that are kept", low=1)
@@ -119,9 +87,9 @@ class MetaGradient:
     auto_reset: bool = setting(True, "start a new episode where one ended")
     chunk: int = setting(0, "lives in one part of the batch; 0 for all", low=0)
     num_devices: int = setting(1, "devices that a part is spread over", low=1)
-    through: Slope = struct.field(default_factory=UnrolledGradient)
+    through: Callable[..., tuple[tuple[Array, tuple], PyTree]] = jax.tree_util.Partial(unrolled)
 
-    def init(self, key: Key) -> MetaGradientState:
+    def init(self, key: Key) -> OuterState:
         """New lives, and the rule as `tuned` has it.
 
         Raises:
@@ -136,56 +104,43 @@ class MetaGradient:
             )
         check_policy(self.tuned.agent)
         life_key, end_key = jax.random.split(key)
-        rule_params = self.tuned.init()
-        optimiser = self.optimiser.init(rule_params)
+        state = OuterState.first(self, life_key)
         if self.own_rules:
-            rule_params, optimiser = jax.tree.map(
+            rules = jax.tree.map(
                 lambda leaf: jnp.broadcast_to(leaf, (self.num_lives, *jnp.shape(leaf))),
-                (rule_params, optimiser),
+                (state.rule_params, state.optimiser),
             )
+            state = state.replace(rule_params=rules[0], optimiser=rules[1])
         births = jnp.zeros(self.num_lives, jnp.int32)
-        lives, critics = self._born(life_key, births, self._drawn(life_key, births))
-        share = jax.random.uniform(end_key, (self.num_lives,))
-        return MetaGradientState(
-            rule_params=rule_params,
-            optimiser=optimiser,
-            lives=lives,
-            critics=critics,
-            ends=lives.total_steps * share,
-            births=births + 1,
-            key=life_key,
-            step=jnp.zeros((), jnp.int32),
-        )
+        lives, critics = self._born(life_key, births, self.fresh_tasks(life_key, births))
+        return state.begun(end_key, lives).replace(memory=critics)
 
-    def agent(self, state: MetaGradientState) -> Agent:
+    def agent(self, state: OuterState) -> Agent:
         """The agent under what was learned; `[L, ...]` leaves with `own_rules`."""
         make = jax.vmap(self.tuned.agent_of) if self.own_rules else self.tuned.agent_of
         return make(state.rule_params)
 
-    def step(self, state: MetaGradientState) -> tuple[MetaGradientState, dict[str, Array]]:
+    def step(self, state: OuterState) -> tuple[OuterState, dict[str, Array]]:
         """One outer step -> state, metrics (means over lives; rates are shares of the lives)."""
         state, over, _, metrics = self.advance(state)
-        state = jax.lax.cond(
-            jnp.any(over),
-            lambda: self.renew(state, over, self.fresh_tasks(state)),
-            lambda: state,
-        )
-        return state, metrics
 
-    def advance(
-        self, state: MetaGradientState
-    ) -> tuple[MetaGradientState, Array, Array, dict[str, Array]]:
+        def renewed() -> OuterState:
+            return self.renew(state, over, self.fresh_tasks(state.key, state.births))
+
+        return jax.lax.cond(jnp.any(over), renewed, lambda: state), metrics
+
+    def advance(self, state: OuterState) -> tuple[OuterState, Array, Array, dict[str, Array]]:
         """An outer step that replaces no life -> state, `over[L]`, `finite[L]`, metrics.
 
         A life is over when its steps are spent or something about it is not finite.
         """
 
         def slope(life: Life, critic: CriticState, rule_params: dict = state.rule_params) -> tuple:
-            return self.through.slope(self, rule_params, life, critic)
+            return self.through(self, rule_params, life, critic)
 
-        rows = (state.lives, state.critics, *([state.rule_params] if self.own_rules else []))
+        rows = (state.lives, state.memory, *([state.rule_params] if self.own_rules else []))
         (loss, (lives, tally, trajectories, extra)), grads = self.over_lives(slope, *rows)
-        finite = _finite((loss, grads), self.num_lives)
+        finite = jax.vmap(all_finite)((loss, grads))
         grads = select(finite, grads, jax.tree.map(jnp.zeros_like, grads))
         count = jnp.maximum(jnp.sum(finite), 1)
         if not self.own_rules:
@@ -198,51 +153,34 @@ class MetaGradient:
         learn = jax.vmap(learn) if self.own_rules else learn
         rule_params, optimiser = learn(grads, state.optimiser, state.rule_params)
         critics, critic_loss = self.over_lives(
-            self.critic.learn, state.critics, lives.env, trajectories
+            self.critic.learn, state.memory, lives.env, trajectories
         )
 
-        steps = lives.steps_done(self.tuned.agent)
-        over = (steps >= jnp.minimum(state.ends, lives.total_steps)) | ~finite
-        state = state.replace(
-            rule_params=rule_params,
-            optimiser=optimiser,
-            lives=lives,
-            critics=critics,
-            step=state.step + 1,
+        over = state.over(self.tuned.agent, lives) | ~finite
+        state = OuterState(
+            *(rule_params, optimiser, state.key, state.step + 1),
+            *(lives, critics, state.ends, state.births),
         )
-        norms = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads)))
         episodes = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), tally)
-        record = with_gaps(summarise(episodes))
+        metrics = {
+            "meta_loss": jnp.sum(jnp.where(finite, loss, 0.0)) / count,
+            "meta_gradient_norm": optax.tree.norm(grads),
+            "outer_critic_loss": jnp.mean(jnp.where(finite, critic_loss, 0.0)),
+            "episode_return": with_gaps(summarise(episodes))["episode_return"],
+            "replaced_fraction": jnp.mean(over),
+            "nonfinite_fraction": 1.0 - jnp.mean(finite),
+        }
         means = {name: jnp.mean(jnp.where(finite, row, 0.0)) for name, row in extra.items()}
-        return (
-            state,
-            over,
-            finite,
-            {
-                "meta_loss": jnp.sum(jnp.where(finite, loss, 0.0)) / count,
-                "meta_gradient_norm": norms,
-                "outer_critic_loss": jnp.mean(jnp.where(finite, critic_loss, 0.0)),
-                "episode_return": record["episode_return"],
-                "replaced_fraction": jnp.mean(over),
-                "nonfinite_fraction": 1.0 - jnp.mean(finite),
-                **means,
-            },
-        )
+        return state, over, finite, metrics | means
 
-    def fresh_tasks(self, state: MetaGradientState) -> Task:
-        """What the next life of every place would be lived in, drawn anew, `[L, ...]`."""
-        return self._drawn(state.key, state.births)
+    def fresh_tasks(self, key: Key, births: Array) -> Task:
+        """What life `births[l]` of every place l would be lived in, drawn anew, `[L, ...]`."""
+        return jax.vmap(self.tasks.sample)(self._keys(key, births)[:, 0])
 
-    def renew(self, state: MetaGradientState, over: Array, tasks: Task) -> MetaGradientState:
+    def renew(self, state: OuterState, over: Array, tasks: Task) -> OuterState:
         """New lives in `tasks[L, ...]` in the places that are `over[L]`."""
         fresh = self._born(state.key, state.births, tasks)
-        lives, critics = select(over, fresh, (state.lives, state.critics))
-        return state.replace(
-            lives=lives,
-            critics=critics,
-            ends=jnp.where(over, jnp.inf, state.ends),
-            births=state.births + over,
-        )
+        return state.renewed(over, *select(over, fresh, (state.lives, state.memory)))
 
     def window(self, rule_params: dict, life: Life, critic: CriticState) -> tuple[Array, tuple]:
         """The outer loss `[]` of one life's next K updates: what is differentiated.
@@ -253,15 +191,16 @@ class MetaGradient:
         """
         agent, env = self.tuned.agent_of(rule_params), life.env
 
-        def loss_of(train: TrainState, trajectory: Transition) -> Array:
-            return self.objective.loss(agent, env, train, trajectory, self.critic, critic)
+        def loss_of(train: TrainState, data: Transition) -> Array:
+            advantages = partial(self.critic.advantages, critic, env)
+            return self.objective.loss(agent, env, train, data, advantages)
 
-        def update(train: TrainState) -> tuple[TrainState, Transition, Tally]:
-            return differentiable_iteration(agent, env, train, self.auto_reset)
-
-        update = losing(update, loss_of, self.objective.every)
-        (train, loss), learned_from = scan_keeping(
-            self.keep_every, update, (life.train, jnp.zeros(())), jnp.arange(self.num_updates) == 0
+        (train, loss), learned_from = losing(
+            lambda train: differentiable_iteration(agent, env, train, self.auto_reset),
+            loss_of if self.objective.every else None,
+            life.train,
+            self.num_updates,
+            self.keep_every,
         )
         train, last, episodes, _ = look_ahead(agent, env, train, self.auto_reset)
         loss = loss + loss_of(train, last)
@@ -271,22 +210,18 @@ class MetaGradient:
         return loss, jax.lax.stop_gradient(lived(life, train, learned_from, looked_at))
 
     @property
-    def num_parts(self) -> int:
-        """Lives that `chunk` counts."""
-        return self.num_lives
+    def parts(self) -> tuple[int, int]:
+        """The lives, and how many are computed at once; 0 for all."""
+        return self.num_lives, self.chunk
 
     # ---- parts -----------------------------------------------------------------------------
-
-    def _drawn(self, key: Key, births: Array) -> Task:
-        """What life `births[l]` of every place l is lived in, `[L, ...]`."""
-        return jax.vmap(self.tasks.sample)(self._keys(key, births)[:, 0])
 
     def _born(self, key: Key, births: Array, tasks: Task) -> tuple[Life, CriticState]:
         """Life `births[l]` in every place l."""
         agent = self.tuned.agent  # what is learned does not change how a life starts
 
         def one(keys: Key, task: Task) -> tuple[Life, CriticState]:
-            return start_life(keys[1], agent, task), self.critic.init(keys[2], task.env)
+            return Life.start(keys[1], agent, task), self.critic.init(keys[2], task.env)
 
         return jax.vmap(one)(self._keys(key, births), tasks)
 
@@ -297,11 +232,3 @@ class MetaGradient:
     def over_lives(self, function: Callable[..., Any], *rows: PyTree) -> Any:
         """A function of one life over `rows[L, ...]`, in parts of `chunk` over `num_devices`."""
         return over_rows(function, rows, self.chunk, self.num_devices)
-
-
-def _finite(tree: PyTree, num_lives: int) -> Array:
-    """Whether all numbers of each life are finite, `[L]`."""
-    rows = [
-        jnp.all(jnp.isfinite(leaf.reshape(num_lives, -1)), axis=1) for leaf in jax.tree.leaves(tree)
-    ]
-    return jnp.all(jnp.stack(rows), axis=0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents.readers import HasPolicy, along
 from jaxrl.core.protocols import Agent, Environment
-from jaxrl.core.types import Array, Key, PyTree, Transition
+from jaxrl.core.types import Array, Key, Transition
 from jaxrl.meta.lives import Life
 from jaxrl.training.loop import Tally, TrainState, collect, tally_of
 from jaxrl.training.rollouts import EpisodeSums
@@ -69,45 +69,45 @@ def differentiable_iteration(
     return after.replace(agent=agent_state), trajectory, tally_of(episodes, metrics)
 
 
-def scan_keeping(
-    keep_every: int, step: Callable, carry: PyTree, rows: Array
-) -> tuple[PyTree, PyTree]:
-    """`lax.scan` of `step` over `rows[K]`, of whose carries a gradient keeps one in `keep_every`.
+def repeat(step: Callable, train: TrainState, num_times: int) -> tuple[TrainState, tuple]:
+    """`step(train) -> (train, *seen)` again and again -> train, seen `[num_times, ...]`."""
 
-    The others are computed again from the one before.
-    """
-    if keep_every == 1:
-        return jax.lax.scan(step, carry, rows)
+    def one(train: TrainState, _: None) -> tuple[TrainState, tuple]:
+        train, *seen = step(train)
+        return train, tuple(seen)
 
-    @jax.checkpoint
-    def part(carry: PyTree, rows: Array) -> tuple[PyTree, PyTree]:
-        return jax.lax.scan(step, carry, rows)
-
-    carry, out = jax.lax.scan(part, carry, rows.reshape(-1, keep_every))
-    return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+    return jax.lax.scan(one, train, None, num_times)
 
 
-def losing(step: Callable, loss_of: Callable, every: bool) -> Callable:
-    """A `step(train) -> (train, trajectory, row)` for `lax.scan`, which adds up losses on the way.
+def losing(
+    step: Callable, loss_of: Callable | None, train: TrainState, num_times: int, keep_every: int = 1
+) -> tuple[tuple[TrainState, Array], tuple]:
+    """As `repeat`, with losses on the way -> (train, their sum `[]`), seen `[num_times, ...]`.
 
     Args:
-        step: one iteration.
-        loss_of: `(train, trajectory) -> []` of the state that collected the trajectory.
-        every: whether the losses count.
-
-    Returns:
-        `(train, loss), first -> (train, loss), (trajectory, row)`; where `first`, the state is none
-        of this window's making and does not count.
+        step: one iteration, `train -> (train, trajectory, row)`.
+        loss_of: `(train, trajectory) -> []` of the state that collected the trajectory; None where
+            no loss counts. The first state is none of this window's making and does not count.
+        train: where it begins.
+        num_times: iterations.
+        keep_every: of so many carries a gradient keeps one; the others are computed again from it.
     """
 
     def body(carry: tuple, first: Array) -> tuple[tuple, tuple]:
         train, loss = carry
-        after, trajectory, row = step(train)
-        if every:
-            loss = loss + jnp.where(first, 0.0, loss_of(train, trajectory))
-        return (after, loss), (trajectory, row)
+        after, *seen = step(train)
+        if loss_of is not None:
+            loss = loss + jnp.where(first, 0.0, loss_of(train, seen[0]))
+        return (after, loss), tuple(seen)
 
-    return body
+    def part(carry: tuple, rows: Array) -> tuple[tuple, tuple]:
+        return jax.lax.scan(body, carry, rows)
+
+    carry, rows = (train, jnp.zeros(())), jnp.arange(num_times) == 0
+    if keep_every == 1:
+        return part(carry, rows)
+    carry, out = jax.lax.scan(jax.checkpoint(part), carry, rows.reshape(-1, keep_every))
+    return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
 
 
 def lived(

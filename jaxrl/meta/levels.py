@@ -1,7 +1,8 @@
-"""Levels chosen by what they have to teach: algorithmic regret against a trained antagonist."""
+"""Levels chosen by what they have to teach: a buffer that replays the best, and regret as score."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,23 +12,198 @@ from jaxrl.agents.presets import a2c
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key, select
-from jaxrl.meta.gradients import MetaGradient, MetaGradientState
-from jaxrl.meta.level_buffer import LevelBuffer, LevelReplay
-from jaxrl.meta.lives import Life, birth_keys, ratio, start_life
-from jaxrl.meta.tasks import Task
+from jaxrl.core.types import Array, Key, PyTree, select
+from jaxrl.meta.gradients import MetaGradient
+from jaxrl.meta.inner import repeat
+from jaxrl.meta.lives import ANTAGONISTS, LEVELS, Life, OuterState, birth_keys, ratio
+from jaxrl.meta.tasks import Task, take
 from jaxrl.training.evaluation import play_episodes
-from jaxrl.training.loop import train_iteration
+from jaxrl.training.loop import Tally, TrainState, train_iteration
 
-# Folded into the outer loop's key, whose lives fold in their places, 0 up to their number.
-_ANTAGONISTS, _LEVELS = 0xA2C00000, 0x1E7E1000
+# ---- how scores become odds at temperature 1: logarithms, up to a constant: `SCORES` -------------
+
+
+def _rank(scores: Array, filled: Array) -> Array:
+    """The best has rank 1, the next rank 2, ...: odds = 1 / rank; ties in the order of places.
+
+    Source: Jiang, Grefenstette & Rocktaschel 2021, Prioritized level replay, equation 3 with
+    h = 1 / rank.
+
+    Example:
+        >>> odds = _rank(jnp.array([5.0, 7.0]), jnp.ones(2, bool))
+        >>> [f"{float(p):.2f}" for p in jax.nn.softmax(odds)]
+        ['0.33', '0.67']
+    """
+    order = jnp.argsort(jnp.where(filled, -scores, jnp.inf))
+    rank = jnp.zeros(scores.shape, scores.dtype).at[order].set(jnp.arange(scores.size) + 1.0)
+    return -jnp.log(rank)
+
+
+def _proportional(scores: Array, filled: Array) -> Array:
+    """odds = max(score, 0), or even where no score is above 0.
+
+    Source: Jiang, Grefenstette & Rocktaschel 2021, the proportional form of P_S.
+    """
+    worth = filled & (scores > 0)
+    logs = jnp.where(worth, jnp.log(jnp.where(worth, scores, 1.0)), -jnp.inf)
+    return jnp.where(jnp.any(worth), logs, 0.0)
+
+
+def _softmax(scores: Array, filled: Array) -> Array:
+    """odds = exp(score), the temperature in units of the score.
+
+    Source: Jackson et al. 2023, Discovering general reinforcement learning algorithms with
+    adversarial environment design, as released.
+    """
+    return jnp.where(filled, scores, 0.0)
+
+
+SCORES: dict[str, Callable[[Array, Array], Array]] = {
+    "rank": _rank,
+    "proportional": _proportional,
+    "softmax": _softmax,
+}
+
+
+@struct.dataclass
+class LevelBuffer:
+    """Levels `[N, ...]` and what is known of them. A pytree of fixed shape."""
+
+    levels: PyTree  # [N, ...]
+    scores: Array  # [N], -inf where there is no level
+    drawn_at: Array  # [N] int32, count of draws when the level was last drawn or entered
+    ids: Array  # [N] int32, -1 where there is no level
+    num_draws: Array  # [] int32
+    next_id: Array  # [] int32
+
+    @property
+    def filled(self) -> Array:
+        """Where there is a level, `[N]` bool."""
+        return self.ids >= 0
+
+
+@struct.dataclass
+class LevelReplay:
+    """Which level comes next: an old one from a buffer by its score, or a new one.
+
+        old with probability replay_prob, once min_filled of the places are filled
+        P(level) = (1 - staleness) P_S(level) + staleness P_C(level)
+
+    with P_S from the scores by `transform` and P_C proportional to the draws since the level was
+    last drawn. A scored level keeps its place; a new one takes an empty place, or that of the
+    lowest score if its own is higher.
+
+    Attributes:
+        transform: from scores to odds: by `rank`, `proportional` or by `softmax`.
+        temperature: odds are taken to the power of 1 / temperature; 1 suits all but ranks.
+        replay_prob: probability of an old level.
+        staleness: share of P_C.
+        min_filled: share of places to fill with new levels before any is replayed.
+        num_levels: N.
+
+    Source: Jiang, Grefenstette & Rocktaschel 2021, Prioritized level replay.
+    """
+
+    transform: str = setting("rank", "from scores to odds", choices=tuple(SCORES))
+    temperature: float = setting(0.3, "high for more even odds", low=0.0, low_open=True)
+    replay_prob: float = setting(0.5, "probability of an old level", low=0.0, high=1.0)
+    staleness: float = setting(0.1, "share drawn by age", low=0.0, high=1.0)
+    min_filled: float = setting(0.5, "share filled before levels are replayed", low=0.0, high=1.0)
+    num_levels: int = setting(256, "places in the buffer", low=1)
+
+    def init(self, example: Any) -> LevelBuffer:
+        """An empty buffer for levels like `example`."""
+        num = self.num_levels
+        return LevelBuffer(
+            levels=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *leaf.shape)), example),
+            scores=jnp.full(num, -jnp.inf),
+            drawn_at=jnp.zeros(num, jnp.int32),
+            ids=jnp.full(num, -1, jnp.int32),
+            num_draws=jnp.zeros((), jnp.int32),
+            next_id=jnp.zeros((), jnp.int32),
+        )
+
+    def probs(self, buffer: LevelBuffer) -> Array:
+        """Of each level, given that an old one is drawn, `[N]`; zeros while there is none."""
+        filled = buffer.filled
+        odds = SCORES[self.transform](buffer.scores, filled) / self.temperature
+        by_score = jax.nn.softmax(jnp.where(filled, odds, -jnp.inf))
+        age = jnp.where(filled, buffer.num_draws - buffer.drawn_at, 0).astype(by_score.dtype)
+        total = jnp.sum(age)
+        by_age = jnp.where(total > 0, age / jnp.maximum(total, 1), by_score)
+        probs = (1.0 - self.staleness) * by_score + self.staleness * by_age
+        return jnp.where(filled, probs, 0.0)
+
+    def draw(
+        self, key: Key, buffer: LevelBuffer, fresh: Any, wanted: Array
+    ) -> tuple[LevelBuffer, Any, Array, Array]:
+        """A level for each of L places, old or `fresh[L, ...]`; those not `wanted[L]` do not count.
+
+        All are drawn from the buffer as it is, independently.
+
+        Returns:
+            the buffer, levels `[L, ...]`, their ids `[L]` (new ones for new levels), and which are
+            old `[L]`.
+        """
+        num = wanted.shape[0]
+        old_key, which_key = jax.random.split(key)
+        enough = jnp.mean(buffer.filled) >= self.min_filled
+        ready = enough & jnp.any(buffer.filled)
+        old = jax.random.bernoulli(old_key, self.replay_prob, (num,)) & ready
+        logits = jnp.log(jnp.where(ready, self.probs(buffer), 1.0))
+        slots = jax.random.categorical(which_key, logits, shape=(num,))
+        levels = select(old, take(buffer.levels, slots), fresh)
+        new = wanted & ~old
+        new_ids = buffer.next_id + jnp.cumsum(new) - 1
+        ids = jnp.where(old, buffer.ids[slots], new_ids).astype(jnp.int32)
+        num_draws = buffer.num_draws + jnp.sum(wanted, dtype=jnp.int32)
+        # Places out of range are dropped: those that were not drawn.
+        touched = jnp.where(wanted & old, slots, self.num_levels)
+        buffer = buffer.replace(
+            drawn_at=buffer.drawn_at.at[touched].set(num_draws, mode="drop"),
+            num_draws=num_draws,
+            next_id=buffer.next_id + jnp.sum(new, dtype=jnp.int32),
+        )
+        return buffer, levels, ids, old
+
+    def insert(
+        self, buffer: LevelBuffer, levels: Any, ids: Array, scores: Array, counts: Array
+    ) -> LevelBuffer:
+        """Enter scored `levels[L, ...]`, one after the other, where `counts[L]`.
+
+        A score that is not finite does not count.
+        """
+
+        def one(buffer: LevelBuffer, row: tuple) -> tuple[LevelBuffer, None]:
+            level, number, score, counts = row
+            same = buffer.ids == number
+            known = jnp.any(same)
+            slot = jnp.where(known, jnp.argmax(same), jnp.argmin(buffer.scores))
+            enters = counts & jnp.isfinite(score) & (known | (score > buffer.scores[slot]))
+            slot = jnp.where(enters, slot, self.num_levels)
+
+            def put(held: Array, value: Array) -> Array:
+                return held.at[slot].set(value, mode="drop")
+
+            when = jnp.where(known, buffer.drawn_at[slot], buffer.num_draws)
+            return buffer.replace(
+                levels=jax.tree.map(put, buffer.levels, level),
+                scores=put(buffer.scores, score),
+                ids=put(buffer.ids, number),
+                drawn_at=put(buffer.drawn_at, when),
+            ), None
+
+        return jax.lax.scan(one, buffer, (levels, ids, scores, counts))[0]
+
+
+# ---- meta-gradients on levels that are replayed ------------------------------------------------
 
 
 @struct.dataclass
 class CuratedState:
     """Everything that the next outer step needs."""
 
-    outer: MetaGradientState
+    outer: OuterState
     antagonists: Life  # [L, ...] in the tasks of the lives, as old as they are
     levels: LevelBuffer  # of tasks
     ids: Array  # [L] int32, of the level that each life is lived in
@@ -69,8 +245,8 @@ class Curated:
     """
 
     outer: MetaGradient
-    antagonist: Agent = struct.field(default_factory=a2c)
-    replay: LevelReplay = struct.field(default_factory=LevelReplay)
+    antagonist: Agent = a2c()
+    replay: LevelReplay = LevelReplay()
     num_episodes: int = setting(16, "episodes that measure a return", low=1)
     max_steps: int = setting(200, "of such an episode", unit="steps", low=1)
 
@@ -92,7 +268,7 @@ class Curated:
         buffer = self.replay.init(jax.tree.map(lambda leaf: leaf[0], tasks))
         everywhere = jnp.ones(self.outer.num_lives, bool)
         # The first levels are new ones: a buffer that is empty replays none.
-        draw_key = jax.random.fold_in(key, _LEVELS)
+        draw_key = jax.random.fold_in(key, LEVELS)
         buffer, tasks, ids, _ = self.replay.draw(draw_key, buffer, tasks, everywhere)
         first = jnp.zeros_like(outer.births)
         return CuratedState(outer, self._antagonists(outer.key, first, tasks), buffer, ids)
@@ -127,53 +303,42 @@ class Curated:
         }
 
     @property
-    def chunk(self) -> int:
-        """As `outer`'s."""
-        return self.outer.chunk
-
-    @property
-    def num_parts(self) -> int:
-        """Lives that `chunk` counts."""
-        return self.outer.num_parts
+    def parts(self) -> tuple[int, int]:
+        """As of `outer`."""
+        return self.outer.parts
 
     # ---- parts -----------------------------------------------------------------------------
 
     def _trained(self, life: Life) -> Life:
         """An antagonist after as many updates as the life beside it makes in an outer step."""
 
-        def update(train: Any, _: None) -> tuple[Any, None]:
-            return train_iteration(self.antagonist, life.env, train, self.outer.auto_reset)[0], None
+        def update(train: TrainState) -> tuple[TrainState, Tally]:
+            return train_iteration(self.antagonist, life.env, train, self.outer.auto_reset)
 
-        train, _ = jax.lax.scan(update, life.train, None, self.outer.num_updates)
-        return life.replace(train=train)
+        return life.replace(train=repeat(update, life.train, self.outer.num_updates)[0])
 
     def _antagonists(self, key: Key, births: Array, tasks: Task) -> Life:
         """New ones for `tasks[L, ...]`, in their places for the `births[L]`-th time."""
-        keys = birth_keys(jax.random.fold_in(key, _ANTAGONISTS), births)
-        return jax.vmap(lambda own, task: start_life(own, self.antagonist, task))(keys, tasks)
+        keys = birth_keys(jax.random.fold_in(key, ANTAGONISTS), births)
+        return jax.vmap(lambda own, task: Life.start(own, self.antagonist, task))(keys, tasks)
 
     def _renewed(
         self, state: CuratedState, over: Array, ended: Array
     ) -> tuple[CuratedState, Array, Array]:
         """Scores of what `ended`, new lives for what is `over`; regrets and what is old `[L]`."""
         outer = state.outer
-        key = jax.random.fold_in(jax.random.fold_in(outer.key, _LEVELS), outer.step)
+        key = jax.random.fold_in(jax.random.fold_in(outer.key, LEVELS), outer.step)
         play_key, draw_key = jax.random.split(key)
         keys = jax.random.split(play_key, self.outer.num_lives)
         regret = self.outer.over_lives(self._regret, keys, outer.lives, state.antagonists)
         lived_in = Task(outer.lives.env, outer.lives.total_steps)
         buffer = self.replay.insert(state.levels, lived_in, state.ids, regret, ended)
-        fresh = self.outer.fresh_tasks(outer)
+        fresh = self.outer.fresh_tasks(outer.key, outer.births)
         buffer, tasks, ids, old = self.replay.draw(draw_key, buffer, fresh, over)
         fresh_antagonists = self._antagonists(outer.key, outer.births, tasks)
         antagonists = select(over, fresh_antagonists, state.antagonists)
-        state = CuratedState(
-            outer=self.outer.renew(outer, over, tasks),
-            antagonists=antagonists,
-            levels=buffer,
-            ids=jnp.where(over, ids, state.ids),
-        )
-        return state, regret, old
+        outer, ids = self.outer.renew(outer, over, tasks), jnp.where(over, ids, state.ids)
+        return CuratedState(outer, antagonists, buffer, ids), regret, old
 
     def _regret(self, key: Key, life: Life, antagonist: Life) -> Array:
         """Of one pair as it stands, `[]` [return]; both face the same draws."""

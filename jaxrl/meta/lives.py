@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
-from jaxrl.core.types import Array, Key, select
-from jaxrl.meta.tasks import Task
+from jaxrl.core.types import Array, Key, PyTree, select
+from jaxrl.meta.tasks import Task, TaskDistribution
 from jaxrl.training.loop import Tally, TrainState, check_training, start_training, train_iteration
+
+# Streams of random numbers: what keys are folded with in this package, beside the numbers of
+# places, lives and steps, which stay below. `mirrored` has those of pairs.
+HELD_OUT, CRITIC = 32343, 12719900  # lives held out of a fit; critics of lives that tune themselves
+CANDIDATES, MEAN = 4606, 844414  # lives of a strategy's candidates, and of its mean
+ANTAGONISTS, LEVELS = 2730491904, 511578112
 
 MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
 
@@ -24,6 +34,23 @@ class Life:
     env: Environment  # the task's environment; its numbers are leaves
     total_steps: Array  # [] environment steps of the whole life
 
+    @classmethod
+    def start(cls, key: Key, agent: Agent, task: Task) -> Life:
+        """A new learner in a task.
+
+        Raises:
+            ValueError: a setting out of range, or an agent that does not fit the environment.
+        """
+        check_training(agent, task.env)
+        train = start_training(key, agent, task.env, task.total_steps)
+        return cls(train, task.env, jnp.asarray(task.total_steps, jnp.float32))
+
+    def step(self, agent: Agent) -> tuple[Life, Tally]:
+        """One rollout and one update; a life that is over stays as it is and tallies nothing."""
+        train, tally = train_iteration(agent, self.env, self.train)
+        over, nothing = self.is_over(agent), jax.tree.map(jnp.zeros_like, tally)
+        return self.replace(train=select(over, self.train, train)), select(over, nothing, tally)
+
     def steps_done(self, agent: Agent) -> Array:
         """Environment steps lived so far, `[]`."""
         return self.train.iteration * (agent.num_envs * agent.rollout_length)
@@ -33,28 +60,6 @@ class Life:
         return self.steps_done(agent) >= self.total_steps
 
 
-def start_life(key: Key, agent: Agent, task: Task) -> Life:
-    """A new learner in a task.
-
-    Raises:
-        ValueError: a setting out of range, or an agent that does not fit the environment.
-    """
-    check_training(agent, task.env)
-    train = start_training(key, agent, task.env, task.total_steps)
-    return Life(train, task.env, jnp.asarray(task.total_steps, jnp.float32))
-
-
-def step_life(agent: Agent, life: Life) -> tuple[Life, Tally]:
-    """One rollout and one update; a life that is over stays as it is and tallies nothing."""
-    train, tally = train_iteration(agent, life.env, life.train)
-    over = life.is_over(agent)
-    nothing = jax.tree.map(jnp.zeros_like, tally)
-    return (
-        life.replace(train=select(over, life.train, train)),
-        select(over, nothing, tally),
-    )
-
-
 def birth_keys(key: Key, births: Array) -> Key:
     """Of life `births[l]` in every place l, `[L]`: no two lives of an outer loop have the same."""
 
@@ -62,11 +67,6 @@ def birth_keys(key: Key, births: Array) -> Key:
         return jax.random.fold_in(jax.random.fold_in(key, place), number)
 
     return jax.vmap(one)(jnp.arange(births.shape[0]), births)
-
-
-def restart(over: Array, lives: Life, fresh: Life) -> Life:
-    """Put `fresh` lives in place of those that are `over[L]`, all `[L, ...]`."""
-    return select(over, fresh, lives)
 
 
 @struct.dataclass
@@ -111,7 +111,7 @@ def live(
     life, steps, per_update = begun(key, agent, task, num_updates, last_part)
 
     def update(life: Life, _: None) -> tuple[Life, Array]:
-        after, tally = step_life(agent, life)
+        after, tally = life.step(agent)
         return after, earnings(life.train, after.train, tally)
 
     life, rows = jax.lax.scan(update, life, None, num_updates)
@@ -130,7 +130,7 @@ def begun(
         raise ValueError(
             f"num_updates={num_updates} must be at least 1 and last_part={last_part} in (0, 1]."
         )
-    life = start_life(key, agent, task)
+    life = Life.start(key, agent, task)
     per_update = agent.num_envs * agent.rollout_length
     return life, jnp.minimum(life.total_steps, float(num_updates * per_update)), per_update
 
@@ -171,3 +171,136 @@ def lifetime_of(
 def ratio(total: Array, count: Array) -> Array:
     """`total / count`, NaN where there is none."""
     return jnp.where(count > 0, total / jnp.maximum(count, 1.0), jnp.nan)
+
+
+@struct.dataclass
+class HeldOut:
+    """Whole lives in tasks that the outer loop does not see, always the same ones.
+
+    Attributes:
+        tasks: where.
+        total_steps: the longest life among them [steps].
+        num_lives: tasks drawn, one life in each.
+        last_part: share of a life that counts as its end.
+    """
+
+    tasks: TaskDistribution
+    total_steps: float = struct.field(pytree_node=False)
+    num_lives: int = struct.field(pytree_node=False, default=64)
+    last_part: float = struct.field(pytree_node=False, default=0.1)
+
+    def keys(self, key: Key) -> Key:
+        """`fold_in(key, l)` of each life l, `[num_lives]`: of its task and its randomness."""
+        return jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(self.num_lives))
+
+    def lasting(self, agent: Agent, num_updates: int) -> HeldOut:
+        """With lives of this many updates of an agent, in tasks that have `total_steps`."""
+        steps = float(num_updates * agent.num_envs * agent.rollout_length)
+        return self.replace(tasks=self.tasks.replace(total_steps=steps), total_steps=steps)
+
+    def live(self, key: Key, agent: Agent, life: Callable[..., Any]) -> Any:
+        """The whole life that one of the `keys` stands for, as `life(key, task=...)` lives it."""
+        task_key, life_key = jax.random.split(key)
+        return life(
+            life_key,
+            task=self.tasks.sample(task_key),
+            num_updates=num_updates_of(agent, self.total_steps),
+            last_part=self.last_part,
+        )
+
+    @jax.jit
+    def lives(self, key: Key, agent: Agent) -> Lifetime:
+        """Whole lives of an agent, one in each task, `[num_lives]`; nothing is learned twice.
+
+        Life `l` draws its task and its randomness from `fold_in(key, l)`, so that agents given the
+        same key are compared in pairs.
+        """
+        one = partial(self.live, agent=agent, life=partial(live, agent=agent))
+        return jax.vmap(one)(self.keys(key))
+
+
+# ---- the state of outer loops, and lives that go on from one outer step to the next --------------
+
+
+@struct.dataclass
+class OuterState:
+    """Everything that the next step of an outer loop needs."""
+
+    rule_params: PyTree  # what is learned, as `Tuned` holds it; the centre, where one is searched
+    optimiser: PyTree  # of the rule; or a search strategy's own state
+    key: Key
+    step: Array  # [] int32, outer steps done
+    lives: Life | tuple = ()  # [L, ...] that go on
+    memory: PyTree = ()  # [L, ...] kept beside each: its outer critic, or its sum of perturbations
+    ends: Array | tuple = ()  # [L] environment steps after which each life is replaced
+    births: Array | tuple = ()  # [L] int32, lives begun in each place
+
+    @classmethod
+    def first(cls, outer: Any, key: Key) -> OuterState:
+        """What an outer loop learns, as its `tuned` has it, and its optimiser."""
+        rule_params = outer.tuned.init()
+        optimiser = outer.optimiser.init(rule_params)
+        return cls(rule_params, optimiser, key, jnp.zeros((), jnp.int32))
+
+    def begun(self, key: Key, lives: Life) -> OuterState:
+        """With its first lives `[L, ...]`, whose ends are spread over a lifetime."""
+        share = jax.random.uniform(key, lives.total_steps.shape)
+        births = jnp.ones(share.shape, jnp.int32)
+        return self.replace(lives=lives, ends=lives.total_steps * share, births=births)
+
+    def over(self, agent: Agent, lives: Life) -> Array:
+        """Which lives have spent their steps, `[L]` bool."""
+        return lives.steps_done(agent) >= jnp.minimum(self.ends, lives.total_steps)
+
+    def renewed(self, over: Array, lives: Life, memory: PyTree) -> OuterState:
+        """With `lives` and `memory`, which are new where the last ones were `over[L]`."""
+        return self.replace(
+            lives=lives,
+            memory=memory,
+            ends=jnp.where(over, jnp.inf, self.ends),
+            births=self.births + over,
+        )
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Whether all numbers are finite, `[]` bool."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+# ---- a batch in parts, and over devices: neither changes anything but rounding ------------------
+
+
+def over_rows(
+    function: Callable[..., Any], arguments: tuple, at_once: int = 0, num_devices: int = 1
+) -> Any:
+    """`vmap(function)(*arguments)` over `[R, ...]`, in equal parts of at most `at_once` rows.
+
+    Parts are padded by copies of the last row, to be of one size that `num_devices` divides.
+    """
+    num_rows = jax.tree.leaves(arguments)[0].shape[0]
+    num_parts = math.ceil(num_rows / min(at_once or num_rows, num_rows))
+    size = math.ceil(math.ceil(num_rows / num_parts) / num_devices) * num_devices
+
+    def part(rows: tuple) -> Any:
+        return _spread(jax.vmap(function)(*_spread(rows, num_devices)), num_devices)
+
+    if num_parts * size != num_rows:
+        index = jnp.minimum(jnp.arange(num_parts * size), num_rows - 1)
+        arguments = jax.tree.map(lambda leaf: leaf[index], arguments)
+    if num_parts == 1:
+        found = part(arguments)
+    else:
+        cut = jax.tree.map(lambda leaf: leaf.reshape(num_parts, size, *leaf.shape[1:]), arguments)
+        found = jax.lax.map(part, cut)
+        found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+    return jax.tree.map(lambda leaf: leaf[:num_rows], found)
+
+
+def _spread(tree: PyTree, num_devices: int) -> PyTree:
+    """The leading axis of every leaf over devices."""
+    if num_devices == 1:
+        return tree
+    auto = (jax.sharding.AxisType.Auto,)
+    devices = jax.devices()[:num_devices]
+    mesh = jax.make_mesh((num_devices,), ("row",), devices=devices, axis_types=auto)
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec("row")))

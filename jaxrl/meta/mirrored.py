@@ -1,5 +1,10 @@
 """Mirrored Gaussian perturbations of any pytree, and the gradients that they show.
 
+    weight[P] = SHAPINGS[name](fitness[P, 2]),   of centre + sigma e and of centre - sigma e
+
+A fitness that is not finite loses: to its mirror image, and to all others of the generation. Where
+both of a pair are not finite the weight is 0.
+
 All randomness is addressed by the number of the pair: how many are computed at once, or on how many
 devices, changes nothing but rounding.
 """
@@ -11,14 +16,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import rankdata
 
 from jaxrl.core import struct
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.meta.rows import over_rows
 
-_CENTRE = 2**32 - 1  # where a pair has its number, the centre and what all pairs share have these
-_SHARED = 2**32 - 2
-_NOISE, _SEED, _TASK = 0, 1, 2  # what the key of a pair is spent on
+CENTRE = 2**32 - 1  # where a pair has its number, the centre and what all pairs share have these
+SHARED = 2**32 - 2
+_NOISE, SEED, TASK = 0, 1, 2  # what the key of a pair is spent on
 
 
 @struct.dataclass
@@ -29,22 +35,15 @@ class Rows:
     sign: Array  # float32: 1, -1, or 0 for the centre
     number: Array  # int32, which life of the candidate
 
-    @classmethod
-    def of(cls, num_pairs: int, num_lives: int = 1, num_centre: int = 0) -> Rows:
-        """`P x 2 x num_lives` rows, then `num_centre` of the centre."""
-        shape = (num_pairs, 2, num_lives)
-        pair = jnp.arange(num_pairs, dtype=jnp.uint32)[:, None, None]
-        sign = jnp.array([1.0, -1.0], jnp.float32)[:, None]
-        number = jnp.arange(num_lives, dtype=jnp.int32)
 
-        def flat(pairs: Array, centre: Array) -> Array:
-            return jnp.concatenate([jnp.broadcast_to(pairs, shape).reshape(-1), centre])
-
-        return cls(
-            pair=flat(pair, jnp.full(num_centre, _CENTRE, jnp.uint32)),
-            sign=flat(sign, jnp.zeros(num_centre, jnp.float32)),
-            number=flat(number, jnp.arange(num_centre, dtype=jnp.int32)),
-        )
+def rows_of(num_pairs: int, num_lives: int = 1, num_centre: int = 0) -> Rows:
+    """`P x 2 x num_lives` rows, then `num_centre` of the centre."""
+    pair, side, number = np.indices((num_pairs, 2, num_lives)).reshape(3, -1)
+    return Rows(
+        pair=jnp.asarray(np.append(pair, [CENTRE] * num_centre), jnp.uint32),
+        sign=jnp.asarray(np.append(1 - 2 * side, [0] * num_centre), jnp.float32),
+        number=jnp.asarray(np.append(number, np.arange(num_centre)), jnp.int32),
+    )
 
 
 def pair_noise(key: Key, pair: Array | int, params: PyTree) -> PyTree:
@@ -64,52 +63,6 @@ def candidate(key: Key, row: Rows, centre: PyTree, sigma: Array | float) -> PyTr
     return jax.tree.map(lambda c, e: c + (row.sign * sigma).astype(e.dtype) * e, centre, noise)
 
 
-def evaluate_pairs(
-    fitness: Callable[[PyTree, Key, Key], PyTree],
-    key: Key,
-    centre: PyTree,
-    sigma: Array | float,
-    num_pairs: int,
-    *,
-    num_lives: int = 1,
-    num_centre: int = 0,
-    common_tasks: bool = False,
-    chunk: int = 0,
-    num_devices: int = 1,
-) -> tuple[PyTree, PyTree]:
-    """The fitness of the mirrored pairs 0 .. P - 1 round a centre, and of the centre.
-
-    Args:
-        fitness: of parameters, the key of a task and the key of a life.
-        key: of this generation.
-        centre: parameters, any pytree of floats.
-        sigma: standard deviation of the perturbations.
-        num_pairs: P.
-        num_lives: L, evaluations of each candidate. Both of a pair are given the same keys.
-        num_centre: C, evaluations of the centre, under keys of their own.
-        common_tasks: give all pairs the same L keys of tasks.
-        chunk: pairs at a time; 0 for all, and the centre.
-        num_devices: that what is computed at once is spread over.
-
-    Returns:
-        `[P, 2, L, ...]` of plus and minus, and `[C, ...]`.
-    """
-
-    def one(row: Rows) -> PyTree:
-        own = jnp.where(row.sign == 0, row.pair, jnp.uint32(_SHARED)) if common_tasks else row.pair
-        task_key = jax.random.fold_in(jax.random.fold_in(key, own), _TASK)
-        life_key = jax.random.fold_in(jax.random.fold_in(key, row.pair), _SEED)
-        return fitness(
-            candidate(key, row, centre, sigma),
-            jax.random.fold_in(task_key, row.number),
-            jax.random.fold_in(life_key, row.number),
-        )
-
-    rows = Rows.of(num_pairs, num_lives, num_centre)
-    found = over_rows(one, (rows,), 2 * num_lives * chunk, num_devices)
-    return split_rows(found, num_pairs, 2, num_lives)
-
-
 def estimate(
     key: Key, centre: PyTree, weights: Array, sigma: Array | float, chunk: int = 0
 ) -> PyTree:
@@ -117,19 +70,11 @@ def estimate(
 
         g = 1 / (P sigma) sum_p w_p e_p
 
-    With w_p half the difference of fitness (`Plain`), g is an unbiased estimate of the gradient of
+    With w_p half the difference of fitness (`plain`), g is an unbiased estimate of the gradient of
     the smoothed fitness E[f(centre + sigma e)]. Directions are drawn again, `chunk` at a time.
 
     Sources: Salimans et al. 2017, Evolution strategies as a scalable alternative to reinforcement
     learning; Nesterov & Spokoiny 2017, Random gradient-free minimization of convex functions.
-
-    Example:
-        >>> slope = lambda params, *keys: 3.0 * params
-        >>> key, centre = jax.random.key(0), jnp.zeros(())
-        >>> f, _ = evaluate_pairs(slope, key, centre, 0.1, num_pairs=4096)
-        >>> g = estimate(key, centre, (f[:, 0, 0] - f[:, 1, 0]) / 2, 0.1)
-        >>> abs(float(g) - 3.0) < 0.3
-        True
     """
     num_pairs = weights.shape[0]
     size = min(chunk or num_pairs, num_pairs)
@@ -140,59 +85,11 @@ def estimate(
     def part(total: PyTree, rows: tuple[Array, Array]) -> tuple[PyTree, None]:
         pairs, weight = rows
         noise = jax.vmap(pair_noise, (None, 0, None))(key, pairs, centre)
-        return jax.tree.map(lambda t, e: t + _weighted(weight, e), total, noise), None
+        return jax.tree.map(lambda t, e: t + weighted(weight, e), total, noise), None
 
     total, _ = jax.lax.scan(part, jax.tree.map(jnp.zeros_like, centre), rows)
     scale = num_pairs * jnp.asarray(sigma)
     return jax.tree.map(lambda leaf: leaf / scale.astype(leaf.dtype), total)
-
-
-@struct.dataclass
-class Particles:
-    """Mirrored pairs that live through many windows, under new perturbations in each."""
-
-    states: PyTree  # [R, ...], as `Rows` has them
-    scores: PyTree  # [P, ...] sum of e / sigma over the windows since the states began
-
-
-def unroll_pairs(
-    unroll: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
-    key: Key,
-    centre: PyTree,
-    sigma: Array | float,
-    particles: Particles,
-    *,
-    chunk: int = 0,
-    num_devices: int = 1,
-) -> tuple[Particles, PyTree, PyTree]:
-    """The next window of every pair and of the centre, and what it earned.
-
-    Args:
-        unroll: parameters, state -> state after the window, what it earned.
-        key: of this window; each draws new perturbations.
-        centre: parameters, any pytree of floats.
-        sigma: standard deviation of the perturbations; it may change between windows.
-        particles: where they stand.
-        chunk: pairs at a time; 0 for all, and the centre.
-        num_devices: that what is computed at once is spread over.
-
-    Returns:
-        particles, earned `[P, 2, ...]`, earned by the centre `[C, ...]`.
-    """
-    num_pairs = jax.tree.leaves(particles.scores)[0].shape[0]
-    num_rows = jax.tree.leaves(particles.states)[0].shape[0]
-    rows = Rows.of(num_pairs, num_centre=num_rows - 2 * num_pairs)
-
-    def one(row: Rows, state: PyTree) -> tuple[PyTree, PyTree]:
-        return unroll(candidate(key, row, centre, sigma), state)
-
-    states, earned = over_rows(one, (rows, particles.states), 2 * chunk, num_devices)
-    pairs = jnp.arange(num_pairs, dtype=jnp.uint32)
-    noise = jax.vmap(pair_noise, (None, 0, None))(key, pairs, centre)
-    scores = jax.tree.map(
-        lambda s, e: s + e / jnp.asarray(sigma).astype(e.dtype), particles.scores, noise
-    )
-    return Particles(states, scores), *split_rows(earned, num_pairs, 2)
 
 
 def split_rows(tree: PyTree, *shape: int) -> tuple[PyTree, PyTree]:
@@ -206,24 +103,93 @@ def split_rows(tree: PyTree, *shape: int) -> tuple[PyTree, PyTree]:
     return pairs, jax.tree.map(lambda leaf: leaf[count:], tree)
 
 
-def persistent_estimate(particles: Particles, weights: Array) -> PyTree:
-    """The gradient of all windows together that one window of each pair shows.
-
-        g_t = mean_p w_{p,t} sum_{k <= t} e_{p,k} / sigma_k
-
-    Summed over the windows t of a life, with w half the difference of the windows' fitness, it is
-    an unbiased estimate of the gradient of the smoothed sum, while the centre stands still. With
-    the present e / sigma alone (truncated evolution strategies) the effect of earlier windows on
-    this one would be missing.
-
-    Sources: Vicol, Metz & Sohl-Dickstein 2021, Unbiased gradient estimation in unrolled computation
-    graphs with persistent evolution strategies. For a sigma that changes, the sum of e / sigma is
-    the score of all perturbations together, ours.
-    """
-    count = weights.shape[0]
-    return jax.tree.map(lambda s: _weighted(weights, s) / count, particles.scores)
-
-
-def _weighted(weights: Array, rows: Array) -> Array:
+def weighted(weights: Array, rows: Array) -> Array:
     """`sum_p weights[p] rows[p]`."""
     return jnp.tensordot(weights.astype(rows.dtype), rows, 1)
+
+
+# ---- from the fitness of pairs to the weight of each direction: `SHAPINGS` ----------------------
+
+
+def _plain(fitness: Array) -> Array:
+    """Half the difference, in the units of the fitness: the only shaping without a bias.
+
+    A lost fitness counts as the least of the generation less one standard deviation.
+
+    Example:
+        >>> _plain(jnp.array([[3.0, 1.0], [2.0, 2.0]])).tolist()
+        [1.0, 0.0]
+    """
+    scores, _ = _scores(fitness)
+    return (scores[:, 0] - scores[:, 1]) / 2.0
+
+
+def _z_score(fitness: Array) -> Array:
+    """As `plain`, in standard deviations of the generation's fitness; nothing where all are equal.
+
+    Example:
+        >>> _z_score(jnp.array([[6.0, 2.0], [6.0, 2.0]])).tolist()
+        [1.0, 1.0]
+    """
+    _, deviation = _scores(fitness)
+    some = deviation > 0
+    return jnp.where(some, _plain(fitness) / jnp.where(some, deviation, 1.0), 0.0)
+
+
+def _pair_sign(fitness: Array) -> Array:
+    """Which of the two is better: 1, 0 or -1.
+
+    Blind to the scale of the task's rewards, so that pairs may live in different tasks.
+
+    Sources: Jackson et al. 2024, Discovering temporally-aware reinforcement learning algorithms.
+
+    Example:
+        >>> _pair_sign(jnp.array([[9.0, 1.0], [jnp.nan, -4.0], [2.0, 2.0]])).tolist()
+        [1.0, -1.0, 0.0]
+    """
+    plus, minus = _ordered(fitness).T
+    return (plus > minus).astype(fitness.dtype) - (plus < minus)
+
+
+def _centred_ranks(fitness: Array) -> Array:
+    """Half the difference of ranks among the 2P of the generation, from -1/2 to 1/2 each.
+
+    Ties share the mean of their ranks. Blind to the scale, but not to the task: pairs should live
+    in common tasks, or in tasks alike.
+
+    Sources: Salimans et al. 2017, Evolution strategies as a scalable alternative to reinforcement
+    learning, as released (openai/evolution-strategies-starter, es_distributed/es.py), where ties
+    are ranked in the order that sorting leaves them in.
+
+    Example:
+        >>> _centred_ranks(jnp.array([[9.0, jnp.nan], [5.0, 5.0]])).tolist()
+        [0.5, 0.0]
+    """
+    rank = rankdata(_ordered(fitness)).astype(fitness.dtype) - 1.0
+    centred = (rank / (fitness.size - 1) - 0.5).reshape(fitness.shape)
+    return (centred[:, 0] - centred[:, 1]) / 2.0
+
+
+SHAPINGS: dict[str, Callable[[Array], Array]] = {
+    "plain": _plain,
+    "z_score": _z_score,
+    "pair_sign": _pair_sign,
+    "centred_ranks": _centred_ranks,
+}
+
+
+def _ordered(fitness: Array) -> Array:
+    """What is not finite, below everything."""
+    return jnp.where(jnp.isfinite(fitness), fitness, -jnp.inf)
+
+
+def _scores(fitness: Array) -> tuple[Array, Array]:
+    """Fitness with the lost below the least, and the standard deviation of the finite, `[]`."""
+    finite = jnp.isfinite(fitness)
+    count = jnp.maximum(jnp.sum(finite), 1)
+    known = jnp.where(finite, fitness, 0.0)
+    centred = jnp.where(finite, fitness - jnp.sum(known) / count, 0.0)
+    deviation = jnp.sqrt(jnp.sum(centred**2) / count)
+    least = jnp.min(jnp.where(finite, fitness, jnp.inf))
+    lost = jnp.where(jnp.any(finite), least, 0.0) - deviation
+    return jnp.where(finite, fitness, lost), deviation

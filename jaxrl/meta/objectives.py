@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -13,7 +15,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.meta.inner import differentiable_iteration
+from jaxrl.meta.inner import differentiable_iteration, repeat
 from jaxrl.networks import ActorCritic, NetworkSettings, actor_critic
 from jaxrl.returns import generalised_advantages
 from jaxrl.training.loop import TrainState
@@ -43,12 +45,8 @@ class OuterCritic:
         num_passes: over the trajectories of a window, one gradient step for each.
     """
 
-    network: NetworkSettings = struct.field(
-        default_factory=lambda: NetworkSettings(hidden_sizes=(), initialiser="lecun")
-    )
-    optimiser: Optimiser = struct.field(
-        default_factory=lambda: Optimiser(learning_rate=3e-2, max_grad_norm=None)
-    )
+    network: NetworkSettings = NetworkSettings(hidden_sizes=(), initialiser="lecun")
+    optimiser: Optimiser = Optimiser(learning_rate=3e-2, max_grad_norm=None)
     discount: float = setting(0.99, "of the outer objective", unit="per step", low=0.0, high=1.0)
     lambda_: float = setting(0.95, "trace decay", low=0.0, high=1.0)
     num_passes: int = setting(1, "passes over the trajectories of a window", low=1)
@@ -115,19 +113,23 @@ class Objective(Protocol):
     @property
     def every(self) -> bool:
         """Whether the loss is the mean over the states after each update, or the last one's."""
-        ...
+
+    @property
+    def num_further(self) -> int:
+        """Updates after those of the window that a target is made of."""
 
     def loss(
         self,
         agent: Any,
         env: Environment,
         state: TrainState,
-        trajectory: Transition,
-        critic: OuterCritic,
-        critic_state: CriticState,
+        data: Transition,
+        advantages: Callable,
     ) -> Array:
-        """The loss `[]` of one state, on the data `[T, B]` that it collected."""
-        ...
+        """The loss `[]` of one state, on the data `[T, B]` that it collected.
+
+        `advantages(data)[0]` are the outer critic's `[T, B]`, in `[return]`, as constants.
+        """
 
 
 @struct.dataclass
@@ -147,6 +149,8 @@ class PolicyReturn:
     entropy_weight: float = setting(0.0, "weight of the policy's entropy", unit="per nat", low=0.0)
     last_only: bool = setting(False, "count the policy after the last update alone")
 
+    num_further: ClassVar[int] = 0
+
     @property
     def every(self) -> bool:
         """All but with `last_only`."""
@@ -157,16 +161,14 @@ class PolicyReturn:
         agent: Any,
         env: Environment,
         state: TrainState,
-        trajectory: Transition,
-        critic: OuterCritic,
-        critic_state: CriticState,
+        data: Transition,
+        advantages: Callable,
     ) -> Array:
         """As the formula says, of one state."""
-        advantage, _ = critic.advantages(critic_state, env, trajectory)
+        advantage, _ = advantages(data)
         scale = jnp.sqrt(jnp.mean(advantage**2)) + 1e-6
-        policy = along(agent.policy, state.agent, trajectory)
-        action = trajectory.extras.get("raw_action", trajectory.action)
-        gain = policy.log_prob(action) * (advantage / scale)
+        policy = along(agent.policy, state.agent, data)
+        gain = policy.log_prob(data.extras.get("raw_action", data.action)) * (advantage / scale)
         return -jnp.mean(gain + self.entropy_weight * policy.entropy())
 
 
@@ -200,11 +202,7 @@ class Bootstrap:
     def target(self, agent: Any, env: Environment, state: TrainState) -> TrainState:
         """Where the further updates lead from `state`, as a constant."""
         fixed, goal = jax.lax.stop_gradient((agent, state))
-
-        def further(goal: TrainState, _: None) -> tuple[TrainState, None]:
-            return differentiable_iteration(fixed, env, goal)[0], None
-
-        goal, _ = jax.lax.scan(further, goal, None, self.num_further)
+        goal, _ = repeat(partial(differentiable_iteration, fixed, env), goal, self.num_further)
         goal, _, _ = differentiable_iteration(self.plain, env, goal)
         return jax.lax.stop_gradient(goal)
 
@@ -223,9 +221,8 @@ class Bootstrap:
         agent: Any,
         env: Environment,
         state: TrainState,
-        trajectory: Transition,
-        critic: OuterCritic,
-        critic_state: CriticState,
+        data: Transition,
+        advantages: Callable,
     ) -> Array:
         """As the formula says; the target goes on from where the life will stand."""
-        return self.match(agent, state, self.target(agent, env, state), trajectory)
+        return self.match(agent, state, self.target(agent, env, state), data)

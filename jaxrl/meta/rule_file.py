@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
+import importlib
 import importlib.metadata
 import io
 import json
-import os
+import math
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core.files import replacing
-from jaxrl.meta.rule_parts import RuleFileError, from_plain, known_parts, to_plain
+from jaxrl.core import struct
+from jaxrl.core.files import read_bytes, replacing
+from jaxrl.core.settings import near_names
 from jaxrl.training.run_config import plain
 
+_DTYPES = {
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+}
+_ARRAYS = {"array": jax.Array, "numpy": np.ndarray, "scalar": np.generic}
+_HOLDERS = ("agents.presets", "rules", "meta.distilling", "meta.numbers")  # of what is saved
+_WHERE_FLOAT64 = "load it inside `with jax.enable_x64(True):`"
 _FORMAT = 1
 _MARK = b"sha256:"
 _TAIL = len(_MARK) + 64
 _MOST_BYTES = 2**31  # of a file that is read
+_DAMAGED = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, EOFError, RecursionError),
+    *(zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, MemoryError),
+)
 _FETCH = "it was damaged or cut short; fetch it again, or save the rule anew."
+
+
+class RuleFileError(ValueError):
+    """A rule that cannot be written, or a file that cannot be read; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +66,19 @@ class Card:
     date: str = ""  # of saving, ISO 8601; filled in by `save`
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # filled in by `save`
 
+    @classmethod
+    def read(cls, path: str | Path) -> Card:
+        """The card of a file, which the rule need not be loadable for.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            RuleFileError: the file is damaged or none of ours.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        with _reading(path):
+            _, card, _ = _unpack(path)
+            return cls(**{name: value for name, value in card.items() if name in known})
+
     def __str__(self) -> str:
         pairs = [("learned by", self.learned_by), ("tasks", self.tasks), *self.metrics.items()]
         pairs += [("notes", self.notes), ("saved", self.date), *self.versions.items()]
@@ -54,12 +87,7 @@ class Card:
 
 
 def save(
-    rule: Any,
-    path: str | Path,
-    *,
-    card: Card,
-    overwrite: bool = False,
-    parts: Iterable[type] = (),
+    rule: Any, path: str | Path, *, card: Card, overwrite: bool = False, parts: Iterable[type] = ()
 ) -> Path:
     """Write a rule and its card as one file that `load` gives back bit for bit.
 
@@ -91,7 +119,7 @@ def save(
         >>> loaded = load(file)
         >>> bool((loaded.drift.weights["hidden"] == rule.drift.weights["hidden"]).all())
         True
-        >>> read_card(file).summary
+        >>> Card.read(file).summary
         'a drift that nothing was learned for'
     """
     path = Path(path)
@@ -129,25 +157,9 @@ def load(path: str | Path, *, parts: Iterable[type] = ()) -> Any:
         rather than rounded. Weakly typed arrays come back strongly typed.
     """
     known = known_parts(parts)
-    manifest, _, arrays = _unpack(path)
-    try:
+    with _reading(path):
+        manifest, _, arrays = _unpack(path)
         return from_plain(manifest["rule"], arrays, known)
-    except RuleFileError as error:
-        raise RuleFileError(f"{path} cannot be loaded: {error}") from None
-    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
-        raise RuleFileError(f"{path} is not as `save` writes it ({error!r}): {_FETCH}") from error
-
-
-def read_card(path: str | Path) -> Card:
-    """The card of a rule file; the file is checked as by `load`, the rule is not built.
-
-    Raises:
-        FileNotFoundError: no such file.
-        RuleFileError: the file is damaged, no rule file, or of a later format.
-    """
-    _, card, _ = _unpack(path)
-    known = {f.name for f in dataclasses.fields(Card)}
-    return Card(**{name: value for name, value in card.items() if name in known})
 
 
 def _pack(manifest: dict, card: dict, arrays: list[np.ndarray]) -> bytes:
@@ -163,7 +175,7 @@ def _pack(manifest: dict, card: dict, arrays: list[np.ndarray]) -> bytes:
         for index, data in enumerate(arrays):
             part = io.BytesIO()
             np.lib.format.write_array(part, np.asarray(data, order="C"), allow_pickle=False)
-            put(_array_name(index), part.getvalue())
+            put(f"arrays/{index:04d}.npy", part.getvalue())
         archive.comment = _MARK + b"0" * 64
     body = stream.getvalue()[:-64]
     return body + hashlib.sha256(body).hexdigest().encode()
@@ -171,47 +183,189 @@ def _pack(manifest: dict, card: dict, arrays: list[np.ndarray]) -> bytes:
 
 def _unpack(path: str | Path) -> tuple[dict, dict, list[np.ndarray]]:
     """Manifest, card and arrays of a file whose every byte is as it was written."""
-    if not isinstance(path, (str, os.PathLike)) or Path(path).is_dir():
-        raise RuleFileError(f"{path} is no rule file: give one that `meta.save` wrote.")
-    try:
-        if os.path.getsize(path) > _MOST_BYTES:
-            raise RuleFileError(f"{path} is larger than any rule file, {_MOST_BYTES} bytes.")
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no rule file {path}.") from None
+    content = read_bytes(Path(path), _MOST_BYTES)
     if not content.startswith(b"PK"):
-        raise RuleFileError(f"{path} is not a rule file: give one that `meta.save` wrote.")
+        raise RuleFileError("it is not a rule file: give one that `meta.save` wrote.")
     if content[-_TAIL:-64] != _MARK:
-        raise RuleFileError(f"{path} does not end as a rule file does: {_FETCH}")
+        raise RuleFileError(f"it does not end as a rule file does: {_FETCH}")
     # Before anything is parsed.
     if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
-        raise RuleFileError(f"{path} does not match its own digest: {_FETCH}")
+        raise RuleFileError(f"it does not match its own digest: {_FETCH}")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("compressed entries")
+        manifest = json.loads(archive.read("rule.json"))
+        if manifest["format"] != _FORMAT:
+            raise RuleFileError(
+                f"it has format {manifest['format']}, and this version reads format {_FORMAT}: "
+                "upgrade jaxrl."
+            )
+        arrays = []
+        for index in range(int(manifest["num_arrays"])):
+            with archive.open(f"arrays/{index:04d}.npy") as stream:
+                arrays.append(np.lib.format.read_array(stream, allow_pickle=False))
+        return manifest, json.loads(archive.read("card.json")), arrays
+
+
+@contextlib.contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Whatever goes wrong with a file is told in one sentence, with its path."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = {info.filename: info for info in archive.infolist()}
-            if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
-                raise ValueError("compressed entries")
-            manifest = json.loads(archive.read("rule.json"))
-            if manifest["format"] != _FORMAT:
+        yield
+    except RuleFileError as error:
+        raise RuleFileError(f"{path} cannot be read: {error}") from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no rule file {path}.") from None
+    except _DAMAGED as error:
+        raise RuleFileError(
+            f"{path} is not as `save` writes a rule file ({error!r}): {_FETCH}"
+        ) from error
+
+
+# ---- rules as JSON and arrays -------------------------------------------------------------------
+
+
+def known_parts(extra: Iterable[type] = ()) -> dict[str, type]:
+    """Every struct that a file may name: those of this package, and `extra`.
+
+    Args:
+        extra: structs of your own.
+
+    Raises:
+        RuleFileError: one of `extra` is no struct, or has the name of another one.
+
+    Example:
+        >>> from jaxrl.core import Linear
+        >>> known_parts()["Linear"] is Linear
+        True
+    """
+    for holder in _HOLDERS:
+        importlib.import_module(f"jaxrl.{holder}")
+    found = dict(struct.STRUCTS)
+    for part in extra:
+        if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
+            raise RuleFileError(f"{part!r} in parts is not a struct: give classes.")
+        if found.setdefault(part.__name__, part) is not part:
+            raise RuleFileError(f"{part.__name__} in parts has the name of another: rename it.")
+    return found
+
+
+def to_plain(rule: Any, parts: Mapping[str, type]) -> tuple[Any, list[np.ndarray]]:
+    """A rule as JSON and the arrays that it points at, by position.
+
+    Raises:
+        RuleFileError: something in it is neither numbers, text nor a registered struct; the
+            message has its path.
+    """
+    arrays: list[np.ndarray] = []
+
+    def plain(value: Any, path: str) -> Any:
+        if isinstance(value, jax.core.Tracer):
+            raise RuleFileError(f"{path} is being traced: save outside of jit, vmap and grad.")
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise RuleFileError(f"{path} is a PRNG key: a rule file holds no randomness.")
+        kind = next((kind for kind, of in _ARRAYS.items() if isinstance(value, of)), None)
+        if kind is not None:
+            data = np.asarray(value)
+            if data.dtype.name not in _DTYPES:
+                raise RuleFileError(f"{path} holds {data.dtype}: a rule file holds numbers only.")
+            # numpy's file format does not know bfloat16.
+            arrays.append(data.view("uint16") if data.dtype.name == "bfloat16" else data)
+            return {kind: len(arrays) - 1, "dtype": data.dtype.name, "shape": list(data.shape)}
+        if value is None or type(value) in (bool, int, str):
+            return value
+        if type(value) is float:
+            return value if math.isfinite(value) else {"float": repr(value)}
+        if type(value) in (tuple, list):
+            entries = [plain(entry, f"{path}[{i}]") for i, entry in enumerate(value)]
+            return {type(value).__name__: entries}
+        if type(value) is dict:
+            for key in value:
+                if type(key) is not str:
+                    raise RuleFileError(f"{path} has the key {key!r}: keys must be text.")
+            return {"dict": [[key, plain(entry, f"{path}.{key}")] for key, entry in value.items()]}
+        name = type(value).__name__
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            if parts.get(name) is not type(value):
                 raise RuleFileError(
-                    f"{path} has format {manifest['format']}, and this version reads format "
-                    f"{_FORMAT}: upgrade jaxrl."
+                    f"{path} is a {name}, which is not registered; "
+                    f"{near_names(name, list(parts))} Give structs of your own in "
+                    f"`parts=[{name}]`, to save and to load."
                 )
-            card = json.loads(archive.read("card.json"))
-            arrays = []
-            for index in range(int(manifest["num_arrays"])):
-                with archive.open(_array_name(index)) as stream:
-                    data = np.lib.format.read_array(stream, allow_pickle=False)
-                arrays.append(data)
-    except RuleFileError:
-        raise
-    except (
-        *(KeyError, TypeError, ValueError, AttributeError, IndexError, EOFError, RecursionError),
-        *(zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, MemoryError),
-    ) as error:
-        raise RuleFileError(f"{path} is not as `save` writes it ({error!r}): {_FETCH}") from error
-    return manifest, card, arrays
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            fields = {field: plain(entry, f"{path}.{field}") for field, entry in fields.items()}
+            return {"struct": name, "fields": fields}
+        if callable(value):
+            raise RuleFileError(
+                f"{path} is a function, and loading a rule file runs no code. Write the function "
+                "as a struct with `__call__` and give it in `parts`, or save "
+                "`meta.distil(rule)` in its place."
+            )
+        raise RuleFileError(f"{path} is a {name}, which a rule file cannot hold.")
+
+    return plain(rule, type(rule).__name__), arrays
 
 
-def _array_name(index: int) -> str:
-    return f"arrays/{index:04d}.npy"
+def from_plain(node: Any, arrays: list[np.ndarray], parts: Mapping[str, type]) -> Any:
+    """The rule that `to_plain` described.
+
+    Raises:
+        RuleFileError: an unknown struct or field, or an array other than described.
+    """
+    if isinstance(node, list):
+        raise RuleFileError("it holds a list where a value belongs: it is not from `save`.")
+    if not isinstance(node, dict):
+        return node
+
+    def inner(entry: Any) -> Any:
+        return from_plain(entry, arrays, parts)
+
+    readers: dict[str, Callable[[Any], Any]] = {
+        "struct": lambda name: _struct(name, node["fields"], inner, parts),
+        "dict": lambda rows: {name: inner(entry) for name, entry in rows},
+        "tuple": lambda rows: tuple(map(inner, rows)),
+        "list": lambda rows: list(map(inner, rows)),
+        "float": float,
+    }
+    readers |= dict.fromkeys(_ARRAYS, lambda index: _array(node, index, arrays[index]))
+    for kind, read in readers.items():
+        if kind in node:
+            return read(node[kind])
+    raise RuleFileError(f"it holds the unknown entry {sorted(node)}: upgrade jaxrl.")
+
+
+def _array(node: dict[str, Any], index: int, data: np.ndarray) -> Any:
+    """An array or scalar of the type that its entry says."""
+    if node["dtype"] == "bfloat16" and data.dtype.name == "uint16":
+        data = data.view(jnp.bfloat16)
+    if (data.dtype.name, list(data.shape)) != (node["dtype"], node["shape"]):
+        raise RuleFileError(
+            f"array {index} is {data.dtype.name}{list(data.shape)}, and "
+            f"{node['dtype']}{node['shape']} was expected: it was altered; fetch it again."
+        )
+    if "array" not in node:
+        return data if "numpy" in node else data[()]
+    found = jnp.asarray(data)
+    if found.dtype != data.dtype:
+        raise RuleFileError(f"it holds {data.dtype.name} numbers: {_WHERE_FLOAT64}.")
+    return found
+
+
+def _struct(name: str, fields: dict[str, Any], inner: Callable, parts: Mapping[str, type]) -> Any:
+    if name not in parts:
+        raise RuleFileError(
+            f"it names {name!r}, which is not registered here; {near_names(name, list(parts))} "
+            "Give a struct of your own in `parts`, or upgrade jaxrl."
+        )
+    known = {field.name: field for field in dataclasses.fields(parts[name])}
+    for strange in fields.keys() - known.keys():
+        raise RuleFileError(
+            f"its {name} has {strange!r}, unknown to this version; "
+            f"{near_names(strange, list(known))} Load it with the version on its card."
+        )
+    for missing in known.keys() - fields.keys():
+        if known[missing].default is known[missing].default_factory is dataclasses.MISSING:
+            raise RuleFileError(
+                f"its {name} lacks {missing!r}: load it with the version on its card."
+            )
+    return parts[name](**{field: inner(entry) for field, entry in fields.items()})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.envs.bandits import Bandit, CoinPayout
@@ -23,11 +23,34 @@ class Task:
     """An environment to spend a life in, and how long the life is.
 
     Tasks of one distribution have one structure and one shape: they batch, are stored in a buffer
-    `[L, ...]`, and recompile nothing.
+    `[L, ...]`, and recompile nothing. A task is the distribution that always gives it; tasks
+    `[L, ...]` are the one that gives each of them as often: a held-out set, a list of levels.
+
+    Everywhere the length of a life may be a law with `draw(key)` instead of a number, such as
+    `envs.wrappers.LogUniform(1e4, 1e6)`; what it gives is rounded.
+
+    Sources: Jackson et al. (2024), "Discovering temporally-aware reinforcement learning
+    algorithms", for training on lives of many lengths, log-uniform as released
+    (EmptyJackson/groove, environments/gridworld/configs.py).
+
+    Example:
+        >>> from jaxrl import envs
+        >>> task = Task(envs.TwoColours(), LogUniform(1e5, 1e6)).sample(jax.random.key(0))
+        >>> task.env.width, task.total_steps.dtype.name
+        (5, 'float32')
+        >>> tasks = jax.vmap(RandomGrids().sample)(jax.random.split(jax.random.key(0), 8))
+        >>> tasks.sample(jax.random.key(1)).env.positions.shape
+        (2,)
     """
 
-    env: Environment
-    total_steps: Array  # [] float32, environment steps of a life
+    env: Any  # an `Environment`
+    total_steps: Any = 1e5  # [] or [L], environment steps of a life; or a law
+
+    def sample(self, key: Key) -> Task:
+        """The task, or one of them, with float32 steps and strong types."""
+        if dataclasses.is_dataclass(self.total_steps) or not jnp.ndim(self.total_steps):
+            return _task(key, self.env, self.total_steps)
+        return take(self, jax.random.randint(key, (), 0, self.total_steps.shape[0]))
 
 
 class TaskDistribution(Protocol):
@@ -35,69 +58,6 @@ class TaskDistribution(Protocol):
 
     def sample(self, key: Key) -> Task:
         """One task; `vmap` over keys gives a batch."""
-        ...
-
-
-@struct.dataclass
-class Horizon:
-    """The length of a life as a random number, uniform in its logarithm.
-
-        total_steps = round(shortest (longest / shortest)^u),   u uniform on [0, 1)
-
-    Every distribution takes one where it takes a number of steps. Equal ends give that number.
-
-    Sources: Jackson et al. (2024), "Discovering temporally-aware reinforcement learning
-    algorithms", for training on lives of many lengths, log-uniform as released
-    (EmptyJackson/groove, environments/gridworld/configs.py).
-
-    Example:
-        >>> steps = Horizon(1e3, 1e5).draw(jax.random.key(0))
-        >>> bool((steps >= 1e3) & (steps <= 1e5))
-        True
-    """
-
-    shortest: float = setting(1e4, "shortest life", unit="steps", low=1.0)
-    longest: float = setting(1e6, "longest life", unit="steps", low=1.0)
-
-    def draw(self, key: Key) -> Array:
-        """`total_steps`, `[]` float32."""
-        return jnp.round(LogUniform(self.shortest, self.longest).draw(key)).astype(jnp.float32)
-
-
-@struct.dataclass
-class Fixed:
-    """Always the same environment.
-
-    Example:
-        >>> from jaxrl import envs
-        >>> task = Fixed(envs.two_colours(), Horizon(1e5, 1e6)).sample(jax.random.key(0))
-        >>> task.env.width, task.total_steps.dtype.name
-        (5, 'float32')
-    """
-
-    env: Any  # an `Environment`
-    total_steps: float | Horizon = 1e5  # [environment steps]
-
-    def sample(self, key: Key) -> Task:
-        """The environment, and the length of its life."""
-        return _task(key, self.env, self.total_steps)
-
-
-@struct.dataclass
-class Listed:
-    """One of L given tasks, each as likely as any other: a held-out set, a buffer of levels.
-
-    Example:
-        >>> tasks = jax.vmap(RandomGrids().sample)(jax.random.split(jax.random.key(0), 8))
-        >>> Listed(tasks).sample(jax.random.key(1)).env.positions.shape
-        (2,)
-    """
-
-    tasks: Task  # [L, ...]
-
-    def sample(self, key: Key) -> Task:
-        """One of them."""
-        return take(self.tasks, jax.random.randint(key, (), 0, self.tasks.total_steps.shape[0]))
 
 
 def take(tasks: PyTree, index: Array | int) -> PyTree:
@@ -125,7 +85,7 @@ class RandomGrids:
         64
     """
 
-    total_steps: float | Horizon = 1e5  # [environment steps]
+    total_steps: Any = 1e5  # [environment steps]
     rewards: Any = struct.field(default_factory=lambda: Uniform(-1.0, 1.0))  # [return]
     end_probs: Any = struct.field(default_factory=lambda: LogUniform(0.01, 1.0))
     respawn_probs: Any = struct.field(default_factory=lambda: LogUniform(0.001, 0.1))  # [per step]
@@ -178,7 +138,7 @@ class RandomMazes:
         (3, 9, 9)
     """
 
-    total_steps: float | Horizon = 1e5  # [environment steps]
+    total_steps: Any = 1e5  # [environment steps]
     levels: Any = struct.field(default_factory=ScatteredWalls)  # a `LevelGenerator`
     time_limit: float = setting(
         100.0, "truncates after so many steps", unit="steps", low=1.0, infinite=True
@@ -202,9 +162,9 @@ class RandomBandits:
         3
     """
 
-    total_steps: float | Horizon = 1e3  # [environment steps]
+    total_steps: Any = 1e3  # [environment steps]
     means: Any = struct.field(default_factory=lambda: Uniform(0.0, 1.0))  # [return]
-    payout: Any = struct.field(default_factory=CoinPayout)  # an `envs.Payout`
+    payout: Any = struct.field(default_factory=CoinPayout)  # a payout of `jaxrl.envs.bandits`
     num_pulls: float = setting(1.0, "pulls in an episode", unit="pulls", low=1.0, infinite=True)
     num_arms: int = setting(10, "arms")
 
@@ -225,8 +185,9 @@ def _draws(key: Key, law: Any, num_draws: int) -> Array:
     return jax.vmap(law.draw)(jax.random.split(key, num_draws))
 
 
-def _task(key: Key, env: Any, total_steps: float | Array | Horizon) -> Task:
-    """A task whose leaves are arrays of strong types, so that no two tasks trace apart."""
-    steps = total_steps.draw(key) if isinstance(total_steps, Horizon) else total_steps
+def _task(key: Key, env: Any, total_steps: Any) -> Task:
+    """With a length that is drawn, if it is a law, and without weak types."""
+    if dataclasses.is_dataclass(total_steps):
+        total_steps = jnp.round(total_steps.draw(key))
     env = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), env)
-    return Task(env, jnp.asarray(steps, jnp.float32))
+    return Task(env, jnp.asarray(total_steps, jnp.float32))

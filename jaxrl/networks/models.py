@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, PyTree, select
-from jaxrl.losses.quantile import quantile_levels
+from jaxrl.losses.formulas import quantile_levels
 from jaxrl.networks.distributions import (
     CategoricalPolicy,
     GaussianPolicy,

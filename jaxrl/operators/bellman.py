@@ -10,12 +10,13 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.law import Law
+from jaxrl.core.notation import KINDS
 from jaxrl.core.protocols import Composition, Functional, Head, Improvement, state_facts
 from jaxrl.core.types import Array
-from jaxrl.functionals.expectation import Mean
+from jaxrl.functionals.risk import Mean
 from jaxrl.operators.composition import DiscountedSum
-from jaxrl.operators.heads.scalar import Scalar
 from jaxrl.operators.improvement import Greedy
+from jaxrl.operators.statistic_heads import Scalar
 
 
 @struct.dataclass
@@ -94,7 +95,7 @@ class BellmanOperator:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxrl.operators.heads import Scalar
+        >>> from jaxrl.operators import Scalar
         >>> operator = BellmanOperator(Scalar())
         >>> step = Lookahead.of_transition(1.0, 0.5, jnp.array([2.0, 6.0]))
         >>> float(operator.backup_params(step))
@@ -127,8 +128,8 @@ class BellmanOperator:
         return bool(
             facts.monotone
             and facts.translation_equivariant
-            and self.improvement.nonexpansive
-            and self.composition.contracts
+            and self.improvement.facts.nonexpansive
+            and self.composition.facts.contracts
             and self.return_functional.facts.is_expectation
         )
 
@@ -144,13 +145,13 @@ class BellmanOperator:
                 atom it would silently be the risk-neutral backup), or a head that stores a mean
                 only under a composition or a functional of returns that needs the law.
         """
-        if self.composition.needs_law and not self.head.stores_law:
+        if self.composition.facts.needs_law and not self.head.facts.stores_law:
             raise ValueError(
                 f"{describe(self.composition)} does not commute with the expectation, but "
                 f"{describe(self.head)} stores a mean only. Give the operator a head that stores a "
                 "law, such as Quantile or Categorical."
             )
-        if not self.return_functional.facts.is_expectation and not self.head.stores_law:
+        if not self.return_functional.facts.is_expectation and not self.head.facts.stores_law:
             raise ValueError(
                 f"return_functional={describe(self.return_functional)} scores laws of returns, but "
                 f"{describe(self.head)} stores a mean only: use a head that stores a law, such as "
@@ -211,7 +212,7 @@ class BellmanOperator:
             not built), `[A K]` otherwise.
         """
         scores = self.scores(params if selector_params is None else selector_params, stock)
-        if self.improvement.deterministic:
+        if self.improvement.facts.deterministic:
             return self.head.law(params[self.improvement.select(scores, mask)])
         action_probs, bonus = self.improvement(scores, mask)
         laws = jax.vmap(self.head.law)(params)  # [A, K]
@@ -268,3 +269,16 @@ def describe(part: Any) -> str:
     fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
     known = (f"{k}={v}" for k, v in fields.items() if not isinstance(v, jax.core.Tracer))
     return f"{type(part).__name__}({', '.join(known)})"
+
+
+def names() -> dict[str, dict[str, type]]:
+    """What an operator may be built from: for each slot, name -> class.
+
+    Example:
+        >>> sorted(names())
+        ['compositions', 'functionals', 'heads', 'improvements']
+        >>> names()["heads"]["quantile"](num_atoms=8).shape
+        (8,)
+    """
+    slots = ("functionals", "improvements", "heads", "compositions")
+    return {slot: dict(KINDS[slot].builders) for slot in slots}  # pyright: ignore

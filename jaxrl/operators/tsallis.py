@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.notation import register
+from jaxrl.core.protocols import ImprovementFacts
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
-from jaxrl.operators.regularised import split_legal
+from jaxrl.operators.improvement import split_legal
 
 _TRIPS = 16
 
 
-@struct.dataclass
+@checked_struct
 class Tsallis:
     """The best policy under a Tsallis entropy: sparse for orders above 1.
 
@@ -56,10 +55,7 @@ class Tsallis:
     )
     order: float = setting(2.0, "order of the entropy", low=0.0, low_open=True)
 
-    deterministic: ClassVar[bool] = False
-    nonexpansive: ClassVar[bool] = True
-
-    __post_init__ = check_settings
+    facts = ImprovementFacts()
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """`q_values[A]` [return], `mask[A]` -> `probs[A]`, `bonus[A]` [return]."""
@@ -197,3 +193,6 @@ def _second_remainder(x: Array) -> Array:
 
 def _second_series(x: Array) -> Array:
     return 0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x / 5040))))
+
+
+register("improvements", Tsallis)

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import checked_struct, setting
 from jaxrl.core.types import Array
+from jaxrl.planning.backups import Prepared, backup, extremes
 from jaxrl.planning.certificates import Bounds
-from jaxrl.planning.linearised import linearise_prepared, slice_states
-from jaxrl.planning.sweeps import Prepared, extremes, sweep
+from jaxrl.planning.linearised import linearise, restrict
+from jaxrl.planning.solution import repeat
 
 
 @struct.dataclass
@@ -59,22 +60,12 @@ class Acceleration(Protocol):
         ...
 
 
-@struct.dataclass
-class Plain:
-    """None: value iteration as it stands."""
-
-    def init(self, prepared: Prepared, values: Array) -> tuple:
-        """Nothing."""
-        return ()
-
-    def propose(
-        self, prepared: Prepared, swept: Swept, goal: Array, memory: tuple
-    ) -> tuple[Array, tuple]:
-        """T v."""
-        return swept.plain, memory
+def _nothing(acceleration: Any, prepared: Prepared, values: Array) -> tuple:
+    """Nothing."""
+    return ()
 
 
-@struct.dataclass
+@checked_struct
 class FrozenSweeps:
     """Sweeps with the policy and nature's law held fixed: modified policy iteration.
 
@@ -82,7 +73,7 @@ class FrozenSweeps:
 
     where W is the derivative of T at v. It is linear and, for a greedy policy, A times cheaper to
     apply than T; for a robust T far cheaper still, since no worst case is sought. Without end it
-    is policy iteration, with `num_sweeps = 0` value iteration.
+    is policy iteration, with `num_sweeps = 0` value iteration as it stands.
 
     Attributes:
         num_sweeps: at most so many sweeps of W between two sweeps of T.
@@ -97,30 +88,26 @@ class FrozenSweeps:
     num_sweeps: int = setting(20, "linear sweeps between two full ones", low=0)
     reduction: float = setting(1e-3, "share of the change at which to stop", low=0.0, high=1.0)
 
-    def init(self, prepared: Prepared, values: Array) -> tuple:
-        """Nothing."""
-        return ()
+    init = _nothing
 
     def propose(
         self, prepared: Prepared, swept: Swept, goal: Array, memory: tuple
     ) -> tuple[Array, tuple]:
         """v + e_n."""
+        if self.num_sweeps == 0:
+            return swept.plain, memory
         start, change = _centred_change(swept)
-        rows = linearise_prepared(prepared, swept.point, swept.q_values, swept.policy)
+        rows = linearise(prepared, swept.point, swept.q_values, swept.policy)
         uniform = swept.bounds.recentre != 0
         enough = jnp.maximum(self.reduction * _size(change, uniform), 0.25 * goal)
 
-        def unfinished(state: tuple) -> Array:
-            count, _, step = state
-            return (count < self.num_sweeps) & (step > enough)
-
         def again(state: tuple) -> tuple:
-            count, error, _ = state
+            error, _ = state
             further = change + rows.apply(error)
-            return count + 1, further, _size(further - error, uniform)
+            return further, _size(further - error, uniform)
 
-        begin = (jnp.zeros((), jnp.int32), change, jnp.full((), jnp.inf, change.dtype))
-        _, error, _ = jax.lax.while_loop(unfinished, again, begin)
+        begin = change, jnp.full((), jnp.inf, change.dtype)
+        _, (error, _) = repeat(again, lambda state: state[1] > enough, begin, self.num_sweeps)
         return start + error, memory
 
 
@@ -138,22 +125,20 @@ class FrozenSolve:
         convergence of policy iteration in stationary dynamic programming (Newton's method).
     """
 
-    def init(self, prepared: Prepared, values: Array) -> tuple:
-        """Nothing."""
-        return ()
+    init = _nothing
 
     def propose(
         self, prepared: Prepared, swept: Swept, goal: Array, memory: tuple
     ) -> tuple[Array, tuple]:
         """v + (1 - W)^-1 (T v - v)."""
         start, change = _centred_change(swept)
-        rows = linearise_prepared(prepared, swept.point, swept.q_values, swept.policy)
+        rows = linearise(prepared, swept.point, swept.q_values, swept.policy)
         matrix = rows.matrix()
         system = jnp.eye(matrix.shape[0], dtype=matrix.dtype) - matrix
         return start + jnp.linalg.solve(system, change), memory
 
 
-@struct.dataclass
+@checked_struct
 class GaussSeidel:
     """Sweeps block by block: later states use the new values of earlier ones.
 
@@ -172,9 +157,7 @@ class GaussSeidel:
     num_blocks: int = setting(8, "blocks of states", low=1)
     num_sweeps: int = setting(4, "block sweeps between two full ones", low=1)
 
-    def init(self, prepared: Prepared, values: Array) -> tuple:
-        """Nothing."""
-        return ()
+    init = _nothing
 
     def propose(
         self, prepared: Prepared, swept: Swept, goal: Array, memory: tuple
@@ -186,15 +169,16 @@ class GaussSeidel:
 
         def update_block(index: Array, values: Array) -> Array:
             start = jnp.minimum((index % num_blocks) * size, num_states - size)
-            block = slice_states(prepared.mdp, prepared.operator, start, size)
-            new = sweep(*block, values)[0].astype(values.dtype)
+            take = lambda x: jax.lax.dynamic_slice_in_dim(x, start, size)  # noqa: E731
+            block = restrict(prepared.mdp, prepared.operator, take)
+            new = backup(*block, values)[0].astype(values.dtype)
             return jax.lax.dynamic_update_slice(values, new, (start,))
 
         total = num_blocks * self.num_sweeps
         return jax.lax.fori_loop(0, total, update_block, swept.plain), memory
 
 
-@struct.dataclass
+@checked_struct
 class Anderson:
     """The combination of the last sweeps whose change is least: v' = sum_i alpha_i T v_i.
 

@@ -31,13 +31,15 @@ from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.functionals.per_pair import over_pairs
 from jaxrl.operators.bellman import BellmanOperator
-from jaxrl.operators.improvement import EpsilonGreedy, FixedPolicy
-from jaxrl.operators.per_state import PerState
-from jaxrl.planning.sweeps import (
+from jaxrl.planning.backups import (
     Prepared,
     discounts,
     extremes,
+    is_large,
     is_linear,
+    is_shared,
+    prepare,
+    some_pairs,
     state_values,
     successor_values,
 )
@@ -110,6 +112,13 @@ def bound(certificate: Certificate, values: Array, swept: Array) -> Bounds:
     )
 
 
+def error_of(mdp: TabularMDP, operator: BellmanOperator, values: Array, swept: Array) -> Array:
+    """A bound `[]` [return] on the error of `values[S]` themselves, from their backup `swept[S]`;
+    infinite without a certificate."""
+    bounds = bound(certify(prepare(mdp, operator)), values, swept)
+    return bounds.error_bound + jnp.max(jnp.abs(swept + bounds.shift - values))
+
+
 def widen(
     certificate: Certificate, least: Array, most: Array, values: Array
 ) -> tuple[Array, Array]:
@@ -153,7 +162,7 @@ def certify(prepared: Prepared) -> Certificate:
     eps = jnp.finfo(dtype).eps
     unit = jnp.asarray(rounding_unit(mdp, operator), dtype)
     # No composition makes more than 2 |r| + |z| of a reward and the return that follows.
-    reward_size = prepared.reward_size * (1.0 if operator.composition.linear else 2.0)
+    reward_size = prepared.reward_size * (1.0 if operator.composition.facts.linear else 2.0)
     if not operator.contracts:
         endless = jnp.asarray(jnp.inf, dtype)
         zero = jnp.zeros((), dtype)
@@ -168,8 +177,8 @@ def certify(prepared: Prepared) -> Certificate:
         least, most = low * jnp.minimum(lightest, 1.0), high * jnp.maximum(heaviest, 1.0)
     margin = (mdp.num_outcomes + 4) * eps
     # A common discount may differ by its rounding from row to row.
-    is_uniform = (most - least <= 2.0 * margin * most) & operator.composition.linear
-    if not operator.composition.linear:
+    is_uniform = (most - least <= 2.0 * margin * most) & operator.composition.facts.linear
+    if not operator.composition.facts.linear:
         least = jnp.zeros_like(least)
     least, most = least * (1.0 - margin), most * (1.0 + margin)
     contracts = most < 1.0
@@ -191,7 +200,7 @@ def rounding_unit(mdp: TabularMDP, operator: BellmanOperator) -> float:
     half = 0.5 * float(jnp.finfo(mdp.prob.dtype).eps)
     is_expectation = operator.successor_functional.facts.is_expectation
     terms = mdp.num_outcomes + 4 if is_expectation else 64 * mdp.num_outcomes
-    actions = 0 if operator.improvement.deterministic else mdp.num_actions + 8
+    actions = 0 if operator.improvement.facts.deterministic else mdp.num_actions + 8
     return (terms + actions) * half * 1.01
 
 
@@ -202,11 +211,6 @@ def _time_to_end(mdp: TabularMDP, operator: BellmanOperator, needed: Array) -> A
     are the greatest probability of going on: they never grow, and are one after S steps if and
     only if some policy goes on for ever.
     """
-    dtype = mdp.prob.dtype
-    unit = rounding_unit(mdp, operator)
-
-    def longer(time: Array) -> Array:
-        return 1.0 + _greatest_rest(mdp, operator, time)
 
     def unfinished(state: tuple) -> Array:
         trips, _, _, growth = state
@@ -215,12 +219,13 @@ def _time_to_end(mdp: TabularMDP, operator: BellmanOperator, needed: Array) -> A
 
     def lengthen(state: tuple) -> tuple:
         trips, _, time, _ = state
-        further = longer(time)
+        further = 1.0 + _greatest_rest(mdp, operator, time)
         return trips + 1, time, further, jnp.max(further - time)
 
-    first = jnp.zeros((mdp.num_states,), dtype)
-    begin = (jnp.zeros((), jnp.int32), first, first, jnp.ones((), dtype))
+    first = jnp.zeros((mdp.num_states,), mdp.prob.dtype)
+    begin = (jnp.zeros((), jnp.int32), first, first, jnp.ones((), first.dtype))
     _, time, _, growth = jax.lax.while_loop(unfinished, lengthen, begin)
+    unit = rounding_unit(mdp, operator)
     slack = 1.0 - growth - 2.0 * unit * (1.0 + jnp.max(time))
     known = slack > 0.5
     return jnp.where(known, jnp.max(time) / jnp.where(known, slack, 1.0) - 1.0, jnp.inf)
@@ -235,8 +240,56 @@ def _greatest_rest(mdp: TabularMDP, operator: BellmanOperator, weights: Array) -
         gains = -over_pairs(functional, mdp.prob, -rest)
     else:
         gains = jnp.broadcast_to(jnp.max(rest, axis=-1), mdp.prob.shape[:2])
-    improvement = operator.improvement
-    inner = improvement.improvement if isinstance(improvement, PerState) else improvement
-    if isinstance(inner, (FixedPolicy, EpsilonGreedy)):  # sublinear in q
+    if operator.improvement.facts.sublinear:
         return state_values(mdp, operator, gains)[0]
     return jnp.max(jnp.where(mdp.legal, gains, 0.0), axis=1)
+
+
+@struct.dataclass
+class Candidates:
+    """What is known of the action values at some values of the states.
+
+    Where an operator is monotone and translation equivariant, a change of the values between -x and
+    y moves no action value by more than -g x and g y, g the greatest discount. So what one backup
+    found bounds the action values of the next, and an action whose upper bound is below another's
+    lower bound need not be looked at: the greatest is still found exactly, with its certificate.
+    That pays for large models and costly functionals.
+
+    Sources:
+        MacQueen (1967), A test for suboptimal actions in Markovian decision problems; Hastings &
+        Mello (1973), Tests for suboptimal actions in discounted Markov programming.
+    """
+
+    point: Array  # [S] [return], the values of the states
+    low: Array  # [S, A] [return]
+    high: Array  # [S, A] [return]; equal to `low` where the action was looked at
+
+    def backup(
+        self, prepared: Prepared, certificate: Certificate, values: Array
+    ) -> tuple[tuple[Array, Array, Array], Candidates]:
+        """As `Prepared.backup`, but that q of an action left out is an upper bound."""
+        mdp, operator = prepared.mdp, prepared.operator
+        below, above = widen(certificate, *extremes(values - self.point), values)
+        low, high = self.low + below, self.high + above
+        best = jnp.max(jnp.where(mdp.legal, low, -jnp.inf), axis=1, keepdims=True)
+        rivals = mdp.legal & (high >= best)
+        q_values = some_pairs(mdp, operator, values, rivals, high)
+        known = Candidates(values, jnp.where(rivals, q_values, low), q_values)
+        return state_values(mdp, operator, q_values), known
+
+    def complete(self, prepared: Prepared, values: Array) -> Array:
+        """Every action value at `values`, `[S, A]`; cheap where the last sweep was made there."""
+        was_seen = (self.low == self.high) & jnp.all(values == self.point)
+        chosen = prepared.mdp.legal & ~was_seen
+        return some_pairs(prepared.mdp, prepared.operator, values, chosen, self.high)
+
+
+def candidates(prepared: Prepared, values: Array) -> Candidates | None:
+    """Before the first sweep: nothing is known. None where every action is to be looked at."""
+    mdp, operator = prepared.mdp, prepared.operator
+    greedy = operator.improvement.facts.deterministic and operator.contracts
+    is_worth = is_large(mdp) and not is_linear(operator) and not is_shared(operator)
+    if not (is_worth and greedy and operator.composition.facts.linear):
+        return None
+    far = jnp.full(mdp.legal.shape, jnp.inf, values.dtype)
+    return Candidates(values, -far, far)

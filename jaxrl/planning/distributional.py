@@ -9,21 +9,27 @@ import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
+from jaxrl.core.distances import wasserstein_distance
 from jaxrl.core.law import Law
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.functionals.per_pair import PerPair
 from jaxrl.operators.bellman import BellmanOperator, describe
-from jaxrl.operators.heads.categorical import Categorical
-from jaxrl.operators.heads.scalar import Scalar
-from jaxrl.operators.improvement import FixedPolicy
-from jaxrl.operators.per_state import PerState, over_states
-from jaxrl.planning.certificates import bound, certify
-from jaxrl.planning.ends import ending_policy, may_circle, with_ends
-from jaxrl.planning.episodes import check_policy
-from jaxrl.planning.solution import Solution
-from jaxrl.planning.sweeps import discounts, prepare, sweep
-from jaxrl.planning.value_iteration import tell_of_rounding
+from jaxrl.operators.grid_heads import Categorical
+from jaxrl.operators.improvement import FixedPolicy, PerState, over_states
+from jaxrl.operators.statistic_heads import Scalar
+from jaxrl.planning.backups import backup, discounts
+from jaxrl.planning.certificates import error_of
+from jaxrl.planning.fixed_point import ending_policy, may_circle, with_ends
+from jaxrl.planning.solution import (
+    Solution,
+    check_model,
+    check_policy,
+    check_range,
+    check_shape,
+    repeat,
+    tell_of_rounding,
+)
 
 LARGEST_BLOCK = 1 << 22  # numbers held at once by a sweep, about
 
@@ -78,16 +84,14 @@ def distributional_value_iteration(
         Learning, chapters 5 and 7.
     """
     _check(mdp, operator)
-    for name, value in (("tolerance", tolerance), ("max_iterations", max_iterations)):
-        if not isinstance(value, jax.core.Tracer) and not value > 0:
-            raise ValueError(f"{name}={value} must be > 0.")
-    shape = (mdp.num_states, mdp.num_actions, *operator.head.shape)
-    if params is not None and params.shape != shape:
-        raise ValueError(f"params must have shape {list(shape)}; got {list(params.shape)}.")
+    check_range("tolerance", tolerance, 0, ends="(]")
+    check_range("max_iterations", max_iterations, 1)
+    if params is not None:
+        check_shape("params", params, (mdp.num_states, mdp.num_actions, *operator.head.shape))
     solved = _iterate(mdp, operator, tolerance, params, max_iterations)
     finest = 4.0 * jnp.finfo(solved.values.dtype).eps * jnp.max(jnp.abs(solved.values))
     tell_of_rounding(mdp, solved, finest > tolerance, tolerance)
-    if operator.contracts and operator.composition.linear:
+    if operator.contracts and operator.composition.facts.linear:
         return with_ends(mdp, operator.replace(head=Scalar()), solved, tolerance, max_iterations)
     if not may_circle(mdp, operator):
         return solved
@@ -202,11 +206,7 @@ def _categorical_fixed_point(mdp: TabularMDP, operator: BellmanOperator) -> Solu
 
 def _check(mdp: TabularMDP, operator: BellmanOperator) -> None:
     """Raise `ValueError` when the operator cannot be swept over the model."""
-    if jnp.ndim(mdp.prob) != 3:
-        raise ValueError(
-            f"The model has {jnp.ndim(mdp.prob)} axes instead of [S, A, K]; for a batch of models "
-            "use jax.vmap over the call."
-        )
+    check_model(mdp)
     operator.require_successors(mdp.num_outcomes, exact=True)
     functional = operator.successor_functional
     if functional.facts.shared_over_actions:
@@ -232,17 +232,13 @@ def _iterate(
     dtype = mdp.prob.dtype
     params = _no_return(mdp, operator) if params is None else params
 
-    def goes_on(state: tuple[Array, Array, Array]) -> Array:
-        _, moved, count = state
-        return (moved > tolerance) & (count < max_iterations)
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        swept = _sweep(mdp, operator, state[0])
+        return swept, _distance(mdp, operator, state[0], swept)
 
-    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        params, _, count = state
-        swept = _sweep(mdp, operator, params)
-        return swept, _distance(mdp, operator, params, swept), count + 1
-
-    start = params.astype(dtype), jnp.asarray(jnp.inf, dtype), jnp.array(0, jnp.int32)
-    params, moved, count = jax.lax.while_loop(goes_on, step, start)
+    start = params.astype(dtype), jnp.asarray(jnp.inf, dtype)
+    goes_on = lambda state: state[1] > tolerance  # noqa: E731
+    count, (params, moved) = repeat(step, goes_on, start, max_iterations)
     return _solution(mdp, operator, params, moved, count, tolerance)
 
 
@@ -268,44 +264,28 @@ def _state_laws(mdp: TabularMDP, operator: BellmanOperator, params: Array) -> La
 
 def _backup(mdp: TabularMDP, operator: BellmanOperator, laws: Law) -> Array:
     """What the head stores for every pair, from the laws `[S, M]` of the successors."""
-    per_pair = isinstance(operator.successor_functional, PerPair)
-    head = operator.head
+    functional, head = operator.successor_functional, operator.head
+    own = functional.functional if isinstance(functional, PerPair) else None
 
-    def of_pair(functional, prob: Array, successor: Array, reward: Array, rate: Array) -> Array:
-        here = operator.replace(successor_functional=functional)
+    def of_pair(row: tuple) -> Array:
+        own, prob, successor, reward, rate = row
+        here = operator.replace(successor_functional=functional if own is None else own)
         after = jax.tree.map(lambda x: x[successor], laws)
         return head.encode(here.outcome_law(prob, reward, rate, after))
 
-    functional = operator.successor_functional
     rates = jnp.broadcast_to(discounts(mdp), mdp.prob.shape)
-    rows = mdp.prob, mdp.next_state, mdp.outcome_rewards, rates
-    if per_pair:
-        of_state = lambda row: jax.vmap(of_pair)(*row)  # noqa: E731
-        rows = (functional.functional, *rows)
-    else:
-        of_state = lambda row: jax.vmap(partial(of_pair, functional))(*row)  # noqa: E731
+    rows = own, mdp.prob, mdp.next_state, mdp.outcome_rewards, rates
     for_one = (
         mdp.num_actions * mdp.num_outcomes * laws.atoms.shape[1] * max(math.prod(head.shape), 1)
     )
-    block = max(LARGEST_BLOCK // for_one, 1)
-    if block >= mdp.num_states:
-        return jax.vmap(of_state)(rows)
-    return jax.lax.map(of_state, rows, batch_size=block)
+    block = min(max(LARGEST_BLOCK // for_one, 1), mdp.num_states)
+    return jax.lax.map(jax.vmap(of_pair), rows, batch_size=block)
 
 
 def _distance(mdp: TabularMDP, operator: BellmanOperator, params: Array, others: Array) -> Array:
     """The greatest 1-Wasserstein distance `[]` [return] between laws of legal pairs."""
-
-    def of_pair(ours: Array, theirs: Array) -> Array:
-        first, second = operator.head.law(ours), operator.head.law(theirs)
-        signed = jnp.concatenate([first.probs, -second.probs])
-        atoms = jnp.concatenate([first.atoms, second.atoms])
-        atoms = jnp.where(signed != 0, atoms, 0.0)
-        order = jnp.argsort(atoms)
-        between = jnp.abs(jnp.cumsum(signed[order])[:-1])
-        return jnp.sum(between * jnp.diff(atoms[order]))
-
-    distances = jax.vmap(jax.vmap(of_pair))(params, others)
+    law = jax.vmap(jax.vmap(operator.head.law))
+    distances = wasserstein_distance(law(params), law(others))
     return jnp.max(jnp.where(mdp.legal, distances, 0.0))
 
 
@@ -323,11 +303,9 @@ def _solution(
     policy, _ = over_states(operator.improvement, scores, mdp.legal)
     values = _state_laws(mdp, operator, params).mean()
     error_bound = jnp.asarray(jnp.inf, values.dtype)
-    if operator.contracts and operator.composition.linear:
+    if operator.contracts and operator.composition.facts.linear:
         scalar = operator.replace(head=Scalar())
-        swept, _, _ = sweep(mdp, scalar, values)
-        bounds = bound(certify(prepare(mdp, scalar)), values, swept)
-        error_bound = bounds.error_bound + jnp.max(jnp.abs(swept + bounds.shift - values))
+        error_bound = error_of(mdp, scalar, values, backup(mdp, scalar, values)[0])
     return Solution(
         values=values,
         q_values=jnp.where(mdp.legal, means, -jnp.inf),

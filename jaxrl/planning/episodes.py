@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
-
-MOST_STOCKS = 4096  # the finest lattice that is chosen without being asked for
-BLOCK = 64  # lattices are as large as a multiple of this, so that few programs are compiled
+from jaxrl.planning.solution import check_int, check_model, is_traced
 
 
 @struct.dataclass
@@ -38,6 +32,11 @@ class Episodes:
     def horizon(self) -> int:
         """H, steps of an episode that does not end before."""
         return self.weights.shape[0]
+
+    def at_start(self, values: Array) -> Array:
+        """The mean of `values[..., S, B]` over the first state, `[..., B]`."""
+        chance = self.initial[:, None]
+        return jnp.sum(chance * jnp.where(chance > 0, values, 0.0), axis=-2)
 
     @property
     def possible(self) -> Array:
@@ -115,131 +114,12 @@ def check_episodes(mdp: TabularMDP, horizon: int, initial_state: int | Array | N
         horizon: steps, at least 1.
         initial_state: in `[0, S)`, or None.
     """
-    if jnp.ndim(mdp.prob) != 3:
-        raise ValueError(
-            f"The model has {jnp.ndim(mdp.prob)} axes instead of [S, A, K]; for a batch of models "
-            "use jax.vmap over the call."
-        )
-    if not isinstance(horizon, (int, np.integer)) or isinstance(horizon, bool) or horizon < 1:
-        raise ValueError(f"horizon={horizon!r} must be an int of at least 1: a number of steps.")
-    if initial_state is None or isinstance(initial_state, jax.core.Tracer):
+    check_model(mdp)
+    check_int("horizon", horizon)
+    if initial_state is None or is_traced(initial_state):
         return
     state = np.asarray(initial_state)
     if state.ndim or not np.issubdtype(state.dtype, np.integer):
         raise ValueError(f"initial_state={initial_state!r} must be one state's index.")
     if not 0 <= state < mdp.num_states:
         raise ValueError(f"initial_state={state} is outside [0, {mdp.num_states}).")
-
-
-def check_policy(mdp: TabularMDP, policy: ArrayLike, horizon: int | None = None) -> Array:
-    """A policy as an array, after checking it.
-
-    Args:
-        mdp: the model.
-        policy: probabilities `[S, A]`, or also `[H, S, A]` when there is a horizon.
-        horizon: H.
-
-    Raises:
-        ValueError: its shape is wrong, or concrete rows are no law over legal actions.
-    """
-    policy = jnp.asarray(policy, mdp.prob.dtype)
-    shapes = (
-        [mdp.legal.shape] if horizon is None else [mdp.legal.shape, (horizon, *mdp.legal.shape)]
-    )
-    if policy.shape not in shapes:
-        wanted = " or ".join(str(list(shape)) for shape in shapes)
-        raise ValueError(
-            f"policy must have shape {wanted}, probabilities; got {list(policy.shape)}."
-        )
-    if not any(isinstance(x, jax.core.Tracer) for x in (policy, mdp.legal)):
-        rows = np.asarray(policy)
-        if not (np.all(rows >= 0) and np.allclose(rows.sum(axis=-1), 1.0, atol=1e-4)):
-            raise ValueError("policy must hold probabilities: each row >= 0 and summing to one.")
-        if np.any(np.where(np.asarray(mdp.legal), 0.0, rows) > 0):
-            raise ValueError("policy takes an illegal action with positive probability.")
-    return policy
-
-
-def check_stocks(num_stocks: int | None) -> None:
-    """Raise `ValueError` unless `num_stocks` is None or an int of at least 3."""
-    if num_stocks is not None and (not isinstance(num_stocks, int) or num_stocks < 3):
-        raise ValueError(f"num_stocks={num_stocks!r} must be an int of at least 3, or None.")
-
-
-@partial(jax.jit, static_argnames="horizon")
-def stock_width(
-    mdp: TabularMDP, horizon: int, initial_state: Array | None, stocks: Array | None
-) -> Array:
-    """The greatest range `[]` [return] of a stock at one time: what may follow, when `stocks` is
-    None, or from those at time 0 what has been gained."""
-    model = episodes(mdp, horizon, initial_state)
-    low, high = model.return_range() if stocks is None else model.gained_range()
-    return jnp.max(high - low) + (0.0 if stocks is None else jnp.ptp(stocks))
-
-
-def choose_grid(
-    mdp: TabularMDP,
-    horizon: int,
-    initial_state: int | Array | None,
-    num_stocks: int | None,
-    stocks: Array | None = None,
-) -> tuple[int, float | None]:
-    """How many grid points of the stock, and the step of their lattice when one is evident.
-
-    Args:
-        mdp: the model.
-        horizon: H.
-        initial_state: where episodes start.
-        num_stocks: what was asked for, or None.
-        stocks: initial stocks, of `stock_width`.
-    """
-    if num_stocks is not None:
-        return num_stocks, None
-    step = lattice_step(mdp, horizon, stocks)
-    if step is None or isinstance(initial_state, jax.core.Tracer):
-        return 1025, None
-    count = round(float(stock_width(mdp, horizon, initial_state, stocks)) / step) + 2
-    if count > MOST_STOCKS:
-        return 1025, None
-    return -(-count // BLOCK) * BLOCK, step
-
-
-def lattice_step(mdp: TabularMDP, horizon: int, also: Array | None = None) -> float | None:
-    """The step of a lattice that holds every return; None when none is evident.
-
-    It can only be found from concrete numbers: under `jit` and `vmap` there is none.
-
-    Args:
-        mdp: the model.
-        horizon: H; with a discount below 1 the lattice is finer the longer it is.
-        also: further numbers whose differences lie on the lattice, such as initial stocks.
-    """
-    leaves = [mdp.prob, mdp.reward, mdp.terminal, mdp.legal, mdp.discount, also]
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return None
-    possible = (np.asarray(mdp.prob) > 0) & np.asarray(mdp.legal)[:, :, None]
-    rewards = np.unique(np.asarray(mdp.outcome_rewards, np.float64)[possible])
-    ends = np.any(np.asarray(mdp.terminal, np.float64)[possible] > 0)
-    gaps = np.unique(np.abs(rewards if ends else rewards - rewards[0]))
-    if (discount := float(mdp.discount)) != 1.0:
-        # The step divides the last reward's worth.
-        if discount ** (horizon - 1) < 1.0 / MOST_STOCKS or horizon * gaps.size > 16 * MOST_STOCKS:
-            return None
-        gaps = np.outer(gaps, discount ** np.arange(horizon)).reshape(-1)
-    if also is not None:
-        others = np.asarray(also, np.float64).reshape(-1)
-        gaps = np.concatenate([gaps, np.abs(others - others[0])])
-    scale = float(gaps.max(initial=0.0))
-    if scale == 0.0:
-        return 1.0
-    gaps = gaps[gaps > 4 * float(jnp.finfo(mdp.prob.dtype).eps) * scale]  # the others are rounding
-    step, tolerance = 0.0, 1e-5 * scale
-    for gap in gaps:
-        step, gap = max(step, float(gap)), min(step, float(gap))
-        while gap > tolerance:  # Euclid's algorithm
-            step, gap = gap, math.fmod(step, gap)
-            gap = 0.0 if step - gap <= tolerance else gap
-    step = scale / round(scale / step)  # without the remainders' rounding
-    counts = gaps / step
-    whole = np.maximum(np.round(counts), 1.0)
-    return step if np.all(np.abs(counts - whole) <= 1e-4) else None

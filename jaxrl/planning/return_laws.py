@@ -1,8 +1,9 @@
-"""The law of the return over a finite horizon under a given policy."""
+"""The law of the return over a finite horizon, under a policy or a plan that sees the stock."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
-from jaxrl.planning.episodes import check_episodes, check_policy, episodes
+from jaxrl.planning.episodes import check_episodes, episodes
+from jaxrl.planning.solution import check_int, check_policy
 
 
 @struct.dataclass
@@ -69,8 +71,7 @@ def return_law(
         5.2 (the recursion; the number of atoms).
     """
     check_episodes(mdp, horizon, initial_state)
-    if not isinstance(num_atoms, int) or num_atoms < 1:
-        raise ValueError(f"num_atoms={num_atoms!r} must be an int of at least 1.")
+    check_int("num_atoms", num_atoms)
     policy = check_policy(mdp, policy, horizon)
     policy = jnp.broadcast_to(policy, (horizon, *mdp.legal.shape))
     return _return_law(mdp, policy, initial_state, horizon, num_atoms)
@@ -109,15 +110,8 @@ def _return_law(
         rows = actions, model.prob, model.next_state, model.reward, model.over
         return jax.lax.map(of_state, rows), None
 
-    num_states = model.legal.shape[0]
-    start = (
-        Law(
-            jnp.zeros((num_states, num_atoms), dtype).at[:, 0].set(1.0),
-            jnp.zeros((num_states, num_atoms), dtype),
-        ),
-        jnp.zeros((num_states,), dtype),
-        jnp.ones((num_states,), bool),
-    )
+    blank = jnp.zeros((model.legal.shape[0], num_atoms), dtype)
+    start = Law(blank.at[:, 0].set(1.0), blank), blank[:, 0], jnp.ones(blank.shape[0], bool)
     (laws, moved, exact), _ = jax.lax.scan(back, start, (model.weights, policy), reverse=True)
     initial = model.initial
     mixed = Law((initial[:, None] * laws.probs).reshape(-1), laws.atoms.reshape(-1))
@@ -197,3 +191,53 @@ def merge_each(
     centres = jnp.where(jnp.isfinite(centres), centres, 0.0)
     merged = Law(total.reshape(shape), centres.reshape(shape))
     return jax.tree.map(lambda leaf: leaf[:num_owners], (merged, moved, fits))
+
+
+@partial(jax.jit, static_argnames="num_atoms")
+def law_of_plan(
+    mdp: TabularMDP, plan: Any, initial_state: Array | None, num_atoms: int
+) -> ReturnLaw:
+    """The law of the return under a `StockPlan`, forward in time; see `StockPlan.return_law`."""
+    horizon, num_states = plan.weights.shape[0], mdp.num_states
+    model = episodes(mdp, horizon, initial_state)
+    dtype = model.prob.dtype
+    eps = jnp.finfo(dtype).eps
+    bounds = [*model.gained_range(), jnp.stack(model.return_range()).ravel(), plan.initial_stock]
+    size = jnp.max(jnp.abs(jnp.concatenate([jnp.atleast_1d(x) for x in bounds])))
+    near = 16 * eps * size
+    states = jnp.arange(num_states)[:, None]
+
+    def forth(now: tuple[Law, Array, Array], clock: tuple[Array, Array]):
+        """`[S + 1, N]` gains so far in every state; the last row is of ended episodes."""
+        laws, moved, exact = now
+        time, weight = clock
+        probs, gained = laws.probs[:-1], laws.atoms[:-1]  # [S, N]
+        action = plan.action_at(time, states, plan.initial_stock + gained)
+        prob, successor, reward, over = (  # [S, N, K]
+            x[states, action] for x in (model.prob, model.next_state, model.reward, model.over)
+        )
+        over = over | (time == horizon - 1)
+        whose = jnp.where(over, num_states, successor)
+        mass, place = probs[:, :, None] * prob, gained[:, :, None] + weight * reward
+        ended = jnp.full((num_atoms,), num_states, whose.dtype)
+        merged, shifted, kept = merge_each(
+            jnp.concatenate([whose.reshape(-1), ended]),
+            Law(
+                jnp.concatenate([mass.reshape(-1), laws.probs[-1]]),
+                jnp.concatenate([place.reshape(-1), laws.atoms[-1]]),
+            ),
+            num_states + 1,
+            num_atoms,
+            near,
+        )
+        moved += shifted[-1] + jnp.where(jnp.all(kept[:-1]), 0.0, jnp.inf)
+        return (merged, moved, exact & jnp.all(kept)), None
+
+    blank = jnp.zeros((num_states + 1, num_atoms), dtype)
+    start = Law(blank.at[:-1, 0].set(model.initial), blank)
+    now = start, jnp.zeros((), dtype), jnp.ones((), bool)
+    clock = jnp.arange(horizon), model.weights
+    (laws, moved, exact), _ = jax.lax.scan(forth, now, clock)
+    # Each sum of probabilities moves at most that share of mass over the whole range.
+    rounding = eps * (horizon + 1) * (num_states * model.prob.shape[-1] + 16) * size
+    return ReturnLaw(Law(laws.probs[-1], laws.atoms[-1]), moved + rounding, exact)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +13,22 @@ import numpy as np
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings
 from jaxrl.core.types import Array
-from jaxrl.functionals.quantile import VaR
-from jaxrl.functionals.risk import CVaR
-from jaxrl.planning.episodes import (
-    check_episodes,
-    check_stocks,
-    choose_grid,
-    episodes,
-)
-from jaxrl.planning.few_stocks import plan_exactly, reachable_stocks
+from jaxrl.functionals.risk import CVaR, VaR
+from jaxrl.planning.episodes import Episodes, check_episodes, episodes
+from jaxrl.planning.solution import is_traced
 from jaxrl.planning.stock import (
     BETWEEN,
+    BLOCK,
     DOWN,
+    MOST_STOCKS,
     SNAP,
     UP,
     StockPlan,
-    StockTables,
+    choose_grid,
     grid_steps,
     solve_stocks,
+    with_own_value,
 )
-from jaxrl.planning.stock_laws import with_own_value
 
 
 def static_cvar(
@@ -48,7 +46,8 @@ def static_cvar(
 
     The best policy looks at the state, the time and what is still missing to the target b.
     `level = 1` is the best mean. This is *static* risk; nested and greedy CVaR are other
-    objectives, see `nested_cvar` and `greedy_on_cvar`.
+    objectives, see `nested_cvar` and
+    `distributional_value_iteration`.
 
     Args:
         mdp: the model; a fractional `terminal` is the probability of ending.
@@ -89,28 +88,16 @@ def static_cvar(
         Wang, Kallus & Sun (2023), Near-minimax-optimal risk-sensitive reinforcement learning with
         CVaR, section 3; Pires et al. (2025) for the stock.
     """
-    check_settings(CVaR(level))
-    check_episodes(mdp, horizon, initial_state)
-    check_stocks(num_stocks)
-    count, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
-    is_free = num_stocks is None and lattice is None
-    found = reachable_stocks(mdp, horizon, initial_state, level) if is_free else None
-    if found is not None:
-        return plan_exactly(found, partial(np.minimum, 0.0), partial(_best_cvar, float(level)))
-    plan = _static_cvar(mdp, level, (initial_state, lattice), horizon, count)
-    return plan if lattice is not None else with_own_value(mdp, plan, initial_state, CVaR(level))
+    utility = lambda near: partial(np.minimum, 0.0)  # noqa: E731
+    choose = partial(_best_cvar, level)
+    return _plan(
+        mdp, CVaR(level), _cvar_on_grid, utility, choose, horizon, initial_state, num_stocks
+    )
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_stocks"))
-def _static_cvar(
-    mdp: TabularMDP,
-    level: Array,
-    numbers: tuple[Array | None, ...],
-    horizon: int,
-    num_stocks: int,
+def _cvar_on_grid(
+    model: Episodes, level: Array, lattice: Array | None, num_stocks: int
 ) -> StockPlan:
-    initial_state, lattice = numbers
-    model = episodes(mdp, horizon, initial_state)
     low, high = model.return_range()
     steps = grid_steps(model, low[:-1], high[:-1], num_stocks - 1, lattice)
     spacing = jnp.concatenate([steps[1:], steps[-1:]])
@@ -120,7 +107,7 @@ def _static_cvar(
     # Below -high no stock can be made up for, so that one unit less costs one unit.
     shortfall = partial(jnp.minimum, 0.0)
     found = solve_stocks(model, shortfall, -targets, -high[1:], spacing, num_stocks, modes, 1.0)
-    expected = _from_initial(model.initial, found.utilities)  # [3, B], of min(G - b, 0)
+    expected = model.at_start(found.utilities)  # [3, B], of min(G - b, 0)
     objective = targets + expected / level
     best = jnp.argmax(objective[0])
     lower, upper, middle = jnp.max(objective, axis=1)
@@ -133,67 +120,23 @@ def _static_cvar(
     spread = jnp.maximum(value - lower, upper - value)
     width, size = high[0] - low[0], jnp.max(jnp.abs(jnp.stack([low, high])))
     eps = jnp.finfo(low.dtype).eps
-    rounding = eps * (horizon + 1) * ((model.prob.shape[-1] + 8) * width + 8 * size)
-    snapped = jnp.where(found.on_grid, found.displacement, horizon * SNAP * jnp.max(steps))
-    return _plan(
-        model.weights,
-        value,
-        spread + snapped + rounding,
-        -targets,
-        best,
-        expected[0],
-        found,
-        (-high[1:-1], spacing[:-1]),
-    )
+    rounding = eps * (model.horizon + 1) * ((model.prob.shape[-1] + 8) * width + 8 * size)
+    snapped = jnp.where(found.on_grid, found.displacement, model.horizon * SNAP * jnp.max(steps))
+    error_bound = spread + snapped + rounding
+    return found.plan(model, best, value, error_bound, expected[0], SNAP)
 
 
 def _best_cvar(level: float, targets: np.ndarray, utilities: np.ndarray) -> tuple[int, float]:
-    objective = targets + utilities / level
+    objective = targets + utilities / float(level)
     best = int(np.argmax(objective))
     return best, float(objective[best])
-
-
-def _falls_short(near: float, stock: np.ndarray) -> np.ndarray:
-    return -(stock < -near).astype(np.float64)
 
 
 def _best_var(level: float, targets: np.ndarray, utilities: np.ndarray) -> tuple[int, float]:
     # A probability within rounding of `level` has reached it, as on a grid.
     tie = 64 * float(jnp.finfo(jnp.result_type(float)).eps)
-    best = int(np.flatnonzero(-utilities < level - tie)[-1])
+    best = int(np.flatnonzero(-utilities < float(level) - tie)[-1])
     return best, float(targets[best])
-
-
-def _from_initial(initial: Array, values: Array) -> Array:
-    """`values[modes, S, B]` in expectation over the first state."""
-    counts = initial[:, None] > 0
-    return jnp.sum(initial[:, None] * jnp.where(counts, values, 0.0), axis=1)
-
-
-def _plan(
-    weights: Array,
-    value: Array,
-    error_bound: Array,
-    stocks: Array,
-    best: Array,
-    utilities: Array,
-    found: StockTables,
-    grids: tuple[Array, Array],
-) -> StockPlan:
-    """The plan whose stocks are rounded down."""
-    return StockPlan(
-        value=value,
-        error_bound=error_bound,
-        initial_stock=stocks[best],
-        stocks=stocks,
-        utilities=utilities,
-        first_action=found.first_actions[:, best],
-        table=found.table,
-        starts=grids[0],
-        steps=grids[1],
-        weights=weights,
-        lean=jnp.asarray(SNAP, stocks.dtype),
-    )
 
 
 def static_var(
@@ -241,30 +184,14 @@ def static_var(
         decision processes; Wu & Lin (1999), Minimizing risk models in Markov decision processes
         with policies depending on target values.
     """
-    check_settings(CVaR(level))
-    check_episodes(mdp, horizon, initial_state)
-    check_stocks(num_stocks)
-    count, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
-    is_free = num_stocks is None and lattice is None
-    found = reachable_stocks(mdp, horizon, initial_state, level) if is_free else None
-    if found is not None:
-        return plan_exactly(
-            found, partial(_falls_short, found.near), partial(_best_var, float(level))
-        )
-    plan = _static_var(mdp, level, (initial_state, lattice), horizon, count)
-    return plan if lattice is not None else with_own_value(mdp, plan, initial_state, VaR(level))
+    utility = lambda near: lambda stock: -(stock < -near).astype(np.float64)  # noqa: E731
+    choose = partial(_best_var, level)
+    return _plan(mdp, VaR(level), _var_on_grid, utility, choose, horizon, initial_state, num_stocks)
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_stocks"))
-def _static_var(
-    mdp: TabularMDP,
-    level: Array,
-    numbers: tuple[Array | None, ...],
-    horizon: int,
-    num_stocks: int,
+def _var_on_grid(
+    model: Episodes, level: Array, lattice: Array | None, num_stocks: int
 ) -> StockPlan:
-    initial_state, lattice = numbers
-    model = episodes(mdp, horizon, initial_state)
     low, high = model.return_range()
     steps = grid_steps(model, low[:-1], high[:-1], num_stocks - 2, lattice)
     spacing = jnp.concatenate([steps[1:], steps[-1:]])
@@ -274,15 +201,167 @@ def _static_var(
     targets = low[0] + steps[0] * jnp.arange(num_stocks, dtype=low.dtype)  # [B], x
     falls_short = lambda stock: -jnp.where(stock < -slack, 1.0, 0.0).astype(low.dtype)  # noqa: E731
     found = solve_stocks(model, falls_short, -targets, starts, spacing, num_stocks, (DOWN, UP))
-    expected = _from_initial(model.initial, found.utilities)  # [2, B], -P(G < x)
-    tie = eps * (horizon * (model.prob.shape[-1] + 2) + 8)
+    expected = model.at_start(found.utilities)  # [2, B], -P(G < x)
+    tie = eps * (model.horizon * (model.prob.shape[-1] + 2) + 8)
     holds = -expected[0] < level - tie
     best = jnp.argmax(jnp.where(holds, targets, -jnp.inf))
     fails = -expected[1] >= level + tie
     upper = jnp.minimum(jnp.min(jnp.where(fails, targets, jnp.inf)), high[0])
     reached = targets[best]
     value = jnp.where(found.aligned, reached, jnp.maximum(reached - slack, low[0]))
-    rounding = 8 * eps * (horizon + 1) * size
+    rounding = 8 * eps * (model.horizon + 1) * size
     spread = jnp.where(found.aligned, 0.0, upper - value)
-    grids = (starts[:-1], spacing[:-1])
-    return _plan(model.weights, value, spread + rounding, -targets, best, expected[0], found, grids)
+    return found.plan(model, best, value, spread + rounding, expected[0], SNAP)
+
+
+def _plan(
+    mdp: TabularMDP,
+    functional: CVaR | VaR,
+    on_grid: Callable[..., StockPlan],
+    utility: Callable[[float], Callable[[np.ndarray], np.ndarray]],
+    choose: Callable[[np.ndarray, np.ndarray], tuple[int, float]],
+    horizon: int,
+    initial_state: int | Array | None,
+    num_stocks: int | None,
+) -> StockPlan:
+    """On the lattice where there is one, else over the reachable stocks if few, else on a grid.
+
+    Args:
+        mdp: the model.
+        functional: of the whole return.
+        on_grid: the plan on a grid.
+        utility: see `_plan_exactly`.
+        choose: see there.
+        horizon: H.
+        initial_state: where episodes start.
+        num_stocks: what was asked for, or None.
+    """
+    check_settings(CVaR(functional.level))
+    check_episodes(mdp, horizon, initial_state)
+    count, lattice = choose_grid(mdp, horizon, initial_state, num_stocks)
+    if num_stocks is None and lattice is None and not is_traced(mdp, initial_state, functional):
+        plan = _plan_exactly(mdp, horizon, initial_state, utility, choose)
+        if plan is not None:
+            return plan
+    plan = _plan_on_grid(mdp, functional.level, (initial_state, lattice), on_grid, horizon, count)
+    return plan if lattice is not None else with_own_value(mdp, plan, initial_state, functional)
+
+
+@partial(jax.jit, static_argnames=("on_grid", "horizon", "num_stocks"))
+def _plan_on_grid(
+    mdp: TabularMDP,
+    level: Array,
+    numbers: tuple[Array | None, ...],
+    on_grid: Callable[..., StockPlan],
+    horizon: int,
+    num_stocks: int,
+) -> StockPlan:
+    model = episodes(mdp, horizon, numbers[0])
+    return on_grid(model, level, numbers[1], num_stocks)
+
+
+def _plan_exactly(
+    mdp: TabularMDP,
+    horizon: int,
+    initial_state: int | Array | None,
+    utility: Callable[[float], Callable[[np.ndarray], np.ndarray]],
+    choose: Callable[[np.ndarray, np.ndarray], tuple[int, float]],
+) -> StockPlan | None:
+    """The best of all plans, for every return as the target, where few gains may be reached.
+
+    Args:
+        mdp: the model, of concrete numbers.
+        horizon: H.
+        initial_state: where episodes start.
+        utility: of the distance at which returns count as equal: f, elementwise, of the return less
+            the target.
+        choose: from targets `[R]` and the best expected utility for each, `[R]`, which target, and
+            the value of the plan for it.
+
+    Returns:
+        None when gains and returns are more than 4096.
+    """
+    model: Any = jax.tree.map(np.asarray, episodes(mdp, horizon, initial_state))
+    possible = (model.prob > 0) & model.legal[:, :, None]
+    weights, reward = (np.asarray(x, np.float64) for x in (model.weights, model.reward))
+    size = np.sum(weights) * np.max(np.abs(reward), where=possible, initial=0.0)
+    near = 4 * float(np.finfo(model.prob.dtype).eps) * float(size)
+    (start,) = np.nonzero(model.initial > 0)
+    states, gains, ends, after = [start], [np.zeros(start.shape)], [np.zeros(0)], []
+    for time in range(horizon):
+        here = states[-1]
+        counts = possible[here]
+        gained = gains[-1][:, None, None] + weights[time] * reward[here]
+        over = counts & (model.over[here] | (time == horizon - 1))
+        owners = model.next_state[here][counts & ~over]
+        index, later, place = _merged(owners, gained[counts & ~over], near)
+        states.append(owners[index])
+        gains.append(later)
+        ends.append(gained[over])
+        after.append(np.zeros(counts.shape, np.int64))
+        after[-1][counts & ~over] = place
+        if sum(map(len, gains)) > MOST_STOCKS or sum(map(len, ends)) > 64 * MOST_STOCKS:
+            return None
+    all_ends = np.concatenate(ends)
+    _, targets, place = _merged(np.zeros(all_ends.shape, int), all_ends, near)
+    if sum(map(len, gains)) + targets.size > MOST_STOCKS:
+        return None
+    done = 0
+    for time, (here, rows) in enumerate(zip(states, after, strict=False)):
+        over = possible[here] & (model.over[here] | (time == horizon - 1))
+        rows[over] = len(states[time + 1]) + place[done : done + over.sum()]
+        done += over.sum()
+
+    ended = utility(near)(targets[:, None] - targets)
+    later, actions = np.zeros((0, targets.size)), []
+    for here, rows in zip(states[:-1][::-1], after[::-1], strict=True):
+        both = np.concatenate([later, ended])
+        q_values = np.full((model.legal.shape[1], here.size, targets.size), -np.inf)
+        for action, q_value in enumerate(q_values):
+            legal = model.legal[here, action]
+            probs = np.asarray(model.prob[here, action], np.float64)
+            worth = (
+                p[:, None] * both[row] for p, row in zip(probs.T, rows[:, action].T, strict=True)
+            )
+            q_value[legal] = np.asarray(sum(worth))[legal]
+        actions.insert(0, np.argmax(q_values, axis=0))
+        later = np.max(q_values, axis=0)
+    utilities = np.asarray(model.initial, np.float64)[states[0]] @ later
+    best, value = choose(targets, utilities)
+    width = -(-max(1, *(here.size for here in states[:-1])) // BLOCK) * BLOCK
+    first = np.argmax(model.legal, axis=1)
+    points = np.full((horizon - 1, width), np.inf)
+    table = np.broadcast_to(first[:, None], (horizon - 1, first.size, width)).copy()
+    for row in range(1, horizon):
+        known, which = np.unique(gains[row], return_inverse=True)
+        points[row - 1, : known.size] = known - targets[best]
+        table[row - 1, states[row], which] = actions[row][:, best]
+    first[states[0]] = actions[0][:, best]
+    dtype = model.prob.dtype
+    size = np.max(np.abs(targets))
+    rounding = float(np.finfo(dtype).eps) * 8 * (horizon + model.prob.shape[-1]) * size
+    number = lambda x: jnp.asarray(x, dtype)  # noqa: E731
+    return StockPlan(
+        value=number(value),
+        error_bound=number(horizon * near + rounding),
+        initial_stock=number(-targets[best]),
+        stocks=number(-targets),
+        utilities=number(utilities),
+        first_action=jnp.asarray(first, jnp.int32),
+        table=jnp.asarray(table, jnp.int32),
+        edges=number((points[:, :-1] + points[:, 1:]) / 2),
+        weights=number(model.weights),
+    )
+
+
+def _merged(
+    owners: np.ndarray, values: np.ndarray, near: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values of each owner without repetition -> places of the first of each, they themselves in
+    order of owner and size, and which of them every value is."""
+    order = np.lexsort((values, owners))
+    new = np.ones(order.shape, bool)
+    new[1:] = (np.diff(owners[order]) != 0) | (np.diff(values[order]) > near)
+    place = np.zeros(order.shape, np.int64)
+    place[order] = np.cumsum(new) - 1
+    return order[new], values[order[new]], place

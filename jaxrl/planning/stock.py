@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
-from jaxrl.planning.episodes import (
-    Episodes,
-    check_episodes,
-    check_stocks,
-    choose_grid,
-    episodes,
-)
+from jaxrl.planning.episodes import Episodes, check_episodes, episodes
+from jaxrl.planning.return_laws import ReturnLaw, law_of_plan
+from jaxrl.planning.solution import check_int, check_range, check_shape, is_traced
 
-DOWN, UP, BETWEEN = "down", "up", "between"
+MOST_STOCKS = 4096  # the finest lattice that is chosen without being asked for
+BLOCK = 64  # lattices are as large as a multiple of this, so that few programs are compiled
+# Of a stock off the grid: its share of the upper neighbour.
+DOWN, UP, BETWEEN = jnp.floor, jnp.ceil, jnp.asarray
 SNAP = 1e-3  # as a share of the grid's step: nearer than this to a grid point is on it
+
+
+_search = jnp.vectorize(partial(jnp.searchsorted, side="right"), signature="(m),()->()")
 
 
 @struct.dataclass
@@ -29,7 +33,7 @@ class StockPlan:
 
     The stock starts at `initial_stock` and follows `jaxrl.returns.next_stock`: c' = (c + r) /
     discount, so that discount^t c_t + (return from t on) = c_0 + (whole return) on every path.
-    `stock_return_law` gives the law of the whole return under this policy.
+    `return_law` gives the law of the whole return under this policy.
     """
 
     value: Array  # [] [return], or [utility]
@@ -39,13 +43,9 @@ class StockPlan:
     utilities: Array  # [B] [utility], the best expected utility from each
     first_action: Array  # [S] int32, at time 0
     table: Array  # [H - 1, S, M] int32, actions at times 1 to H - 1
-    starts: Array  # [H - 1] [return], the least present value of the stock in the table
-    steps: Array  # [H - 1] [return], its spacing
+    # [H - 1, M - 1] [return], present values of the stock: from each on, the next column counts.
+    edges: Array
     weights: Array  # [H], discount^t
-    lean: Array  # [], what is added before an index is rounded down: 1/2 rounds to the nearest
-    # [H - 1, M] [return], increasing: the stocks in the table that `initial_stock` may lead to,
-    # where they are few and on no grid; the nearest one counts.
-    points: Array | None = None
 
     def action(self, time: Array | int, state: Array | int, stock: Array | float) -> Array:
         """The action `[]` int32 at `time` in `state` with stock c_t [return]."""
@@ -58,27 +58,106 @@ class StockPlan:
         if self.table.shape[0] == 0:
             return self.first_action[state]
         row = jnp.maximum(time - 1, 0)
-        if self.points is not None:
-            between = (self.points[row, :-1] + self.points[row, 1:]) / 2
-            later = self.table[row, state, jnp.searchsorted(between, worth)]
-            return jnp.where(time == 0, self.first_action[state], later)
-        place = (worth - self.starts[row]) / self.steps[row]
-        place = jnp.where(jnp.isfinite(place), place, 0.0)  # nothing counts at discount 0
-        index = jnp.clip(jnp.floor(place + self.lean), 0, self.table.shape[-1] - 1)
-        later = self.table[row, state, index.astype(jnp.int32)]
+        column = _search(self.edges[row], worth)
+        later = self.table[row, state, column]
         return jnp.where(time == 0, self.first_action[state], later)
+
+    def return_law(
+        self,
+        mdp: TabularMDP,
+        *,
+        initial_state: int | Array | None = None,
+        num_atoms: int = 512,
+    ) -> ReturnLaw:
+        """The law of G = sum_{t < H} discount^t r_t under this policy.
+
+            P_0(s, w) = initial(s) at w = c_0,   w = discount^t c_t = c_0 + what was gained so far
+            P_{t+1}(s', w + discount^t r) = sum over (s, w) of P_t(s, w) prob(r, s' | s, a_t(s, w))
+            G = w - c_0 where the episode is over or time H is reached
+
+        Unlike `jaxrl.planning.return_law` it goes forward in time: the policy asks what was gained,
+        not only when. Equal stocks of a state are merged as they arise. The law is exact, and says
+        so, as long as no state has more than `num_atoms` different stocks at a time, nor the ended
+        episodes more different returns. The plan's number of stocks is enough when discount = 1 and
+        rewards lie on a lattice.
+
+        Args:
+            mdp: the model that was planned on.
+            initial_state: where episodes start, as given to the planner; default `mdp.initial`.
+            num_atoms: N, stocks kept for each state, and returns.
+
+        Returns:
+            `ReturnLaw`. Beyond `num_atoms`, near atoms are merged to their mean: of returns, whose
+            distance moved is in `error_bound`; of stocks too, but another stock may mean another
+            action, so that `error_bound` is then infinite.
+
+        Raises:
+            ValueError: a concrete argument is out of range, or the plan is of another model's size.
+
+        Numerics:
+            Stocks within 16 units of rounding of the largest one count as equal.
+
+        Example:
+            >>> from jaxrl import outcome_mdp
+            >>> from jaxrl.planning import static_cvar
+            >>> half, stay = [0.5, 0.5], [0, 0]
+            >>> mdp = outcome_mdp([[half, half]], [[stay, stay]], [[[0.0, 4.0], [1.0, 1.0]]], 1.0)
+            >>> plan = static_cvar(mdp, level=0.75, horizon=2)
+            >>> law = plan.return_law(mdp, num_atoms=4).law
+            >>> law.atoms.tolist(), law.probs.tolist()  # the coin; then again after 0, or a sure 1
+            ([0.0, 4.0, 5.0, 5.0], [0.25, 0.25, 0.5, 0.0])
+
+        Sources:
+            Bäuerle & Ott (2011), Markov decision processes with average-value-at-risk criteria
+            (the stock as a state).
+        """
+        check_episodes(mdp, self.weights.shape[-1], initial_state)
+        check_int("num_atoms", num_atoms)
+        if self.first_action.shape != (mdp.num_states,):
+            raise ValueError(
+                f"The plan is of {self.first_action.shape[-1]} states, the model of "
+                f"{mdp.num_states}: give the model that was planned on, and jax.vmap over batches."
+            )
+        return law_of_plan(mdp, self, initial_state, num_atoms)
 
 
 @struct.dataclass
 class StockTables:
-    """What `solve_stocks` finds."""
+    """What `solve_stocks` finds, and where."""
 
+    stocks: Array  # [B] [return], at time 0
+    starts: Array  # [H] [return], first grid points of times 1 to H
+    steps: Array  # [H] [return]
     utilities: Array  # [modes, S, B] [utility], from each initial stock
     first_actions: Array  # [S, B] int32
     table: Array  # [H - 1, S, M] int32
     displacement: Array  # [], sum over time of the most that rounding moves a stock [return]
     on_grid: Array  # [] bool, every stock met before the end is a grid point
     aligned: Array  # [] bool, and the last ones are multiples of the step
+
+    def plan(
+        self,
+        model: Episodes,
+        best: Array,
+        value: Array,
+        error_bound: Array,
+        utilities: Array,
+        lean: float,
+    ) -> StockPlan:
+        """The plan from the initial stock of number `best`."""
+        # Rounded to the nearest grid point, or down but for rounding.
+        columns = jnp.arange(1, self.table.shape[-1]) - jnp.asarray(lean, value.dtype)
+        return StockPlan(
+            value=value,
+            error_bound=error_bound,
+            initial_stock=self.stocks[best],
+            stocks=self.stocks,
+            utilities=utilities,
+            first_action=self.first_actions[:, best],
+            table=self.table,
+            edges=self.starts[:-1, None] + columns * self.steps[:-1, None],
+            weights=model.weights,
+        )
 
 
 def solve_stocks(
@@ -88,7 +167,7 @@ def solve_stocks(
     starts: Array,
     steps: Array,
     num_stocks: int,
-    modes: tuple[str, ...],
+    modes: tuple[Callable[[Array], Array], ...],
     slope: float = 0.0,
 ) -> StockTables:
     """The stock recursion in present values w = discount^t c_t, which do not grow.
@@ -130,7 +209,7 @@ def solve_stocks(
             ended = utility(stock)
             rows = []
             for mode, table in zip(modes, later, strict=True):
-                part = {DOWN: jnp.floor(share), UP: jnp.ceil(share), BETWEEN: share}[mode]
+                part = mode(share)
                 lower, upper = table[successor, index], table[successor, index + 1]
                 held = (1.0 - part) * lower + part * upper + below
                 rows.append(jnp.where(counts, prob * jnp.where(over, ended, held), 0.0))
@@ -167,7 +246,8 @@ def solve_stocks(
         jnp.concatenate([x[None], y]) for x, y in zip(first_facts, facts, strict=True)
     )
     on_grid = jnp.all(on_grid)
-    return StockTables(utilities, first, table, jnp.sum(moved), on_grid, on_grid & jnp.all(aligned))
+    facts = jnp.sum(moved), on_grid, on_grid & jnp.all(aligned)
+    return StockTables(points, starts, steps, utilities, first, table, *facts)
 
 
 def grid_steps(
@@ -182,14 +262,112 @@ def grid_steps(
     return jnp.where(width > 0, width / num_cells, 1.0)
 
 
-@struct.dataclass
-class _Plain:
-    """A plain function as a static part of a program."""
+@partial(jax.jit, static_argnames="horizon")
+def stock_width(
+    mdp: TabularMDP, horizon: int, initial_state: Array | None, stocks: Array | None
+) -> Array:
+    """The greatest range `[]` [return] of a stock at one time: what may follow, when `stocks` is
+    None, or from those at time 0 what has been gained."""
+    model = episodes(mdp, horizon, initial_state)
+    low, high = model.return_range() if stocks is None else model.gained_range()
+    return jnp.max(high - low) + (0.0 if stocks is None else jnp.ptp(stocks))
 
-    function: Callable = struct.field(pytree_node=False)
 
-    def __call__(self, *arguments: Array) -> Array:
-        return self.function(*arguments)
+def choose_grid(
+    mdp: TabularMDP,
+    horizon: int,
+    initial_state: int | Array | None,
+    num_stocks: int | None,
+    stocks: Array | None = None,
+) -> tuple[int, float | None]:
+    """How many grid points of the stock, and the step of their lattice when one is evident.
+
+    Args:
+        mdp: the model.
+        horizon: H.
+        initial_state: where episodes start.
+        num_stocks: what was asked for, or None.
+        stocks: initial stocks, of `stock_width`.
+    """
+    if num_stocks is not None:
+        check_int("num_stocks", num_stocks, 3)
+        return num_stocks, None
+    step = lattice_step(mdp, horizon, stocks)
+    if step is None or is_traced(initial_state):
+        return 1025, None
+    count = round(float(stock_width(mdp, horizon, initial_state, stocks)) / step) + 2
+    if count > MOST_STOCKS:
+        return 1025, None
+    return -(-count // BLOCK) * BLOCK, step
+
+
+def lattice_step(mdp: TabularMDP, horizon: int, also: Array | None = None) -> float | None:
+    """The step of a lattice that holds every return; None when none is evident.
+
+    It can only be found from concrete numbers: under `jit` and `vmap` there is none.
+
+    Args:
+        mdp: the model.
+        horizon: H; with a discount below 1 the lattice is finer the longer it is.
+        also: further numbers whose differences lie on the lattice, such as initial stocks.
+    """
+    leaves = [mdp.prob, mdp.reward, mdp.terminal, mdp.legal, mdp.discount, also]
+    if is_traced(leaves):
+        return None
+    possible = (np.asarray(mdp.prob) > 0) & np.asarray(mdp.legal)[:, :, None]
+    rewards = np.unique(np.asarray(mdp.outcome_rewards, np.float64)[possible])
+    ends = np.any(np.asarray(mdp.terminal, np.float64)[possible] > 0)
+    gaps = np.unique(np.abs(rewards if ends else rewards - rewards[0]))
+    if (discount := float(mdp.discount)) != 1.0:
+        # The step divides the last reward's worth.
+        if discount ** (horizon - 1) < 1.0 / MOST_STOCKS or horizon * gaps.size > 16 * MOST_STOCKS:
+            return None
+        gaps = np.outer(gaps, discount ** np.arange(horizon)).reshape(-1)
+    if also is not None:
+        others = np.asarray(also, np.float64).reshape(-1)
+        gaps = np.concatenate([gaps, np.abs(others - others[0])])
+    scale = float(gaps.max(initial=0.0))
+    if scale == 0.0:
+        return 1.0
+    gaps = gaps[gaps > 4 * float(jnp.finfo(mdp.prob.dtype).eps) * scale]  # the others are rounding
+    step, tolerance = 0.0, 1e-5 * scale
+    for gap in gaps:
+        step, gap = max(step, float(gap)), min(step, float(gap))
+        while gap > tolerance:  # Euclid's algorithm
+            step, gap = gap, math.fmod(step, gap)
+            gap = 0.0 if step - gap <= tolerance else gap
+    step = scale / round(scale / step)  # without the remainders' rounding
+    counts = gaps / step
+    whole = np.maximum(np.round(counts), 1.0)
+    return step if np.all(np.abs(counts - whole) <= 1e-4) else None
+
+
+_FEW = 256  # different stocks of a state, and returns, for which the law of a plan is small
+
+
+def with_own_value(
+    mdp: TabularMDP,
+    plan: StockPlan,
+    initial_state: int | Array | None,
+    functional: Callable[[Array, Array], Array],
+) -> StockPlan:
+    """A plan of rounded stocks, worth what following it attains where its law is small.
+
+    Args:
+        mdp: the model that was planned on.
+        plan: with a bound on the best value from above, `value + error_bound`.
+        initial_state: as given to the planner.
+        functional: what is planned for, of `probs[N]` and `atoms[N]`.
+    """
+    if mdp.num_states * mdp.prob.shape[-1] * _FEW > 1_000_000:
+        return plan
+    found = law_of_plan(mdp, plan, initial_state, _FEW)
+    value = functional(found.law.probs, found.law.atoms)
+    missed = jnp.maximum(plan.value + plan.error_bound - value, found.error_bound)
+    return plan.replace(
+        value=jnp.where(found.is_exact, value, plan.value),
+        error_bound=jnp.where(found.is_exact, missed, plan.error_bound),
+    )
 
 
 def stock_augmented(
@@ -252,25 +430,18 @@ def stock_augmented(
         criteria.
     """
     check_episodes(mdp, horizon, initial_state)
-    check_stocks(num_stocks)
     stocks = jnp.atleast_1d(jnp.asarray(initial_stock, mdp.prob.dtype))
-    if stocks.ndim != 1:
-        raise ValueError(
-            f"initial_stock must be one number or a list; its shape is {stocks.shape}."
-        )
-    if lipschitz is not None and not isinstance(lipschitz, jax.core.Tracer) and lipschitz < 0:
-        raise ValueError(f"lipschitz={lipschitz} is negative.")
+    check_shape("initial_stock", stocks, (stocks.size,))
+    if lipschitz is not None:
+        check_range("lipschitz", lipschitz, 0)
     num_stocks, lattice = choose_grid(mdp, horizon, initial_state, num_stocks, stocks)
-    as_struct = lambda f: f if f is None or hasattr(f, "replace") else _Plain(f)  # noqa: E731
-    return _stock_augmented(
-        mdp,
-        as_struct(utility),
-        as_struct(outer),
-        stocks,
-        (initial_state, lattice, lipschitz),
-        horizon,
-        num_stocks,
+    numbers = initial_state, lattice, lipschitz
+    # A struct has leaves that may be traced; a plain function is a static part of the program.
+    utility, outer = (
+        f if f is None or hasattr(f, "replace") else jax.tree_util.Partial(f)
+        for f in (utility, outer)
     )
+    return _stock_augmented(mdp, utility, outer, stocks, numbers, horizon, num_stocks)
 
 
 @partial(jax.jit, static_argnames=("horizon", "num_stocks"))
@@ -291,28 +462,14 @@ def _stock_augmented(
     following = lambda x: jnp.concatenate([x[1:], x[-1:]])  # noqa: E731
     starts, spacing = following(low), following(steps)
     found = solve_stocks(model, utility, stocks, starts, spacing, num_stocks, (BETWEEN,))
-    counts = model.initial[:, None] > 0
-    values = jnp.where(counts, found.utilities[0], 0.0)
-    expected = jnp.sum(model.initial[:, None] * values, axis=0)  # [B]
+    expected = model.at_start(found.utilities[0])  # [B]
     objective = expected if outer is None else outer(stocks, expected)
     best = jnp.argmax(objective)
-    eps = jnp.finfo(values.dtype).eps
+    eps = jnp.finfo(expected.dtype).eps
     size = jnp.max(jnp.abs(expected))
     rounding = eps * (horizon + 1) * (model.prob.shape[-1] + 4) * size
     if lipschitz is None or outer is not None:
         moved = jnp.where(found.on_grid, 0.0, jnp.inf)
     else:
         moved = lipschitz * (found.displacement + 4 * horizon * eps * jnp.max(jnp.abs(low) + high))
-    return StockPlan(
-        value=objective[best],
-        error_bound=rounding + moved,
-        initial_stock=stocks[best],
-        stocks=stocks,
-        utilities=expected,
-        first_action=found.first_actions[:, best],
-        table=found.table,
-        starts=starts[:-1],
-        steps=spacing[:-1],
-        weights=model.weights,
-        lean=jnp.asarray(0.5, values.dtype),
-    )
+    return found.plan(model, best, objective[best], rounding + moved, expected, 0.5)

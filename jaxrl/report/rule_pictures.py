@@ -11,7 +11,7 @@ import numpy as np
 from jaxrl.report.plots import COLOURS, write_picture
 
 if TYPE_CHECKING:
-    from jaxrl.meta.probe import DriftMap, Probe
+    from jaxrl.meta.probing import DriftMap, Probe
 
 _MOST_CURVES = 6  # of settings, drawn one below the other
 
@@ -36,13 +36,13 @@ def draw_probe(path: str | Path, probe: Probe, title: str = "") -> Path:
     Example:
         >>> import tempfile
         >>> from jaxrl.core.schedules import Linear
-        >>> from jaxrl.meta.probe import probe
+        >>> from jaxrl.meta import probe
         >>> draw_probe(tempfile.mkdtemp() + "/rule.png", probe(Linear(1.0, 0.1))).exists()
         True
     """
     from matplotlib.figure import Figure
 
-    names = list(probe.curves.values)[:_MOST_CURVES]
+    names = list(probe.curves)[:_MOST_CURVES]
     points = np.asarray(probe.drift.shares) if probe.drift is not None else [0.0]
     # (share of the height in inches, columns, who draws)
     rows: list[tuple[float, int, Any]] = []
@@ -59,7 +59,7 @@ def draw_probe(path: str | Path, probe: Probe, title: str = "") -> Path:
     parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (_, columns, draw) in zip(parts, rows, strict=True):
         draw(part, list(np.atleast_1d(part.subplots(1, columns))), probe)
-    left_out = len(probe.curves.values) - len(names)
+    left_out = len(probe.curves) - len(names)
     more = f" ({left_out} more schedules not shown)" if left_out > 0 else ""
     figure.suptitle(title + more, fontsize=11)
     return write_picture(path, figure, dpi=130)
@@ -124,9 +124,9 @@ def _draw_response(figure: Any, panels: list[Any], probe: Probe) -> None:
 
 
 def _draw_curve(name: str, figure: Any, panels: list[Any], probe: Probe) -> None:
-    (axes,), curves = panels, probe.curves
-    steps = np.asarray(curves.shares) * probe.total_steps
-    axes.plot(steps, np.asarray(curves.values[name]), color=COLOURS[0], linewidth=2.0)
+    (axes,), curve = panels, np.asarray(probe.curves[name])
+    steps = np.linspace(0.0, probe.total_steps, len(curve))
+    axes.plot(steps, curve, color=COLOURS[0], linewidth=2.0)
     axes.set_title(name or "schedule", fontsize=10, loc="left")
     axes.set_xlabel("environment steps")
     axes.spines[["top", "right"]].set_visible(False)

@@ -17,14 +17,25 @@ from jaxrl.core.types import Array
 
 
 def lambda_returns(
-    rewards: Array, discounts: Array, next_values: Array, lambda_: float | Array
+    rewards: Array,
+    discounts: Array,
+    next_values: Array,
+    lambda_: float | Array = 1.0,
+    num_steps: int | None = None,
 ) -> Array:
-    """Geometric mixture of the n-step returns.
+    """Geometric mixture of the n-step returns, or of the first `num_steps` of them.
 
     G_t = r_t + d_t ((1 - lambda_t) V_t' + lambda_t G_{t+1}),  G_T = V_{T-1}'
 
     lambda = 0 is the one-step target, lambda = 1 the discounted sum of the rewards to the end of
-    the stretch, bootstrapped there.
+    the stretch, bootstrapped there. With `num_steps` = n,
+
+    G_t^(1) = r_t + d_t V_t',  G_t^(n) = r_t + d_t ((1 - lambda_t) V_t' + lambda_t G_{t+1}^(n-1))
+
+    so that lambda one except at truncations gives the plain n-step return; close to the end of the
+    stretch it uses the steps that are left. With V_t' = max_a Q(s_t', a) these are the targets of
+    Peng's Q(lambda): traces are not cut at exploratory actions, and the fixed point lies between
+    the values of the behaviour and of the greedy policy.
 
     Args:
         rewards: `[T, ...]` [return].
@@ -32,6 +43,7 @@ def lambda_returns(
         next_values: `[T, ...]`, value of the true successor of each step, before any reset
             [return].
         lambda_: `[]`, `[T]` or `[T, ...]`, in [0, 1]; zero where the step was truncated.
+        num_steps: n, at least 1: rewards summed before the bootstrap; all that are left when None.
 
     Returns:
         `[T, ...]` [return]; gradients flow through all arguments.
@@ -41,12 +53,22 @@ def lambda_returns(
         >>> one = jnp.ones(3)
         >>> lambda_returns(one, 0.5 * one, 8.0 * one, 1.0).tolist()
         [2.75, 3.5, 5.0]
+        >>> lambda_returns(one, 0.5 * one, 8.0 * one, num_steps=2).tolist()
+        [3.5, 3.5, 5.0]
 
     Sources:
-        Sutton & Barto (2018), Reinforcement Learning, equation 12.18 (lambda of the step reached).
+        Sutton & Barto (2018), Reinforcement Learning, equations 7.1 and 12.18 (lambda of the step
+        reached); Peng & Williams (1996), Incremental multi-step Q-learning; Gallici et al. (2024),
+        Simplifying deep temporal difference learning (PQN).
     """
     decays = discounts * _along_time(lambda_, rewards)
     fixed = rewards + (discounts - decays) * next_values
+    if num_steps is not None:
+
+        def extend(_: int, returns: Array) -> Array:
+            return fixed + decays * jnp.concatenate([returns[1:], next_values[-1:]])
+
+        return jax.lax.fori_loop(0, num_steps - 1, extend, rewards + discounts * next_values)
 
     def back(later: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
         fixed_t, decay = step
@@ -58,79 +80,55 @@ def lambda_returns(
     return returns
 
 
-def n_step_returns(
-    rewards: Array,
-    discounts: Array,
-    next_values: Array,
-    num_steps: int,
-    lambda_: float | Array = 1.0,
+def generalised_advantages(
+    rewards: Array, discounts: Array, values: Array, next_values: Array, lambda_: float | Array
 ) -> Array:
-    """Sum of the next `num_steps` rewards, then the bootstrap.
+    """Generalised advantage estimates: lambda-return minus value.
 
-    G_t^(1) = r_t + d_t V_t',  G_t^(n) = r_t + d_t ((1 - lambda_t) V_t' + lambda_t G_{t+1}^(n-1))
+    A_t = G_t - V_t = sum_k (prod_{i=t}^{t+k-1} d_i lambda_i) td_error_{t+k}
 
-    With lambda_ one except at truncations this is the plain n-step return; close to the end of the
-    stretch it uses the steps that are left.
+    with td_error_t = r_t + d_t V_t' - V_t; the sum holds where V_t' = V_{t+1} along the trace. The
+    value target that goes with it is `advantages + values`. lambda = 0 is the one-step td_error.
 
     Args:
         rewards: `[T, ...]` [return].
         discounts: `[T, ...]`, gamma^tau (1 - terminated) [per step].
-        next_values: `[T, ...]`, value of the true successor of each step [return].
-        num_steps: n, at least 1.
-        lambda_: `[]`, `[T]` or `[T, ...]`; zero where the step was truncated, else one.
+        values: `[T, ...]`, values of the states acted in [return].
+        next_values: `[T, ...]`, values of their true successors, before any reset [return].
+        lambda_: `[]`, `[T]` or `[T, ...]`, in [0, 1]; zero where the step was truncated.
 
     Returns:
-        `[T, ...]` [return].
+        `[T, ...]` [return]; gradients flow through all arguments.
 
     Example:
         >>> import jax.numpy as jnp
         >>> one = jnp.ones(3)
-        >>> n_step_returns(one, 0.5 * one, 8.0 * one, 2).tolist()
-        [3.5, 3.5, 5.0]
+        >>> generalised_advantages(one, 0.5 * one, 2.0 * one, 2.0 * one, 0.9).tolist()
+        [0.0, 0.0, 0.0]
 
     Sources:
-        Sutton & Barto (2018), Reinforcement Learning, equation 7.1.
+        Schulman et al. (2016), High-dimensional continuous control using generalized advantage
+        estimation, equation 16.
     """
-    decays = discounts * _along_time(lambda_, rewards)
-    fixed = rewards + (discounts - decays) * next_values
-
-    def extend(_: int, returns: Array) -> Array:
-        return fixed + decays * jnp.concatenate([returns[1:], next_values[-1:]])
-
-    return jax.lax.fori_loop(0, num_steps - 1, extend, rewards + discounts * next_values)
+    return lambda_returns(rewards, discounts, next_values, lambda_) - values
 
 
-def peng_q_lambda_returns(
-    rewards: Array, discounts: Array, next_q_values: Array, lambda_: float | Array
-) -> Array:
-    """Peng's Q(lambda): lambda-returns that bootstrap from the greatest next action value.
+def next_stock(stock: Array, reward: Array, discount: Array | float) -> Array:
+    """The stock after a reward: c' = (c + r) / discount [return].
 
-    G_t = r_t + d_t ((1 - lambda_t) V_t' + lambda_t G_{t+1}),  G_T = V_{T-1}'
-    with V_t' = max_a Q(s_t', a).
-
-    Traces are not cut at exploratory actions: its fixed point lies between the values of the
-    behaviour and of the greedy policy, and is optimal when the data are greedy or lambda = 0.
-
-    Args:
-        rewards: `[T, ...]` [return].
-        discounts: `[T, ...]`, gamma^tau (1 - terminated) [per step].
-        next_q_values: `[T, ..., A]`, action values of the true successor [return].
-        lambda_: `[]`, `[T]` or `[T, ...]`, in [0, 1]; zero where the step was truncated.
-
-    Returns:
-        `[T, ...]` [return].
+    It telescopes: discount^t c_t = c_0 + sum_{u < t} discount^u r_u. It grows like discount^-t:
+    over long horizons keep `discount^t c_t`, as the planners do, or bound it, as the wrapper
+    `Stock` does.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> one = jnp.ones(2)
-        >>> peng_q_lambda_returns(one, 0.5 * one, jnp.array([[0.0, 2.0], [4.0, 0.0]]), 1.0).tolist()
-        [2.5, 3.0]
+        >>> float(next_stock(1.0, 2.0, 0.5))
+        6.0
 
     Sources:
-        Peng & Williams (1996), Incremental multi-step Q-learning; Gallici et al. (2024),
-        Simplifying deep temporal difference learning (PQN).
+        Pires et al. (2025), Optimizing return distributions with distributional dynamic
+        programming.
     """
-    return lambda_returns(rewards, discounts, jnp.max(next_q_values, axis=-1), lambda_)
+    return (jnp.asarray(stock) + reward) / discount
 
 
 def _along_time(lambda_: float | Array, like: Array) -> Array:

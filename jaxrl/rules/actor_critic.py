@@ -10,15 +10,8 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress
-from jaxrl.rules.contract import (
-    NO_HEADS,
-    PolicyOutputs,
-    PolicyTargets,
-    clipped_value_loss,
-    log_ratio,
-    plain_targets,
-    remember_nothing,
-)
+from jaxrl.rules import contract
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
 
 
 @struct.dataclass
@@ -41,9 +34,9 @@ class AdvantageActorCritic:
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
-    init = remember_nothing
-    targets = plain_targets
+    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
+    init = contract.remember_nothing
+    targets = contract.plain_targets
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
@@ -76,23 +69,19 @@ class ProximalPolicy:
     """
 
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
-    clip_epsilon: float = setting(
-        0.2, "half-width of the ratio's clip", low=0.0, low_open=True, infinite=True
-    )
-    value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
-    )
+    clip_epsilon: float = contract.half_width("ratio")
+    value_clip: float = contract.half_width("value", "return")
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
-    init = remember_nothing
-    targets = plain_targets
+    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
+    init = contract.remember_nothing
+    targets = contract.plain_targets
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
-        ratio = jnp.exp(log_ratio(outputs, targets))
+        ratio = jnp.exp(contract.log_ratio(outputs, targets))
         clipped = jnp.clip(ratio, 1.0 - self.clip_epsilon, 1.0 + self.clip_epsilon)
         policy_loss = -jnp.minimum(ratio * targets.advantage, clipped * targets.advantage)
-        value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
+        value_loss = contract.clipped_value_loss(outputs.value, targets, self.value_clip)
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.holding import held
-from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.core.settings import setting
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import Policy
 from jaxrl.returns import generalised_advantages
 
@@ -80,6 +83,12 @@ def clipped_value_loss(value: Array, targets: PolicyTargets, clip: float | Array
     return 0.5 * jnp.maximum((value - targets.returns) ** 2, (clipped - targets.returns) ** 2)
 
 
+def half_width(of: str, unit: str = "") -> Any:
+    """A setting: half the width of a clip; infinite for none."""
+    about = f"half-width of the {of}'s clip"
+    return setting(0.2, about, unit=unit, low=0.0, low_open=True, infinite=True)
+
+
 # ---- what most rules have in common: `init = remember_nothing` in a class makes it the rule's ----
 
 
@@ -111,3 +120,28 @@ def learned_in(owner: Any, *parts: str) -> tuple[str, ...]:
         for part in parts
         for name in getattr(getattr(owner, part, None), "learned", ())
     )
+
+
+# ---- weights of the small networks that rules are made of --------------------------------------
+
+
+def random_weights(key: Key, **shapes: tuple[int, ...]) -> dict[str, Array]:
+    """Normal arrays by name, of variance 1 / (length of the first axis).
+
+    Source: LeCun et al. 1998, Efficient backprop, section 4.6.
+
+    Example:
+        >>> weights = random_weights(jax.random.key(0), hidden=(100, 20), output=(20,))
+        >>> weights["hidden"].shape, f"{float(weights['hidden'].std()):.1f}"
+        ((100, 20), '0.1')
+    """
+    return _drawn(key, tuple(shapes.items()))
+
+
+@functools.partial(jax.jit, static_argnums=1)  # one program, not one for each shape
+def _drawn(key: Key, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, Array]:
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: jax.random.normal(name_key, shape) / shape[0] ** 0.5
+        for (name, shape), name_key in zip(shapes, keys, strict=True)
+    }

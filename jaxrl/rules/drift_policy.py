@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +12,15 @@ from jaxrl.core import struct
 from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress
-from jaxrl.rules.contract import (
-    NO_HEADS,
-    PolicyOutputs,
-    PolicyTargets,
-    clipped_value_loss,
-    learned_in,
-    log_ratio,
-    plain_targets,
-    remember_nothing,
-)
-from jaxrl.rules.random_weights import random_weights
+from jaxrl.rules import contract
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, random_weights
 
 _NUM_FEATURES = 8
 
 
-class Drift(Protocol):
-    """A penalty of moving the policy: >= 0, and zero with zero slope at ratio 1."""
-
-    def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
-        """`log_ratio[...]` in [-20, 20], `advantage[...]` [return] -> `[...]` [return]."""
-        ...
+# A penalty of moving the policy, >= 0, and zero with zero slope at ratio 1: `log_ratio[...]` in
+# [-20, 20], `advantage[...]` [return], progress -> `[...]` [return].
+Drift = Callable[[Array, Array, Progress], Array]
 
 
 @struct.dataclass
@@ -47,9 +35,7 @@ class ClipDrift:
         ['0.0', '0.8']
     """
 
-    epsilon: float = setting(
-        0.2, "half-width of the ratio's clip", low=0.0, low_open=True, infinite=True
-    )
+    epsilon: float = contract.half_width("ratio")
 
     def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
         """-> `[...]` [return]."""
@@ -103,17 +89,6 @@ class DiscoveredDrift:
 
 
 @struct.dataclass
-class FunctionDrift:
-    """A drift given by any function of the same arguments. Whether it is one is not checked."""
-
-    function: Callable[[Array, Array, Progress], Array] = struct.field(pytree_node=False)
-
-    def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
-        """-> `[...]` [return]."""
-        return self.function(log_ratio, advantage, progress)
-
-
-@struct.dataclass
 class DriftPolicy:
     """The surrogate less a drift, with PPO's value loss and entropy bonus.
 
@@ -142,29 +117,27 @@ class DriftPolicy:
         '-2.00'
     """
 
-    drift: Drift = struct.field(default_factory=ClipDrift)
+    drift: Drift = ClipDrift()
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
-    value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
-    )
+    value_clip: float = contract.half_width("value", "return")
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
-    init = remember_nothing
-    targets = plain_targets
+    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
+    init = contract.remember_nothing
+    targets = contract.plain_targets
 
     @property
     def learned(self) -> tuple[str, ...]:
         """What of the drift is learned, by dotted path."""
-        return learned_in(self, "drift")
+        return contract.learned_in(self, "drift")
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
-        moved = log_ratio(outputs, targets)
+        moved = contract.log_ratio(outputs, targets)
         surrogate = jnp.exp(moved) * targets.advantage
         policy_loss = self.drift(moved, targets.advantage, progress) - surrogate
-        value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
+        value_loss = contract.clipped_value_loss(outputs.value, targets, self.value_clip)
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy
 
 
@@ -197,10 +170,8 @@ class NetworkDrift:
     """
 
     weights: dict[str, Array]
-    start: Drift = struct.field(default_factory=ClipDrift)
-    margin: float = setting(
-        1e-4, "what the drift must overcome", unit="return", low=0.0, low_open=True
-    )
+    start: Drift = ClipDrift()
+    margin: float = setting(1e-4, "drift to overcome", unit="return", low=0.0, low_open=True)
     timed: bool = setting(False, "let the drift see how far the life has come")
 
     learned: ClassVar[tuple[str, ...]] = ("weights",)
@@ -219,10 +190,10 @@ class NetworkDrift:
 
 
 def drift(
-    source: Key | Callable[[Array, Array, Progress], Array],
+    source: Key | Drift,
     num_hidden: int = 128,
     timed: bool = False,
-    start: Drift | None = None,
+    start: Drift = ClipDrift(),
     scale: float = 0.01,
 ) -> DriftPolicy:
     """Policy optimisation under a drift: a network's, with random weights, or any function.
@@ -242,15 +213,15 @@ def drift(
         >>> rule = drift(jax.random.key(0), num_hidden=16, timed=True)
         >>> rule.learned, rule.drift.weights["hidden"].shape
         (('drift.weights',), (24, 16))
-        >>> type(drift(lambda log_ratio, advantage, progress: log_ratio**4).drift).__name__
-        'FunctionDrift'
+        >>> rule = drift(lambda log_ratio, advantage, progress: log_ratio**4)
+        >>> float(rule.drift(2.0, 1.0, Progress.start()))
+        16.0
     """
     if callable(source):
-        return DriftPolicy(FunctionDrift(source))
+        return DriftPolicy(jax.tree_util.Partial(source))
     if num_hidden < 1:
         raise ValueError(f"num_hidden={num_hidden}: the tanh layer needs at least 1 unit.")
     num_features = 3 * _NUM_FEATURES if timed else _NUM_FEATURES
     weights = random_weights(source, hidden=(num_features, num_hidden), output=(num_hidden,))
     weights["output"] = scale * weights["output"]
-    start = ClipDrift() if start is None else start
     return DriftPolicy(NetworkDrift(weights, start, timed=timed))

@@ -13,8 +13,7 @@ from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, Transition
 from jaxrl.networks import CategoricalPolicy
-from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, remember_nothing
-from jaxrl.rules.random_weights import random_weights
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, random_weights, remember_nothing
 
 _HEAD = "prediction"
 
@@ -74,11 +73,7 @@ class LearnedPolicyGradient:
         return {_HEAD: (self.num_predictions,)}
 
     def targets(
-        self,
-        rule_state: tuple,
-        outputs: PolicyOutputs,
-        trajectory: Transition,
-        progress: Progress,
+        self, rule_state: tuple, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
     ) -> tuple[PolicyTargets, tuple]:
         """pi_hat `[T, ...]` as the advantage, log y_hat `[T, ..., m]` as the head's target."""
         features = self._features(outputs, trajectory, progress)
@@ -117,9 +112,7 @@ class LearnedPolicyGradient:
         units = jax.nn.relu(jax.nn.softmax(logits) @ weights["embed"] + weights["embed_bias"])
         embedded = units @ weights["embed_out"] + weights["embed_out_bias"]  # [T, ..., 2]
         has_next = trajectory.terminated < 1
-        is_density = outputs.policy is not None and not isinstance(
-            outputs.policy, CategoricalPolicy
-        )
+        is_density = not isinstance(outputs.policy, CategoricalPolicy | None)
         columns = [
             trajectory.reward,
             trajectory.discount,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,27 +14,10 @@ from jaxrl.core.protocols import UpdateRule
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.rules.contract import learned_in, of_inner
-from jaxrl.rules.random_weights import random_weights
+from jaxrl.rules.contract import learned_in, of_inner, random_weights
 
-
-class Reward(Protocol):
-    """What is paid for a step, seen by the rule in place of the environment's reward."""
-
-    def __call__(self, observation: PyTree, action: Array, reward: Array) -> Array:
-        """`observation[..., *]`, `action[..., *]`, `reward[...]` [return] -> `[...]` [return]."""
-        ...
-
-
-@struct.dataclass
-class FunctionReward:
-    """A reward given by any function of the same arguments, over any leading axes."""
-
-    function: Callable[[PyTree, Array, Array], Array] = struct.field(pytree_node=False)
-
-    def __call__(self, observation: PyTree, action: Array, reward: Array) -> Array:
-        """-> `[...]` [return]."""
-        return self.function(observation, action, reward)
+# `observation[..., *]`, `action[..., *]`, `reward[...]` [return] -> `[...]` [return].
+Reward = Callable[[PyTree, Array, Array], Array]
 
 
 @struct.dataclass
@@ -64,11 +47,13 @@ class NetworkReward:
 
     def __call__(self, observation: PyTree, action: Array, reward: Array) -> Array:
         """-> `[...]` [return]."""
-        lead = reward.shape
-        seen = _flat(observation, self.num_observations, lead)
-        done = _flat(action, self.num_actions, lead)
+        counts = ((observation, self.num_observations), (action, self.num_actions))
+        flat = [
+            jax.nn.one_hot(leaf, count) if count else jnp.asarray(leaf).reshape(*reward.shape, -1)
+            for leaf, count in counts
+        ]
         weights = self.weights
-        features = jnp.concatenate([seen, done], axis=-1).astype(weights["hidden"].dtype)
+        features = jnp.concatenate(flat, axis=-1).astype(weights["hidden"].dtype)
         units = jnp.tanh(features @ weights["hidden"] + weights["hidden_bias"])
         said = units @ weights["outputs"] + weights["outputs_bias"]
         return said[..., 0] + said[..., 1] * reward
@@ -169,7 +154,7 @@ class WithReward:
 
 def with_reward(
     rule: UpdateRule,
-    source: Key | Callable[[PyTree, Array, Array], Array],
+    source: Key | Reward,
     observation_space: Space | None = None,
     action_space: Space | None = None,
     num_hidden: int = 32,
@@ -200,38 +185,22 @@ def with_reward(
         >>> learned.learned, learned.reward.weights["hidden"].shape
         (('reward.weights',), (7, 4))
     """
+    reward: Reward
     if callable(source):
-        reward: Reward = FunctionReward(source)
+        reward = jax.tree_util.Partial(source)
     else:
-        reward = _network_reward(source, observation_space, action_space, num_hidden, scale)
+        counts, sizes = [], []
+        spaces = {"observation_space": observation_space, "action_space": action_space}
+        for name, space in spaces.items():
+            if not isinstance(space, (Box, Discrete)):
+                raise ValueError(
+                    f"A learned reward needs {name}, a Box or a Discrete, not {space}: give the "
+                    f"environment's env.{name}."
+                )
+            counts.append(space.num_values if isinstance(space, Discrete) else 0)
+            sizes.append(counts[-1] or math.prod(space.shape))
+        weights = random_weights(source, hidden=(sum(sizes), num_hidden), outputs=(num_hidden, 2))
+        weights["outputs"] = scale * weights["outputs"]
+        weights |= {"hidden_bias": jnp.zeros(num_hidden), "outputs_bias": jnp.array([0.0, 1.0])}
+        reward = NetworkReward(weights, *counts)
     return WithReward(rule, reward if hint is None else HintedReward(reward, hint))
-
-
-def _network_reward(
-    key: Key,
-    observation_space: Space | None,
-    action_space: Space | None,
-    num_hidden: int,
-    scale: float,
-) -> NetworkReward:
-    sizes, counts = [], []
-    for name, space in (("observation_space", observation_space), ("action_space", action_space)):
-        if not isinstance(space, (Box, Discrete)):
-            raise ValueError(
-                f"A learned reward needs {name}, a Box or a Discrete, not {space}: give the "
-                f"environment's env.{name}."
-            )
-        counts.append(space.num_values if isinstance(space, Discrete) else 0)
-        sizes.append(counts[-1] if isinstance(space, Discrete) else math.prod(space.shape))
-    num_features = sum(sizes)
-    weights = random_weights(key, hidden=(num_features, num_hidden), outputs=(num_hidden, 2))
-    weights["outputs"] = scale * weights["outputs"]
-    weights |= {"hidden_bias": jnp.zeros(num_hidden), "outputs_bias": jnp.array([0.0, 1.0])}
-    return NetworkReward(weights, *counts)
-
-
-def _flat(leaf: PyTree, num_values: int, lead: tuple[int, ...]) -> Array:
-    """`[*lead, *shape]` -> `[*lead, D]`, one-hot for `num_values` discrete values."""
-    if num_values:
-        return jax.nn.one_hot(leaf, num_values)
-    return jnp.asarray(leaf).reshape(*lead, -1)

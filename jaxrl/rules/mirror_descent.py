@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -13,24 +13,11 @@ from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, Transition
 from jaxrl.networks import CategoricalPolicy, Policy
 from jaxrl.operators.tsallis import log_of_order
-from jaxrl.rules.contract import (
-    MOST_LOG_RATIO,
-    NO_HEADS,
-    PolicyOutputs,
-    PolicyTargets,
-    advantage_targets,
-    clipped_value_loss,
-    log_ratio,
-    remember_nothing,
-)
+from jaxrl.rules import contract
+from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
 
-
-class Divergence(Protocol):
-    """How far a policy is from another: >= 0, zero at itself, with zero slope there."""
-
-    def __call__(self, policy: Policy, old: Policy) -> Array:
-        """Policies with batch shape `[...]` -> `[...]`."""
-        ...
+# How far a policy is from an old one, both `[...]`: >= 0 and 0 where they agree, `[...]`.
+Divergence = Callable[[Policy, Policy], Array]
 
 
 @struct.dataclass
@@ -80,7 +67,7 @@ class TsallisDivergence:
             )
         log_probs = policy.log_probs()
         gap = log_probs - old.log_probs()
-        ratio = jnp.exp(jnp.clip(gap, -MOST_LOG_RATIO, MOST_LOG_RATIO))
+        ratio = jnp.exp(jnp.clip(gap, -contract.MOST_LOG_RATIO, contract.MOST_LOG_RATIO))
         return jnp.sum(jnp.exp(log_probs) * log_of_order(ratio, self.order), axis=-1)
 
 
@@ -116,36 +103,30 @@ class MirrorDescentPolicy:
         '-1.215'
     """
 
-    divergence: Divergence = struct.field(default_factory=KullbackLeibler)
+    divergence: Divergence = KullbackLeibler()
     step_size: float | Schedule = setting(
         Linear(1.0, 0.01), "divergence is divided by it", low=0.0, low_open=True, infinite=True
     )
     lambda_: float = setting(0.95, "trace decay of the advantages", low=0.0, high=1.0)
-    value_clip: float = setting(
-        0.2, "half-width of the value's clip", unit="return", low=0.0, low_open=True, infinite=True
-    )
+    value_clip: float = contract.half_width("value", "return")
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
 
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
-    init = remember_nothing
+    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
+    init = contract.remember_nothing
 
     def targets(
-        self,
-        rule_state: tuple,
-        outputs: PolicyOutputs,
-        trajectory: Transition,
-        progress: Progress,
+        self, rule_state: tuple, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
     ) -> tuple[PolicyTargets, tuple]:
         """Advantages, returns and the policies `[T, ...]` of the rollout."""
-        targets = advantage_targets(self.lambda_, outputs, trajectory)
+        targets = contract.advantage_targets(self.lambda_, outputs, trajectory)
         return targets.replace(policy=outputs.policy), rule_state
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
-        policy_loss = -jnp.exp(log_ratio(outputs, targets)) * targets.advantage
+        policy_loss = -jnp.exp(contract.log_ratio(outputs, targets)) * targets.advantage
         divergence = self.divergence(outputs.policy, targets.policy)
-        value_loss = clipped_value_loss(outputs.value, targets, self.value_clip)
+        value_loss = contract.clipped_value_loss(outputs.value, targets, self.value_clip)
         policy_loss = policy_loss + divergence / value_at(self.step_size, progress)
         losses = policy_loss + self.value_weight * value_loss
         return losses - self.entropy_weight * outputs.entropy

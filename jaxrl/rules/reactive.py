@@ -17,7 +17,12 @@ from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, of_inner
 _WEIGHT = "entropy_weight"
 
 
-def remember(recent: Array, reward: Array) -> Array:
+def nothing_yet(owner: Any, params: PyTree = ()) -> Array:
+    """Mean rewards `[N]`, none so far."""
+    return jnp.zeros(owner.num_recent)
+
+
+def remember(owner: Any, recent: Array, reward: Array) -> Array:
     """Mean rewards `[N]`, the latest first, after a rollout that paid `reward[...]` [return]."""
     latest = jnp.mean(reward).astype(recent.dtype)
     return jnp.concatenate([latest[None], recent[:-1]])
@@ -93,19 +98,14 @@ class ReactiveEntropy:
     raw_advantages = of_inner("raw_advantages", False)
     outputs = of_inner("outputs")
 
-    def init(self, params: PyTree) -> Array:
-        """Mean rewards `[N]`, none so far."""
-        return jnp.zeros(self.num_recent)
-
-    def weight(self, recent: Array) -> Array:
-        """Mean rewards `[..., N]`, the latest first -> entropy weight `[...]` [per nat]."""
-        return answer(self, recent)
+    init = nothing_yet
+    weight = answer  # mean rewards `[..., N]`, the latest first -> entropy weight `[...]` [per nat]
 
     def targets(
         self, rule_state: Array, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
     ) -> tuple[PolicyTargets, Array]:
         """The inner rule's, with the weight for this rollout, and the memory after it."""
-        recent = remember(rule_state, trajectory.reward)
+        recent = remember(self, rule_state, trajectory.reward)
         targets, _ = self.rule.targets((), outputs, trajectory, progress)
         weight = jnp.broadcast_to(self.weight(recent), trajectory.reward.shape)
         return targets.replace(heads={**targets.heads, _WEIGHT: weight}), recent
@@ -195,17 +195,9 @@ class ReactiveExploration:
 
     learned: ClassVar[tuple[str, ...]] = ("weights",)
 
-    def init(self) -> Array:
-        """Mean rewards `[N]`, none so far."""
-        return jnp.zeros(self.num_recent)
-
-    def remember(self, recent: Array, reward: Array) -> Array:
-        """The memory `[N]` after a rollout that paid `reward[...]` [return]."""
-        return remember(recent, reward)
-
-    def __call__(self, recent: Array) -> Array:
-        """Mean rewards `[..., N]`, the latest first -> probability of a uniform action `[...]`."""
-        return answer(self, recent)
+    init = nothing_yet
+    remember = remember
+    __call__ = answer  # mean rewards `[..., N]`, the latest first -> a probability `[...]`
 
 
 def reactive_exploration(

@@ -43,7 +43,7 @@ class StaticRiskGradient:
     Numerics: `CVaR` is biased, as the VaR comes from the same episodes: by O(N^-1/2) at most where
     returns have a density, as an empirical quantile is no further off. The mean slope shrinks the
     gradient by a factor of about 1 - 1/N and takes away variance; the paper subtracts nothing.
-    Which episodes count does not depend on how long they are (`jaxrl.agents.episodes`); only that
+    Which episodes count does not depend on how long they are (`first_steps`); only that
     their number N varies adds a bias of O(1/N). Where CVaR has a kink in the policy, the slope is
     one of several. A cut at the time limit counts as an end. Further epochs keep the weights of the
     first, off policy: take one.
@@ -81,11 +81,7 @@ class StaticRiskGradient:
     init = remember_nothing
 
     def targets(
-        self,
-        rule_state: tuple,
-        outputs: PolicyOutputs,
-        trajectory: Transition,
-        progress: Progress,
+        self, rule_state: tuple, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
     ) -> tuple[PolicyTargets, tuple]:
         """The weights of a rollout `[T, ...]`, whose episodes make one law.
 

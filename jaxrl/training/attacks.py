@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.inner import of_inner
-from jaxrl.agents.readers import response
+from jaxrl.agents.readers import of_inner, response
 from jaxrl.core import struct
 from jaxrl.core.protocols import Policy
 from jaxrl.core.types import Array, Key, PyTree, select

@@ -17,7 +17,7 @@ from jaxrl.core.estimates import Estimate, percentile_interval
 from jaxrl.core.protocols import Agent, Environment, Policy
 from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
-from jaxrl.envs.wrappers import DomainRandomisation
+from jaxrl.envs.wrappers.randomisation import DomainRandomisation
 from jaxrl.functionals import CVaR
 from jaxrl.training.attacks import Attack, AttackedPolicy
 from jaxrl.training.lanes import strong_floats

@@ -12,8 +12,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from jaxrl.agents.inner import of_inner
-from jaxrl.agents.readers import response
+from jaxrl.agents.readers import of_inner, response
 from jaxrl.core import struct
 from jaxrl.core.arguments import check_whole
 from jaxrl.core.protocols import Environment, Policy

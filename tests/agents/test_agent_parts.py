@@ -10,7 +10,7 @@ import numpy as np
 import probes
 import pytest
 import scipy.stats
-from tables import FROM_REPLAY, Line, rows, started
+from tables import FROM_REPLAY, ON_POLICY, Line, filled, rows, started
 
 from jaxrl.agents import (
     PRESETS,
@@ -20,11 +20,8 @@ from jaxrl.agents import (
     TargetUpdate,
     learned_optimiser,
 )
-from jaxrl.agents.experience import store
-from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
 from jaxrl.agents.minibatches import shuffled
-from jaxrl.agents.optimiser import clipped_by_norm
-from jaxrl.core import Linear, Progress
+from jaxrl.core import Discrete, Linear, Progress, struct
 from jaxrl.envs import make
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.networks import NetworkSettings
@@ -96,21 +93,33 @@ def test_small_orders_are_uniform_over_all_permutations():
 
 # --- exploration ---------------------------------------------------------------------------------
 
-SCORES = np.array([0.0, 5.0, 5.0, -np.inf], np.float32)
+SCORES = np.array([0.0, 5.0, 5.0, -1e9], np.float32)
 EPSILONS = [0.0, 0.3, 1.0]
+
+
+@struct.dataclass
+class Wide(Line):
+    """Four actions."""
+
+    @property
+    def action_space(self):
+        return Discrete(4)
 
 
 @functools.cache
 def explored():
     """Actions `[epsilon, row]`, and the law they are said to have."""
+    agent = PRESETS["pqn"]().replace(**ON_POLICY)
+    state = started(agent, Wide())
+    state = state.replace(params=filled(state.params, advantage=[SCORES] * 3))
 
-    def draw(key, scores, epsilon):
-        actions = epsilon_greedy(key, jnp.broadcast_to(scores, (20_000, 4)), epsilon)
-        return actions, epsilon_greedy_law(scores, epsilon).log_probs()
+    def draw(key, epsilon):
+        curious, here = agent.replace(exploration=epsilon), jnp.zeros(20_000, jnp.int32)
+        law = agent.policy(state.replace(exploration=epsilon), here[0])
+        return curious.act(key, state, here)[0], law.log_probs()
 
     epsilons = np.array([*EPSILONS, 0.5], np.float32)
-    draw = jax.jit(jax.vmap(draw, in_axes=(None, None, 0)))
-    return jax.device_get(draw(KEY, SCORES, epsilons))
+    return jax.device_get(jax.jit(jax.vmap(draw, in_axes=(None, 0)))(KEY, epsilons))
 
 
 @pytest.mark.parametrize("epsilon", EPSILONS)
@@ -206,8 +215,13 @@ def test_clipping_has_derivatives_at_zero_gradients_and_leaves_small_ones_alone(
 
     @jax.jit
     def read(grads, norm):
-        slope = jax.grad(lambda g: clipped_by_norm(g, norm)["a"].sum())(grads)["a"]
-        return slope, clipped_by_norm(grads, norm)["a"]
+        descent = GradientDescent(learning_rate=1.0, max_grad_norm=norm)
+
+        def clipped(grads):
+            start = descent.init(grads)
+            return -descent.step(grads, start, start, Progress.start())[0]["a"]
+
+        return jax.grad(lambda grads: clipped(grads).sum())(grads)["a"], clipped(grads)
 
     for norm in (1.0, 10.0):
         np.testing.assert_array_equal(read(grads, norm)[0], 1.0)  # the identity's
@@ -350,13 +364,13 @@ def test_learning_may_begin_with_the_last_step_of_the_warm_up():
     state, rollout = started(agent, Line()), rows((0, 1.0, 1, ""), (1, 1.0, 2, ""))
 
     @jax.jit
-    def stored(state, warmup):
-        return store(agent.replace(warmup=warmup), state, rollout)
+    def learned(state, warmup):
+        return agent.replace(warmup=warmup).update(KEY, state, rollout)[0]
 
     for warmup in (3, 4, 5):
-        after, ready = stored(state, warmup)
+        after = learned(state, warmup)
         assert int(after.progress.step) == 4
-        assert bool(ready) == (warmup <= 4)
+        assert int(after.num_updates) == (warmup <= 4)
 
 
 @pytest.mark.slow

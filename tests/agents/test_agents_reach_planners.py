@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import types
 from typing import Any
 
 import jax
@@ -32,14 +33,8 @@ from jaxrl.agents import (
     Sampled,
     TargetUpdate,
 )
-from jaxrl.core import FunctionalFacts, Linear, struct
-from jaxrl.functionals import (
-    CVaR,
-    Entropic,
-    Mean,
-    MeanSemideviation,
-    TotalVariation,
-)
+from jaxrl.core import FunctionalFacts, ImprovementFacts, Linear, struct
+from jaxrl.functionals import CVaR, Entropic, Mean, MeanSemideviation, TotalVariation
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import (
     BellmanOperator,
@@ -91,9 +86,11 @@ class OneOf:
     index: Any  # [] int32
     members: tuple
 
-    facts = FunctionalFacts()
-    deterministic = False
-    nonexpansive = False
+    # Of a functional and of an improvement.
+    facts = types.SimpleNamespace(
+        **dataclasses.asdict(FunctionalFacts()),
+        **dataclasses.asdict(ImprovementFacts(nonexpansive=False)),
+    )
 
     def __call__(self, first, *others):
         """Of `probs[N]`, `values[N]`, or of `q_values[A]` and a mask that nobody has here."""

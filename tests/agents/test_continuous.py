@@ -10,9 +10,8 @@ import probes
 import pytest
 import scipy.stats
 
-from jaxrl import SoftActorCriticAgent, SquashedGaussian, TwinDelayedAgent
-from jaxrl.agents import Optimiser, TargetUpdate
-from jaxrl.agents.action_box import ActionBox
+from jaxrl import SquashedGaussian, sac, td3
+from jaxrl.agents import ActionBox, Optimiser, TargetUpdate
 from jaxrl.core import Box, Linear
 from jaxrl.networks import NetworkSettings, TanhGaussianPolicy
 from jaxrl.replay import UniformReplay
@@ -32,8 +31,8 @@ SMALL = {
     "warmup": 512,
 }
 AGENTS = {
-    "sac": SoftActorCriticAgent(**SMALL, initial_temperature=0.02),
-    "td3": TwinDelayedAgent(**SMALL),
+    "sac": sac(**SMALL, initial_temperature=0.02),
+    "td3": td3(**SMALL),
 }
 ENV = probes.delayed(discrete=False)
 PROBES = list(probes.BUILDERS)

@@ -9,17 +9,18 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
-from jaxrl import SoftActorCriticAgent, TwinDelayedAgent
-from jaxrl.agents import Dual, Generative, Optimiser, TargetUpdate, preset
-from jaxrl.agents.action_critics import (
+from jaxrl.agents import (
+    Dual,
+    Generative,
+    Optimiser,
     Optimism,
-    SmallestCritic,
+    TargetUpdate,
     TruncatedMixture,
-    backup,
-    critic_loss,
+    VarianceAdjustment,
+    preset,
+    sac,
+    td3,
 )
-from jaxrl.agents.successors import Outcomes
-from jaxrl.agents.variance_adjustment import VarianceAdjustment
 from jaxrl.core import Box, Law, Linear, Progress, TimeStep, Transition, struct
 from jaxrl.functionals import CVaR, Mean
 from jaxrl.networks import NetworkSettings
@@ -85,7 +86,7 @@ LAW_AGENTS = {
         num_critics=3,
         operator=BellmanOperator(Quantile(num_atoms=4, huber_threshold=0.1)),
     ),
-    "annealed_td3_quantile": TwinDelayedAgent(
+    "annealed_td3_quantile": td3(
         **SMALL,
         operator=BellmanOperator(Quantile(num_atoms=4, huber_threshold=0.1)),
         optimism=Optimism(Linear(0.7, 0.5, end=0.3)),
@@ -198,7 +199,7 @@ def test_levels_and_schedules_are_traced(taught):
 @pytest.mark.slow  # for what it compiles
 def test_a_grid_too_narrow_reports_the_fraction_clipped():
     """Rewards are the targets here, as every episode is one step: those beyond the ends count."""
-    agent = TwinDelayedAgent(**{**SMALL, "num_updates": 16, "batch_size": 512})
+    agent = td3(**{**SMALL, "num_updates": 16, "batch_size": 512})
     trajectory = played(jax.random.key(3), 256)
     beyond = {end: np.mean(np.abs(np.asarray(trajectory.reward)) > end) for end in (0.5, 3.0)}
     assert beyond[3.0] == 0.0 < 0.1 < beyond[0.5]
@@ -219,7 +220,7 @@ def test_a_grid_too_narrow_reports_the_fraction_clipped():
 @pytest.mark.slow
 def test_nested_risk_over_generated_successors_is_the_known_bias():
     """16 coins, the worst 8 averaged: -1 plus twice the expected share of missing tails."""
-    agent = TwinDelayedAgent(
+    agent = td3(
         **SMALL | {"num_updates": 4, "warmup": 512},
         operator=BellmanOperator(Scalar(float("inf")), successor_functional=CVaR(0.5)),
         successors=Generative(num_samples=16),
@@ -238,20 +239,30 @@ def test_nested_risk_over_generated_successors_is_the_known_bias():
 # --- targets, by hand ----------------------------------------------------------------------------
 
 
+@struct.dataclass
+class Rows:
+    """What may follow one transition."""
+
+    reward: np.ndarray
+    discount: np.ndarray
+    probs: np.ndarray
+    observation: np.ndarray
+
+
 def outcomes(reward, discount):
     reward, discount = np.array([reward], np.float32), np.array([discount], np.float32)
     probs = np.full_like(reward, 1.0 / reward.size)
-    return Outcomes(reward, discount, probs, np.zeros((1, reward.size, 1), np.float32))
+    return Rows(reward, discount, probs, np.zeros((1, reward.size, 1), np.float32))
 
 
 @jax.jit
 def law_of(agent, rows, next_params, bonus):
-    return jax.tree.map(lambda leaf: leaf[0], backup(agent, rows, next_params, bonus))
+    return jax.tree.map(lambda leaf: leaf[0], agent.targets(rows, next_params, bonus))
 
 
 def target(head, next_params, rows, bonus=None, **changes):
     """The law of one transition, in NumPy, with its mean and its standard deviation."""
-    agent = TwinDelayedAgent(operator=BellmanOperator(head)).replace(**changes)
+    agent = td3(operator=BellmanOperator(head)).replace(**changes)
     law = jax.device_get(law_of(agent, rows, np.asarray(next_params, np.float32), bonus))
     mean = np.sum(law.probs * law.atoms)
     return law, mean, np.sqrt(np.sum(law.probs * (law.atoms - mean) ** 2))
@@ -313,7 +324,7 @@ def test_the_score_of_two_critics_is_the_smaller_one():
     params = np.array([[0.0, 4.0], [1.0, 2.0]], np.float32)  # means 2 and 1.5, worse halves 0 and 1
     operator = BellmanOperator(Quantile(num_atoms=2))
     risky = operator.replace(return_functional=CVaR(0.5))
-    read = jax.jit(lambda params: [SmallestCritic().score(o, params) for o in (operator, risky)])
+    read = jax.jit(lambda params: [sac().pessimism.score(o, params) for o in (operator, risky)])
     np.testing.assert_allclose(read(params), [1.5, 0.0], atol=1e-6)
 
 
@@ -372,13 +383,13 @@ def test_running_means_of_spreads_start_at_the_first_batch():
 @jax.jit
 def resting_value(level, targets):
     """Where the slope of the critics' loss in one value for all of `targets[B]` vanishes."""
-    agent = TwinDelayedAgent(optimism=Optimism(level))
+    agent = td3(optimism=Optimism(level))
     weights = jnp.full(targets.shape, 1.0 / targets.size)
 
     def loss(value):
         params = jnp.broadcast_to(value, (1, targets.size))
         law = Law(jnp.ones((targets.size, 1)), targets[:, None])
-        return critic_loss(agent, params, law, weights, (), Progress.start())[0]
+        return agent.loss(params, law, weights, (), Progress.start())[0]
 
     def halve(_, bounds):
         middle = 0.5 * (bounds[0] + bounds[1])
@@ -428,7 +439,7 @@ def test_at_one_half_every_weight_is_one_and_the_default_ends_there():
         ({"successors": Dual()}, "successors=Generative"),
     ],
 )
-@pytest.mark.parametrize("kind", [SoftActorCriticAgent, TwinDelayedAgent])
+@pytest.mark.parametrize("kind", [sac, td3])
 def test_what_critics_cannot_serve_is_refused(kind, change, message):
     with pytest.raises(ValueError, match=message):
         kind(**change).check(Gamble())

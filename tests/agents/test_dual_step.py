@@ -8,13 +8,10 @@ import pytest
 from tables import DESCENT, DUALS, NETWORK, Line, filled, kernel
 
 from jaxrl.agents import Dual
-from jaxrl.agents.successors import Backup
 from jaxrl.core import Law, Progress, Transition
-from jaxrl.functionals import (
-    CVaR,
-    Entropic,
-)
+from jaxrl.functionals import CVaR, Entropic
 from jaxrl.operators import BellmanOperator
+from jaxrl.replay import Batch
 
 # Three transitions, of which the second does not count and the third counts twice.
 STATE, ACTION = np.array([0, 0, 1], np.int32), np.array([0, 0, 1], np.int32)
@@ -49,7 +46,7 @@ def test_the_table_climbs_the_dual_and_targets_are_those_before(name):
     functional, duals, slopes = CASES[name]
     operator, source = BellmanOperator(successor_functional=functional), Dual(SCALE)
     source = source.replace(optimiser=DESCENT)
-    backup = Backup(DATA, WEIGHTS, LAW, LAGGED)
+    backup = Batch(DATA, WEIGHTS, ACTION), LAW, LAGGED
 
     @jax.jit
     def step(key, backup):
@@ -58,7 +55,7 @@ def test_the_table_climbs_the_dual_and_targets_are_those_before(name):
         learned, law = source.learn(
             state.replace(learned=state.learned.replace(params=params)),
             operator,
-            backup,
+            *backup,
             Progress.start(),
         )
         return learned.params, law
@@ -84,7 +81,7 @@ def test_a_bound_above_what_was_seen_is_pulled_down_and_climbs_from_there():
     assert np.sum(bound + (value - bound) > value) > 10
     place, ones = np.zeros(64, np.int32), np.ones(64, np.float32)
     data = DATA.replace(observation=place, action=place)
-    backup = Backup(data, ones, Law(ones[:, None], value[:, None]), bound)
+    backup = Batch(data, ones, place), Law(ones[:, None], value[:, None]), bound
     operator = BellmanOperator(successor_functional=DUALS["contamination"])
     source = Dual(SCALE).replace(optimiser=DESCENT)
 
@@ -93,7 +90,7 @@ def test_a_bound_above_what_was_seen_is_pulled_down_and_climbs_from_there():
         state = source.init(key, Line(), operator, NETWORK)
         params = filled(state.learned.params)
         state = state.replace(learned=state.learned.replace(params=params))
-        learned, law = source.learn(state, operator, backup, Progress.start())
+        learned, law = source.learn(state, operator, *backup, Progress.start())
         return learned.params, law
 
     params, law = step(jax.random.key(0), backup)
@@ -118,7 +115,7 @@ def test_every_dual_is_climbed_from_where_it_starts(name):
     # A bound above the value seen would not be climbed but pulled down.
     bounds = name in ("total_variation", "contamination")
     lagged = np.minimum(LAGGED, VALUE - 0.5) if bounds else LAGGED
-    backup = Backup(DATA, WEIGHTS, LAW, lagged)
+    backup = Batch(DATA, WEIGHTS, ACTION), LAW, lagged
     step_size = 1e-2
 
     @jax.jit
@@ -132,7 +129,7 @@ def test_every_dual_is_climbed_from_where_it_starts(name):
             for sign in (1, -1)
         ]
         slopes = (rise[0] - rise[1]) / (2 * step_size)  # [B, parameter]
-        learned, law = source.learn(state, operator, backup, Progress.start())
+        learned, law = source.learn(state, operator, *backup, Progress.start())
         return learned.params, law, slopes, jax.vmap(dual.estimate)(VALUE, start)
 
     params, law, slopes, estimates = jax.device_get(step(jax.random.key(0), backup))

@@ -16,13 +16,12 @@ import scipy.stats
 import jaxrl
 from jaxrl import envs
 from jaxrl.agents import Ensemble, Optimiser, Sampled, preset
-from jaxrl.agents.successors import Backup, SourceState
 from jaxrl.core import Box, Discrete, Law, Linear, Progress, TimeStep, struct
 from jaxrl.functionals import CVaR, KLBall, Mean
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator
 from jaxrl.planning import value_iteration
-from jaxrl.replay import UniformReplay
+from jaxrl.replay import Batch, UniformReplay
 from jaxrl.training.loop import start_training, train_iteration
 
 KEY = jax.random.key(0)
@@ -91,8 +90,9 @@ def learned_from(source, state, key, weights, junk, progress):
     data = transitions(key, ENV, SIZE)
     data = data.replace(reward=data.reward.at[0].add(junk))
     nothing = Law(jnp.ones((SIZE, 1)), jnp.zeros((SIZE, 1)))
-    backup = Backup(data, weights, nothing, jnp.zeros(SIZE))
-    return state.replace(learned=source.learn(state, BellmanOperator(), backup, progress)[0])
+    batch, zeros = Batch(data, weights, jnp.arange(SIZE)), jnp.zeros(SIZE)
+    learned, _ = source.learn(state, BellmanOperator(), batch, nothing, zeros, progress)
+    return state.replace(learned=learned)
 
 
 @functools.cache
@@ -101,9 +101,10 @@ def untaught():
     return jax.device_get(fresh())
 
 
-def mask_key():
-    """What `init` keeps beside what is learned."""
-    return SOURCE.init(KEY, ENV, BellmanOperator(), NetworkSettings()).fixed
+def with_learned(learned):
+    """And what `init` keeps beside it."""
+    fresh = SOURCE.init(KEY, ENV, BellmanOperator(), NetworkSettings())
+    return fresh.replace(learned=learned)
 
 
 @functools.cache
@@ -117,7 +118,7 @@ def taught():
             state = learned_from(SOURCE, state, key, jnp.ones(SIZE), 0.0, progress)
             return state, state.learned.loss
 
-        start = SourceState(fixed=mask_key(), learned=learned)
+        start = with_learned(learned)
         inputs = jax.random.split(key, STEPS), jnp.arange(STEPS)
         state, losses = jax.lax.scan(batch, start, inputs)
         data = at_points()
@@ -246,7 +247,7 @@ def drawn():
     """The laws of fresh networks at `POINTS`, and four draws of each, mixed or the worst case."""
 
     def draw(key, learned):
-        state, data = SourceState(learned=learned), at_points()
+        state, data = with_learned(learned), at_points()
         laws = SOURCE.predict(learned, data.observation, data.action)
         found = [
             SOURCE.replace(num_samples=4, over_models=over).outcomes(key, state, data, 0.9)
@@ -309,7 +310,7 @@ def one_batch():
     """
 
     def learn(key, learned, weights, junk, bootstrap):
-        state = SourceState(fixed=mask_key(), learned=learned)
+        state = with_learned(learned)
         source = SOURCE.replace(bootstrap=bootstrap)
         after = learned_from(source, state, key, weights, junk, Progress.start()).learned
         data = transitions(key, ENV, SIZE)

@@ -23,11 +23,7 @@ from jaxrl.agents import (
     TargetUpdate,
     preset,
 )
-from jaxrl.agents.nested import Nested
 from jaxrl.core import Linear, struct
-from jaxrl.envs.gymnax import GYMNAX_NAMES
-from jaxrl.envs.gymnax_cures import cure_of
-from jaxrl.envs.parameters import with_parameters
 from jaxrl.envs.wrappers import RewardNoise, TimeLimit
 from jaxrl.functionals import (
     CVaR,
@@ -128,8 +124,8 @@ def again(source, env, **changes):
 FEW = ("CartPole-v1",)
 EACH = [
     name if name in FEW else pytest.param(name, marks=pytest.mark.slow)
-    for name in GYMNAX_NAMES
-    if not cure_of(name).refusal
+    for name in envs.names()
+    if envs.facts_of(name).suite not in ("jaxrl", "registered")
 ]
 
 
@@ -161,7 +157,8 @@ def test_a_deterministic_environment_gives_what_was_seen():
 
 def in_state(index, action):
     """What a transition from one state of a table holds."""
-    state = envs.TabularState(np.full(1, index), np.zeros(1, np.int32))
+    state, _ = jax.eval_shape(envs.TabularEnv(envs.riverswim()).reset, KEY)
+    state = state.replace(index=np.full(1, index), time=np.zeros(1, np.int32))
     return {"env_state": state, "action": np.full(1, action, np.int32)}
 
 
@@ -197,7 +194,7 @@ def test_each_setting_is_that_of_the_grid():
 
     def run(key, env, grid):
         def one(g, m):
-            setting = with_parameters(env, {"g": g, "m": m})
+            setting = env.replace(env=env.env.with_parameters({"g": g, "m": m}))
             keys = jax.random.split(key, 4)
             return jax.vmap(setting.step)(keys, data.env_state, data.action)[1]
 
@@ -247,17 +244,23 @@ def test_a_worst_case_shares_its_draws_between_settings_and_a_mixture_does_not()
 # --- a functional of functionals -----------------------------------------------------------------
 
 
+def nested(inner, outer, num_groups):
+    """`outer` over groups of `inner`, as a source with so many models asks for."""
+    source = Generative(2, num_groups, over_models=outer)
+    return source.operator(BellmanOperator(successor_functional=inner)).successor_functional
+
+
 VALUE_AND_WEIGHTS = jax.jit(lambda f, p, v: (f(p, v), worst_case(f, p, v)))
 
 
 @pytest.mark.slow
 def test_weights_within_and_over_groups_multiply():
     """The worst group is the second, [3, 1]; half of its mass is on its lower value."""
-    functional = Nested(CVaR(0.5), CVaR(0.5), num_groups=2)
+    functional = nested(CVaR(0.5), CVaR(0.5), num_groups=2)
     probs, values = np.full(4, 0.25, np.float32), np.array([5.0, 4.0, 3.0, 1.0], np.float32)
     value, weights = VALUE_AND_WEIGHTS(functional, probs, values)
     assert float(value) == 1.0 and weights.tolist() == [0.0, 0.0, 0.0, 1.0]
-    averse = Nested(Entropic(0.7), Mean(), num_groups=2)
+    averse = nested(Entropic(0.7), Mean(), num_groups=2)
     weights = VALUE_AND_WEIGHTS(averse, probs, values)[1]
     np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-6)
     tilted = np.exp(-0.7 * np.asarray(values)).reshape(2, 2)
@@ -267,7 +270,7 @@ def test_weights_within_and_over_groups_multiply():
 def test_nested_means_are_the_mean_whatever_the_masses():
     probs = np.array([0.1, 0.0, 0.6, 0.3, 0.0, 0.0], np.float32)
     values = np.arange(6.0, dtype=np.float32)
-    functional = Nested(Mean(), Mean(), num_groups=3)
+    functional = nested(Mean(), Mean(), num_groups=3)
     value, weights = VALUE_AND_WEIGHTS(functional, probs, values)
     np.testing.assert_allclose(value, 2.1, rtol=1e-6)
     np.testing.assert_allclose(weights, probs, atol=1e-6)

@@ -10,7 +10,7 @@ import scipy.stats
 
 from jaxrl import envs
 from jaxrl.agents import preset
-from jaxrl.agents.value_network import regression_inputs
+from jaxrl.agents.action_values import regression_inputs
 from jaxrl.core import Discrete, Law
 from jaxrl.networks import ImplicitQNetwork, NetworkSettings
 from jaxrl.operators import ImplicitQuantile, Quantile

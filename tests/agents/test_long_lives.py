@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl import SoftActorCriticAgent, envs
+from jaxrl import envs, sac
 from jaxrl.agents import preset
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def pendulum_return(agent, num_steps):
 @pytest.mark.optimised
 def test_pendulum_is_swung_up():
     """At least -200 within 50,000 steps; hanging down has -1200."""
-    assert pendulum_return(SoftActorCriticAgent(batch_size=64), 50_000) >= -200.0
+    assert pendulum_return(sac(batch_size=64), 50_000) >= -200.0
 
 
 def best_cart_pole_return(name, num_steps):

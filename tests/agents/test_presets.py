@@ -244,7 +244,7 @@ def test_risk_over_successors_that_are_not_seen_is_refused(name):
     with pytest.raises(ValueError, match=r"CVaR\(level=0.1\) ranges over successors"):
         nested.check(probes.one_step())
     greedy = agent.replace(operator=agent.operator.replace(return_functional=CVaR(0.1)))
-    if agent.operator.head.stores_law:
+    if agent.operator.head.facts.stores_law:
         greedy.check(probes.one_step())
         return
     with pytest.raises(ValueError, match="stores a mean only"):
@@ -260,14 +260,14 @@ def test_training_refuses_settings_out_of_range(name):
 
 def test_presets_take_settings_by_short_and_dotted_name():
     assert jaxrl.ppo(learning_rate=2e-4).optimiser.learning_rate == 2e-4
-    assert jaxrl.td3(**{"actor.smoothing": 0.4}) == jaxrl.TwinDelayedAgent(smoothing=0.4)
+    assert jaxrl.td3(**{"actor.smoothing": 0.4}) == jaxrl.td3(smoothing=0.4)
     parts = jaxrl.sac(target_entropy=-2.0, actor=jaxrl.SquashedGaussian(0.5), num_envs=2)
     assert parts.actor == jaxrl.SquashedGaussian(0.5, -2.0) and parts.num_envs == 2
     inner = NormalisedAgent(jaxrl.ppo()).replace(entropy_weight=0.5)
     assert inner.agent.rule.entropy_weight == 0.5
 
 
-@pytest.mark.parametrize("build", [jaxrl.ppo, jaxrl.ppo().replace, jaxrl.SoftActorCriticAgent])
+@pytest.mark.parametrize("build", [jaxrl.ppo, jaxrl.ppo().replace, jaxrl.sac])
 def test_settings_are_refused_where_they_are_written(build):
     with pytest.raises(KeyError, match=r"learning_rat'; did you mean optimiser\.learning_rate"):
         build(learning_rat=1e-3)

@@ -14,7 +14,6 @@ from scipy.stats import norm
 
 from jaxrl import outcome_mdp, train
 from jaxrl.agents import ActorCriticAgent, Optimiser
-from jaxrl.agents.episodes import EpisodeMarks, first_steps, longest_episode
 from jaxrl.core import Box, Discrete, Linear, Progress, TimeStep, Transition
 from jaxrl.envs import TabularEnv, make
 from jaxrl.envs.control import Pendulum
@@ -164,8 +163,9 @@ def test_lengths_of_episodes_cause_no_bias():
         left = np.where(fresh, np.where(action[step] == 1, 5, 1), left) - 1
         ended[step] = left == 0
         reward[step] = fresh & (action[step] == 0)
-    marks = EpisodeMarks(starts, np.float32(5.0))
-    first = np.asarray(jax.jit(first_steps)(marks, ended))
+    marks = TAIL.init(jax.random.key(0), TabularEnv(GAMBLES, time_limit=2.0)).marks
+    marks = marks.replace(starts=starts, longest=np.float32(5.0))
+    first = np.asarray(jax.jit(lambda marks, ended: marks.first_steps(ended))(marks, ended))
     data = rollout_of(action, reward.astype(np.float32), ended, first)
     outputs = PolicyOutputs(*[np.zeros(first.shape, np.float32)] * 3)
     rule = StaticRiskGradient(Mean())
@@ -327,16 +327,24 @@ def test_rollouts_that_may_hold_no_episode_are_refused(changes, env, words):
         TAIL.replace(**changes).check(env)
 
 
-def test_the_shortest_limit_counts():
-    assert longest_episode(TimeLimit(TabularEnv(GAMBLES, time_limit=9.0), 4)) == 4
-    assert longest_episode(TimeLimit(Pendulum(), 400)) == 200
-    assert longest_episode(TabularEnv(GAMBLES)) == float("inf")
-    TAIL.check(TimeLimit(TabularEnv(GAMBLES), 3))
+@pytest.mark.parametrize(
+    "env, longest",
+    [
+        (TimeLimit(TabularEnv(GAMBLES, time_limit=9.0), 4), 4),
+        (TimeLimit(TabularEnv(GAMBLES), 3), 3),
+        (TimeLimit(Pendulum(), 400), 200),
+    ],
+)
+def test_the_shortest_limit_counts(env, longest):
+    TAIL.replace(rollout_length=longest).check(env)
+    with pytest.raises(ValueError, match=rf"may take {longest}.* steps"):
+        TAIL.replace(rollout_length=longest - 1).check(env)
 
 
 @pytest.mark.slow  # imports gymnax
 def test_the_limit_of_a_gymnax_task_counts():
-    assert longest_episode(make("CartPole-v1")) == 500
+    with pytest.raises(ValueError, match=r"may take 500.* steps"):
+        TAIL.check(make("CartPole-v1"))
 
 
 # --- expected conditional risk -------------------------------------------------------------------

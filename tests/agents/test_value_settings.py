@@ -21,6 +21,7 @@ import jaxrl
 from jaxrl import envs, planning
 from jaxrl.agents import (
     AverageReward,
+    ByFunction,
     BySign,
     ExpectedUtility,
     Generative,
@@ -33,13 +34,8 @@ from jaxrl.agents import (
     Whole,
     preset,
 )
-from jaxrl.agents.channels import ByFunction
-from jaxrl.agents.reward_shift import shifted_reward, shifted_value
-from jaxrl.agents.value_network import clipped_fraction
-from jaxrl.cli.arguments import Train
-from jaxrl.cli.job import job_from_arguments
-from jaxrl.cli.main import main
-from jaxrl.cli.notices import final_notices
+from jaxrl.agents.action_values import clipped_fraction
+from jaxrl.cli import arguments, job as jobs, main, notices
 from jaxrl.core import Law, Linear, Transition
 from jaxrl.envs.control import Pendulum
 from jaxrl.envs.wrappers import HeldActions, Stock, TimeLimit
@@ -152,7 +148,12 @@ def ending(seed=9, shift=0.0):
     return mdp, best_values(prob, next_state, reward, DISCOUNT * (1.0 - ends))
 
 
-ENDS = {"on": 0.5, "end": 0.0, "two units": 0.25}  # what each leaves of the value that follows
+ENDS = {
+    "on": 0.5,
+    "end": 0.0,
+    "two units": 0.25,
+    "perhaps": 0.2,
+}  # what each leaves of the value that follows
 SHIFTS = (0.0, 1.0, -1.0)
 # Stored values, the shift included; the taken pair is (0, 0), and state 1 follows.
 ONLINE = np.array([[2.0, 0.0], [1.0, 3.0], [0.0, 9.0]])
@@ -243,25 +244,6 @@ def test_reported_values_are_without_the_shift():
     np.testing.assert_allclose(metrics["q_value"][2:4], metrics["q_value"][1], atol=0.01)
 
 
-def test_the_shift_is_one_constant_in_every_kind_of_step():
-    """r + (1 - d) K + d (z + K) = r + d z + K."""
-    discount = np.array([0.0, 0.3, DISCOUNT, DISCOUNT**4, 1.0], np.float32)
-    reward, after = np.arange(5.0), np.linspace(-3.0, 3.0, 5)
-
-    @jax.jit
-    def read(reward, discount):
-        constant = shifted_value(SHIFT, DISCOUNT)
-        on = shifted_reward(jnp.zeros(()), jnp.float32(DISCOUNT**3), constant)
-        return constant, shifted_reward(reward, discount, constant), on
-
-    constant, shifted, goes_on = read(reward, discount)
-    assert float(constant) == pytest.approx(SHIFT / (1 - DISCOUNT))
-    found = shifted + discount * (after + constant)
-    np.testing.assert_allclose(found, reward + discount * after + constant, rtol=1e-6)
-    # A step that goes on gains the shift itself; n of them the discounted sum of n shifts.
-    assert float(goes_on) == pytest.approx(SHIFT * (1 + DISCOUNT + DISCOUNT**2), rel=1e-5)
-
-
 def test_generative_outcomes_keep_their_durations():
     mdp, _ = lasting()
     env, source = envs.TabularEnv(mdp), Generative(64)
@@ -277,7 +259,7 @@ def test_generative_outcomes_keep_their_durations():
         terminated=none > 0,
         truncated=none > 0,
         extras={},
-        env_state=envs.TabularState(np.array([index]), np.zeros(1, np.int32)),
+        env_state=walk_state(np.array([index]), np.zeros(1, np.int32)),
     )
 
     @jax.jit
@@ -323,6 +305,12 @@ def test_windows_of_steps_that_last_multiply_their_discounts():
     assert float(drawn.discount[first]) == pytest.approx(g**6, rel=1e-5)
 
 
+def walk_state(index, time):
+    """Of a table: where it stands, and since when."""
+    state, _ = jax.eval_shape(envs.TabularEnv(walk()).reset, KEY)
+    return state.replace(index=index, time=time)
+
+
 def walk(length=6, stay=False):
     """States in a row, reward s + 1 in state s; the last step ends. Action 1 moves, 0 may stay."""
     states = np.arange(length)
@@ -341,7 +329,7 @@ def held():
     """Steps from states 0 and 3 by each duration of action 1, `[start, duration]`."""
 
     def step(start, index):
-        state = envs.TabularState(start, jnp.int32(0))
+        state = walk_state(start, jnp.int32(0))
         after, step = HELD.step(KEY, state, 3 + index)
         return after.index, step
 
@@ -659,8 +647,8 @@ def test_the_clipped_fraction_counts_what_a_grid_cannot_hold(name):
 @pytest.mark.parametrize("agent, env", [("c51", "WindyCliff"), ("td3", "Pendulum")])
 def test_the_command_line_says_what_was_clipped_at_the_end(agent, env):
     """One line for each setting above one in a hundred, from the last record."""
-    head, sweep = "categorical:0,100", (("discount=0.9,0.99",),)
-    job = job_from_arguments(Train(agent=agent, env=env, head=head, sweep=sweep, num_seeds=2))
+    words = ["train", "--agent", agent, "--env", env, "--head", "categorical:0,100"]
+    job = jobs.make_job(arguments.parse([*words, "--sweep", "discount=0.9,0.99"]))
     clipped = np.array([[[0.9, 0.004], [0.9, 0.006]], [[0.0, 0.3], [0.0, 0.5]]])  # [S, N, R]
     result = SweepResult(
         settings=job.combinations,
@@ -673,9 +661,9 @@ def test_the_command_line_says_what_was_clipped_at_the_end(agent, env):
         run_seconds=1.0,
         interrupted=False,
     )
-    (text,) = final_notices(job, result)
+    (text,) = notices.final_notices(job, result)
     assert "40.0% of the targets (discount=0.99)" in text and "Categorical(low=0.0" in text
-    assert final_notices(job, dataclasses.replace(result, metrics={})) == []
+    assert notices.final_notices(job, dataclasses.replace(result, metrics={})) == []
 
 
 @pytest.mark.slow

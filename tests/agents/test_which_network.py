@@ -27,8 +27,15 @@ from tables import (
     started,
 )
 
-from jaxrl.agents import PRESETS, AverageReward, Munchausen, TargetUpdate, ValueChannels
-from jaxrl.agents.action_critics import Optimism, TruncatedMixture
+from jaxrl.agents import (
+    PRESETS,
+    AverageReward,
+    Munchausen,
+    Optimism,
+    TargetUpdate,
+    TruncatedMixture,
+    ValueChannels,
+)
 from jaxrl.core import Linear
 from jaxrl.operators import (
     BellmanOperator,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_run import Run, no_pictures
 
-from jaxrl.cli.main import main
+from jaxrl.cli import main
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from jaxrl.cli import arguments, job
+
 # A linear network: few leaves, each of which costs a program where agents are taken apart.
 SMALL = ["--agent", "pqn", "--set", "num_envs=4", "rollout_length=8", "hidden_sizes="]
 SMALL += ["--set", "num_epochs=1"]
@@ -14,6 +16,14 @@ SMALL += ["--set", "num_minibatches=1", "--num-seeds", "2", "--num-steps", "1280
 SMALL += ["--num-records", "40"]
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def train_job(agent: str, env: str, **options: str | tuple[str, ...]) -> job.Job:
+    """The run that `jaxrl train` with these options would make."""
+    words = ["train", "--agent", agent, "--env", env]
+    for name, given in options.items():
+        words += [f"--{name}", *((given,) if isinstance(given, str) else given)]
+    return job.make_job(arguments.parse(words))
 
 
 @contextlib.contextmanager

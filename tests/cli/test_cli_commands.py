@@ -17,18 +17,13 @@ from small_run import SMALL, Run, no_pictures
 
 from jaxrl import envs
 from jaxrl.agents import PRESETS, preset
-from jaxrl.cli.evaluate import agents_of_run, episodes_key
-from jaxrl.cli.job import job_from_config, read_config
-from jaxrl.core import list_settings
-from jaxrl.core.files import take_lock
-from jaxrl.training import evaluate
-from jaxrl.training.lanes import strong_floats, with_settings
+from jaxrl.cli import evaluate as played_by_command, job as jobs, listing, main
+from jaxrl.core import files, list_settings
+from jaxrl.training import evaluate, lanes
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from jaxrl.cli.main import main
-
     folder = tmp_path_factory.mktemp("trained") / "run"
     words = [*SMALL, "--sweep", "learning_rate=1e-3,1e-2", "--run-dir", str(folder)]
     with no_pictures():
@@ -58,7 +53,7 @@ def test_evaluate_plays_every_agent_and_writes_what_it_found(trained: Path, jaxr
 def test_a_run_is_evaluated_by_one_process_at_a_time(trained: Path, jaxrl: Run) -> None:
     found = trained / "evaluation.json"
     found.write_text(before := "of an earlier evaluation")
-    with take_lock(trained, ".evaluation.lock"):
+    with files.take_lock(trained, ".evaluation.lock"):
         for over in ([], ["--over", "length=0.5"]):
             code, _, error = jaxrl("evaluate", trained, *over)
             assert code == 2 and error.count("\n") == 1 and "is in use by process" in error
@@ -71,8 +66,8 @@ def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl
         assert jaxrl("evaluate", trained, "--num-episodes", "20", *options)[0] == 0
         return json.loads((trained / "evaluation.json").read_text())["settings"]
 
-    job = job_from_config(read_config(trained))
-    _, states = agents_of_run(job, trained)
+    job = jobs.job_from_config(jobs.read_config(trained))
+    _, states = played_by_command.agents_of_run(job, trained)
 
     @functools.cache
     def played(seed: int, explore: bool) -> list[float]:
@@ -80,9 +75,9 @@ def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl
         means = []
         for index, number in ((0, 0), (1, 1)):
             found = evaluate(
-                jax.random.fold_in(episodes_key(seed), number),
-                strong_floats(with_settings(job.agent, job.combinations[index])),
-                strong_floats(job.env),
+                jax.random.fold_in(played_by_command.episodes_key(seed), number),
+                lanes.strong_floats(lanes.with_settings(job.agent, job.combinations[index])),
+                lanes.strong_floats(job.env),
                 jax.tree.map(lambda leaf, at=(index, number): leaf[at], states),
                 num_episodes=20,
                 explore=explore,
@@ -179,12 +174,12 @@ def test_list_without_a_kind_names_the_kinds(jaxrl: Run) -> None:
     listed = jaxrl("list")
     assert listed == jaxrl("list", "kinds")
     _, _, error = jaxrl("list", "robots")
-    choices = re.findall(r"\w+", error.partition("There are: ")[2])
+    choices = re.findall(r"\w+", error.rpartition(": ")[2])
     assert [line.split()[1] for line in listed[1].splitlines() if line.startswith("│")] == choices
 
 
 def test_the_list_of_environments_builds_none(jaxrl: Run, monkeypatch) -> None:
-    for builds in ("registry.gymnax_env", "tabular_builders.TabularEnv"):
+    for builds in ("gymnax.gymnax_env", "tabular.TabularEnv"):
         monkeypatch.delattr(f"jaxrl.envs.{builds}")
     code, out, _ = jaxrl("list", "envs")
     assert code == 0
@@ -202,16 +197,41 @@ def test_help_shows_every_setting_of_the_agent(agent: str, jaxrl: Run) -> None:
     assert "per step" in out  # a unit
 
 
-def test_help_is_quick_because_it_imports_no_jax() -> None:
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [(["--help"], ["train", "evaluate", "plot", "list"]), (["train", "--help"], ["clip_epsilon"])],
+)
+def test_help_is_quick_because_it_imports_no_jax(words: list[str], shown: list[str]) -> None:
     code = (
-        "import sys; from jaxrl.cli.main import main; main(['--help']);"
+        f"import sys; from jaxrl.cli import main; main({words});"
         "sys.exit('jax' in sys.modules or 'gymnax' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert all(command in done.stdout for command in ("train", "evaluate", "plot", "list"))
+    assert all(word in done.stdout for word in shown)
+
+
+def test_help_on_an_agent_of_a_users_own_module(
+    jaxrl: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_my_own.py").write_text(
+        "from jaxrl import pqn\nfrom jaxrl.core import register\n"
+        "def steady(): return pqn(num_envs=7)\nregister('agents', steady)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["train", "--agent", "steady", "--help"]
+    code, out, _ = jaxrl(*words, "--import", "of_my_own")
+    del PRESETS["steady"]
+    assert code == 0 and re.search(r" num_envs \* +│ 7 ", out)
+
+
+@pytest.mark.held_for(*sorted(PRESETS))
+def test_the_recorded_settings_are_those_of_the_agents() -> None:
+    """What `train --help` shows without making an agent; `python -m jaxrl.cli.listing` records."""
+    recorded = json.loads((Path(listing.__file__).parent / "settings.json").read_text())
+    assert recorded == {name: listing.settings_of(name) for name in sorted(PRESETS)}
 
 
 def test_version(jaxrl: Run) -> None:

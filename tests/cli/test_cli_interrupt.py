@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl.cli.interrupt import catch_signals
+from jaxrl.cli import interrupt as signals
 
 ROOT = Path(__file__).parents[2]
 WAITING = """
@@ -41,7 +41,7 @@ def test_one_signal_is_noted_and_the_handlers_come_back(name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
     said: list[str] = []
-    with catch_signals(said.append) as interrupt:
+    with signals.catch_signals(said.append) as interrupt:
         assert not interrupt.requested
         os.kill(os.getpid(), number)
         while not said:  # another thread notes it
@@ -52,6 +52,6 @@ def test_one_signal_is_noted_and_the_handlers_come_back(name: str) -> None:
 
 def test_without_a_signal_nothing_is_noted() -> None:
     said: list[str] = []
-    with catch_signals(said.append) as interrupt:
+    with signals.catch_signals(said.append) as interrupt:
         pass
     assert not interrupt.requested and said == []

@@ -5,11 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from small_run import train_job
 
-from jaxrl.cli.arguments import Train
-from jaxrl.cli.job import job_from_arguments
-from jaxrl.cli.notices import _random_play, final_notices
-from jaxrl.cli.summary import settings_summary
+from jaxrl.cli import notices, summary
 from jaxrl.core import Box, Discrete, TimeStep, struct
 from jaxrl.training import SweepResult
 
@@ -44,7 +42,7 @@ def test_random_play_counts_what_follows_a_step_until_the_episode_ends() -> None
     """By 0.9: 1 + 0.9 x 2 and 2, over and over, by either end; with a step that pays 1, 2, ...
     and goes on with probability 1/2, the last paid 256 and counts alone."""
     ends = np.array([[2, 1, 0], [2, 0, 1], [1, 0.5, 0]], np.float32).T
-    play = jax.jit(jax.vmap(_random_play, (None, 0, None)))
+    play = jax.jit(jax.vmap(notices._random_play, (None, 0, None)))
     reward, returns = map(np.asarray, play(jax.random.key(0), Ladder(*ends), 0.9))
     for lane in range(2):
         np.testing.assert_array_equal(reward[lane], np.tile([[1.0], [2.0]], (128, 16)))
@@ -71,14 +69,17 @@ def result(metrics: dict, diverged_at: list, settings: list) -> SweepResult:
 def test_a_head_that_was_too_narrow_in_the_end_is_named() -> None:
     """A tenth, two tenths and an unknown share at the end: 15 %; a hundredth is not worth a word,
     nor is what was clipped before."""
-    job = job_from_arguments(Train(agent="c51", env="WindyCliff", sweep=(("discount=0.9,0.99",),)))
+    job = train_job("c51", "WindyCliff", sweep="discount=0.9,0.99")
     clipped = np.zeros((2, 3, 20))
     clipped[0, :, -1], clipped[1, :, -1] = [0.1, 0.2, np.nan], 0.01
     clipped[1, :, :-1] = 1.0
     swept = result({"clipped_fraction": clipped}, [[-1] * 3] * 2, job.combinations)
-    (text,) = final_notices(job, swept)
+    (text,) = notices.final_notices(job, swept)
     assert text.startswith("at the end 15.0% of the targets (discount=0.9) lay beyond the ends of")
-    assert final_notices(job, result({"loss": clipped}, [[-1] * 3] * 2, job.combinations)) == []
+    assert (
+        notices.final_notices(job, result({"loss": clipped}, [[-1] * 3] * 2, job.combinations))
+        == []
+    )
 
 
 def test_a_row_of_the_summary_is_that_of_its_setting() -> None:
@@ -89,7 +90,9 @@ def test_a_row_of_the_summary_is_that_of_its_setting() -> None:
     returns[1, 0], returns[1, 2] = 100.0, 7.0
     settings = [{"discount": 0.9}, {"discount": 0.8}]
     diverged = [[-1, -1, -1], [50, -1, -1]]
-    found = settings_summary(result({"episode_return": returns}, diverged, settings), ["a", "b"])
+    found = summary.settings_summary(
+        result({"episode_return": returns}, diverged, settings), ["a", "b"]
+    )
     first, second = found
     assert [row["setting"] for row in found] == ["a", "b"]
     assert [row["values"] for row in found] == settings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from small_run import Run
+from small_run import Run, train_job
 
 from jaxrl import functionals, operators
 from jaxrl.agents import (
@@ -21,14 +21,12 @@ from jaxrl.agents import (
     Whole,
     preset,
 )
-from jaxrl.cli.arguments import Train
-from jaxrl.cli.job import Job, job_from_arguments, job_from_config
-from jaxrl.cli.notices import notices
-from jaxrl.core import Linear, check_settings
-from jaxrl.core.notation import KINDS, arguments, default_of, parse, required, show
+from jaxrl.cli import job as jobs, notices as warned
+from jaxrl.core import Linear, check_settings, notation
 from jaxrl.envs import make
 from jaxrl.envs.wrappers import HeldActions
 
+KINDS, parse, show = notation.KINDS, notation.parse, notation.show
 KNOWN = [(kind, name) for kind, known in KINDS.items() for name in known.builders]
 KNOWN = [(kind, name) for kind, name in KNOWN if kind != "agents"]  # which have names only
 
@@ -37,13 +35,13 @@ KNOWN = [(kind, name) for kind, name in KNOWN if kind != "agents"]  # which have
 def test_every_part_survives_being_written_and_read() -> None:
     failed = []
     for kind, name in KNOWN:
-        if required(kind, name):
+        if notation.required(kind, name):
             with pytest.raises(ValueError, match="in Python"):
                 parse(kind, name)
             continue
         part = parse(kind, name.upper().replace("_", ""))
-        again, listed = parse(kind, show(part)), arguments(part, kind)
-        if not part == default_of(kind, name) == again or len(set(listed)) != len(listed):
+        again, listed = parse(kind, show(part)), notation.arguments(part, kind)
+        if not part == notation.default_of(kind, name) == again or len(set(listed)) != len(listed):
             failed.append(f"{kind} {name}: {part}, {again}")
     assert not failed, failed
 
@@ -125,8 +123,8 @@ def test_bad_texts_say_what_is_wrong(kind: str, text: str, said: str) -> None:
         parse(kind, text)
 
 
-def job(agent: str = "qr_dqn", env: str = "WindyCliff", **options: Any) -> Job:
-    return job_from_arguments(Train(agent=agent, env=env, **options))
+def job(agent: str = "qr_dqn", env: str = "WindyCliff", **options: Any) -> jobs.Job:
+    return train_job(agent, env, **options)
 
 
 def test_parts_become_the_agents_and_settings_reach_into_them() -> None:
@@ -136,8 +134,8 @@ def test_parts_become_the_agents_and_settings_reach_into_them() -> None:
         improvement="softmax:0.1",
         head="quantile:51",
         successors="generative:8",
-        settings=(("huber_threshold=2",),),
-        sweep=(("operator.successor_functional.level=0.2,0.4",),),
+        set="huber_threshold=2",
+        sweep="operator.successor_functional.level=0.2,0.4",
     )
     agent: Any = made.agent
     assert agent.operator.successor_functional == functionals.CVaR(0.1)
@@ -146,29 +144,29 @@ def test_parts_become_the_agents_and_settings_reach_into_them() -> None:
     assert agent.operator.improvement == operators.Softmax(0.1)
     assert agent.operator.head == operators.Quantile(51, huber_threshold=2.0)
     assert agent.successors == Generative(8)
-    again = job_from_config(yaml.safe_load(yaml.safe_dump(made.config())))
-    assert again.agent == made.agent and again.config() == made.config()
+    again = jobs.job_from_config(yaml.safe_load(yaml.safe_dump(made.config)))
+    assert again.agent == made.agent and again.config == made.config
 
 
 def test_one_part_written_in_two_ways_is_one_configuration() -> None:
     first, second = job(head="quantile:51"), job(head="Quantile,num_atoms=51")
-    assert first.config() == second.config() and first.config()["parts"] == {"head": "quantile:51"}
-    assert "parts" not in job().config()  # as runs were before there were parts
+    assert first.config == second.config and first.config["parts"] == {"head": "quantile:51"}
+    assert "parts" not in job().config  # as runs were before there were parts
 
 
 def test_the_average_reward_and_channels_become_the_agents() -> None:
-    made = job("dqn", average_reward="differential:0.05", settings=(("discount=1",),))
+    made = job("dqn", average_reward="differential:0.05", set="discount=1")
     agent: Any = made.agent
     assert agent == preset("differential_dqn").replace(average_reward=AverageReward(0.05))
-    assert made.config()["parts"] == {"average_reward": "differential:0.05"}
+    assert made.config["parts"] == {"average_reward": "differential:0.05"}
     assert job("dqn", channels="log").agent == preset("log_dqn")
     agent = job("dqn", channels="h_transform:0.01,split=whole,value_rate=0.5").agent
     mapping = operators.HTransform(0.01)
     assert agent.channels == ValueChannels(Whole(), (mapping,), value_rate=0.5)
     for text in ("log:0.1", "identity:whole", "signed_hyperbolic:2"):
         made = job("dqn", channels=text)
-        again = job_from_config(yaml.safe_load(yaml.safe_dump(made.config())))
-        assert again.agent == made.agent and again.config() == made.config()
+        again = jobs.job_from_config(yaml.safe_load(yaml.safe_dump(made.config)))
+        assert again.agent == made.agent and again.config == made.config
 
 
 def test_a_wrapper_is_put_round_the_environment_under_the_agents_discount() -> None:
@@ -176,8 +174,8 @@ def test_a_wrapper_is_put_round_the_environment_under_the_agents_discount() -> N
         "dqn",
         "RiverSwim",
         env_wrap=("held_actions:1/4,stop_probability=0.5", "HeldActions,durations=2"),
-        settings=(("discount=0.9",),),
-        env_settings=(("num_states=4",),),
+        set="discount=0.9",
+        env_set="num_states=4",
     )
     inner = HeldActions(make("RiverSwim", num_states=4), (1, 4), 0.5, 0.9)
     env: Any = made.env
@@ -188,17 +186,17 @@ def test_a_wrapper_is_put_round_the_environment_under_the_agents_discount() -> N
     )
     assert env.action_space.num_values == 2 * 2
     assert env.observation_space.shape == inner.observation_space.shape == (4,)
-    config = made.config()
+    config = made.config
     assert config["env_wrap"] == ["held_actions:1/4,stop_probability=0.5", "held_actions:2"]
-    again = job_from_config(yaml.safe_load(yaml.safe_dump(config)))
-    assert again.config() == config and again.env.action_space == env.action_space
+    again = jobs.job_from_config(yaml.safe_load(yaml.safe_dump(config)))
+    assert again.config == config and again.env.action_space == env.action_space
     other: Any = made.env_at({"num_states": 7})  # as `evaluate --over` makes it
     assert other.observation_space.shape == (7,) and other.env.durations == (1, 4)
-    assert "env_wrap" not in job().config()  # as runs were before there were wrappers
+    assert "env_wrap" not in job().config  # as runs were before there were wrappers
 
 
 REFUSED = {
-    "no channels": (["--agent", "sac", "--channels", "log"], "no channels of the reward"),
+    "no channels": (["--agent", "sac", "--channels", "log"], "no channels to change"),
     "no average reward": (["--agent", "pqn", "--average-reward", "differential"], "log_dqn or"),
     "a discount beside it": (["--average-reward", "differential"], "set discount=1"),
     "channels of laws": (["--channels", "log"], "channels store means"),
@@ -209,7 +207,7 @@ REFUSED = {
     ),
     "one successor": (["--functional", "cvar:0.1"], "--successors generative:16"),
     "no operator": (["--agent", "ppo", "--functional", "cvar"], "take --agent dqn,"),
-    "no source": (["--agent", "pqn", "--successors", "generative:4"], "source of successors"),
+    "no source": (["--agent", "pqn", "--successors", "generative:4"], "no successors to change"),
     "no such head": (["--head", "quantil"], "--head quantil: unknown head"),
     "no such source": (["--successors", "generativ:4"], "did you mean generative"),
     "resume with more": (["--resume", "nowhere", "--head", "scalar"], "leave out --head"),
@@ -226,7 +224,7 @@ def test_what_cannot_be_is_refused_with_the_remedy(name: str, jaxrl: Run) -> Non
 
 
 def test_a_broken_configuration_of_parts_is_refused(jaxrl: Run, tmp_path: Path) -> None:
-    config = job(head="quantile:51").config()
+    config = job(head="quantile:51").config
     wrong = ({"heads": "quantile"}, "head"), ({"head": "quantil"}, "head"), ([1], "a mapping")
     for parts, said in wrong:
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "parts": parts}))
@@ -243,25 +241,25 @@ def test_named_agents_are_not_warned_of() -> None:
 
 
 def test_an_operator_that_does_not_contract_says_so() -> None:
-    assert notices(job()) == []
+    assert warned.notices(job()) == []
     for options, said in (
         ({"return_functional": "cvar:0.5"}, "CVaR(level=0.5) of a return law"),
         ({"improvement": "boltzmann:0.1"}, "Boltzmann(temperature=0.1) can spread values"),
         ({"functional": "mean_std:1", "successors": "generative:4"}, "is not monotone"),
     ):
-        (text,) = notices(job(**options))
+        (text,) = warned.notices(job(**options))
         assert "no certificate of contraction" in text and said in text
 
 
 def test_a_head_too_narrow_for_the_returns_says_so() -> None:
     """The windy cliff pays -1 a step and -10 for a fall: at most -1, at least -10 / 0.01."""
-    (text,) = notices(job("c51"))
+    (text,) = warned.notices(job("c51"))
     assert "[-1000, -1]" in text and "100% of its discounted returns are clipped" in text
     assert "--set low=-1000 high=100" in text
     wide = job("c51", head="hl_gauss:-1000,0")
-    assert notices(wide) == []
+    assert warned.notices(wide) == []
     # A random walker is hardly ever within five steps of the goal.
-    (text,) = notices(job("c51", head="two_hot:-1000,-5"))
+    (text,) = warned.notices(job("c51", head="two_hot:-1000,-5"))
     (share,) = re.findall(r"(\d+)% of its discounted returns", text)
     assert int(share) < 10
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_run import Run
 
-from jaxrl.cli.grids import grid_layout
+from jaxrl.cli import grids, main
 from jaxrl.core import TabularMDP, tabular_mdp
 from jaxrl.envs import make
 from jaxrl.report import PlanPicture, draw_plan
@@ -22,8 +22,6 @@ LEVEL = 0.1
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The windy cliff under nested CVaR."""
-    from jaxrl.cli.main import main
-
     folder = tmp_path_factory.mktemp("planned") / "run"
     words = ["--env", "WindyCliff", "--functional", f"cvar:{LEVEL}", "--out", str(folder)]
     assert main(["plan", *words]) == 0
@@ -184,7 +182,7 @@ GRIDS = {
 @pytest.mark.parametrize("name", GRIDS)
 def test_arrows_point_where_moves_lead(name: str) -> None:
     mdp = make(name, **GRIDS[name]).mdp  # pyright: ignore
-    grid = grid_layout(name, GRIDS[name], mdp)
+    grid = grids.grid_layout(name, GRIDS[name], mdp)
     assert grid is not None and grid.moves.shape == (mdp.num_states, mdp.num_actions, 2)
     assert np.all(grid.cells < grid.shape) and len(np.unique(grid.cells, axis=0)) == len(grid.cells)
     outcome = np.asarray(mdp.prob).argmax(axis=-1)
@@ -203,10 +201,10 @@ def test_arrows_point_where_moves_lead(name: str) -> None:
 
 def test_a_grid_follows_the_size_and_other_models_have_none() -> None:
     mdp = make("RiverSwim").mdp  # pyright: ignore
-    assert grid_layout("RiverSwim", {}, mdp) is None
-    maze = grid_layout("RandomMaze", {"width": 4, "height": 7}, make("WindyCliff").mdp)  # pyright: ignore
+    assert grids.grid_layout("RiverSwim", {}, mdp) is None
+    maze = grids.grid_layout("RandomMaze", {"width": 4, "height": 7}, make("WindyCliff").mdp)  # pyright: ignore
     assert maze is not None and maze.shape == (7, 4) and maze.cells[4].tolist() == [1, 0]
-    assert grid_layout("WindyCliff", {}, mdp) is None
+    assert grids.grid_layout("WindyCliff", {}, mdp) is None
 
 
 def picture(mdp: TabularMDP, kernel: np.ndarray) -> PlanPicture:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -17,15 +16,19 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from small_run import SMALL, Run, no_pictures
+from small_run import SMALL, Run, no_pictures, train_job
 
-from jaxrl.cli.arguments import Train
-from jaxrl.cli.evaluate import episodes_key
-from jaxrl.cli.job import job_from_arguments, job_from_config, read_config
+from jaxrl.cli import evaluate as played_by_command, job as jobs, main
 from jaxrl.report import final_scores
-from jaxrl.training import Checkpoints, RunFolder, evaluate, load_metrics, sweep
-from jaxrl.training.lanes import strong_floats
-from jaxrl.training.run_folder import open_run
+from jaxrl.training import (
+    Checkpoints,
+    RunFolder,
+    evaluate,
+    lanes,
+    load_metrics,
+    run_folder,
+    sweep,
+)
 
 SWEEP = ["--sweep", "learning_rate=1e-3,1e30"]
 
@@ -43,8 +46,6 @@ def values_of(folder: Path, setting: str = "") -> dict[tuple, bytes]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep that never stopped; learning_rate=1e30 diverges."""
-    from jaxrl.cli.main import main
-
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert main(["train", *SMALL, *SWEEP, "--run-dir", str(folder)]) == 0
     return folder
@@ -163,7 +164,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_anew_unasked(
 ) -> None:
     """Removed or put aside, whatever is left to tell that it had begun: nothing is touched."""
     folder = shutil.copytree(unswept, tmp_path / "run")
-    job = job_from_config(read_config(folder))
+    job = jobs.job_from_config(jobs.read_config(folder))
     table = (folder / "metrics.parquet").read_bytes()
     shutil.move(folder / "checkpoints", tmp_path / "saved")
     assert "finished already" in jaxrl("train", "--resume", folder)[1]
@@ -179,7 +180,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_anew_unasked(
     (folder / "status.json").unlink()
     refused()
     (folder / "metrics.parquet").unlink()
-    with open_run(folder, job.config()) as run:
+    with run_folder.open_run(folder, job.config) as run:
         run.append_metrics(records_of(unswept)[:3])
         refused()
         run.set_status("running")
@@ -205,7 +206,7 @@ def test_the_status_says_whether_there_is_a_checkpoint(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        "jaxrl.cli.train.RunFolder.set_status",
+        "jaxrl.training.RunFolder.set_status",
         lambda run, state, details=None, names=(): seen.append((details or {}).get("checkpoint")),
     )
     assert jaxrl("train", *SMALL, "--checkpoint-seconds", "0", "--run-dir", tmp_path)[0] == 0
@@ -263,8 +264,6 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(jaxrl: Run, tmp_path: Path
 @pytest.fixture(scope="module")
 def unswept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of seed 1 without a sweep in its default folder, with greedy episodes at the end."""
-    from jaxrl.cli.main import main
-
     base = tmp_path_factory.mktemp("unswept")
     with contextlib.chdir(base), no_pictures():
         assert main(["train", *SMALL, "--seed", "1", "--eval-episodes", "20"]) == 0
@@ -287,7 +286,7 @@ def test_a_run_is_the_sweep_of_its_seed_and_evaluates_the_agents_it_trained(
     unswept: Path,
 ) -> None:
     """The numbers in the table, and of the greedy episodes, are those of the library."""
-    job = job_from_config(read_config(unswept))
+    job = jobs.job_from_config(jobs.read_config(unswept))
     swept = sweep(
         jax.random.key(1), job.agent, job.env, num_seeds=2, num_steps=1280, num_records=40
     )
@@ -298,9 +297,9 @@ def test_a_run_is_the_sweep_of_its_seed_and_evaluates_the_agents_it_trained(
             assert ours == [np.float64(value).tobytes() for value in values[0, seed]], name
     means = [
         evaluate(
-            jax.random.fold_in(episodes_key(0), seed),
-            strong_floats(job.agent),
-            strong_floats(job.env),
+            jax.random.fold_in(played_by_command.episodes_key(0), seed),
+            lanes.strong_floats(job.agent),
+            lanes.strong_floats(job.env),
             swept.agent_state(0, seed),
             num_episodes=20,
         ).summary()["mean"]
@@ -399,7 +398,7 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     assert jaxrl("train", *words)[0] == 0
     steps = Checkpoints(folder / "checkpoints").steps()
     assert len(steps) == 2 and 0 < steps[0] < steps[1] == 1280
-    with open_run(folder, RunFolder(folder).config()) as run:
+    with run_folder.open_run(folder, RunFolder(folder).config()) as run:
         (folder / "metrics.parquet").unlink()
         run.append_metrics(records_of(whole))
         run.set_status("running")
@@ -423,14 +422,13 @@ def test_the_score_is_the_mean_of_the_last_tenth() -> None:
 
 
 def test_normalisation_is_part_of_the_configuration() -> None:
-    plain = Train(env="RiverSwim", agent="pqn")
-    job = job_from_arguments(dataclasses.replace(plain, normalise=("rewards", "observations")))
+    job = train_job("pqn", "RiverSwim", normalise=("rewards", "observations"))
     assert (job.agent.observations, job.agent.rewards) == (True, True)
-    config = job.config()
+    config = job.config
     assert config["normalise"] == ["observations", "rewards"]
-    again = job_from_config(config)
-    assert again.agent == job.agent and again.config() == config
-    assert job.default_folder() != job_from_arguments(plain).default_folder()
+    again = jobs.job_from_config(config)
+    assert again.agent == job.agent and again.config == config
+    assert config != train_job("pqn", "RiverSwim").config
 
 
 @pytest.mark.slow

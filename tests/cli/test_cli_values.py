@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 
 from jaxrl.agents import PRESETS, preset
-from jaxrl.core import Cosine, Exponential, Linear, LinearSteps, list_settings, replace_setting
-from jaxrl.core.notation import parse_literal, parse_setting, to_text
-from jaxrl.core.settings import setting_label
+from jaxrl.core import (
+    Cosine,
+    Exponential,
+    Linear,
+    LinearSteps,
+    list_settings,
+    notation,
+    replace_setting,
+    settings,
+)
 
 PARSED = [
     ("learning_rate", "1e-4", "optimiser.learning_rate", 1e-4),
@@ -42,7 +49,7 @@ PARSED = [
 
 @pytest.mark.parametrize(("name", "text", "full", "value"), PARSED)
 def test_a_text_is_read_by_the_type_of_its_setting(name, text, full, value) -> None:
-    found = parse_setting(preset("ppo"), name, text)
+    found = notation.parse_setting(preset("ppo"), name, text)
     assert found == (full, value)
     assert type(found[1]) is type(value)
 
@@ -53,7 +60,7 @@ def test_every_setting_of_every_agent_survives_being_written_and_read() -> None:
     for name in sorted(PRESETS):
         agent = preset(name)
         for info in list_settings(agent):
-            full, value = parse_setting(agent, info.name, to_text(info.value))
+            full, value = notation.parse_setting(agent, info.name, notation.to_text(info.value))
             same = (full, value) == (info.name, info.value)
             if not same or replace_setting(agent, full, value) != agent:
                 failed.append(f"{name} {info.name}: {full}={value}")
@@ -62,12 +69,15 @@ def test_every_setting_of_every_agent_survives_being_written_and_read() -> None:
 
 @pytest.mark.parametrize("schedule", [row[3] for row in PARSED if ":" in row[1]])
 def test_a_schedule_survives_being_written_and_read(schedule) -> None:
-    assert parse_setting(preset("ppo"), "learning_rate", to_text(schedule))[1] == schedule
+    assert (
+        notation.parse_setting(preset("ppo"), "learning_rate", notation.to_text(schedule))[1]
+        == schedule
+    )
 
 
 def test_a_setting_can_be_set_again_after_it_became_a_schedule() -> None:
     agent = replace_setting(preset("ppo"), "learning_rate", Linear(1.0, 0.0))
-    assert parse_setting(agent, "learning_rate", "0.5") == ("optimiser.learning_rate", 0.5)
+    assert notation.parse_setting(agent, "learning_rate", "0.5") == ("optimiser.learning_rate", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -75,11 +85,11 @@ def test_a_setting_can_be_set_again_after_it_became_a_schedule() -> None:
     [("3", 3), ("0.5", 0.5), ("true", True), ("none", None), ("a", "a"), ("1,2.5", (1, 2.5))],
 )
 def test_a_literal_is_read_by_its_form(text: str, value: object) -> None:
-    found = parse_literal(text)
+    found = notation.parse_literal(text)
     assert found == value and type(found) is type(value)
 
 
 def test_labels_are_short_where_that_is_clear() -> None:
     values = {"optimiser.learning_rate": 1.0, "rule.lambda_": 0.95}
-    assert setting_label(values, preset("ppo")) == "learning_rate=1, lambda_=0.95"
-    assert setting_label({}, preset("ppo")) == ""
+    assert settings.setting_label(values, preset("ppo")) == "learning_rate=1, lambda_=0.95"
+    assert settings.setting_label({}, preset("ppo")) == ""

@@ -10,8 +10,7 @@ import pytest
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.core import Linear, struct
-from jaxrl.core.arguments import check_number, check_numbers, check_whole
+from jaxrl.core import Linear, arguments, struct
 from jaxrl.envs import wrappers
 from jaxrl.training import Checkpoints, load_metrics
 
@@ -177,8 +176,13 @@ def test_what_is_no_folder_is_refused(tmp_path):
 
 
 def test_whole_numbers_and_lists_of_numbers():
-    assert check_whole("n", 1e6) == 10**6 and isinstance(check_whole("n", np.int8(3)), int)
-    assert check_number("x", np.float32(0.5)) == 0.5
-    assert check_numbers("x", np.array([1, 2])) == [1.0, 2.0] and check_numbers("x", ()) == []
+    assert arguments.check_whole("n", 1e6) == 10**6 and isinstance(
+        arguments.check_whole("n", np.int8(3)), int
+    )
+    assert arguments.check_number("x", np.float32(0.5)) == 0.5
+    assert (
+        arguments.check_numbers("x", np.array([1, 2])) == [1.0, 2.0]
+        and arguments.check_numbers("x", ()) == []
+    )
     with pytest.raises(ValueError, match="at least 2"):
-        check_whole("n", 1, low=2)
+        arguments.check_whole("n", 1, low=2)

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl.core import Law
-from jaxrl.core.types import select
+from jaxrl.core import Law, types
 
 
 def test_mean_ignores_impossible_atoms():
@@ -36,7 +35,7 @@ def test_select_chooses_lane_by_lane(lanes):
     pick = np.arange(np.prod(lanes)).reshape(lanes) % 2 == 0
     on_true = {"a": np.ones((*lanes, 4), np.float32), "b": np.ones(lanes, np.int32)}
     on_false = {name: np.zeros_like(x) for name, x in on_true.items()}
-    chosen = jax.jit(select)(pick, on_true, on_false)
+    chosen = jax.jit(types.select)(pick, on_true, on_false)
     assert chosen["b"].tolist() == pick.astype(int).tolist()
     assert chosen["a"].tolist() == np.broadcast_to(pick[..., None], (*lanes, 4)).tolist()
 
@@ -45,7 +44,7 @@ def test_select_chooses_keys_and_never_multiplies():
     pick = np.array([True, False])
     first, second = (jax.random.split(jax.random.key(seed), 2) for seed in (0, 1))
     values = np.float32([1.0, np.nan]), np.float32([np.nan, 2.0])
-    chosen, numbers = jax.jit(select)(pick, (first, values[0]), (second, values[1]))
+    chosen, numbers = jax.jit(types.select)(pick, (first, values[0]), (second, values[1]))
     data = [np.asarray(jax.random.key_data(keys)) for keys in (first, second, chosen)]
     assert data[2].tolist() == [data[0][0].tolist(), data[1][1].tolist()]
     assert numbers.tolist() == [1.0, 2.0]

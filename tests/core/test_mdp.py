@@ -73,7 +73,10 @@ def test_illegal_rows_become_staying_put():
         ({"next_state": np.array(NEXT, float)}, "integers"),
         ({"next_state": NEXT[0]}, "next_state must have shape"),
         ({"reward": np.full((2, 2, 2), np.inf)}, "reward is not finite"),
-        ({"reward": [1.0, 2.0]}, r"reward must have shape \[2, 2\] or \[2, 2, 2\]; got \[2\]"),
+        (
+            {"reward": [1.0, 2.0]},
+            r"reward must have shape \[2, 2\] or \[2, 2, 1\] or \[2, 2, 2\]; got \[2\]",
+        ),
         ({"reward": np.full((2, 2), np.nan)}, "reward is not finite"),
         ({"mask": [[True, np.nan], [True, True]]}, "mask must be true or false"),
         ({"terminal": np.full((2, 2, 2), 1.5)}, "terminal is outside"),

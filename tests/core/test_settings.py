@@ -13,9 +13,9 @@ from jaxrl.core import (
     list_settings,
     replace_setting,
     setting,
+    settings,
     struct,
 )
-from jaxrl.core.settings import check_value, near_names, resolve_setting
 
 
 @struct.dataclass
@@ -58,11 +58,11 @@ def test_floats_and_schedules_are_leaves_and_the_rest_is_static():
     [("share", "share"), ("first.rate", "first.rate"), ("second.width", "second.width")],
 )
 def test_a_full_name_is_itself(name, full):
-    assert resolve_setting(Outer(), name) == full
+    assert settings.resolve_setting(Outer(), name) == full
 
 
 def test_a_unique_last_part_finds_an_inner_setting():
-    assert resolve_setting(Holder(), "rate") == "inner.rate"
+    assert settings.resolve_setting(Holder(), "rate") == "inner.rate"
     changed = replace_setting(Holder(), "rate", 0.75)
     assert changed.inner.rate == 0.75 and changed.inner.width == 4
     assert replace_setting(Outer(), "second.width", 9).second.width == 9
@@ -85,16 +85,19 @@ def test_a_name_that_is_not_one_setting_is_explained(name, words):
 
 
 def test_near_names_ignore_case_look_at_parts_and_shorten_long_lists():
-    assert near_names("cartpole-V1", ["CartPole-v1", "Catch-bsuite"]) == (
+    assert settings.near_names("cartpole-V1", ["CartPole-v1", "Catch-bsuite"]) == (
         "did you mean CartPole-v1?"
     )
     known = ["RandomMaze", "MetaMaze-misc", "Pendulum", "optimiser.learning_rate", "kl_ball"]
-    assert near_names("maze", known) == "did you mean RandomMaze or MetaMaze-misc?"
-    assert near_names("kl", known) == "did you mean kl_ball?"
-    assert near_names("learning_rat", known) == "did you mean optimiser.learning_rate?"
+    assert settings.near_names("maze", known) == "did you mean RandomMaze or MetaMaze-misc?"
+    assert settings.near_names("kl", known) == "did you mean kl_ball?"
+    assert settings.near_names("learning_rat", known) == "did you mean optimiser.learning_rate?"
     many = [f"name{i:02}" for i in range(40)]
-    message = near_names("#", many)
+    message = settings.near_names("#", many)
     assert "40" in message and "name00" in message and "name20" not in message
+    # A message that is to list all of them does so once.
+    assert settings.near_names("#", many, see="").count("name20") == 1
+    assert settings.near_names("name20", many, see="").startswith("did you mean name20, ")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_values_at_the_edge_are_allowed(name, value):
 def test_the_message_shows_the_interval():
     info = next(i for i in list_settings(Outer()) if i.name == "first.rate")
     with pytest.raises(ValueError, match=r"\(0, inf\)"):
-        check_value(info, -1.0)
+        settings.check_value(info, -1.0)
 
 
 def test_traced_values_are_let_through():

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl.core import Box, Discrete
-from jaxrl.core.spaces import flat_size
+from jaxrl.core import Box, Discrete, spaces
 
 INF = float("inf")
 HUGE = float(np.finfo(np.float32).max)
@@ -122,4 +121,4 @@ def test_bounds_may_be_traced():
     "space, size", [(Discrete(5), 5), (SPACES["bytes"], 6), (SPACES["scalar"], 1)]
 )
 def test_flat_size(space, size):
-    assert flat_size(space) == size
+    assert spaces.flat_size(space) == size

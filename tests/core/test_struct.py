@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxrl.core import struct
@@ -59,12 +61,10 @@ def test_static_fields_are_structure_and_others_leaves():
 
 
 def test_a_changed_leaf_does_not_retrace_and_a_changed_static_field_does():
-    traces = []
-    apply = jax.jit(lambda operation: traces.append(1) or operation.amount * 2)
+    apply = jax.jit(chex.assert_max_traces(lambda operation: operation.amount * 2, n=1))
     apply(Add(1.0)), apply(Add(2.0))
-    assert len(traces) == 1
-    apply(Add(2.0, sizes=(7,)))
-    assert len(traces) == 2
+    with pytest.raises(AssertionError, match="traced"):
+        apply(Add(2.0, sizes=(7,)))
 
 
 def test_replace_copies():
@@ -73,6 +73,25 @@ def test_replace_copies():
     assert (before.add.amount, after.add.amount, after.multiply) == (1.0, 7.0, before.multiply)
     with pytest.raises(TypeError):
         before.replace(ad=Add())
+
+
+@struct.dataclass
+class Holder:
+    params: dict[str, jax.Array]
+    rate: jax.Array | float
+    rows: tuple = ()
+
+
+def test_a_struct_is_shown_on_one_short_line_with_shapes_for_arrays():
+    params = {"kernel": jnp.ones((64, 2)), "bias": np.zeros(2, np.int32)}
+    held = Holder(params, jnp.float32(0.1), rows=(jnp.ones(3),))
+    assert repr(held) == (
+        "Holder(params={'kernel': float32[64,2], 'bias': int32[2]}, rate=0.1, rows=(float32[3],))"
+    )
+    assert repr(Both()).startswith("Both(add=Add(amount=1.0, sizes=(1,)), multiply=Multiply(")
+    shown = []
+    jax.jit(lambda rate: shown.append(repr(Holder({}, rate, [jax.random.key(0), None]))))(1.0)
+    assert shown == ["Holder(params={}, rate=float32[], rows=[key<fry>[], None])"]
 
 
 def test_structs_are_frozen():

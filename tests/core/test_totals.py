@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.core import Cosine, Exponential, Linear, LinearSteps, Progress
-from jaxrl.core.totals import add_exactly
+from jaxrl.core import Cosine, Exponential, Linear, LinearSteps, Progress, totals
 
 
 def exact(progress):
@@ -33,14 +32,14 @@ def test_a_million_advances_count_as_python_does(start):
 
 def test_a_single_step_is_never_lost():
     """2^24 + 1 is no float32."""
-    total, rest = add_exactly(jnp.float32(2**24), jnp.float32(0), 1)
+    total, rest = totals.add_exactly(jnp.float32(2**24), jnp.float32(0), 1)
     assert int(total) + int(rest) == 2**24 + 1
     assert float(total) in (2**24, 2**24 + 2)
 
 
 def test_what_is_not_finite_has_no_rest():
     for bad in (jnp.inf, -jnp.inf, jnp.nan):
-        total, rest = add_exactly(jnp.float32(3), jnp.float32(0.25), jnp.float32(bad))
+        total, rest = totals.add_exactly(jnp.float32(3), jnp.float32(0.25), jnp.float32(bad))
         assert np.array_equal(total, bad, equal_nan=True) and float(rest) == 0.0
 
 

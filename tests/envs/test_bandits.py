@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.envs import CoinPayout, NormalPayout, bandit
+from jaxrl.envs import NormalPayout, make
 
 MEANS = [0.0, 0.25, 0.9, 1.0]
+
+
+def bandit(*means, **parameters):
+    return make("Bandit", **dict(zip(("means", "payout"), means, strict=False)), **parameters)
 
 
 @jax.jit
@@ -69,7 +73,7 @@ def test_other_numbers_do_not_retrace():
     ("arguments", "message"),
     [
         ({"means": []}, "at least one arm"),
-        ({"means": [1.5], "payout": CoinPayout()}, r"must lie in \[0, 1\]"),
+        ({"means": [1.5]}, r"must lie in \[0, 1\]"),
         ({"payout": NormalPayout(-1.0)}, "payout.scale=-1.0"),
         ({"num_pulls": 0}, "num_pulls=0"),
     ],

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from jaxrl import envs, planning
-from jaxrl.envs import CollectingGrid, collecting_grid
+from jaxrl import planning
+from jaxrl.envs import make
 
+collecting_grid = functools.partial(make, "CollectingGrid")
 OFFSETS = [(-1, 0), (0, 1), (1, 0), (0, -1), (0, 0), (-1, 1), (1, 1), (1, -1), (-1, -1)]
 HEIGHT, WIDTH, NUM_OBJECTS, NUM_STEPS = 3, 4, 3, 60
 
@@ -20,7 +21,7 @@ def random_grids(seed, num_grids):
     """Grids whose probabilities are 0 or 1, so that nothing is left to chance; cells may agree."""
     source = np.random.default_rng(seed)
     shape = (num_grids, NUM_OBJECTS)
-    return CollectingGrid(
+    return make("CollectingGrid").replace(
         positions=source.integers(0, HEIGHT * WIDTH, shape).astype(np.int32),
         rewards=(source.integers(-4, 5, shape) / 4).astype(np.float32),
         end_probs=source.integers(0, 2, shape).astype(np.float32),
@@ -91,7 +92,8 @@ def outcomes(env, key, num_draws):
     num_cells = env.height * env.width
     index = jnp.arange(env.observation_space.num_values)
     present = index[:, None] // num_cells >> jnp.arange(env.num_objects) & 1 == 1
-    states = envs.CollectingState(index % num_cells, present, jnp.zeros_like(index))
+    state, _ = env.reset(key)
+    states = state.replace(cell=index % num_cells, present=present, time=jnp.zeros_like(index))
     keys = jax.random.split(key, (len(index), env.num_moves, num_draws))
     draw = jax.vmap(env.step, (0, None, None))
     draw = jax.vmap(jax.vmap(draw, (0, None, 0)), (0, 0, None))
@@ -100,8 +102,8 @@ def outcomes(env, key, num_draws):
 
 def small_grid():
     return collecting_grid(
-        2,
-        2,
+        height=2,
+        width=2,
         positions=[(0, 1), (1, 1), (1, 1)],  # two in one cell
         rewards=[1.0, -0.5, 0.25],
         end_probs=[0.3, 0.0, 0.9],
@@ -183,7 +185,9 @@ def earned(env, actions, discount, keys, num_steps):
 
 @pytest.mark.slow
 def test_planned_optimum_is_earned():
-    env = collecting_grid(3, 3, positions=[(0, 2), (2, 0)], start=(1, 1), time_limit=math.inf)
+    env = collecting_grid(
+        height=3, width=3, positions=[(0, 2), (2, 0)], start=(1, 1), time_limit=math.inf
+    )
     mdp = model(env)
     solution = planning.value_iteration(mdp, tolerance=1e-4)
     assert bool(solution.converged)
@@ -198,7 +202,15 @@ def test_planned_optimum_is_earned():
 @pytest.mark.slow
 def test_a_corridor_is_worth_what_it_should_be():
     # The first object is five moves away, pays 2 and ends; the other pays nothing: 2 * 0.9^4.
-    env = collecting_grid(1, 9, [(0, 5), (0, 8)], [2.0, 0.0], [1.0, 0.0], [0.0, 0.0], (0, 0))
+    env = collecting_grid(
+        height=1,
+        width=9,
+        positions=[(0, 5), (0, 8)],
+        rewards=[2.0, 0.0],
+        end_probs=[1.0, 0.0],
+        respawn_probs=[0.0, 0.0],
+        start=(0, 0),
+    )
     mdp = model(env)
     values = planning.value_iteration(mdp, tolerance=1e-4).values
     assert float(values @ mdp.initial) == pytest.approx(2 * 0.9**4, abs=1e-4)

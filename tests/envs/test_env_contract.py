@@ -9,9 +9,7 @@ import pytest
 from jax.experimental.key_reuse._core import KeyReuseError, check_key_reuse_jaxpr
 
 from jaxrl.core import Box, Discrete
-from jaxrl.envs import make, names
-from jaxrl.envs.gymnax_cures import CURES
-from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
+from jaxrl.envs import facts_of, make, names
 
 EVERY_NAME = names()
 # Further ones of gymnax that take long to build or to trace, and further tables.
@@ -40,6 +38,7 @@ LONG = (
     "WindyGridworld",
     "WindyWalk",
 )
+TABULAR = {name for name in EVERY_NAME if facts_of(name).is_tabular}
 TRACED = tuple(name for name in EVERY_NAME if name not in LONG)
 # Tables are of one class, and all are played in test_exact_optimum.py: here one without an end, one
 # with illegal actions and one with ends.
@@ -47,11 +46,28 @@ TABLES = ("RiverSwim", "Gambler", "FrozenLake-4x4")
 # Rollouts of this one are compiled in every run; where time is no matter those of our own, of the
 # tables above and of what is cured in gymnax.
 ROLLED = ("CartPole-v1",)
+CURED = (
+    "CartPole-v1",
+    "MountainCarContinuous-v0",
+    "Asterix-MinAtar",
+    "Freeway-MinAtar",
+    "DiscountingChain-bsuite",
+    "SimpleBandit-bsuite",
+    "MemoryChain-bsuite",
+    "BernoulliBandit-misc",
+    "GaussianBandit-misc",
+    "FourRooms-misc",
+    "MetaMaze-misc",
+    "PointRobot-misc",
+    "Reacher-misc",
+    "Swimmer-misc",
+    "Pong-misc",
+)
 ROLLED_SLOWLY = tuple(
     name
     for name in EVERY_NAME
     if name not in ROLLED
-    and (name in TABLES if name in TABULAR_BUILDERS else name in CURES or "-" not in name)
+    and (name in (*TABLES, *CURED) or (facts_of(name).suite == "jaxrl" and name not in TABULAR))
 )
 NUM_STEPS = 120
 
@@ -185,9 +201,7 @@ def test_spaces_are_ours(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [n for n in EVERY_NAME if n not in {*TABULAR_BUILDERS} - {*TABLES}]
-)
+@pytest.mark.parametrize("name", [n for n in EVERY_NAME if n not in TABULAR - {*TABLES}])
 def test_spaces_are_ours_and_samples_finite(name):
     env = made(name)
     for space in (env.observation_space, env.action_space):

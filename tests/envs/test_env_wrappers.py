@@ -173,8 +173,8 @@ def test_episode_statistics_by_hand():
     assert steps.info["episode_return"].tolist() == [1.5, 3.0, 4.5]
     assert steps.info["episode_length"].tolist() == [1, 2, 3]
     fresh, _ = EpisodeStatistics(Echo()).reset(KEY)
-    assert (float(fresh.episode_return), int(fresh.episode_length)) == (0.0, 0)
-    assert int(state.episode_length) == 3
+    assert (float(fresh.kept[0]), int(fresh.kept[1])) == (0.0, 0)
+    assert int(state.kept[1]) == 3
 
 
 @pytest.mark.slow
@@ -293,7 +293,7 @@ def test_normalise_reward_accumulates_and_divides():
     _, steps, _ = trace(counted, KEY, np.zeros((1, 1), np.float32))
     assert steps.reward.tolist() == [1.0]
     assert steps.info["raw_reward"].tolist() == [2.0]
-    assert float(env.reset(KEY)[0].discounted_return) == 0.0
+    assert float(env.reset(KEY)[0].kept) == 0.0
 
 
 @pytest.mark.slow

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from jaxrl import planning
-from jaxrl.envs import make
-from jaxrl.envs.tabular_builders import TABULAR_BUILDERS
+from jaxrl.envs import facts_of, make, names
 
-TABULAR = sorted(TABULAR_BUILDERS)  # by name: none is built at import
+TABULAR = [
+    name for name in names() if facts_of(name).is_tabular
+]  # by name: none is built at import
 # Sizes that let most share a program; what is not named here is as large as by default.
 SMALLER = {
     "AmericanOption": {"num_steps": 10},

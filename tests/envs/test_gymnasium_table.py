@@ -4,20 +4,22 @@ import gymnasium
 import jax
 import numpy as np
 import pytest
+from gymnasium.envs.toy_text.frozen_lake import MAPS
 
 from jaxrl import envs
 from jaxrl.envs import gymnasium_mdp
 
+LAKE_8X8 = MAPS["8x8"]
 SLIPPERY, SURE = {"is_slippery": True}, {"is_slippery": False}
 # id and arguments of gymnasium, and our MDP
 EQUAL = {
     "lake 4x4": ("FrozenLake-v1", SLIPPERY, envs.frozen_lake),
     "lake 4x4 sure": ("FrozenLake-v1", SURE, lambda: envs.frozen_lake(slip_prob=0.0)),
-    "lake 8x8": ("FrozenLake8x8-v1", SLIPPERY, lambda: envs.frozen_lake(envs.LAKE_8X8)),
+    "lake 8x8": ("FrozenLake8x8-v1", SLIPPERY, lambda: envs.frozen_lake(LAKE_8X8)),
     "lake 8x8 sure": (
         "FrozenLake8x8-v1",
         SURE,
-        lambda: envs.frozen_lake(envs.LAKE_8X8, slip_prob=0.0),
+        lambda: envs.frozen_lake(LAKE_8X8, slip_prob=0.0),
     ),
     "cliff": ("CliffWalking-v1", SURE, envs.cliff_walking),
     "slippery cliff": ("CliffWalking-v1", SLIPPERY, lambda: envs.cliff_walking(slip_prob=2 / 3)),
@@ -86,7 +88,7 @@ def test_frozen_lake_is_worth_what_value_iteration_on_gymnasium_s_table_says():
                 for s in range(64)
             ]
         )
-    transition, reward = (np.asarray(part) for part in envs.frozen_lake(envs.LAKE_8X8).dense())
+    transition, reward = (np.asarray(part) for part in envs.frozen_lake(LAKE_8X8).dense())
     ours = np.zeros(64)
     for _ in range(1500):
         ours = (reward + 0.99 * transition @ ours).max(axis=1)

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.envs.toy_text.frozen_lake import MAPS
 from scipy.optimize import linprog
 
 from jaxrl import envs
 from jaxrl.envs import TabularEnv, make
 
+LAKE_8X8 = MAPS["8x8"]
 # name -> (builder, is_dense, is_endless)
 NAMED = {
     "riverswim": (lambda: envs.riverswim(4), False, True),
@@ -19,7 +21,7 @@ NAMED = {
     "chain": (envs.chain, False, True),
     "cycle": (envs.cycle, False, True),
     "lake 4x4": (envs.frozen_lake, False, False),
-    "lake without slips": (lambda: envs.frozen_lake(envs.LAKE_8X8, slip_prob=0.0), False, False),
+    "lake without slips": (lambda: envs.frozen_lake(LAKE_8X8, slip_prob=0.0), False, False),
     "cliff": (envs.cliff_walking, False, False),
     "slippery cliff": (lambda: envs.cliff_walking(slip_prob=0.5), False, False),
     "windy grid": (lambda: envs.windy_gridworld(2 / 3, kings_moves=True), False, False),
@@ -364,7 +366,7 @@ def test_queue_turns_away_the_cheap_when_servers_are_scarce():
     [
         ("Chain", {"num_states": 4}, lambda: envs.chain(4)),
         ("FrozenLake-4x4", {"slip_prob": 0.0}, lambda: envs.frozen_lake(slip_prob=0.0)),
-        ("FrozenLake-8x8", {}, lambda: envs.frozen_lake(envs.LAKE_8X8)),
+        ("FrozenLake-8x8", {}, lambda: envs.frozen_lake(LAKE_8X8)),
         ("CliffWalking", {"num_columns": 6}, lambda: envs.cliff_walking(num_columns=6)),
         ("WindyGridworld", {"gust_prob": 0.5}, lambda: envs.windy_gridworld(0.5)),
         ("WindyWalk", {"wind": 0.4}, lambda: envs.windy_walk(wind=0.4)),

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import chisquare
 
 from jaxrl import planning
-from jaxrl.envs import TwoColours, TwoColoursState, two_colours
+from jaxrl.envs import TwoColours, make
 
 OFFSETS = [(-1, 0), (0, 1), (1, 0), (0, -1)]
 NUM_STEPS = 500
@@ -33,7 +33,7 @@ def play(env, actions, key):
 
 
 def test_every_step_is_as_described():
-    env = two_colours(swap_period=7.0, good_reward=2.0, bad_reward=-3.0, height=2, width=3)
+    env = TwoColours(swap_period=7.0, good_reward=2.0, bad_reward=-3.0, height=2, width=3)
     actions = np.random.default_rng(0).integers(0, 4, NUM_STEPS)
     first, states, steps = jax.device_get(play(env, jnp.asarray(actions), jax.random.key(0)))
     seen = np.concatenate([first[None], steps.observation])
@@ -62,18 +62,24 @@ def test_every_step_is_as_described():
         np.testing.assert_array_equal(seen[time], expected.reshape(-1))
 
 
+def standing(env, since):
+    """Beside the first object, `since` steps after a swap."""
+    state, _ = env.reset(jax.random.key(0))
+    return state.replace(cell=jnp.int32(7), objects=jnp.int32([8, 3]), since_swap=jnp.int32(since))
+
+
 def test_swaps_come_exactly_even_late_in_a_long_period():
-    env = two_colours(swap_period=2.0**24)
+    env = TwoColours(swap_period=2.0**24)
     step = jax.jit(env.step)
     swapped = []
     for since in (2**24 - 2, 2**24 - 1):
-        late = TwoColoursState(jnp.int32(7), jnp.int32([8, 3]), jnp.int32(since), jnp.array(False))
+        late = standing(env, since)
         swapped.append(bool(step(jax.random.key(1), late, jnp.array(0))[0].swapped))
     assert swapped == [False, True]
 
 
 def test_places_are_uniform():
-    env = two_colours(height=2, width=2)
+    env = TwoColours(height=2, width=2)
     states = jax.jit(jax.vmap(lambda key: env.reset(key)[0]))(
         jax.random.split(jax.random.key(1), 4800)
     )
@@ -81,8 +87,8 @@ def test_places_are_uniform():
     found, counts = np.unique(triples, return_counts=True)
     assert len(found) == 4 * 3 * 2 and chisquare(counts).pvalue > 1e-3
     # On the full grid, stand beside the first object and enter it, again and again.
-    env = two_colours()
-    state = TwoColoursState(jnp.int32(7), jnp.int32([8, 3]), jnp.int32(0), jnp.array(False))
+    env = TwoColours()
+    state = standing(env, 0)
     after = jax.jit(jax.vmap(lambda key: env.step(key, state, jnp.array(1))[0].objects))(
         jax.random.split(jax.random.key(2), 4600)
     )
@@ -112,7 +118,7 @@ def earned(env, actions, discount, keys, num_steps):
 
 @pytest.mark.slow
 def test_planned_optimum_between_swaps_is_earned():
-    env = two_colours(height=2, width=3)
+    env = TwoColours(height=2, width=3)
     mdp = env.as_mdp(0.9)
     np.testing.assert_allclose(mdp.prob.sum(-1), 1.0, atol=1e-6)
     solution = planning.value_iteration(mdp, tolerance=1e-4)
@@ -140,7 +146,7 @@ def test_other_numbers_do_not_retrace():
         traces.append(1)
         return env.step(key, env.reset(key)[0], 1)
 
-    for env in (two_colours(), two_colours(swap_period=5.0, step_reward=0.0)):
+    for env in (TwoColours(), TwoColours(swap_period=5.0, step_reward=0.0)):
         jax.eval_shape(step, env, jax.random.key(0))
     assert len(traces) == 1
 
@@ -155,11 +161,11 @@ def test_other_numbers_do_not_retrace():
 )
 def test_bad_numbers_give_one_clear_line(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
-        two_colours(**arguments)
+        TwoColours(**arguments)
     assert "\n" not in str(error.value)
 
 
 def test_default_is_the_published_grid():
     env = TwoColours()
     assert env.observation_space.shape == (30,) and env.action_space.num_values == 4
-    assert jax.tree.structure(env) == jax.tree.structure(two_colours())
+    assert jax.tree.structure(env) == jax.tree.structure(make("TwoColours"))

@@ -12,15 +12,7 @@ from scipy.sparse.csgraph import connected_components, shortest_path
 from scipy.stats import chisquare
 
 from jaxrl import planning
-from jaxrl.envs import (
-    DugWalls,
-    GridLevel,
-    ScatteredWalls,
-    WalledGrid,
-    grid_distances,
-    is_solvable,
-    walled_grid,
-)
+from jaxrl.envs import DugWalls, GridLevel, ScatteredWalls, WalledGrid, make
 
 OFFSETS = [(-1, 0), (0, 1), (1, 0), (0, -1)]
 SCATTERED = ScatteredWalls(fewest=5.0, most=20.0, height=6, width=7)
@@ -39,7 +31,7 @@ def levels():
     return jax.device_get(draw_all(SCATTERED, keys))
 
 
-solvable = jax.jit(jax.vmap(is_solvable))
+solvable = jax.jit(jax.vmap(GridLevel.is_solvable))
 
 
 def take(batch, index):
@@ -56,7 +48,7 @@ def graph(walls):
 
 @pytest.mark.slow
 def test_distances_are_those_of_the_graph():
-    found = np.asarray(jax.vmap(grid_distances)(levels().walls, levels().goal))
+    found = np.asarray(jax.vmap(GridLevel.distances)(levels()))
     for index in range(NUM_LOOKED_AT):
         level = take(levels(), index)
         expected = shortest_path(graph(level.walls), unweighted=True, indices=int(level.goal))
@@ -81,7 +73,7 @@ def test_unsolvable_levels_are_told_apart():
     cut = GridLevel(walls, jnp.int32(0), jnp.int32(2))
     inside = cut.replace(goal=jnp.int32(1))  # the goal is in a wall
     opened = cut.replace(walls=jnp.zeros((1, 3), bool))
-    assert [bool(is_solvable(level)) for level in (cut, inside, opened)] == [False, False, True]
+    assert [bool(level.is_solvable()) for level in (cut, inside, opened)] == [False, False, True]
 
 
 def test_walls_are_as_many_as_asked_for_and_anywhere():
@@ -226,7 +218,7 @@ def test_levels_are_taken_from_a_buffer_by_index_without_a_retrace():
 )
 def test_bad_drawings_give_one_clear_line(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
-        walled_grid(**arguments)
+        make("WalledGrid", **arguments)
     assert "\n" not in str(error.value)
 
 

@@ -17,7 +17,6 @@ from jax.experimental.key_reuse._core import KeyReuseError, check_key_reuse
 
 from jaxrl.core import Box, TimeStep, struct
 from jaxrl.envs.wrappers import (
-    ConditionalRiskState,
     DiscreteActions,
     EpisodeStatistics,
     ExpectedConditionalRisk,
@@ -198,13 +197,13 @@ def test_a_clock_starts_again_where_the_inner_episode_ends():
     np.testing.assert_array_equal(steps.truncated, cut)
     expected = TIME.copy()
     expected[4:, 2] = 0, 1
-    np.testing.assert_array_equal(steps.env_state.time, expected)
+    np.testing.assert_array_equal(steps.env_state.kept, expected)
 
 
 def test_totals_start_again_after_an_end_and_after_a_cut():
     state = played("statistics").env_state
-    np.testing.assert_array_equal(state.episode_return, backwards(PAY, 1.0))
-    np.testing.assert_array_equal(state.episode_length, TIME)
+    np.testing.assert_array_equal(state.kept[0], backwards(PAY, 1.0))
+    np.testing.assert_array_equal(state.kept[1], TIME)
 
 
 @pytest.mark.parametrize(
@@ -222,11 +221,11 @@ def test_the_memory_of_an_action_ends_with_its_episode(name):
     np.testing.assert_array_equal(ends, np.arange(NUM_STEPS)[:, None] % 2 == 1 + 0 * TIME)
     assert not other.any()
     np.testing.assert_array_equal(
-        steps.env_state.time, np.arange(NUM_STEPS)[:, None] % 2 + 0 * TIME
+        steps.env_state.kept, np.arange(NUM_STEPS)[:, None] % 2 + 0 * TIME
     )
     sticky = steps.env_state.inner
-    np.testing.assert_array_equal(sticky.is_first, np.arange(NUM_STEPS)[:, None] % 2 == 0 * TIME)
-    np.testing.assert_array_equal(sticky.last_action[1::2, :, 0], PAY[::2])
+    np.testing.assert_array_equal(sticky.kept[1], np.arange(NUM_STEPS)[:, None] % 2 == 0 * TIME)
+    np.testing.assert_array_equal(sticky.kept[0][1::2, :, 0], PAY[::2])
 
 
 def test_stacked_frames_are_those_of_the_episode():
@@ -241,7 +240,7 @@ def test_stacked_frames_are_those_of_the_episode():
 
 def test_the_discounted_return_starts_again_after_an_end_and_after_a_cut():
     steps = played("normalised")
-    np.testing.assert_array_equal(steps.env_state.discounted_return, backwards(PAY, 0.5))
+    np.testing.assert_array_equal(steps.env_state.kept, backwards(PAY, 0.5))
     # Variance 4 and epsilon 12: a quarter; cut at 5 in the third lane.
     np.testing.assert_array_equal(steps.reward, np.minimum(PAY / 4.0, 5.0))
     assert (steps.reward[:, 2] == 5.0).all() and (steps.reward[:, :2] < 5.0).all()
@@ -261,7 +260,7 @@ def test_the_stock_starts_again_after_an_end_and_after_a_cut():
     for time in range(NUM_STEPS):
         stock[time] = np.where(FIRST[time], 7.0, after[time - 1])
         after[time] = np.clip((stock[time] + PAY[time]) / 0.5, -60.0, 60.0)
-    np.testing.assert_array_equal(steps.env_state.stock, stock)
+    np.testing.assert_array_equal(steps.env_state.kept, stock)
     np.testing.assert_array_equal(steps.observation[..., -1], stock)
     np.testing.assert_array_equal(steps.next_observation[..., -1], after)
     np.testing.assert_array_equal(steps.next_observation[..., 0], TIME + 1)
@@ -269,7 +268,7 @@ def test_the_stock_starts_again_after_an_end_and_after_a_cut():
 
 
 def test_initial_stocks_are_drawn_anew_for_every_episode_and_lane():
-    stock = played("drawn").env_state.stock[FIRST]
+    stock = played("drawn").env_state.kept[FIRST]
     assert len(stock) == len(set(stock.tolist())) == 5
     assert stock.min() >= -2.0 and stock.max() <= 3.0
 
@@ -279,8 +278,8 @@ def test_what_was_announced_is_forgotten_after_an_end_and_after_a_cut():
     steps = played("risk")
     announced = np.where(THRESHOLD == -3.0, -2.0, 4.0)
     before = np.where(FIRST, 0.0, np.roll(announced, 1, axis=0))
-    np.testing.assert_array_equal(steps.env_state.threshold, before)
-    np.testing.assert_array_equal(steps.env_state.first, FIRST)
+    np.testing.assert_array_equal(steps.env_state.kept[..., 0], before)
+    np.testing.assert_array_equal(steps.env_state.kept[..., 1], FIRST)
     expected = np.where(FIRST, PAY, 0.5 * PAY - 2.0 * np.maximum(before - PAY, 0.0))
     # An end settles the last threshold against nothing to come; a cut leaves it open.
     settled = np.where(ENDS == TERMINATES, 2.0 * np.maximum(announced, 0.0), 0.0)
@@ -295,7 +294,7 @@ def test_what_was_announced_is_forgotten_after_an_end_and_after_a_cut():
 def test_a_shortfall_of_the_announced_threshold_is_paid_for():
     """The pay of one falls short of a threshold of four by three: -0.5/0.25 of it, once."""
     env = ExpectedConditionalRisk(Told(), 0.25, 0.5, 0.5, -2.0, 20.0)
-    state = ConditionalRiskState(np.float32(0.0), np.float32(4.0), np.float32(0.0))
+    state = env.reset(jax.random.key(0))[0].replace(kept=np.float32([4.0, 0.0]))
     _, step = hold(env, state, np.float32([1.0, 0.0, 0.0]))
     assert float(step.reward) == 0.5 * 1.0 - 2.0 * 3.0
     assert float(step.info["reward"]) == 1.0
@@ -324,7 +323,7 @@ def test_a_hold_counts_unit_steps_where_the_inner_clock_cuts():
     np.testing.assert_array_equal(steps.truncated, cut)
     np.testing.assert_array_equal(steps.reward, np.where(cut, PAY, 1.5 * PAY))
     np.testing.assert_array_equal(steps.discount, np.where(cut, 0.5, 0.25))
-    np.testing.assert_array_equal(steps.env_state.time, np.where(cut, 2, 0))
+    np.testing.assert_array_equal(steps.env_state.kept, np.where(cut, 2, 0))
 
 
 @pytest.mark.parametrize(
@@ -350,7 +349,7 @@ def hold(env, state, action):
 
 def test_parameters_are_drawn_anew_for_every_episode_and_hold_through_it():
     steps = played("drawn")
-    (drawn,) = steps.env_state.inner.drawn.values()
+    (drawn,) = steps.env_state.inner.kept.values()
     np.testing.assert_allclose(steps.reward, PAY + drawn, rtol=1e-6)
     for time in range(1, NUM_STEPS):
         kept = drawn[time] == drawn[time - 1]

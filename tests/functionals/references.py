@@ -341,6 +341,11 @@ def ellipsoid_program(f, p, v, open_to):
     return best
 
 
+def ellipsoid(f, p, v):
+    known = l2_ball if f.covariance is None else by_programs(ellipsoid_program, 3)
+    return known(f, p, v)
+
+
 def scenarios(f, p, v):
     means = [np.sum(kernel * v, -1) for kernel in np.asarray(f.kernels, Wide)]
     return np.min([*means, mean(p, v)], 0)
@@ -397,8 +402,7 @@ OF_CLASS = {
     F.TotalVariation: total_variation,
     F.WeightedL1: by_programs(weighted_l1_program),
     F.Interval: by_programs(interval_program),
-    F.L2Ball: l2_ball,
-    F.Ellipsoid: by_programs(ellipsoid_program, 3),
+    F.Ellipsoid: ellipsoid,
     F.Wasserstein: by_programs(transport_program),
     F.Scenarios: scenarios,
 }

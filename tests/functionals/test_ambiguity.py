@@ -12,7 +12,6 @@ from jaxrl.functionals import (
     Contamination,
     Ellipsoid,
     Interval,
-    L2Ball,
     Scenarios,
     SharedKL,
     SharedL1,
@@ -21,7 +20,12 @@ from jaxrl.functionals import (
     WeightedL1,
 )
 
-KINDS = (Contamination, TotalVariation, WeightedL1, L2Ball, Ellipsoid, Wasserstein)
+
+def round_ball(radius=0.1, support="nominal"):
+    return Ellipsoid(radius, support=support)
+
+
+KINDS = (Contamination, TotalVariation, WeightedL1, round_ball, Ellipsoid, Wasserstein)
 OWN_ARRAYS = {  # for 7 atoms
     WeightedL1: {"weights": WEIGHTS},
     Ellipsoid: {"covariance": COVARIANCE},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hard_laws import NUM_LAWS, least, measure, random_laws
 
-from jaxrl.functionals import Ellipsoid, L2Ball, TotalVariation, WeightedL1
+from jaxrl.functionals import Ellipsoid, TotalVariation, WeightedL1
 
 CONIC = {"solver": "CLARABEL", "tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
 SUPPORTS = ["nominal", "full"]
@@ -86,7 +86,7 @@ def conic_program(probs, values, radius, covariance, support):
 def test_l2_ball_is_certified(size, support):
     """Without q >= 0 the worst case has a closed form; its multipliers make a lower bound."""
     probs, values, radii = random_laws(size)
-    results, (by_own, by_probs, laws) = measure(L2Ball(radii, support), probs, values)
+    results, (by_own, by_probs, laws) = measure(Ellipsoid(radii, support=support), probs, values)
     scales, reachable = np.abs(values).max(1), (probs > 0) | (support == "full")
     assert_laws(laws, reachable)
     assert np.all(np.linalg.norm(laws - probs, axis=1) <= radii * (1 + 1e-10) + 1e-15)
@@ -137,7 +137,7 @@ def test_both_are_the_conic_program(support):
     probs, values, _ = random_laws(7)
     radii = np.geomspace(0.01, 3.0, NUM_LAWS)
     covariances = random_covariances(7)
-    balls = measure(L2Ball(radii, support), probs, values)[0]
+    balls = measure(Ellipsoid(radii, support=support), probs, values)[0]
     ellipsoids = measure(Ellipsoid(radii, covariances, support), probs, values)[0]
     for i in range(0, NUM_LAWS, 5):
         scale = np.abs(values[i]).max()
@@ -153,7 +153,9 @@ def test_the_unit_ellipsoid_is_the_ball(support):
     probs, values, radii = random_laws(7)
     units = np.stack([np.eye(7)] * NUM_LAWS)
     result, (by_own, by_probs, laws) = measure(Ellipsoid(radii, units, support), probs, values)
-    ball, (by_radius, by_ball_probs, ball_laws) = measure(L2Ball(radii, support), probs, values)
+    ball, (by_radius, by_ball_probs, ball_laws) = measure(
+        Ellipsoid(radii, support=support), probs, values
+    )
     scales = np.abs(values).max(1)
     assert np.all(np.abs(result - ball) <= 1e-13 * scales)
     np.testing.assert_allclose(laws, ball_laws, atol=1e-12)
@@ -181,5 +183,5 @@ def test_a_multinomial_covariance_is_a_scaled_deviation():
 def test_l2_ball_by_hand():
     """p = (1/2, 1/2), v = (0, 1): the step is radius (1, -1) / sqrt 2."""
     halves, values = np.full((NUM_LAWS, 2), 0.5), np.tile([0.0, 1.0], (NUM_LAWS, 1))
-    laws = measure(L2Ball(np.full(NUM_LAWS, 0.2)), halves, values)[1][2]
+    laws = measure(Ellipsoid(np.full(NUM_LAWS, 0.2)), halves, values)[1][2]
     np.testing.assert_allclose(laws[0], 0.5 + 0.2 / np.sqrt(2) * np.array([1, -1]), rtol=1e-12)

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl.functionals import Contamination, CVaR, KLBall, TotalVariation, VaR
-from jaxrl.functionals.ordering import running_totals
+from jaxrl.functionals import Contamination, CVaR, KLBall, PowerDistortion, TotalVariation, VaR
 
 RNG = np.random.default_rng(0)
 PROBS = RNG.dirichlet(np.ones(8), 500).astype(np.float32)
@@ -20,24 +19,26 @@ REWARDS[::2, 1], VALUES[::2, 1] = REWARDS[::2, 4], VALUES[::2, 4]  # equal atoms
 @pytest.mark.parametrize("optimised", [True, False])
 def test_every_atom_is_below_or_above_every_other_and_neither_of_itself(optimised):
     """Of values that are computed in the same program, whose copies the compiler may round
-    differently: what lies below, the atom itself and what lies above make the whole."""
+    differently: the worst of two draws is an atom with the square of what lies above it or at it,
+    less the square of what lies above; these make the whole."""
     if not optimised and "fusion_emitters=false" in os.environ.get("XLA_FLAGS", ""):
         pytest.skip("unoptimised and without its emitters XLA drops the barrier between the copies")
 
-    def totals(probs, reward, value):
-        _, [(itself, below, above)] = running_totals(reward + np.float32(0.9) * value, probs)
-        return below, itself, above
+    def worst_of_two(probs, reward, value):
+        return PowerDistortion(2.0)(probs, reward + np.float32(0.9) * value)
 
+    weigh = jax.jit(jax.vmap(jax.grad(worst_of_two, argnums=1)))
     jax.config.update("jax_disable_most_optimizations", not optimised)
     try:
-        below, itself, above = map(np.asarray, jax.jit(jax.vmap(totals))(PROBS, REWARDS, VALUES))
+        weights = np.asarray(weigh(PROBS, REWARDS, VALUES))
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
-    np.testing.assert_allclose(below + itself + above, 1.0, atol=1e-6)
+    np.testing.assert_allclose(weights.sum(1), 1.0, atol=1e-6)
     order = np.argsort(REWARDS.astype(float) + 0.9 * VALUES.astype(float), axis=1, kind="stable")
     ranks = np.argsort(order, axis=1)
-    expected = [[p[r < rank].sum() for rank in r] for p, r in zip(PROBS, ranks, strict=True)]
-    np.testing.assert_allclose(below, expected, atol=1e-6)
+    above = [[p[r > rank].sum() for rank in r] for p, r in zip(PROBS, ranks, strict=True)]
+    above = np.array(above, float)
+    np.testing.assert_allclose(weights, (above + PROBS) ** 2 - above**2, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from jaxrl import a2c
 from jaxrl.core import struct
-from jaxrl.meta import Comparison, Contender, HeldOut, RandomBandits, Task, compare, evaluate_rule
+from jaxrl.meta import Comparison, HeldOut, RandomBandits, Task, compare
 from jaxrl.networks import NetworkSettings
 
 KEY = jax.random.key(0)
@@ -70,7 +70,7 @@ def test_each_agent_gets_its_own_best_setting(found):
 @pytest.mark.slow
 def test_scores_come_from_new_lives_that_all_share(found):
     learner = found.contenders["learner"]
-    lives = jax.jit(lambda agent: evaluate_rule(jax.random.fold_in(KEY, 1), agent, HELD_OUT))
+    lives = jax.jit(lambda agent: HELD_OUT.lives(jax.random.fold_in(KEY, 1), agent))
     np.testing.assert_allclose(
         learner.scores, lives(learner.agent).lifetime_rate, rtol=1e-4, atol=1e-6
     )
@@ -97,14 +97,10 @@ def test_a_best_value_at_the_end_of_its_list_is_told():
 
 
 def by_hand(**scores):
-    return Comparison(
-        {
-            name: Contender(AGENT, {}, ({},), np.full((1, 0), np.nan), np.asarray(rows, float), ())
-            for name, rows in scores.items()
-        },
-        "final_return",
-        0.95,
-    )
+    found = Comparison({}, "final_return", 0.95)
+    for name, rows in scores.items():
+        found = found.beside(name, AGENT, rows)
+    return found
 
 
 def test_differences_are_taken_life_by_life():

@@ -10,16 +10,20 @@ import scipy.optimize
 
 from jaxrl import a2c, ppo, rules
 from jaxrl.core import Linear, Progress
-from jaxrl.meta import SparseDrift, distil
-from jaxrl.meta.distil import TERMS
-from jaxrl.meta.sparse_fit import fit_weights, select_terms
+from jaxrl.meta import distil
+from jaxrl.meta.distilling import TERMS, fit_weights, select_terms
 
 START = Progress(np.int32(0), np.float32(np.inf))
 
 
+def drift_of(weights, scales, terms):
+    nothing = distil(rules.ZeroDrift()).drift
+    return nothing.replace(weights=weights, scales=scales, terms=terms)
+
+
 def known(*rows):
     names, weights, scales = zip(*rows, strict=True)
-    return SparseDrift(np.float32(weights), np.float32(scales), names)
+    return drift_of(np.float32(weights), np.float32(scales), names)
 
 
 @pytest.mark.slow
@@ -126,11 +130,12 @@ def test_any_sum_of_terms_is_a_drift():
     advantages = jnp.array([-3.0, -0.1, 0.0, 0.1, 3.0])
     step, middle = 1e-3, 2
     grid = jnp.array([-1.0, -step, 0.0, step, 1.0, -20.0, 20.0])
+    nothing = distil(rules.ZeroDrift()).drift
     alone = jnp.concatenate([jnp.eye(len(names)), -jnp.eye(len(names))])
 
     @jax.jit
     def look(weights):
-        drift = SparseDrift(weights, scales, names)
+        drift = nothing.replace(weights=weights, scales=scales, terms=names)
         over_ratios = jax.vmap(jax.value_and_grad(lambda l, a: drift(l, a, START)), (0, None))
         return jax.vmap(over_ratios, (None, 0))(grid, advantages)
 

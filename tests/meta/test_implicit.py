@@ -15,10 +15,8 @@ from jaxrl import a2c, meta
 from jaxrl.agents import GradientDescent, Optimiser
 from jaxrl.core import Transition, tabular_mdp
 from jaxrl.envs import TabularEnv, garnet
-from jaxrl.meta import start_life
 from jaxrl.networks import NetworkSettings
 from jaxrl.rules import AdvantageActorCritic, with_reward
-from jaxrl.training.lanes import strong_floats
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
@@ -30,12 +28,11 @@ CROSS, GOAL, DIRECT = RANDOM.normal(size=(4, 3)), RANDOM.normal(size=4), RANDOM.
 @jax.jit
 def quadratic(solver, matrix, params, rule):
     """Training that ends where matrix params = CROSS rule."""
-    return meta.hypergradient(
+    return meta.ImplicitGradient(solver).hypergradient(
         lambda params, rule: {"x": matrix @ params["x"] - CROSS @ rule},
         lambda params, rule: 0.5 * jnp.sum((params["x"] - GOAL) ** 2) + DIRECT @ rule,
         {"x": params},
         rule,
-        solver=solver,
     )
 
 
@@ -129,7 +126,8 @@ def trained(logits, rule):
 @jax.jit
 def of_the_table(solver, logits, rule):
     outer = lambda logits, rule: -value(logits, PRIMARY, 0.95)  # noqa: E731
-    return meta.hypergradient(jax.grad(inner_loss), outer, logits, rule, solver=solver)
+    through = meta.ImplicitGradient(solver)
+    return through.hypergradient(jax.grad(inner_loss), outer, logits, rule)
 
 
 @pytest.mark.slow
@@ -202,7 +200,7 @@ def flat_policy(state):
 
 @pytest.fixture(scope="module")
 def learner():
-    start = jax.jit(lambda key: start_life(key, AGENT, meta.Task(env(), jnp.float32(1e3))))
+    start = jax.jit(lambda key: meta.Life.start(key, AGENT, meta.Task(env(), jnp.float32(1e3))))
     life = start(KEY)
     actions, states, reward, last = every_sequence()
     trajectory = Transition(
@@ -242,7 +240,8 @@ def test_the_training_gradient_is_the_agents_and_moves_as_training_does(learner)
     def gradients(direction):
         def gradient(params, through_data):
             at = train.replace(agent=train.agent.replace(params=params))
-            return meta.training_gradient(KEY, AGENT, at, trajectory, through_data)
+            through = meta.ImplicitGradient(through_data=through_data)
+            return through.training_gradient(KEY, AGENT, at, trajectory)
 
         tangent = jax.tree.map(lambda p: jnp.zeros_like(p), params)
         leaves, tree = jax.tree.flatten(tangent)
@@ -338,7 +337,9 @@ def test_the_full_gradient_is_the_slope_of_trained_returns_and_that_on_fixed_dat
 
     rule = blend(AGENT.rule.replace(entropy_weight=entropy_weight), odd_cells, weight)
     agent = AGENT.replace(rule=rule, num_envs=1000)
-    start = jax.jit(lambda key: start_life(key, agent, meta.Task(env(), jnp.float32(1e6))).train)
+    start = jax.jit(
+        lambda key: meta.Life.start(key, agent, meta.Task(env(), jnp.float32(1e6))).train
+    )
     train = flat_policy(start(KEY))
     params = jax.tree.map(
         lambda leaf: jnp.asarray(best, jnp.float32) if leaf.shape == (3, 2) else leaf,
@@ -362,10 +363,13 @@ def test_the_full_gradient_is_the_slope_of_trained_returns_and_that_on_fixed_dat
     @jax.jit
     def slopes(params):
         def of(through_data):
+            series = meta.NeumannSeries(num_terms=400, step_size=0.8)
+            through = meta.ImplicitGradient(series, through_data)
+
             def inner(params, rule_params):
                 at = train.replace(agent=train.agent.replace(params=params))
                 agent = free.agent_of(rule_params)
-                return meta.training_gradient(KEY, agent, at, data, through_data)
+                return through.training_gradient(KEY, agent, at, data)
 
             def outer(params, rule_params):
                 cells, zero = jnp.arange(3), jnp.zeros(3, bool)
@@ -373,8 +377,7 @@ def test_the_full_gradient_is_the_slope_of_trained_returns_and_that_on_fixed_dat
                 policy, _ = model.apply(params, cells, zero, (), method="policy")
                 return expected_return(policy.log_probs(), jnp)
 
-            series = meta.NeumannSeries(num_terms=400, step_size=0.8)
-            return meta.hypergradient(inner, outer, params, free.init(), solver=series)
+            return through.hypergradient(inner, outer, params, free.init())
 
         return of(True), of(False)
 
@@ -409,12 +412,12 @@ def hinted(hint_factor):
 @pytest.mark.slow
 def test_a_misleading_hint_is_unlearned_where_the_plain_sum_fails():
     """Scored by the primary reward alone, whose best return is 1."""
-    tasks = meta.Fixed(corridor(), 16 * 12 * 60.0)
+    tasks = meta.Task(corridor(), 16 * 12 * 60.0)
     held_out = meta.HeldOut(tasks, 16 * 12 * 60.0, num_lives=16)
 
     def returns_of(agent):
-        agent = strong_floats(agent)  # one program for all
-        return np.asarray(meta.evaluate_rule(jax.random.key(5), agent, held_out).final_return)
+        agent = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), agent)  # one program
+        return np.asarray(held_out.lives(jax.random.key(5), agent).final_return)
 
     assert returns_of(hinted(0.0)).min() > 0.95
     assert np.nanmean(returns_of(hinted(1.0))) < 0.2
@@ -441,7 +444,7 @@ def test_a_misleading_hint_is_unlearned_where_the_plain_sum_fails():
 
 def test_standardised_advantages_are_refused():
     outer = meta.MetaGradient(
-        meta.tuned(a2c(), ["discount"]), meta.Fixed(env(), 1e3), through=meta.ImplicitGradient()
+        meta.tuned(a2c(), ["discount"]), meta.Task(env(), 1e3), through=meta.ImplicitGradient()
     )
     with pytest.raises(ValueError, match="normalise_advantages=False"):
         jax.eval_shape(lambda key: outer.step(outer.init(key)), KEY)

@@ -11,7 +11,7 @@ import pytest
 
 from jaxrl import meta, pqn
 from jaxrl.agents import GradientDescent, Optimiser
-from jaxrl.agents.exploration import epsilon_greedy, epsilon_greedy_law
+from jaxrl.agents.action_values import epsilon_greedy, epsilon_greedy_law
 from jaxrl.core import outcome_mdp
 from jaxrl.envs import TabularEnv
 from jaxrl.meta.inner import collect, differentiable_iteration
@@ -136,8 +136,8 @@ def outcomes(rule_params):
     """After three updates: how far from the target; the return climbed with exploration held;
     the values. Again, to read them, with the exploration before, after, and of the target."""
     agent = free().agent_of(rule_params)
-    life = meta.start_life(KEY, explorer(), meta.Task(noise(), jnp.float32(1e9)))
-    critic = CRITIC.init(KEY, noise())
+    life = meta.Life.start(KEY, explorer(), meta.Task(noise(), jnp.float32(1e9)))
+    advantages = functools.partial(CRITIC.advantages, CRITIC.init(KEY, noise()), noise())
 
     def update(train, _):
         return differentiable_iteration(agent, noise(), train)[0], train.agent.exploration
@@ -148,7 +148,7 @@ def outcomes(rule_params):
     match = OBJECTIVE.match(agent, train, target, data)
     still = train.agent.replace(exploration=jax.lax.stop_gradient(train.agent.exploration))
     held = train.replace(agent=still)
-    climbed = meta.PolicyReturn().loss(agent, noise(), held, data, CRITIC, critic)
+    climbed = meta.PolicyReturn().loss(agent, noise(), held, data, advantages)
     values = jnp.mean(agent.values(train.agent, data.observation))
     found = jnp.stack([match, climbed, values])
     return found, (found, explored[1], train.agent.exploration, target.agent.exploration)
@@ -190,7 +190,7 @@ def test_a_network_that_is_constant_explores_as_the_number_does():
 
     @jax.jit
     def lived(agent):
-        life = meta.start_life(KEY, agent, task)
+        life = meta.Life.start(KEY, agent, task)
         train, data, _ = differentiable_iteration(agent, noise(), life.train)
         return (
             train.agent.params,

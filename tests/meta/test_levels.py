@@ -23,13 +23,14 @@ DRAWN_AT = np.array([3, 9, 0, 1, 10])
 def reference(transform, staleness):
     """Probabilities of Jiang et al. 2021 for the buffer above, after 10 draws."""
     scores = SCORES[FILLED]
-    if isinstance(transform, meta.RankScores):
+    kind, temperature = transform
+    if kind == "rank":
         rank = 1 + np.sum(scores[:, None] < scores, axis=1)
-        odds = (1.0 / rank) ** (1.0 / transform.temperature)
-    elif isinstance(transform, meta.ProportionalScores):
-        odds = np.maximum(scores, 0.0) ** (1.0 / transform.temperature)
+        odds = (1.0 / rank) ** (1.0 / temperature)
+    elif kind == "proportional":
+        odds = np.maximum(scores, 0.0) ** (1.0 / temperature)
     else:
-        odds = np.exp(scores / transform.temperature)
+        odds = np.exp(scores / temperature)
     age = 10.0 - DRAWN_AT[FILLED]
     probs = np.zeros(5)
     probs[FILLED] = (1 - staleness) * odds / odds.sum() + staleness * age / age.sum()
@@ -57,11 +58,7 @@ def draw(replay, buffer, wanted):
     return replay.probs(buffer), *replay.draw(KEY, buffer, FRESH, wanted)
 
 
-TRANSFORMS = {
-    "rank": meta.RankScores(0.7),
-    "proportional": meta.ProportionalScores(2.0),
-    "softmax": meta.SoftmaxScores(0.5),
-}
+TRANSFORMS = {"rank": 0.7, "proportional": 2.0, "softmax": 0.5}  # with their temperatures
 
 
 def test_probabilities_are_those_of_the_paper():
@@ -70,13 +67,13 @@ def test_probabilities_are_those_of_the_paper():
         return [replay.probs(buffer) for replay in replays]
 
     replays = [
-        meta.LevelReplay(transform, staleness=staleness, num_levels=5)
-        for transform in TRANSFORMS.values()
+        meta.LevelReplay(kind, temperature, staleness=staleness, num_levels=5)
+        for kind, temperature in TRANSFORMS.items()
         for staleness in (0.0, 0.3)
     ]
     found = probs_of(replays, filled_buffer(replays[0]))
     for replay, probs in zip(replays, found, strict=True):
-        expected = reference(replay.transform, replay.staleness)
+        expected = reference((replay.transform, replay.temperature), replay.staleness)
         np.testing.assert_allclose(probs, expected, rtol=1e-5, err_msg=str(replay))
 
 
@@ -84,12 +81,12 @@ def test_probabilities_are_those_of_the_paper():
 @pytest.mark.parametrize(
     "transform",
     [
-        pytest.param(transform, id=name, marks=[] if name == "rank" else [pytest.mark.slow])
-        for name, transform in TRANSFORMS.items()
+        pytest.param(one, id=one[0], marks=[] if one[0] == "rank" else [pytest.mark.slow])
+        for one in TRANSFORMS.items()
     ],
 )
 def test_levels_are_drawn_with_their_probabilities(transform, staleness):
-    replay = meta.LevelReplay(transform, replay_prob=0.75, staleness=staleness, num_levels=5)
+    replay = meta.LevelReplay(*transform, replay_prob=0.75, staleness=staleness, num_levels=5)
     buffer, expected = filled_buffer(replay), reference(transform, staleness)
     wanted = np.arange(NUM_DRAWS) % 2 == 0
     probs, after, levels, ids, old = draw(replay, buffer, wanted)
@@ -306,9 +303,9 @@ def test_the_outer_critic_learns_in_curated_levels():
     """It is shown every window of its life, each once, and begins with the life."""
     _, after, _ = run("plain")
     age = after.outer.lives.train.iteration
-    np.testing.assert_array_equal(after.outer.critics.windows, age // NUM_UPDATES)
+    np.testing.assert_array_equal(after.outer.memory.windows, age // NUM_UPDATES)
     lived = age > 0
-    assert np.all(after.outer.critics.x[lived][:, 0, 0, 0] == np.float32(LEARNER.start))
+    assert np.all(after.outer.memory.x[lived][:, 0, 0, 0] == np.float32(LEARNER.start))
 
 
 def test_unequal_budgets_are_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_learner as toy
@@ -89,13 +90,17 @@ def test_a_life_stands_still_at_its_end():
     )
 
 
+def chosen(over, fresh, stepped):
+    return jnp.where(over.reshape(-1, *[1] * (fresh.ndim - 1)), fresh, stepped)
+
+
 def test_lives_are_forked_and_replaced_by_mask():
     @jax.jit
     def everything(keys, fresh_keys, over):
-        start = jax.vmap(lambda key: meta.start_life(key, TOY, task(3)))
+        start = jax.vmap(lambda key: meta.Life.start(key, TOY, task(3)))
         lives, fresh = start(keys), start(fresh_keys)
-        stepped, _ = jax.vmap(functools.partial(meta.step_life, TOY))(lives)
-        mixed = meta.restart(over, stepped, fresh)
+        stepped, _ = jax.vmap(lambda life: life.step(TOY))(lives)
+        mixed = jax.tree.map(functools.partial(chosen, over), fresh, stepped)
         states = [life.train.agent for life in (stepped, fresh, mixed)]
         keys = [jax.random.key_data(life.train.key) for life in (stepped, fresh, mixed)]
         return states, keys, mixed.train.iteration

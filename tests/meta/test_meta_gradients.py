@@ -35,7 +35,7 @@ def env():
 
 @functools.cache
 def outer_loop():
-    tasks = meta.Fixed(env(), 24.0 * 12)
+    tasks = meta.Task(env(), 24.0 * 12)
     return meta.MetaGradient(meta.tuned(AGENT, NAMES), tasks, num_lives=4, num_updates=3)
 
 
@@ -45,7 +45,7 @@ def begun():
 
 
 def life_of(state, number=0):
-    return jax.tree.map(lambda leaf: leaf[number], (state.lives, state.critics))
+    return jax.tree.map(lambda leaf: leaf[number], (state.lives, state.memory))
 
 
 def window_of(outer, state):
@@ -109,7 +109,7 @@ def test_the_outer_critic_learns_the_values_of_a_fixed_policy():
     still = AGENT.replace(optimiser=Optimiser(learning_rate=1e-9, max_grad_norm=None))
     outer = meta.MetaGradient(
         meta.tuned(still, ["discount"]),
-        meta.Fixed(env(), 1e9),
+        meta.Task(env(), 1e9),
         critic=meta.OuterCritic(discount=0.5, lambda_=0.0),
         num_lives=2,
         num_updates=4,
@@ -162,9 +162,10 @@ class Held:
     inner: meta.Bootstrap
     goal: Any
     every: ClassVar[bool] = False
+    num_further: ClassVar[int] = 0
 
-    def loss(self, agent, env, state, trajectory, critic, critic_state):
-        return self.inner.match(agent, state, self.goal, trajectory)
+    def loss(self, agent, env, state, data, advantages):
+        return self.inner.match(agent, state, self.goal, data)
 
 
 @pytest.mark.slow

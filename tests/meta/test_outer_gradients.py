@@ -71,7 +71,7 @@ def test_an_outer_step_descends_the_mean_loss_of_the_states_after_each_update(wh
     _, after, metrics = whole
     numbers, velocity, starts = START, 0.0, np.full(NUM_LIVES, toy.Toy.start)
     for step in range(4):
-        seen = row(after.critics, step)
+        seen = row(after.memory, step)
 
         def loss(numbers, seen=seen, starts=starts):
             each = []
@@ -103,15 +103,15 @@ def test_an_outer_step_descends_the_mean_loss_of_the_states_after_each_update(wh
 def test_no_step_of_a_life_is_seen_twice_and_none_is_left_out(whole):
     """Each place is shown to the critic once; the learner skips the rollout between windows."""
     _, after, _ = whole
-    place = after.critics.place.swapaxes(0, 1)[..., 0]  # [lives, windows, rollouts, T]
+    place = after.memory.place.swapaxes(0, 1)[..., 0]  # [lives, windows, rollouts, T]
     np.testing.assert_array_equal(place.reshape(NUM_LIVES, -1), [np.arange(4 * 9)] * NUM_LIVES)
-    np.testing.assert_array_equal(after.critics.windows[-1], 4)
+    np.testing.assert_array_equal(after.memory.windows[-1], 4)
     np.testing.assert_array_equal(after.lives.train.iteration[:, 0], [2, 4, 6, 8])
 
 
 def test_no_two_rollouts_updates_or_lives_share_a_key(whole):
     before, after, _ = whole
-    spent = after.critics.spent[..., 0, :]  # of the first environment: both act in one call
+    spent = after.memory.spent[..., 0, :]  # of the first environment: both act in one call
     assert toy.num_distinct(spent) == 4 * NUM_LIVES * 3 * 3
     updates, born = after.lives.train.agent.spent, before.lives.train.agent.born
     assert toy.num_distinct(spent, updates, born) == 36 * NUM_LIVES + 4 * NUM_LIVES + NUM_LIVES
@@ -132,7 +132,7 @@ def slopes(outer, rule_params, life, critic, bootstrap):
 def window(objective):
     """One life's loss, gradient and trajectories under another objective."""
     state = init(OUTER, KEY)
-    life, critic = first_of(state.lives), first_of(state.critics)
+    life, critic = first_of(state.lives), first_of(state.memory)
     outer = OUTER.replace(objective=objective)
     found = slopes(outer, outer.tuned.init(), life, critic, isinstance(objective, meta.Bootstrap))
     return toy.raw(found)
@@ -200,7 +200,7 @@ def test_lives_restart_when_their_steps_are_spent_and_only_then(ending):
     renewed = np.array([[1, 0, 0], [0, 1, 1], [1, 0, 0], [0, 1, 1]], bool)
     np.testing.assert_allclose(metrics["replaced_fraction"], renewed.mean(1), rtol=1e-6)
     np.testing.assert_array_equal(after.lives.train.iteration == 0, renewed)
-    np.testing.assert_array_equal(after.critics.windows == 0, renewed)
+    np.testing.assert_array_equal(after.memory.windows == 0, renewed)
     np.testing.assert_array_equal(
         after.lives.train.agent.params[renewed], np.float32(toy.Toy.start)
     )
@@ -255,7 +255,7 @@ def test_a_life_that_is_not_finite_is_left_out_counted_and_replaced(whole):
     lives = state.lives.replace(train=train.replace(agent=train.agent.replace(params=params)))
     ends = np.full(NUM_LIVES, np.inf, np.float32)
     found, rows = toy.raw(run(OUTER, state.replace(lives=lives, ends=ends), 4))
-    seen = row(after.critics, 0)  # the coins of the two that are left are the same
+    seen = row(after.memory, 0)  # the coins of the two that are left are the same
 
     def loss(numbers):
         x = toy.states_of(numbers, NUM_UPDATES)
@@ -287,7 +287,7 @@ def test_own_rules_move_apart_and_a_shared_one_does_not(cut):
         return outer.advance(outer.init(key))[0]
 
     after = toy.raw(advanced(outer, KEY))
-    seen = after.critics
+    seen = after.memory
     for life in range(NUM_LIVES):
 
         def loss(numbers, life=life):
@@ -328,7 +328,7 @@ def implicit(max_residual, num_rollouts=2):
 def test_an_implicit_gradient_is_that_of_where_the_updates_led_on_data_of_its_own():
     """Three terms of the series for a Jacobian of `push`, the outer loss on every other rollout."""
     after, metrics = implicit(5.0)
-    seen = row(after.critics, 0)
+    seen = row(after.memory, 0)
     x = toy.states_of(START, NUM_UPDATES)[-1]
     push, aim, discount = START
     each = []
@@ -348,9 +348,9 @@ def test_an_implicit_gradient_is_that_of_where_the_updates_led_on_data_of_its_ow
     )
     np.testing.assert_array_equal(metrics["diverged_fraction"], 0.0)
     # The looks are data too: the environments go on from them, and no key comes twice.
-    place = after.critics.place.swapaxes(0, 1)[..., 0]
+    place = after.memory.place.swapaxes(0, 1)[..., 0]
     np.testing.assert_array_equal(place.reshape(2, -1), [np.arange(2 * 6 * 3)] * 2)
-    assert toy.num_distinct(after.critics.spent[..., 0, :]) == 2 * 2 * 6 * 3
+    assert toy.num_distinct(after.memory.spent[..., 0, :]) == 2 * 2 * 6 * 3
     np.testing.assert_allclose(seen.x[:, NUM_UPDATES:], x, rtol=1e-5)
     np.testing.assert_array_equal(after.lives.train.iteration[:, 0], [2, 4])
 
@@ -386,8 +386,8 @@ SELF_TUNED = {
 @functools.partial(jax.jit, static_argnums=3)
 def tuned_life(key, learner, task, num_updates):
     """What the library makes of a life; and its windows one by one, as it goes."""
-    life = meta.live_tuned(key, learner, task, num_updates=num_updates)
-    start = meta.start_life(key, learner.tuned.agent, task)
+    life = learner.live(key, task, num_updates=num_updates)
+    start = meta.Life.start(key, learner.tuned.agent, task)
     critic = learner.critic.init(key, task.env)
 
     def step(life, rule_params):
@@ -544,7 +544,7 @@ def test_a_differentiable_iteration_is_that_of_training_with_the_discount_put_ba
     @jax.jit
     def found(numbers):
         agent = toy.Toy(*numbers)
-        life = meta.start_life(KEY, agent, meta.Task(toy.Walk(), jnp.float32(1e6)))
+        life = meta.Life.start(KEY, agent, meta.Task(toy.Walk(), jnp.float32(1e6)))
 
         def last(numbers):
             train, data, _ = differentiable_iteration(toy.Toy(*numbers), life.env, life.train)

@@ -10,10 +10,11 @@ from jax.errors import KeyReuseError
 from jax.experimental.key_reuse import _core
 
 from jaxrl import meta
+from jaxrl.envs.wrappers import LogUniform
 from jaxrl.training import play_episodes
 
 AGENT = toy.Toy(rollout_length=2, num_envs=2)
-TASKS = toy.Walks(total_steps=meta.Horizon(8.0, 80.0), spread=0.5)
+TASKS = toy.Walks(total_steps=LogUniform(8.0, 80.0), spread=0.5)
 
 
 def searched(agent):
@@ -79,7 +80,7 @@ def parts_of(name, agent):
 
         def life(key):
             task = meta.Task(toy.Walk(), np.float32(1e3))
-            return meta.live_tuned(key, learner, task, num_updates=3)
+            return learner.live(key, task, num_updates=3)
 
         return [(life, jax.random.key(0))]
     outer = LOOPS[name](agent)

@@ -39,7 +39,7 @@ EVOLUTION = meta.Evolution(
     meta.tuned(toy.Toy(told=told), ["push"]),
     toy.Walks(total_steps=6.0 * NUM_UPDATES, spread=0.5),
     num_updates=NUM_UPDATES,
-    shaping=meta.Plain(),
+    shaping="plain",
     optimiser=GradientDescent(learning_rate=RATE, momentum=0.5, max_grad_norm=None),
     sigma=Linear(0.3, 0.1),
     weight_decay=DECAY,
@@ -53,7 +53,7 @@ EVOLUTION = meta.Evolution(
 EVOLUTIONS = {
     "own tasks": EVOLUTION,
     "common tasks": EVOLUTION.replace(
-        common_tasks=True, shape_each=True, shaping=meta.ZScore(), fitness="final_rate", chunk=2
+        common_tasks=True, shape_each=True, shaping="z_score", fitness="final_rate", chunk=2
     ),
 }
 
@@ -123,7 +123,7 @@ def test_a_generation_climbs_what_its_mirrored_lives_show(name):
         velocity = 0.5 * velocity + DECAY * centre - ascent
         centre = centre - RATE * velocity
         np.testing.assert_allclose(state.rule_params["push"], centre, rtol=1e-4)
-    assert int(state.generation) == 3
+    assert int(state.step) == 3
     # No generation, pair or life has the task or the key of another.
     assert len(set(goals)) == len(goals) and len(set(keys)) == len(keys)
 
@@ -195,7 +195,7 @@ def test_a_window_climbs_by_all_perturbations_since_its_lives_began(last_part):
     twice = np.array([0, 0, 1, 1, 2, 2, 3, 4])
     x, age = np.full(size, toy.Toy.start), np.zeros(size, int)
     scores, centre, velocity = np.zeros(NUM_PAIRS), toy.Toy.push, 0.0
-    goal, drawn = begun.particles.states.env.goal, []
+    goal, drawn = begun.lives.env.goal, []
     for step in range(NUM_STEPS):
         sigma, noise = WINDOW_SIGMAS[step], directions_of_window(step, centre)
         drawn.append(noise)
@@ -227,12 +227,10 @@ def test_a_window_climbs_by_all_perturbations_since_its_lives_began(last_part):
         np.testing.assert_allclose(metrics["replaced_fraction"][step], over.mean(), rtol=1e-6)
         x, age = np.where(over[twice], toy.Toy.start, x), np.where(over[twice], 0, age)
         scores = np.where(over[:NUM_PAIRS], 0.0, scores)
-        states = after.particles.states
+        states = after.lives
         np.testing.assert_allclose(states.train.agent.params[step], x, rtol=1e-4)
         np.testing.assert_array_equal(states.train.iteration[step], age)
-        np.testing.assert_allclose(
-            after.particles.scores["push"][step], scores, rtol=1e-4, atol=1e-6
-        )
+        np.testing.assert_allclose(after.memory["push"][step], scores, rtol=1e-4, atol=1e-6)
         goal = states.env.goal[step]
     np.testing.assert_allclose(metrics["sigma"], WINDOW_SIGMAS, rtol=1e-5)
     np.testing.assert_array_equal(after.births, 1 + np.cumsum(OVER, axis=0))
@@ -243,8 +241,8 @@ def test_both_of_a_pair_live_one_life_and_no_two_pairs_or_lives_share_one():
     begun, after, _ = lived_windows()
     every = jax.tree.map(
         lambda first, rest: np.concatenate([first[None], rest]),
-        begun.particles.states,
-        after.particles.states,
+        begun.lives,
+        after.lives,
     )
     for leaf in (every.env.goal, every.train.agent.born, every.train.key, every.train.iteration):
         pairs = leaf[:, : 2 * NUM_PAIRS].reshape(NUM_STEPS + 1, NUM_PAIRS, 2, -1)
@@ -293,7 +291,7 @@ class Asked:
 
 def test_what_is_not_finite_is_told_the_least():
     """Minus the mean over lives that all candidates share; the centre's lives are others."""
-    search = meta.StrategySearch(EVOLUTION.replace(shaping=meta.PairSign()), Asked())
+    search = meta.StrategySearch(EVOLUTION.replace(shaping="pair_sign"), Asked())
     state, step = jax.jit(search.init)(KEY), jax.jit(search.step)
     goals, keys = [], []
     for generation, centre in enumerate((0.3, 0.4)):
@@ -305,15 +303,15 @@ def test_what_is_not_finite_is_told_the_least():
             for push in (0.1, 0.5)
         ]
         told = -np.array([earned[0], min(earned), earned[1]])
-        np.testing.assert_allclose(state.strategy["told"], told, rtol=1e-4)
+        np.testing.assert_allclose(state.optimiser["told"], told, rtol=1e-4)
         np.testing.assert_allclose(metrics["population_fitness"], np.mean(earned), rtol=1e-4)
         np.testing.assert_allclose(metrics["nonfinite_fraction"], 1 / 3, rtol=1e-6)
         reported = np.mean([toy.rate_of(centre, NUM_UPDATES, goal).mean() for goal, _ in own])
         np.testing.assert_allclose(metrics["centre_lifetime_rate"], reported, rtol=1e-4)
         goals += [goal for goal, _ in first + own]
-        rows = np.asarray(state.strategy["keys"])[:2].tolist()
+        rows = np.asarray(state.optimiser["keys"])[:2].tolist()
         keys += [key for _, key in first + own] + [tuple(row) for row in rows]
-        assert int(state.generation) == generation + 1
+        assert int(state.step) == generation + 1
     assert len(set(goals)) == len(goals) and len(set(keys)) == len(keys)
     np.testing.assert_allclose(search.agent(state).push, 0.5, rtol=1e-6)
 

@@ -10,13 +10,13 @@ import pytest
 from jaxrl import a2c, ppo, rules
 from jaxrl.core import Cosine, Linear
 from jaxrl.functionals import CVaR
-from jaxrl.meta import drift_map, probe, pulse_response, setting_curves
+from jaxrl.meta import probe
 
 KEY = jax.random.key(0)
 
 
 def test_the_drift_of_a_clip_and_its_slope():
-    found = drift_map(ppo_drift(), most_ratio=2.0, most_advantage=1.0, num_points=5)
+    found = probe(ppo_drift(), most_ratio=2.0, most_advantage=1.0, num_points=5).drift
     # ratios 1/2, 0.71, 1, 1.41, 2; advantages -1, -1/2, 0, 1/2, 1: the clip ends at 0.8 and 1.2.
     ratio, advantage = np.asarray(found.ratio), np.asarray(found.advantage)[:, None]
     outside = np.where(advantage > 0, ratio > 1.2, (ratio < 0.8) & (advantage < 0))
@@ -33,13 +33,13 @@ def ppo_drift():
 
 @pytest.mark.slow
 def test_points_of_a_life_are_kept_where_they_matter():
-    assert drift_map(ppo_drift(), num_points=3).drift.shape == (1, 3, 3)
+    assert probe(ppo_drift(), num_points=3).drift.drift.shape == (1, 3, 3)
     timed = rules.drift(KEY, num_hidden=4, timed=True, scale=1.0)
-    found = drift_map(timed, num_points=3, shares=(0.0, 1.0))
+    found = probe(timed, num_points=3, shares=(0.0, 1.0)).drift
     assert found.drift.shape == (2, 3, 3) and found.shares.tolist() == [0.0, 1.0]
     np.testing.assert_array_equal(found.push[:, :, 1], np.tile(found.advantage, (2, 1)))
     narrowing = rules.ClipDrift(Linear(0.5, 0.1))
-    found = drift_map(narrowing, most_ratio=1.4, num_points=3)
+    found = probe(narrowing, most_ratio=1.4, num_points=3).drift
     # At ratio 1.4 and advantage 3 the clip takes nothing, then (0.4 - 0.3) 3, then (0.4 - 0.1) 3.
     np.testing.assert_allclose(found.drift[:, 2, 2], [0.0, 0.3, 0.9], atol=1e-5)
 
@@ -53,8 +53,8 @@ def test_points_of_a_life_are_kept_where_they_matter():
     ],
 )
 def test_generalised_advantages_answer_with_a_geometric_decay(discount, lambda_):
-    rule = rules.ProximalPolicy(lambda_=lambda_)
-    found = pulse_response(rule, num_lags=6, discount=discount, pulses=(2.0, -1.0))
+    agent = ppo().replace(lambda_=lambda_, discount=discount)
+    found = probe(agent, num_lags=6, pulses=(2.0, -1.0)).response
     powers = (discount * lambda_) ** np.arange(6)
     np.testing.assert_allclose(found.advantage[0], np.outer([2.0, -1.0], powers), atol=1e-5)
     np.testing.assert_allclose(found.decay[0], discount * lambda_, atol=1e-5)
@@ -63,27 +63,27 @@ def test_generalised_advantages_answer_with_a_geometric_decay(discount, lambda_)
 @pytest.mark.slow
 def test_a_learned_gradient_answers_through_its_reward_weights_alone():
     rule = rules.lpg(KEY, num_hidden=4, num_predictions=3, num_embedded=2, timed=True)
-    found = pulse_response(rule, num_lags=5)
+    found = probe(rule, num_lags=5).response
     assert found.advantage.shape == (3, 2, 5)  # timed: every point of the life differs
     assert bool(jnp.all(found.advantage[:, :, :2] != 0))
     deaf = rule.replace(weights={**rule.weights, "inputs": rule.weights["inputs"].at[0].set(0.0)})
-    found = pulse_response(deaf, num_lags=5)
+    found = probe(deaf, num_lags=5).response
     np.testing.assert_array_equal(found.advantage, 0.0)
     assert bool(jnp.all(jnp.isnan(found.decay)))
 
 
 def test_every_schedule_has_its_curve():
     agent = ppo().replace(rule=rules.StaticRiskGradient(CVaR(Linear(1.0, 0.2, end=0.5))))
-    found = setting_curves(agent, num_points=5, total_steps=100.0).values
+    found = probe(agent, num_points=5, total_steps=100.0).curves
     assert set(found) == {"rule.functional.level", "optimiser.learning_rate"}
     np.testing.assert_allclose(found["rule.functional.level"], [1, 0.6, 0.2, 0.2, 0.2], rtol=1e-6)
-    curve = setting_curves(Cosine(1.0), num_points=3).values[""]
+    curve = probe(Cosine(1.0), num_points=3).curves[""]
     np.testing.assert_allclose(curve, [1.0, 0.5, 0.0], atol=1e-6)
 
 
 def test_a_probe_holds_what_there_is():
     inner = probe(rules.with_reward(ppo_drift(), lambda seen, action, reward: reward), num_points=3)
-    assert inner.drift is not None and inner.response is not None and not inner.curves.values
+    assert inner.drift is not None and inner.response is not None and not inner.curves
     plain = probe(a2c(), num_points=3)
     assert plain.drift is None and plain.response is not None
     assert plain.response.discount == a2c().discount
@@ -91,15 +91,13 @@ def test_a_probe_holds_what_there_is():
     assert static.drift is None and static.response is None
     bare = probe(rules.DiscoveredDrift(), num_points=3)
     assert bare.drift is not None and bare.response is None
-    assert list(probe(Linear(1.0, 0.0), num_points=3).curves.values) == [""]
+    assert list(probe(Linear(1.0, 0.0), num_points=3).curves) == [""]
 
 
 def test_what_cannot_be_looked_at_is_refused():
-    with pytest.raises(TypeError, match="AdvantageActorCritic has no drift"):
-        drift_map(a2c())
     with pytest.raises(ValueError, match="num_points=1"):
         probe(ppo_drift(), num_points=1)
     with pytest.raises(ValueError, match="most_ratio"):
-        drift_map(ppo_drift(), most_ratio=1.0)
+        probe(ppo_drift(), most_ratio=1.0)
     with pytest.raises(ValueError, match="num_lags=1"):
-        pulse_response(rules.ProximalPolicy(), num_lags=1)
+        probe(rules.ProximalPolicy(), num_lags=1)

@@ -17,7 +17,7 @@ from jaxrl import a2c, ppo, pqn, rules
 from jaxrl.agents import GradientDescent, learned_optimiser
 from jaxrl.core import Cosine, Discrete, Exponential, Linear, struct
 from jaxrl.functionals import CVaR
-from jaxrl.meta import Card, RuleFileError, SparseDrift, load, read_card, save, timed, tuned
+from jaxrl.meta import Card, distil, load, save, tuned
 
 KEY = jax.random.key(0)
 CARD = Card("for a test", metrics={"final_return": [0.5, 1.0]}, date="2020-01-01T00:00:00+00:00")
@@ -31,11 +31,19 @@ class Own:
 
 
 ONE = np.ones(1, np.float32)
+
+
+def sparse(weights, scales, terms):
+    """A drift as `distil` gives it."""
+    nothing = distil(rules.ZeroDrift()).drift
+    return nothing.replace(weights=weights, scales=scales, terms=terms)
+
+
 SAVED = {
     "a2c": lambda: rules.AdvantageActorCritic(lambda_=0.1 + 0.2),
     "ppo agent": lambda: ppo(),
     "dpo": lambda: rules.DriftPolicy(rules.DiscoveredDrift()),
-    "sparse": lambda: rules.DriftPolicy(SparseDrift(ONE, ONE, ("[A<0] (r-1)^2",))),
+    "sparse": lambda: rules.DriftPolicy(sparse(ONE, ONE, ("[A<0] (r-1)^2",))),
     "lpo": lambda: rules.drift(KEY, num_hidden=3, timed=True),
     "tsallis": lambda: rules.MirrorDescentPolicy(
         rules.TsallisDivergence(1.5), Exponential(1.0, 0.1, 5e3)
@@ -47,7 +55,7 @@ SAVED = {
     ),
     "no clipping": lambda: GradientDescent(learning_rate=Cosine(1.0), max_grad_norm=None),
     "optimiser": lambda: learned_optimiser(KEY, num_memory=2, num_hidden=2),
-    "timed": lambda: timed(a2c(), ["learning_rate"]).agent,
+    "timed": lambda: tuned(a2c(), ["learning_rate"], timed=True).agent,
     "q": lambda: pqn().replace(
         exploration=rules.reactive_exploration(KEY, num_hidden=2, num_recent=2)
     ),
@@ -92,11 +100,11 @@ def test_every_bit_comes_back(tmp_path, name):
 
 
 def test_the_card_says_what_it_is_and_of_which_versions(tmp_path):
-    card = read_card(save(saved("a2c"), tmp_path / "a.rule", card=CARD))
+    card = Card.read(save(saved("a2c"), tmp_path / "a.rule", card=CARD))
     assert (card.summary, card.metrics) == (CARD.summary, CARD.metrics)
     assert card.versions["jax"] == jax.__version__ and card.date == CARD.date
     assert "final_return: [0.5, 1.0]" in str(card)
-    later = read_card(save(saved("a2c"), tmp_path / "b.rule", card=Card("undated")))
+    later = Card.read(save(saved("a2c"), tmp_path / "b.rule", card=Card("undated")))
     assert later.date > CARD.date
     with pytest.raises(TypeError, match=r"card\.metrics\.x"):
         save(saved("a2c"), tmp_path / "c.rule", card=Card("", metrics={"x": object()}))
@@ -119,14 +127,14 @@ def test_any_changed_byte_and_any_cut_is_noticed(tmp_path):
         changed = bytearray(content)
         changed[place] ^= 0x10
         path.write_bytes(changed)
-        with pytest.raises(RuleFileError):
+        with pytest.raises(ValueError):
             load(path)
         path.write_bytes(content[:place])
-        with pytest.raises(RuleFileError):
+        with pytest.raises(ValueError):
             load(path)
     path.write_bytes(content[:-9])
-    with pytest.raises(RuleFileError, match="cut short; fetch it again"):
-        read_card(path)
+    with pytest.raises(ValueError, match="cut short; fetch it again"):
+        Card.read(path)
 
 
 def rewrite(path, change, compression=zipfile.ZIP_STORED) -> None:
@@ -184,7 +192,7 @@ WRONG = {
 def test_what_a_whole_file_cannot_mean_is_refused_in_one_sentence(tmp_path, change, message):
     path = save(saved("lpo"), tmp_path / "a.rule", card=CARD)
     rewrite(path, change)
-    with pytest.raises(RuleFileError, match=message) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         load(path)
     assert str(path) in str(raised.value)
 
@@ -192,10 +200,10 @@ def test_what_a_whole_file_cannot_mean_is_refused_in_one_sentence(tmp_path, chan
 def test_other_files_are_refused(tmp_path):
     path = save(saved("dpo"), tmp_path / "a.rule", card=CARD)
     rewrite(path, lambda members: None, zipfile.ZIP_DEFLATED)
-    with pytest.raises(RuleFileError, match="not as `save` writes"):
+    with pytest.raises(ValueError, match="not as `save` writes"):
         load(path)
     path.write_text(json.dumps({"rule": 1}))
-    with pytest.raises(RuleFileError, match=r"not a rule file.*meta\.save"):
+    with pytest.raises(ValueError, match=r"not a rule file.*meta\.save"):
         load(path)
     with pytest.raises(FileNotFoundError, match="no rule file"):
         load(tmp_path / "none.rule")
@@ -205,7 +213,7 @@ def test_nothing_is_overwritten_unless_told(tmp_path):
     path = save(saved("a2c"), tmp_path / "a.rule", card=CARD)
     with pytest.raises(FileExistsError, match="overwrite=True"):
         save(saved("dpo"), path, card=CARD)
-    with pytest.raises(RuleFileError):
+    with pytest.raises(ValueError):
         save({"f": len}, path, card=CARD, overwrite=True)
     same(load(path), saved("a2c"))
     same(load(save(saved("dpo"), path, card=CARD, overwrite=True)), saved("dpo"))
@@ -215,8 +223,11 @@ def test_nothing_is_overwritten_unless_told(tmp_path):
 @pytest.mark.parametrize(
     "rule, message",
     [
-        (rules.drift(lambda r, a, p: r), r"DriftPolicy\.drift\.function is a function.*distil"),
-        (rules.with_reward(rules.DriftPolicy(), lambda o, a, r: r), "WithReward.reward.function"),
+        (rules.drift(lambda r, a, p: r), r"DriftPolicy\.drift is a function.*distil"),
+        (
+            rules.with_reward(rules.DriftPolicy(), lambda o, a, r: r),
+            "WithReward.reward is a function",
+        ),
         ({"key": KEY}, r"dict\.key is a PRNG key"),
         ({"names": np.array(["a"])}, "numbers only"),
         ({1: 2.0}, "keys must be text"),
@@ -225,7 +236,7 @@ def test_nothing_is_overwritten_unless_told(tmp_path):
     ],
 )
 def test_what_a_file_cannot_hold_is_refused(tmp_path, rule, message):
-    with pytest.raises(RuleFileError, match=message):
+    with pytest.raises(ValueError, match=message):
         save(rule, tmp_path / "a.rule", card=CARD)
     assert list(tmp_path.iterdir()) == []
 
@@ -235,24 +246,24 @@ def test_traced_numbers_are_refused(tmp_path):
     def inside(number):
         save(rules.AdvantageActorCritic(lambda_=number), tmp_path / "a.rule", card=CARD)
 
-    with pytest.raises(RuleFileError, match="lambda_ is being traced: save outside"):
+    with pytest.raises(ValueError, match="lambda_ is being traced: save outside"):
         inside(0.5)
 
 
 def test_structs_of_ones_own_are_named_at_both_ends(tmp_path):
     path = save(Own(0.1), tmp_path / "a.rule", card=CARD, parts=[Own])
     same(load(path, parts=[Own]), Own(0.1))
-    with pytest.raises(RuleFileError, match="'Own', which is not registered"):
+    with pytest.raises(ValueError, match="'Own', which is not registered"):
         load(path)
     impostor = type("ClipDrift", (Own,), {})
-    with pytest.raises(RuleFileError, match="ClipDrift in parts has the name of another"):
+    with pytest.raises(ValueError, match="ClipDrift in parts has the name of another"):
         load(path, parts=[impostor])
 
 
 def test_numbers_of_64_bits_are_never_rounded(tmp_path):
     with jax.enable_x64(True):
-        rule = SparseDrift(jnp.array([1 / 3]), jnp.ones(1), ("(r-1)^2",))
+        rule = sparse(jnp.array([1 / 3]), jnp.ones(1), ("(r-1)^2",))
         path = save(rule, tmp_path / "a.rule", card=CARD)
         same(load(path), rule)
-    with pytest.raises(RuleFileError, match=r"float64 numbers.*enable_x64"):
+    with pytest.raises(ValueError, match=r"float64 numbers.*enable_x64"):
         load(path)

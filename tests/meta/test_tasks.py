@@ -11,9 +11,6 @@ from scipy.stats import chisquare, kstest
 from jaxrl import envs, planning
 from jaxrl.envs.wrappers import LogUniform, OneOf, Uniform
 from jaxrl.meta import (
-    Fixed,
-    Horizon,
-    Listed,
     RandomBandits,
     RandomGrids,
     RandomMazes,
@@ -21,12 +18,12 @@ from jaxrl.meta import (
 )
 
 NUM_TASKS = 512
-HORIZON = Horizon(1e2, 1e4)
+HORIZON = LogUniform(1e2, 1e4)
 GRIDS = RandomGrids(HORIZON, height=4, width=3, num_objects=3)
 MAZES = RandomMazes(2e3, envs.ScatteredWalls(4.0, 12.0, height=5, width=6))
 LAWS = {
-    "fixed": Fixed(envs.two_colours(height=2, width=2), 50.0),
-    "fixed life drawn": Fixed(envs.bandit([0.1, 0.2]), HORIZON),
+    "fixed": Task(envs.TwoColours(height=2, width=2), 50.0),
+    "fixed life drawn": Task(envs.make("Bandit", means=[0.1, 0.2]), HORIZON),
     "grids": GRIDS,
     "mazes": MAZES,
     "dug mazes": RandomMazes(HORIZON, envs.DugWalls(height=5, width=5), view=1),
@@ -85,7 +82,7 @@ def test_other_numbers_of_a_law_do_not_retrace():
     drawn("grids")
     before = sample_all._cache_size()
     other = GRIDS.replace(
-        total_steps=Horizon(5.0, 6.0), rewards=Uniform(0.0, 2.0), end_probs=LogUniform(0.5, 0.6)
+        total_steps=LogUniform(5.0, 6.0), rewards=Uniform(0.0, 2.0), end_probs=LogUniform(0.5, 0.6)
     )
     tasks = jax.device_get(sample_all(other, jax.random.split(jax.random.key(1), NUM_TASKS)))
     assert sample_all._cache_size() == before
@@ -106,7 +103,7 @@ def test_lives_are_as_long_as_drawn(name):
 
 def test_lives_are_as_long_as_asked():
     assert np.all(drawn("fixed").total_steps == 50.0)
-    equal = Fixed(envs.bandit(), Horizon(777.0, 777.0))
+    equal = Task(envs.make("Bandit"), LogUniform(777.0, 777.0))
     assert float(equal.sample(jax.random.key(5)).total_steps) == 777.0
 
 
@@ -155,7 +152,7 @@ def test_every_grid_has_an_optimum_to_compare_with():
 @pytest.mark.parametrize("name", [param for param in NAMES if "mazes" in param.values[0]])
 def test_mazes_can_be_solved(name):
     level = drawn(name).env.level
-    assert np.all(jax.jit(jax.vmap(envs.is_solvable))(level))
+    assert np.all(jax.jit(jax.vmap(envs.GridLevel.is_solvable))(level))
     if name == "mazes":
         num_walls = level.walls.sum((1, 2))
         assert num_walls.min() >= 3 and num_walls.max() == 12
@@ -172,7 +169,7 @@ def test_bandits_have_means_from_their_range():
 def test_listed_tasks_are_drawn_evenly():
     tasks = jax.tree.map(lambda leaf: leaf[:8], drawn("grids"))
     tasks = tasks.replace(total_steps=np.arange(8.0, dtype=np.float32))
-    again = sample_all(Listed(tasks), jax.random.split(jax.random.key(3), 2000))
+    again = sample_all(tasks, jax.random.split(jax.random.key(3), 2000))
     which = np.asarray(again.total_steps).astype(int)
     assert chisquare(np.bincount(which, minlength=8)).pvalue > 1e-3
     np.testing.assert_array_equal(again.env.positions, np.asarray(tasks.env.positions)[which])

@@ -9,8 +9,7 @@ import pytest
 
 from jaxrl import a2c, ppo
 from jaxrl.core import Progress, values_at
-from jaxrl.core.ranges import Range
-from jaxrl.meta import timed, tuned
+from jaxrl.meta import tuned
 from jaxrl.rules import lpg
 
 INF = float("inf")
@@ -21,7 +20,7 @@ NAMES = ("discount", "rule.lambda_", "rule.entropy_weight", "optimiser.learning_
     "low, high", [(0.0, 1.0), (-2.0, 3.0), (0.0, INF), (-INF, 1.0), (-INF, INF)]
 )
 def test_a_range_maps_the_line_onto_itself_and_back(low, high):
-    span = Range(low, high)
+    span = tuned(ppo(), ["discount"]).ranges[0].replace(low=low, high=high)
     free = np.linspace(-4.0, 4.0, 41, dtype=np.float32)
 
     @jax.jit
@@ -106,7 +105,7 @@ def test_numbers_of_a_schedule_are_free_as_they_are():
 
 
 def test_a_timed_number_starts_as_its_constant_and_follows_its_slopes():
-    rule = timed(a2c(), ["learning_rate", "entropy_weight"])
+    rule = tuned(a2c(), ["learning_rate", "entropy_weight"], timed=True)
     params = rule.init()
     life = Progress.start(1e6)
     for progress in (life, life.advance(600_000)):

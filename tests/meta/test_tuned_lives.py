@@ -14,7 +14,7 @@ import toy_learner as toy
 from jaxrl import a2c, dqn, meta
 from jaxrl.agents import Optimiser
 from jaxrl.envs import TabularEnv, garnet
-from jaxrl.meta import SelfTuning, beside, live_tuned, tuned_lives
+from jaxrl.meta import SelfTuning
 from jaxrl.networks import NetworkSettings
 
 KEY = jax.random.key(0)
@@ -37,7 +37,7 @@ def env():
 
 
 def held_out_lives():
-    return meta.HeldOut(meta.Fixed(env(), PER_UPDATE * 10), PER_UPDATE * 10, 3, last_part=0.5)
+    return meta.HeldOut(meta.Task(env(), PER_UPDATE * 10), PER_UPDATE * 10, 3, last_part=0.5)
 
 
 # A learner that is a line of arithmetic, in episodes of four steps.
@@ -76,7 +76,7 @@ def untuned(name):
     """Lives of the agent that tuning starts from, as a comparison has them."""
     learner, held_out = LEARNERS[name]()
     agent = learner.tuned.agent_of(learner.tuned.init())
-    return toy.raw(meta.evaluate_rule(KEY, agent, held_out))
+    return toy.raw(held_out.lives(KEY, agent))
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_a_life_that_tunes_nothing_is_the_life_of_the_agent(name):
     Ten updates are no whole number of outer steps: the last one stands still from the tenth on.
     """
     learner, held_out = LEARNERS[name]()
-    found, plain = toy.raw(tuned_lives(KEY, still(learner), held_out)), untuned(name)
+    found, plain = toy.raw(still(learner).lives(KEY, held_out)), untuned(name)
     for measure in ("final_return", "lifetime_return", "final_rate", "lifetime_rate"):
         close(getattr(found.lifetime, measure), getattr(plain, measure))
     ours, theirs = found.lifetime.life.train, plain.life.train
@@ -110,7 +110,7 @@ def test_a_life_that_tunes_nothing_is_the_life_of_the_agent(name):
 @pytest.mark.slow
 def test_the_gradient_is_the_slope_of_the_loss():
     """Small steps change no action that was drawn, so that the loss is smooth between them."""
-    life = meta.start_life(KEY, AGENT, meta.Task(env(), jnp.float32(1e9)))
+    life = meta.Life.start(KEY, AGENT, meta.Task(env(), jnp.float32(1e9)))
     critic = LEARNER.critic.init(KEY, env())
     loss = jax.jit(jax.value_and_grad(lambda params: LEARNER.window(params, life, critic)[0]))
     start = LEARNER.tuned.init()
@@ -122,9 +122,9 @@ def test_the_gradient_is_the_slope_of_the_loss():
 @pytest.mark.slow
 def test_learners_stand_beside_the_agents_of_a_comparison_in_the_same_lives():
     found = meta.compare(KEY, {"untuned": SMALL}, SMALL_HELD_OUT, measure="lifetime_rate")
-    lives = tuned_lives(jax.random.fold_in(KEY, 1), still(SMALL_BOOTSTRAPPED), SMALL_HELD_OUT)
+    lives = still(SMALL_BOOTSTRAPPED).lives(jax.random.fold_in(KEY, 1), SMALL_HELD_OUT)
     lives = toy.raw(lives)
-    both = beside(found, {"still": SMALL_BOOTSTRAPPED}, {"still": lives})
+    both = found.beside("still", SMALL, lives.lifetime.lifetime_rate)
     difference = both.difference("still", "untuned")
     assert abs(difference.value) < 1e-5 and difference.high - difference.low < 1e-5
     scores = both.contenders["untuned"].scores
@@ -133,14 +133,13 @@ def test_learners_stand_beside_the_agents_of_a_comparison_in_the_same_lives():
     paid = [np.mean(1.0 - (x - goal) ** 2) + 0.15 for goal in goals]
     np.testing.assert_allclose(scores, paid, rtol=1e-5)
     assert "| still |" in both.table()
-    fewer = jax.tree.map(lambda leaf: leaf[:2], lives)
     with pytest.raises(ValueError, match="still has lives"):
-        beside(found, {"still": SMALL_BOOTSTRAPPED}, {"still": fewer})
+        found.beside("still", SMALL, lives.lifetime.lifetime_rate[:2])
 
 
 def test_what_cannot_be_tuned_is_refused():
     with pytest.raises(ValueError, match="last_part=0"):
-        live_tuned(KEY, LEARNER, meta.Task(env(), jnp.float32(1.0)), num_updates=1, last_part=0.0)
+        LEARNER.live(KEY, meta.Task(env(), jnp.float32(1.0)), num_updates=1, last_part=0.0)
     valued = LEARNER.replace(tuned=meta.tuned(dqn(), ["discount"]))
     with pytest.raises(ValueError, match="no policy"):
-        live_tuned(KEY, valued, meta.Task(env(), jnp.float32(1.0)), num_updates=1)
+        valued.live(KEY, meta.Task(env(), jnp.float32(1.0)), num_updates=1)

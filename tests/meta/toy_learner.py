@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxrl.agents import GradientDescent
 from jaxrl.core import Array, Discrete, TimeStep, struct
-from jaxrl.meta import Horizon, Task
+from jaxrl.envs.wrappers import LogUniform
+from jaxrl.meta import Task
 from jaxrl.networks import CategoricalPolicy
 
 DESCENT = GradientDescent(learning_rate=1.0, max_grad_norm=None)
@@ -49,7 +50,7 @@ class Walk:
 class Walks:
     """Walks to goals that are drawn, `spread` round 1."""
 
-    total_steps: float | Horizon = 1e6
+    total_steps: float | LogUniform = 1e6
     spread: float = 0.0
     cuts: bool = False
     deaf: bool = False
@@ -59,7 +60,8 @@ class Walks:
         goal_key, life_key = jax.random.split(key)
         goal = 1.0 + self.spread * jax.random.uniform(goal_key, minval=-1.0)
         steps = self.total_steps
-        steps = steps.draw(life_key) if isinstance(steps, Horizon) else steps
+        if isinstance(steps, LogUniform):
+            steps = jnp.round(steps.draw(life_key))
         cuts, deaf = jnp.asarray(self.cuts, bool), jnp.asarray(self.deaf, bool)
         env = Walk(goal, cuts, deaf, self.num_places)
         return Task(env, jnp.asarray(steps, jnp.float32))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from jaxrl import Lookahead
 from jaxrl.core import FunctionalFacts, Law, check_settings, list_settings, struct
 from jaxrl.functionals import CVaR, Entropic, Mean, MeanStd, PerPair, worst_case
 from jaxrl.operators import (
@@ -19,14 +20,13 @@ from jaxrl.operators import (
     FixedPolicy,
     Greedy,
     HLGauss,
-    Lookahead,
     MinForm,
     PerState,
     Quantile,
     Scalar,
     Softmax,
     TwoHot,
-    names,
+    bellman,
 )
 
 N, A = 4, 3
@@ -402,7 +402,7 @@ def test_settings_of_pairs_and_states_are_for_planners():
 
 
 def test_names_build_things_whose_settings_are_described():
-    for family in names().values():
+    for family in bellman.names().values():
         for name, build in family.items():
             assert (build.__doc__ or "").strip() and name == name.lower()
             required = [f for f in dataclasses.fields(build) if f.default is f.default_factory]

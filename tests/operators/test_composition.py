@@ -1,4 +1,4 @@
-"""Compositions, value mappings and reward channels."""
+"""Compositions and value mappings."""
 
 import functools
 
@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import brentq
 
 from jaxrl.operators import (
     Avoidance,
@@ -18,7 +17,6 @@ from jaxrl.operators import (
     MaxForm,
     MinForm,
     Reachability,
-    RewardChannels,
     SignedHyperbolic,
 )
 
@@ -146,19 +144,19 @@ def test_contraction_is_as_stated(composition):
     found, (_, discount, _) = measured()[composition], cases()
     moved = np.abs(found["small_more"] - found["small"])
     within = bool(np.all(moved <= discount * 0.5 + 1e-5))
-    assert within == COMPOSITIONS[composition].contracts
+    assert within == COMPOSITIONS[composition].facts.contracts
 
 
 def test_linearity_is_as_stated(composition):
     found = measured()[composition]
     mean = 0.5 * (found["plain"] + found["reverse"])
     is_linear = bool(np.all(np.abs(mean - found["middle"]) < 1e-5))
-    assert is_linear == COMPOSITIONS[composition].linear
+    assert is_linear == COMPOSITIONS[composition].facts.linear
 
 
 def test_only_extreme_forms_need_a_law(composition):
     kind = COMPOSITIONS[composition]
-    assert kind.needs_law == isinstance(kind, (MinForm, MaxForm))
+    assert kind.facts.needs_law == isinstance(kind, (MinForm, MaxForm))
 
 
 def test_every_composition_is_its_formula():
@@ -349,113 +347,3 @@ def test_mapped_returns_are_the_mapped_sum(mapping):
 def test_settings_out_of_range_are_refused(kind, setting):
     with pytest.raises(ValueError, match=setting):
         kind(**{setting: -1.0})
-
-
-# ---- reward channels -------------------------------------------------------------------------
-
-
-def test_identity_channels_are_q_learning_exactly():
-    channels = RewardChannels((Identity(), Identity()), np.float32([1.0, 0.5]))
-    rng = np.random.default_rng(3)
-    next_params, mask = rng.normal(size=(4, 2)), np.array([True, True, False, True])
-    current, reward = rng.normal(size=2), rng.normal(size=2)
-
-    @jax.jit
-    def update(*given):
-        ours = channels.update(*given)
-        return ours, channels.q_values(ours)
-
-    ours, q_values = update(current, reward, 0.9, next_params, 0.3, 0.5, mask)
-    best = np.argmax(np.where(mask, next_params @ [1.0, 0.5], -np.inf))
-    target = reward + 0.9 * next_params[best]
-    np.testing.assert_allclose(ours, current + 0.15 * (target - current), atol=1e-6)
-    # The weighted sum of the channels is what plain Q-learning on the summed reward stores.
-    summed = current @ [1, 0.5] + 0.15 * (
-        reward @ [1, 0.5] + 0.9 * (next_params @ [1, 0.5])[best] - current @ [1, 0.5]
-    )
-    np.testing.assert_allclose(q_values, summed, atol=1e-6)
-
-
-def test_the_action_is_joint_not_per_channel():
-    channels = RewardChannels((Identity(), Identity()), np.ones(2, np.float32))
-    after = np.float32([[10.0, -20.0], [0.0, 1.0], [-20.0, 10.0]])
-    target = jax.jit(channels.target)(np.zeros(2, np.float32), 1.0, after)
-    assert target.tolist() == [0.0, 1.0]
-
-
-RATES = np.float32([1.0, 0.3, 2e-3])
-NOISY = {"log": LogMapping(0.02, 4.0), "root": HTransform(0.0)}
-
-
-@functools.cache
-def stationary():
-    """Values at each of the `RATES` of the first step, where every second reward is 4."""
-    rate = 2e-3
-
-    @jax.jit
-    def learn(value_rates):
-        def of_mapping(mapping, value_rate):
-            channels = RewardChannels((mapping,), jnp.ones(1))
-
-            def step(params, reward):
-                new = channels.update(
-                    params, reward[None], 0.0, jnp.zeros((1, 1)), value_rate, rate / value_rate
-                )
-                return new, channels.values(new)[0]
-
-            rewards = 4.0 * (jnp.arange(8000) % 2)
-            path = jax.lax.scan(step, channels.params(jnp.ones(1)), rewards)[1]
-            return jnp.mean(path[-2:])
-
-        over_rates = jax.vmap(of_mapping, (None, 0))
-        return {name: over_rates(mapping, value_rates) for name, mapping in NOISY.items()}
-
-    return jax.device_get(learn(RATES))
-
-
-@pytest.mark.parametrize("name", NOISY, ids=["mapping0", "mapping1"])
-def test_stationary_value_goes_from_the_f_mean_to_the_mean(name):
-    """Rewards 0 or 4 with even odds, discount 0: at value_rate 1 the stationary value is
-    f^-1((f(0) + f(4)) / 2), far below the mean 2 that value_rate -> 0 gives, and in between v
-    solves f(v) = (f((1 - rate) v) + f((1 - rate) v + 4 rate)) / 2."""
-    mapped = {
-        "log": lambda x: 4 + 4.02 * np.log((x + 0.02) / 4.02),
-        "root": lambda x: np.sqrt(x + 1) - 1,
-    }[name]
-    for found, rate in zip(stationary()[name], RATES.astype(float), strict=True):
-
-        def off(v, rate=rate):
-            low, high = mapped((1 - rate) * v), mapped((1 - rate) * v + 4 * rate)
-            return mapped(v) - 0.5 * (low + high)
-
-        np.testing.assert_allclose(found, brentq(off, 0.01, 3.99), atol=2e-3)
-    assert stationary()[name][0] < 1.7 and abs(stationary()[name][2] - 2.0) < 5e-3
-
-
-def test_decomposition_keeps_the_greedy_policy():
-    """Reward split into its positive and negative parts: the same best actions and values."""
-    num_states, num_actions, discount = 5, 3, 0.7
-    rng = np.random.default_rng(4)
-    after = rng.integers(num_states, size=(num_states, num_actions))
-    reward = rng.normal(size=(num_states, num_actions)).astype(np.float32)
-    parts = np.stack([np.maximum(reward, 0), np.maximum(-reward, 0)], axis=-1)
-    channels = RewardChannels(
-        (LogMapping(0.05, 10.0), LogMapping(0.05, 10.0)), np.float32([1.0, -1.0])
-    )
-
-    @jax.jit
-    def solve():
-        def sweep(_, params):
-            return jax.vmap(
-                jax.vmap(lambda c, r, n: channels.update(c, r, discount, params[n], 0.5, 0.9))
-            )(params, parts, after)
-
-        zero = channels.params(jnp.zeros((num_states, num_actions, 2)))
-        return jax.vmap(jax.vmap(channels.q_values))(jax.lax.fori_loop(0, 400, sweep, zero))
-
-    q = np.zeros((num_states, num_actions))
-    for _ in range(400):
-        q = reward + discount * q.max(axis=1)[after]
-    found = np.asarray(solve())
-    np.testing.assert_allclose(found, q, atol=2e-3)
-    np.testing.assert_array_equal(np.argmax(found, 1), np.argmax(q, axis=1))

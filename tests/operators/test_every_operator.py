@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrl.core import Law
-from jaxrl.operators import BellmanOperator, Scalar, names
+from jaxrl.operators import BellmanOperator, Scalar, bellman
 
 B, N, A = 8, 4, 3  # lookaheads, outcomes, actions
 DISCOUNT = 0.9
@@ -26,10 +26,10 @@ GIVEN = {
     "expectiles": {"num_atoms": 5},
     "two_hot": {"num_atoms": 5},
     "hl_gauss": {"num_atoms": 5},
-    "particles": {"num_atoms": 5},
+    "energy_atoms": {"num_atoms": 5},
 }
 FUNCTIONALS, IMPROVEMENTS, HEADS = (
-    {name: kind(**GIVEN.get(name, {})) for name, kind in names()[slot].items()}
+    {name: kind(**GIVEN.get(name, {})) for name, kind in bellman.names()[slot].items()}
     for slot in ("functionals", "improvements", "heads")
 )
 PAIRS = [(i, "quantile") for i in IMPROVEMENTS]
@@ -40,7 +40,7 @@ PAIRS += [(i, h) for h in HEADS if h != "quantile" for i in ("greedy", "softmax"
 TRIED = ("mean", "cvar", "var", "entropic", "mean_std", "cumulative_prospect", "kl_ball")
 TRIED += ("total_variation", "interval", "scenarios", "kl_penalty")
 # Raising these parameters raises the return they stand for.
-RISING = ("scalar", "quantile", "particles")
+RISING = ("scalar", "quantile", "energy_atoms")
 
 
 def random_steps():
@@ -115,7 +115,7 @@ def test_backup_of_every_improvement_and_head(name, successors):
         operator = BellmanOperator(HEADS[h], IMPROVEMENTS[i], functional)
         if operator.contracts:
             assert np.all(moved[pair] <= DISCOUNT * far[pair] + 2e-4), (i, h)
-        if functional.monotone and IMPROVEMENTS[i].nonexpansive and h in RISING:
+        if functional.monotone and IMPROVEMENTS[i].facts.nonexpansive and h in RISING:
             assert np.all(means[pair, 2] >= means[pair, 0] - 2e-4), (i, h)
 
 

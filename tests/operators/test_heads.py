@@ -11,12 +11,12 @@ from scipy.special import softmax
 from scipy.stats import norm
 
 from jaxrl.core import Law
-from jaxrl.operators.heads import (
+from jaxrl.operators import (
     Categorical,
+    EnergyAtoms,
     Expectiles,
     Gaussian,
     HLGauss,
-    Particles,
     Quantile,
     Scalar,
     TwoHot,
@@ -32,7 +32,7 @@ HEADS = {
     "gaussian": Gaussian(num_atoms=6),
     "two_hot": TwoHot(-3.0, 5.0, num_atoms=17),
     "hl_gauss": HLGauss(-6.0, 8.0, num_atoms=28),
-    "particles": Particles(num_atoms=6),
+    "particles": EnergyAtoms(num_atoms=6),
 }
 
 
@@ -171,10 +171,10 @@ def test_facts_are_as_stated(name):
     head, found = HEADS[name], measured(name)
     apart = np.abs(found["narrow"]["params"] - found["wide"]["params"])
     if head.shape not in ((1,), ()):  # one number cannot
-        assert bool(np.any(apart > 1e-3)) == head.stores_law
+        assert bool(np.any(apart > 1e-3)) == head.facts.stores_law
     off = [abs(found[i]["mean"] - moments(bank()[i])[0]) for i in range(NUM_RANDOM)]
     # HL-Gauss keeps them nearly: its own accuracy is tested below.
-    assert (max(off) < 1e-5) == head.mean_preserving or isinstance(head, HLGauss)
+    assert (max(off) < 1e-5) == head.facts.mean_preserving or isinstance(head, HLGauss)
 
 
 def test_encoding_ignores_order_and_impossible_atoms(name):
@@ -203,7 +203,7 @@ def test_gradients_through_encoding_are_finite(name):
     for law in (0, "equal"):
         found = measured(name)[law]
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(found["slopes"]))
-        if head.mean_preserving:
+        if head.facts.mean_preserving:
             np.testing.assert_allclose(found["mean_slopes"], bank()[law].probs, atol=2e-5)
         np.testing.assert_allclose(np.sum(found["mean_slopes"]), 1.0, atol=1e-3)
 
@@ -224,7 +224,7 @@ def test_double_precision_is_kept(name):
         (Expectiles, {"num_atoms": 4}, "num_atoms"),
         (Gaussian, {"min_scale": -1.0}, "min_scale"),
         (Quantile, {"huber_threshold": -1.0}, "huber_threshold"),
-        (Particles, {"num_atoms": 0}, "num_atoms"),
+        (EnergyAtoms, {"num_atoms": 0}, "num_atoms"),
         (Scalar, {"huber_threshold": 0.0}, "huber_threshold"),
     ],
 )

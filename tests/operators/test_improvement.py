@@ -180,13 +180,26 @@ def test_a_value_of_minus_infinity_is_an_illegal_action(name):
 
 
 def test_value_is_monotone_and_nonexpansive(name):
-    if not IMPROVEMENTS[name].nonexpansive:
+    if not IMPROVEMENTS[name].facts.nonexpansive:
         return
     (q_values, mask), (other, _) = inputs()["clean"], inputs()["other"]
     value, other_value, best = (measured(name)[x][2] for x in ("clean", "other", "more"))
     gap = np.max(np.where(mask, np.abs(q_values - other), 0.0), axis=1)
     assert np.all(np.abs(value - other_value) <= gap + 1e-5)
     assert np.all(best >= np.maximum(value, other_value) - 1e-5)
+
+
+def test_other_facts_are_as_stated(name):
+    """Sublinear: of a sum no more than the sum, of twice the values twice as much; fixed: one
+    policy, whatever the values."""
+    part, (q_values, other) = IMPROVEMENTS[name], np.float32([cases()[0], inputs()["other"][0]])
+    probs, bonus, value = batch(part, q_values)
+    _, _, other_value = batch(part, other)
+    is_sublinear = np.all(batch(part, q_values + other)[2] <= value + other_value + 1e-4)
+    is_sublinear &= np.allclose(batch(part, 2 * q_values)[2], 2 * value, atol=1e-4)
+    assert is_sublinear or not part.facts.sublinear
+    is_fixed = np.allclose(batch(part, other)[0], probs, atol=1e-6) and not np.any(bonus)
+    assert is_fixed == part.facts.fixed
 
 
 def test_value_moves_with_a_constant(name):
@@ -197,7 +210,7 @@ def test_value_moves_with_a_constant(name):
 @pytest.mark.parametrize("expansive", [Boltzmann(1.0), MirrorDescent(0.0, 1.0, False)])
 def test_the_marked_ones_do_expand(expansive):
     """V = q e^q / (e^q + 1) on values (q, 0) has slope above 1 near q = 2.4 (its maximum 1.1)."""
-    assert not expansive.nonexpansive
+    assert not expansive.facts.nonexpansive
     if isinstance(expansive, MirrorDescent):
         expansive = expansive.replace(log_reference=np.zeros(A, np.float32))
     q_values = np.float32([[2.4, 0.0], [2.5, 0.0], [5.0, 0.0], [5.0, 0.5]])
@@ -262,7 +275,7 @@ def test_no_legal_action_still_has_a_law(name):
 def test_deterministic_improvements_select_their_action(name):
     q_values, mask = cases()
     probs, bonus, _ = measured(name)["clean"]
-    if IMPROVEMENTS[name].deterministic:
+    if IMPROVEMENTS[name].facts.deterministic:
         index = jax.jit(jax.vmap(IMPROVEMENTS[name].select))(q_values, mask)
         np.testing.assert_array_equal(probs, np.eye(A)[np.asarray(index)])
         assert np.all(bonus == 0)

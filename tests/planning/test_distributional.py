@@ -9,17 +9,26 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import wasserstein_distance
 
-from jaxrl import BellmanOperator, outcome_mdp, stack_mdps
+from jaxrl import BellmanOperator, outcome_mdp, planning, stack_mdps
 from jaxrl.functionals import CVaR, Entropic, PerPair
-from jaxrl.operators import Categorical, EpsilonGreedy, MaxForm, MinForm, Quantile, Scalar, Softmax
-from jaxrl.operators.heads import Expectiles, Gaussian, Particles
+from jaxrl.operators import (
+    Categorical,
+    EnergyAtoms,
+    EpsilonGreedy,
+    Expectiles,
+    Gaussian,
+    MaxForm,
+    MinForm,
+    Quantile,
+    Scalar,
+    Softmax,
+)
 from jaxrl.planning import (
     categorical_fixed_point,
     distributional_policy_evaluation,
     distributional_value_iteration,
     return_law,
 )
-from jaxrl.planning.sweeps import sweep
 
 S, A, K = 4, 2, 3
 GRID = Categorical(-6.0, 6.0, num_atoms=25)
@@ -47,7 +56,7 @@ def random_mdp(seed, discount=0.8, mask=True):
 @jax.jit
 def scalar_values(mdp, operator):
     """A thousand plain sweeps."""
-    once = lambda _, values: sweep(mdp, operator, values)[0]  # noqa: E731
+    once = lambda _, values: planning.backups.backup(mdp, operator, values)[0]  # noqa: E731
     return jax.lax.fori_loop(0, 1000, once, jnp.zeros((S,), mdp.prob.dtype))
 
 
@@ -105,7 +114,7 @@ def plain_optimum():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "head", [Quantile(8), pytest.param(Particles(8), marks=pytest.mark.slow)], ids=kind
+    "head", [Quantile(8), pytest.param(EnergyAtoms(8), marks=pytest.mark.slow)], ids=kind
 )
 def test_a_head_that_loses_the_mean_gets_an_honest_bound(head):
     found = jax.device_get(distributional_value_iteration(random_mdp(0), BellmanOperator(head)))

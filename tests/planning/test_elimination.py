@@ -12,9 +12,7 @@ import pytest
 from jaxrl import BellmanOperator, outcome_mdp, planning
 from jaxrl.functionals import CVaR
 from jaxrl.operators import Softmax
-from jaxrl.planning import sweeps
-from jaxrl.planning.certificates import certify
-from jaxrl.planning.elimination import candidates
+from jaxrl.planning import backups, certificates
 
 A, K, LEVEL, DISCOUNT = 8, 8, 0.3, 0.9
 OPERATOR = BellmanOperator(successor_functional=CVaR(LEVEL))
@@ -25,7 +23,7 @@ LARGE, SMALL = 4_200, 23  # states: just enough to be large, and as many as are 
 def num_states(request, monkeypatch):
     """A small model passes for a large one; no other test has programs of its size."""
     if request.param == SMALL:
-        monkeypatch.setattr(sweeps, "CHUNK", SMALL * A * K // 16 - 1)
+        monkeypatch.setattr(backups, "CHUNK", SMALL * A * K // 16 - 1)
     return request.param
 
 
@@ -81,7 +79,7 @@ def exact(num_states):
 def test_the_solution_is_that_of_numpy(num_states):
     with jax.enable_x64(True):
         mdp = model(num_states)
-        assert sweeps.is_large(mdp) or jax.default_backend() != "cpu"
+        assert backups.is_large(mdp) or jax.default_backend() != "cpu"
         solution = jax.device_get(planning.value_iteration(mdp, OPERATOR, tolerance=1e-7))
     assert bool(solution.converged)
     q_values = action_values(exact(num_states))
@@ -101,12 +99,16 @@ def test_sweeps_are_exact_and_their_bounds_hold(num_states):
 
         @jax.jit
         def first(mdp):
-            prepared = sweeps.prepare(mdp, OPERATOR)
-            return prepared, certify(prepared), candidates(prepared, jnp.zeros(num_states))
+            prepared = backups.prepare(mdp, OPERATOR)
+            return (
+                prepared,
+                certificates.certify(prepared),
+                certificates.candidates(prepared, jnp.zeros(num_states)),
+            )
 
         @jax.jit
         def sweep(prepared, certificate, known, v):
-            parts, known = known.sweep(prepared, certificate, v)
+            parts, known = known.backup(prepared, certificate, v)
             return parts, known, known.complete(prepared, v)
 
         prepared, certificate, known = first(mdp)
@@ -134,8 +136,8 @@ def test_only_where_a_bound_carries_over(num_states):
         found = []
 
         def look(mdp):
-            prepared = sweeps.prepare(mdp, operator)
-            found.append(candidates(prepared, jnp.zeros(num_states)) is not None)
+            prepared = backups.prepare(mdp, operator)
+            found.append(certificates.candidates(prepared, jnp.zeros(num_states)) is not None)
 
         jax.eval_shape(look, mdp)
         return found[0]

@@ -114,7 +114,7 @@ def test_an_occupancy_sums_to_the_time_there_is():
     np.testing.assert_allclose(np.sum(occupancy(endless, random_policy(mdp, 0))), 10.0, rtol=1e-12)
     with pytest.raises(ValueError, match="infinite"):
         occupancy(cycle(3, discount=1.0), np.full((3, 2), 0.5))
-    with pytest.raises(ValueError, match="sum to one"):
+    with pytest.raises(ValueError, match="summing to one"):
         occupancy(mdp, np.full((4, 3), 0.6))
     with pytest.raises(ValueError, match="shape"):
         occupancy(mdp, np.ones(3))

@@ -10,7 +10,7 @@ import pytest
 from jaxrl import BellmanOperator, outcome_mdp, planning, stack_mdps
 from jaxrl.envs import TabularEnv
 from jaxrl.functionals import CVaR, PerPair
-from jaxrl.operators.heads import Categorical, Quantile
+from jaxrl.operators import Categorical, Quantile
 
 S, A, K = 4, 2, 3
 CVAR = BellmanOperator(successor_functional=CVaR(0.3))

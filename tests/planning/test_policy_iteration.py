@@ -14,7 +14,7 @@ import jaxrl
 from jaxrl.functionals import SharedL1, TotalVariation
 from jaxrl.operators import Softmax
 from jaxrl.planning import (
-    modified_policy_iteration,
+    FrozenSweeps,
     policy_evaluation,
     policy_iteration,
     value_iteration,
@@ -77,13 +77,13 @@ def test_modified_policy_iteration_agrees_for_any_number_of_inner_sweeps() -> No
         exact = policy_iteration(mdp, tolerance=1e-10)
         sweeps = []
         for num_inner in (0, 5):
-            found = modified_policy_iteration(mdp, num_inner=num_inner)
+            found = value_iteration(mdp, acceleration=FrozenSweeps(num_inner, 0.0))
             assert bool(found.converged)
             assert np.max(np.abs(found.values - exact.values)) <= found.error_bound + 1e-10
             sweeps.append(int(found.num_iterations))
         assert sweeps[1] < sweeps[0]
-    with pytest.raises(ValueError, match="num_inner"):
-        modified_policy_iteration(mdp, num_inner=-1)
+    with pytest.raises(ValueError, match="num_sweeps"):
+        FrozenSweeps(-1)
 
 
 def test_evaluation_is_a_linear_solve() -> None:
@@ -187,7 +187,7 @@ def test_robust_policy_iteration_is_robust_value_iteration() -> None:
     with jax.enable_x64(True):
         mdp = random_mdp(7, 0.99)
         newton = policy_iteration(mdp, ROBUST)
-        swept = modified_policy_iteration(mdp, ROBUST, num_inner=0)
+        swept = value_iteration(mdp, ROBUST, acceleration=FrozenSweeps(0))
         assert bool(newton.converged)
         assert bool(swept.converged)
         assert int(newton.num_iterations) < int(swept.num_iterations)

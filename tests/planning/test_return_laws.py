@@ -10,8 +10,7 @@ from scipy.stats import wasserstein_distance
 
 from jaxrl import outcome_mdp, stack_mdps
 from jaxrl.core import Law
-from jaxrl.planning import return_law
-from jaxrl.planning.return_laws import merge
+from jaxrl.planning import return_law, return_laws
 
 S, A, K, H = 3, 2, 2, 4
 
@@ -121,7 +120,7 @@ def test_too_few_atoms_keep_the_mean_and_say_how_far_they_are(num_atoms):
 
 def test_merging_ignores_impossible_atoms():
     """0.25 at 1 twice, 0.5 at 3; what is impossible may hold anything."""
-    merged = jax.jit(merge, static_argnums=1)
+    merged = jax.jit(return_laws.merge, static_argnums=1)
     probs = np.float32([0.25, 0.0, 0.5, 0.25, 0.0])
     impossible = np.float32([1.0, np.inf, 3.0, 1.0, np.nan])
     law, moved, fits = jax.device_get(merged(Law(probs, impossible), 3))

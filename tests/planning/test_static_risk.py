@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from jaxrl import outcome_mdp, stack_mdps
+from jaxrl import BellmanOperator, outcome_mdp, planning, stack_mdps
 from jaxrl.core import struct
 from jaxrl.functionals import CVaR
 from jaxrl.operators import Categorical
 from jaxrl.planning import (
     chow_cvar_upper_bound,
-    greedy_on_cvar,
+    distributional_value_iteration,
     nested_cvar,
     return_law,
     static_cvar,
@@ -25,9 +25,7 @@ from jaxrl.planning import (
     static_evar,
     static_var,
     stock_augmented,
-    stock_return_law,
 )
-from jaxrl.planning.episodes import lattice_step
 from jaxrl.returns import next_stock
 
 H = 3
@@ -240,7 +238,7 @@ def test_discounted_rewards_on_a_lattice_are_exact_too(discount):
 )
 def test_the_step_of_discounted_whole_rewards(discount, horizon, step):
     """None is claimed where 4,096 points are too few."""
-    found = lattice_step(random_mdp(0, discount=discount), horizon)
+    found = planning.stock.lattice_step(random_mdp(0, discount=discount), horizon)
     assert found == (step and pytest.approx(step, rel=1e-6))
 
 
@@ -306,7 +304,7 @@ def test_few_stocks_off_every_lattice_are_planned_exactly(solve, score, name):
         best = score(*laws, level).max()
         np.testing.assert_allclose(plan.value, best, rtol=1e-9, atol=1e-9)
         assert plan.error_bound < 1e-9
-        law = stock_return_law(mdp, plan, num_atoms=64)
+        law = plan.return_law(mdp, num_atoms=64)
         kept = score(np.asarray(law.law.probs)[None], np.asarray(law.law.atoms)[None], level)[0]
         assert law.is_exact
         np.testing.assert_allclose(kept, best, rtol=1e-9, atol=1e-9)
@@ -569,7 +567,9 @@ def test_greedy_on_cvar_prefers_the_safe_action():
     with jax.enable_x64(False):
         mdp = outcome_mdp([[[0.5, 0.5]] * 2], [[[0, 0]] * 2], [[[-6.0, 10.0], [1.0, 1.0]]], 0.5)
         for level, action, value in ((0.5, 1, 2.0), (1.0, 0, 4.0)):
-            found = greedy_on_cvar(mdp, Categorical(-12.0, 20.0, num_atoms=33), level=level)
+            head = Categorical(-12.0, 20.0, num_atoms=33)
+            operator = BellmanOperator(head, return_functional=CVaR(level))
+            found = distributional_value_iteration(mdp, operator)
             assert int(np.argmax(found.policy[0])) == action
             np.testing.assert_allclose(found.values[0], value, atol=1e-3)
 
@@ -669,7 +669,7 @@ def test_the_return_law_of_a_plan_is_that_of_all_its_paths(lattice, fractional):
     if not lattice or fractional:
         plans.append(stock_augmented(mdp, Homeostasis(0.5), initial_stock=-1.5, **settings))
     for plan in plans:
-        found = stock_return_law(mdp, plan, num_atoms=64)
+        found = plan.return_law(mdp, num_atoms=64)
         assert found.is_exact and found.error_bound < 1e-11
         assert distance_to_the_walk(found, plan, mdp) < 1e-12
 
@@ -680,7 +680,7 @@ def test_on_a_lattice_the_law_has_the_value_that_was_planned():
     with jax.enable_x64(True):
         mdp, horizon = random_mdp(0, terminal=False), 25
         plan = static_cvar(mdp, level=0.1, horizon=horizon, initial_state=1)
-        found = stock_return_law(mdp, plan, initial_state=1, num_atoms=plan.stocks.size)
+        found = plan.return_law(mdp, initial_state=1, num_atoms=plan.stocks.size)
         law = found.law
         assert found.is_exact and np.sum(np.asarray(law.probs) > 1e-6) > 10
         np.testing.assert_allclose(CVaR(0.1)(law.probs, law.atoms), plan.value, atol=1e-9)
@@ -688,7 +688,7 @@ def test_on_a_lattice_the_law_has_the_value_that_was_planned():
         (place,) = np.flatnonzero(plan.stocks == plan.initial_stock)
         np.testing.assert_allclose(shortfall, plan.utilities[place], atol=1e-9)
         quantile = static_var(mdp, level=0.1, horizon=horizon, initial_state=1)
-        found = stock_return_law(mdp, quantile, initial_state=1, num_atoms=plan.stocks.size)
+        found = quantile.return_law(mdp, initial_state=1, num_atoms=plan.stocks.size)
         rows = np.asarray(found.law.probs)[None], np.asarray(found.law.atoms)[None]
         np.testing.assert_allclose(var(*rows, 0.1), quantile.value, atol=1e-9)
 
@@ -699,7 +699,7 @@ def test_too_few_atoms_say_that_actions_may_differ():
     with jax.enable_x64(True):
         mdp = random_mdp(0, discount=0.8, one_action=True, lattice=False, terminal=False)
         plan = static_cvar(mdp, level=0.35, horizon=H, num_stocks=40)
-        few, all_ = (stock_return_law(mdp, plan, num_atoms=n) for n in (2, 64))
+        few, all_ = (plan.return_law(mdp, num_atoms=n) for n in (2, 64))
         assert not few.is_exact and jnp.isinf(few.error_bound) and all_.is_exact
         np.testing.assert_allclose(few.law.mean(), all_.law.mean(), atol=1e-12)
 
@@ -712,7 +712,7 @@ def test_ended_episodes_are_merged_with_a_bound():
         shape = np.zeros((1, 1, 4), int)
         mdp = outcome_mdp(np.full((1, 1, 4), 0.25), shape, reward, 1.0, terminal=shape == 0)
         plan = static_cvar(mdp, level=0.5, horizon=2)
-        found = stock_return_law(mdp, plan, num_atoms=2)
+        found = plan.return_law(mdp, num_atoms=2)
         far = distance_to_the_walk(found, plan, mdp)
         assert not found.is_exact and 0 < far <= found.error_bound < 2.0
 
@@ -720,7 +720,7 @@ def test_ended_episodes_are_merged_with_a_bound():
 @pytest.mark.slow
 def test_return_laws_of_plans_by_vmap():
     mdps = [random_mdp(seed) for seed in (0, 2)]
-    law = lambda mdp, plan: stock_return_law(mdp, plan, num_atoms=32).law  # noqa: E731
+    law = lambda mdp, plan: plan.return_law(mdp, num_atoms=32).law  # noqa: E731
 
     @jax.jit
     @jax.vmap
@@ -750,7 +750,7 @@ def test_bad_arguments_of_return_laws(change, message):
         change = {"mdp": random_mdp(0, num_states=3)}
     change = {"mdp": batch_of_one()} if change == "a batch" else change
     with pytest.raises(ValueError, match=message):
-        stock_return_law(**{"mdp": random_mdp(0), "plan": cvar_plan(0, 0.35)} | change)
+        cvar_plan(0, 0.35).return_law(**{"mdp": random_mdp(0)} | change)
 
 
 # ---- machinery -------------------------------------------------------------------------------
@@ -800,7 +800,7 @@ def test_a_lattice_of_tenths_is_found():
     mdp = outcome_mdp([[[0.3, 0.7]] * 2], [[[0, 0]] * 2], [[[-0.3, 0.1], [0.0, -0.2]]], 1.0)
     plan = static_cvar(mdp, level=0.3, horizon=5)
     assert plan.stocks.size < 100 and plan.error_bound < 1e-4
-    np.testing.assert_allclose(plan.steps, 0.1, atol=1e-6)
+    np.testing.assert_allclose(np.diff(plan.edges), 0.1, atol=1e-6)
 
 
 @pytest.mark.parametrize(

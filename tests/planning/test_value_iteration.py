@@ -12,12 +12,11 @@ from scipy.optimize import linprog
 
 import jaxrl
 from jaxrl.functionals import Contamination, CVaR, Entropic, PerPair
-from jaxrl.operators import MinForm, Softmax
-from jaxrl.operators.heads import Quantile
-from jaxrl.planning import Anderson, FrozenSolve, FrozenSweeps, GaussSeidel, Plain, value_iteration
+from jaxrl.operators import MinForm, Quantile, Softmax
+from jaxrl.planning import Anderson, FrozenSolve, FrozenSweeps, GaussSeidel, value_iteration
 
 NUM_STATES, NUM_ACTIONS, NUM_OUTCOMES = 6, 3, 3
-ACCELERATIONS = (Plain(), FrozenSweeps(), FrozenSolve(), GaussSeidel(3), Anderson(3))
+ACCELERATIONS = (FrozenSweeps(0), FrozenSweeps(), FrozenSolve(), GaussSeidel(3), Anderson(3))
 OPERATORS = {
     "mean": jaxrl.BellmanOperator(),
     "cvar": jaxrl.BellmanOperator(successor_functional=CVaR(0.4)),
@@ -78,7 +77,7 @@ def test_values_solve_the_linear_program(dense) -> None:
 @pytest.mark.parametrize(
     "name, solved",
     [
-        pytest.param("mean", (Plain(), FrozenSolve()), marks=pytest.mark.slow),
+        pytest.param("mean", (FrozenSweeps(0), FrozenSolve()), marks=pytest.mark.slow),
         pytest.param("mean", ACCELERATIONS, marks=pytest.mark.slow),
         pytest.param("cvar", ACCELERATIONS[:2], marks=pytest.mark.slow),
         pytest.param("entropic-softmax", ACCELERATIONS[:2], marks=pytest.mark.slow),
@@ -154,7 +153,7 @@ def run(mdp, initial_values, max_iterations, acceleration):
 
 def test_stops_where_it_must() -> None:
     mdp, zero = jax.device_get(random_mdp(0, 0.99)), np.zeros(NUM_STATES, np.float32)
-    few = run(mdp, zero, 3, Plain())
+    few = run(mdp, zero, 3, FrozenSweeps(0))
     assert int(few.num_iterations) == 3
     assert not bool(few.converged)
     assert float(few.error_bound) > 1e-3
@@ -162,7 +161,7 @@ def test_stops_where_it_must() -> None:
     assert error <= float(few.error_bound)
     reward = mdp.reward.copy()
     reward[0, 0, 0] = np.nan
-    found = run(mdp.replace(reward=reward), zero, 1000, Plain())
+    found = run(mdp.replace(reward=reward), zero, 1000, FrozenSweeps(0))
     assert int(found.num_iterations) == 1
     assert not bool(found.converged)
     assert np.isinf(found.error_bound)
@@ -172,7 +171,7 @@ def test_stops_where_it_must() -> None:
 def test_starts_where_it_is_told() -> None:
     mdp = jax.device_get(random_mdp(3))
     exact = linear_program(mdp).astype(np.float32)
-    again = run(mdp, exact, 1000, Plain())
+    again = run(mdp, exact, 1000, FrozenSweeps(0))
     assert int(again.num_iterations) == 1
     np.testing.assert_allclose(again.values, exact, atol=1e-5)
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.agents import AverageReward
-from jaxrl.agents.variance_adjustment import VarianceAdjustment
+from jaxrl.agents import AverageReward, VarianceAdjustment
 from jaxrl.core import Progress, Transition
 from jaxrl.envs.wrappers import RunningMoments
 from jaxrl.replay import PrioritisedReplay, UniformReplay

@@ -16,7 +16,6 @@ from jaxrl.rules import (
     ClipDrift,
     DiscoveredDrift,
     DriftPolicy,
-    NetworkDrift,
     PolicyOutputs,
     PolicyTargets,
     ProximalPolicy,
@@ -34,7 +33,7 @@ ADVANTAGES = np.array([-100.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 100.0], np.float32)
 
 
 def networks():
-    """`NetworkDrift`s `[64]` of all sizes of weights, half of them started at PPO's drift."""
+    """Networks `[64]` of all sizes of weights, half of them started at PPO's drift."""
     generator = np.random.default_rng(0)
     sizes = 10.0 ** generator.uniform(-3.0, 3.0, size=(NUM_NETWORKS, 1, 1))
     weights = {
@@ -44,7 +43,8 @@ def networks():
     weights = {name: leaf.astype(np.float32) for name, leaf in weights.items()}
     epsilon = np.where(np.arange(NUM_NETWORKS) % 2 == 0, 0.2, 1e9).astype(np.float32)
     margin = np.full(NUM_NETWORKS, 1e-4, np.float32)
-    return NetworkDrift(weights, ClipDrift(epsilon), margin, timed=True)
+    network = drift(jax.random.key(0), timed=True).drift
+    return network.replace(weights=weights, start=ClipDrift(epsilon), margin=margin)
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +209,8 @@ def test_only_a_timed_network_sees_the_life():
     fall = -np.expm1(0.1)
     plain = 2.0 * (0.1 + 0.1**2 + fall + fall**2)  # and again, times the advantage
     for timed in (False, True):
-        network = NetworkDrift(
-            {name: leaf if timed else leaf[:8] for name, leaf in weights.items()}, timed=timed
+        network = drift(jax.random.key(0), timed=timed).drift.replace(
+            weights={name: leaf if timed else leaf[:8] for name, leaf in weights.items()}
         )
         drift_at = jax.jit(lambda life, network=network: network(jnp.float32(0.1), 1.0, life))
         for (total, step), (share, length) in zip(lives, shares_and_lengths, strict=True):

@@ -23,7 +23,7 @@ RULES = {
     "clip drift": rules.DriftPolicy(),
     "no drift": rules.DriftPolicy(rules.ZeroDrift()),
     "dpo": rules.DriftPolicy(rules.DiscoveredDrift()),
-    "lpo": jaxrl.lpo().rule,
+    "lpo": jaxrl.preset("lpo").rule,
     "mdpo": rules.MirrorDescentPolicy(),
     "tsallis": rules.MirrorDescentPolicy(rules.TsallisDivergence(2.0)),
 }

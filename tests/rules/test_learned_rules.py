@@ -20,7 +20,6 @@ from jaxrl.rules import (
     PolicyOutputs,
     PolicyTargets,
     StaticRiskGradient,
-    WithReward,
     drift,
     lpg,
     with_reward,
@@ -278,7 +277,7 @@ def test_everything_else_is_the_inner_rule_s():
     assert with_reward(made(), key, *spaces).learned == ("reward.weights", "rule.weights")
     assert with_reward(drift(key), abs).learned == ("rule.drift.weights",)
     assert with_reward(made(), abs).outputs == made().outputs
-    assert WithReward(StaticRiskGradient(), abs).needs_episodes
+    assert with_reward(StaticRiskGradient(), abs).needs_episodes
     assert not with_reward(A2C, abs).needs_episodes
     assert with_reward(A2C, abs).init({}) == ()
     with pytest.raises(ValueError, match="observation_space"):

@@ -231,23 +231,13 @@ def test_smoothing_noise_is_drawn_anew_in_every_step_and_episode():
 
 def test_the_command_line_plays_every_seed_with_its_own_keys_and_every_setting_with_the_same():
     job = Job(
-        agent_name="teller",
+        config={"num_seeds": 3},
         agent=Teller(),
-        settings={},
-        normalise=(),
-        env_name="lottery",
         env=Lottery(*map(np.float32, LOTTERIES["reset"])),
         env_settings={},
         over={"unused": (0.1, 0.2)},
-        num_seeds=3,
-        num_steps=1,
-        num_records=1,
-        seed=0,
-        lanes=1,
-        parts={},
-        env_wrap=(),
     )
-    played = evaluate_agents(job, np.zeros((2, 3)), seed=0, num_episodes=5)
+    played = evaluate_agents(job, np.zeros((2, 3)), seed=0, options={"num_episodes": 5})
     returns = np.array([[np.asarray(one.returns) for one in seeds] for seeds in played])
     assert returns.shape == (2, 3, 5) and different(returns[0])
     np.testing.assert_array_equal(returns[0], returns[1])

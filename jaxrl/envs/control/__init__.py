@@ -1,18 +1,5 @@
 """Classic control as pure structs: every physical constant is a leaf with a unit and a range."""
 
-from jaxrl.envs.control.acrobot import Acrobot, AcrobotState
-from jaxrl.envs.control.cartpole import CartPole, CartPoleState
-from jaxrl.envs.control.mountain_car import MountainCar, MountainCarContinuous, MountainCarState
-from jaxrl.envs.control.pendulum import Pendulum, PendulumState
+from jaxrl.core.doors import door
 
-__all__ = [
-    "Acrobot",
-    "AcrobotState",
-    "CartPole",
-    "CartPoleState",
-    "MountainCar",
-    "MountainCarContinuous",
-    "MountainCarState",
-    "Pendulum",
-    "PendulumState",
-]
+__getattr__, __dir__ = door(__file__, __name__)

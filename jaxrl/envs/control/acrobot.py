@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady, wrapped
+from jaxrl.envs.control import mechanics
+from jaxrl.envs.control.mechanics import nonnegative, positive, random, spread, steady
 
 
 @struct.dataclass
@@ -58,6 +55,7 @@ class Acrobot:
     Gymnasium's documentation of Acrobot-v1 is the reference for constants, ends and rewards.
 
     Example:
+        >>> import jax
         >>> env = Acrobot(link_mass_2=2.0)
         >>> state, observation = env.reset(jax.random.key(0))
         >>> _, step = env.step(jax.random.key(0), state, 2)
@@ -65,7 +63,7 @@ class Acrobot:
         (-1.0, False)
     """
 
-    gravity: float = setting(9.8, "acceleration of free fall", unit="m/s^2", low=0.0)
+    gravity: float = nonnegative(9.8, "acceleration of free fall", "m/s^2")
     link_mass_1: float = positive(1.0, "mass of link 1", "kg")
     link_mass_2: float = positive(1.0, "mass of link 2", "kg")
     link_length_1: float = positive(1.0, "length of link 1", "m")
@@ -78,10 +76,8 @@ class Acrobot:
     )
     link_inertia_1: float = positive(1.0, "moment of inertia of link 1 about its centre", "kg m^2")
     link_inertia_2: float = positive(1.0, "moment of inertia of link 2 about its centre", "kg m^2")
-    friction: float = setting(
-        0.0, "friction torque in each joint per angular speed", unit="N m s/rad", low=0.0
-    )
-    torque: float = setting(1.0, "torque of the motor between the links", unit="N m", low=0.0)
+    friction: float = nonnegative(0.0, "friction torque in a joint per angular speed", "N m s/rad")
+    torque: float = nonnegative(1.0, "torque of the motor between the links", "N m")
     max_speed_1: float = positive(4.0 * math.pi, "speed of angle 1 never exceeded", "rad/s")
     max_speed_2: float = positive(9.0 * math.pi, "speed of angle 2 never exceeded", "rad/s")
     disturbance: float = steady("torque on the second joint", "N m")
@@ -90,47 +86,35 @@ class Acrobot:
     goal_height: float = setting(
         1.0, "height of the line that the tip must pass, for links of length 1", unit="link length"
     )
-    initial_spread: float = setting(
-        0.1, "first angles and speeds are uniform within this distance of 0", low=0.0
-    )
+    initial_spread: float = spread(0.1, "angles and speeds")
     time_limit: float = clock(500.0)
+
+    action_space = Discrete(3)  # torque backwards, none, forwards
 
     @property
     def observation_space(self) -> Space:
         """`Box[6]`: cosine and sine of angle 1, of angle 2, then both angular velocities."""
-        speeds = [jnp.asarray(speed, jnp.float32) for speed in (self.max_speed_1, self.max_speed_2)]
-        high = jnp.concatenate([jnp.ones((4,), jnp.float32), jnp.stack(speeds)])
+        high = jnp.array([1.0, 1.0, 1.0, 1.0, self.max_speed_1, self.max_speed_2], jnp.float32)
         return Box(-high, high, (6,))
-
-    @property
-    def action_space(self) -> Space:
-        """`Discrete(3)`: torque backwards, none, forwards."""
-        return Discrete(3)
 
     def reset(self, key: Key) -> tuple[AcrobotState, Array]:
         """Both links hang down, almost at rest."""
-        spread = jnp.asarray(self.initial_spread, float)
-        start = spread * jax.random.uniform(key, (4,), spread.dtype, -1.0, 1.0)
-        angle_1, angle_2, velocity_1, velocity_2 = start
-        time = jnp.zeros((), jnp.int32)
-        state = AcrobotState(wrapped(angle_1), wrapped(angle_2), velocity_1, velocity_2, time)
+        start = mechanics.round_zero(key, *[self.initial_spread] * 4)
+        angles, time = mechanics.wrapped(start[:2]), jnp.zeros((), jnp.int32)
+        state = AcrobotState(*angles, *start[2:], time=time)
         return state, _observe(state)
 
     def step(self, key: Key, state: AcrobotState, action: Array) -> tuple[AcrobotState, TimeStep]:
         """Hold the torque of `action` for `time_step` seconds."""
         dtype = state.angle_1.dtype
-        env = constants_as(dtype, self)
+        env = mechanics.constants_as(dtype, self)
         torque = env.torque * (jnp.asarray(action, jnp.int32) - 1).astype(dtype)
-        torque = torque + push(key, env.disturbance, env.noise_scale)
+        torque = torque + mechanics.push(key, env.disturbance, env.noise_scale)
         motion = jnp.stack([state.angle_1, state.angle_2, state.velocity_1, state.velocity_2])
-        angle_1, angle_2, velocity_1, velocity_2 = _runge_kutta(env, motion, torque)
-        state = AcrobotState(
-            angle_1=wrapped(angle_1),
-            angle_2=wrapped(angle_2),
-            velocity_1=jnp.clip(velocity_1, -env.max_speed_1, env.max_speed_1),
-            velocity_2=jnp.clip(velocity_2, -env.max_speed_2, env.max_speed_2),
-            time=state.time + 1,
-        )
+        moved = _runge_kutta(env, motion, torque)
+        fastest = jnp.stack([env.max_speed_1, env.max_speed_2])
+        angles, speeds = mechanics.wrapped(moved[:2]), jnp.clip(moved[2:], -fastest, fastest)
+        state = AcrobotState(*angles, *speeds, time=state.time + 1)
         height = -jnp.cos(state.angle_1) - jnp.cos(state.angle_1 + state.angle_2)
         terminated = height > env.goal_height
         reward = jnp.where(terminated, 0.0, -1.0)

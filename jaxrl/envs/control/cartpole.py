@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, struct
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady
+from jaxrl.envs.control import mechanics
+from jaxrl.envs.control.mechanics import nonnegative, positive, random, spread, steady
 
 
 @struct.dataclass
@@ -50,6 +47,7 @@ class CartPole:
     CartPole-v1 is the reference for constants, ends and rewards.
 
     Example:
+        >>> import jax
         >>> env = CartPole(pole_mass=0.5)
         >>> state, observation = env.reset(jax.random.key(0))
         >>> observation.shape
@@ -60,56 +58,43 @@ class CartPole:
         (3, 4)
     """
 
-    gravity: float = setting(9.8, "acceleration of free fall", unit="m/s^2", low=0.0)
+    gravity: float = nonnegative(9.8, "acceleration of free fall", "m/s^2")
     cart_mass: float = positive(1.0, "mass of the cart", "kg")
     pole_mass: float = positive(0.1, "mass of the pole", "kg")
     pole_half_length: float = positive(
         0.5, "distance from the hinge to the middle of the pole", "m"
     )
-    force: float = setting(10.0, "force of a push on the cart", unit="N", low=0.0)
-    cart_friction: float = setting(0.0, "sliding friction of the cart", unit="N", low=0.0)
-    pole_friction: float = setting(
-        0.0, "friction torque in the hinge per angular speed", unit="N m s/rad", low=0.0
-    )
+    force: float = nonnegative(10.0, "force of a push on the cart", "N")
+    cart_friction: float = nonnegative(0.0, "sliding friction of the cart", "N")
+    pole_friction: float = nonnegative(0.0, "friction of the hinge per angular speed", "N m s/rad")
     disturbance: float = steady("horizontal force on the cart", "N")
     noise_scale: float = random("horizontal force on the cart", "N")
     time_step: float = positive(0.02, "time that a step takes", "s")
-    position_limit: float = setting(
-        2.4, "distance from the middle beyond which the episode ends", unit="m", low=0.0
-    )
-    angle_limit: float = setting(
-        math.radians(12.0), "angle beyond which the episode ends", unit="rad", low=0.0
-    )
-    initial_spread: float = setting(
-        0.05, "first positions and speeds are uniform within this distance of 0", low=0.0
-    )
+    position_limit: float = nonnegative(2.4, "greatest distance from the middle", "m")
+    angle_limit: float = nonnegative(math.radians(12.0), "greatest angle of the pole", "rad")
+    initial_spread: float = spread(0.05, "positions and speeds")
     time_limit: float = clock(500.0)
+
+    action_space = Discrete(2)  # left, right
 
     @property
     def observation_space(self) -> Space:
         """`Box[4]`: position, velocity, angle, angular velocity."""
-        free = jnp.full((), jnp.inf, jnp.float32)
-        ends = [2.0 * jnp.asarray(end) for end in (self.position_limit, self.angle_limit)]
-        high = jnp.stack([ends[0], free, ends[1], free]).astype(jnp.float32)
+        ends = 2.0 * self.position_limit, jnp.inf, 2.0 * self.angle_limit, jnp.inf
+        high = jnp.array(ends, jnp.float32)
         return Box(-high, high, (4,))
-
-    @property
-    def action_space(self) -> Space:
-        """`Discrete(2)`: left, right."""
-        return Discrete(2)
 
     def reset(self, key: Key) -> tuple[CartPoleState, Array]:
         """Cart near the middle, pole near upright, both almost at rest."""
-        spread = jnp.asarray(self.initial_spread, float)
-        start = spread * jax.random.uniform(key, (4,), spread.dtype, -1.0, 1.0)
+        start = mechanics.round_zero(key, *[self.initial_spread] * 4)
         state = CartPoleState(*start, time=jnp.zeros((), jnp.int32))
         return state, _observe(state)
 
     def step(self, key: Key, state: CartPoleState, action: Array) -> tuple[CartPoleState, TimeStep]:
         """One push of `time_step` seconds."""
-        env = constants_as(state.position.dtype, self)
+        env = mechanics.constants_as(state.position.dtype, self)
         force = jnp.where(jnp.asarray(action, jnp.int32) == 1, env.force, -env.force)
-        force = force + push(key, env.disturbance, env.noise_scale)
+        force = force + mechanics.push(key, env.disturbance, env.noise_scale)
         acceleration, angular_acceleration = _accelerations(env, state, force)
         state = CartPoleState(
             position=state.position + env.time_step * state.velocity,
@@ -120,8 +105,7 @@ class CartPole:
         )
         off_track = jnp.abs(state.position) > env.position_limit
         terminated = off_track | (jnp.abs(state.angle) > env.angle_limit)
-        reward = jnp.ones((), jnp.float32)
-        return state, clocked(_observe(state), reward, terminated, state.time, env.time_limit)
+        return state, clocked(_observe(state), 1.0, terminated, state.time, env.time_limit)
 
 
 def _accelerations(env: CartPole, state: CartPoleState, force: Array) -> tuple[Array, Array]:

@@ -28,8 +28,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Key
+from jaxrl.core import Array, Key, setting
 
 Struct = TypeVar("Struct")
 
@@ -39,6 +38,16 @@ def positive(default: float, help: str, unit: str) -> Any:
     return setting(default, help, unit=unit, low=0.0, low_open=True)
 
 
+def nonnegative(default: float, help: str, unit: str = "") -> Any:
+    """A constant that is at least 0."""
+    return setting(default, help, unit=unit, low=0.0)
+
+
+def spread(default: float, what: str, unit: str = "") -> Any:
+    """How far from 0 an episode may begin."""
+    return nonnegative(default, f"first {what} are uniform within this distance of 0", unit)
+
+
 def steady(what: str, unit: str) -> Any:
     """The setting `disturbance`: the given part of the force or torque `what`."""
     return setting(0.0, f"{what} in every step", unit=unit)
@@ -46,7 +55,7 @@ def steady(what: str, unit: str) -> Any:
 
 def random(what: str, unit: str) -> Any:
     """The setting `noise_scale`: the random part of the force or torque `what`."""
-    return setting(0.0, f"greatest random {what}, drawn in every step", unit=unit, low=0.0)
+    return nonnegative(0.0, f"greatest random {what}, drawn in every step", unit)
 
 
 def constants_as(dtype: jnp.dtype, env: Struct) -> Struct:
@@ -65,6 +74,12 @@ def push(key: Key, disturbance: Array, noise_scale: Array) -> Array:
         return noise_scale * jax.random.uniform(key, (), noise_scale.dtype, -1.0, 1.0)
 
     return disturbance + jax.lax.cond(noise_scale != 0.0, draw, lambda: jnp.zeros_like(noise_scale))
+
+
+def round_zero(key: Key, *spreads: float | Array) -> Array:
+    """Numbers each drawn uniformly within its spread of 0."""
+    ends = jnp.stack([jnp.asarray(spread, float) for spread in spreads])
+    return ends * jax.random.uniform(key, ends.shape, ends.dtype, -1.0, 1.0)
 
 
 def wrapped(angle: Array) -> Array:

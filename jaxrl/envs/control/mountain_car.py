@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box, Discrete, Space
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady
+from jaxrl.envs.control import mechanics
+from jaxrl.envs.control.mechanics import nonnegative, positive, random, steady
 
 _PER_STEP = "position/step"
 _PER_STEP_SQUARED = "position/step^2"
@@ -26,26 +21,6 @@ class MountainCarState:
     position: Array  # [] along the track; the valley is at -pi/6 [position]
     velocity: Array  # [] [position/step]
     time: Array  # [] int32 [steps]
-
-
-@property
-def _track(env: Any) -> Space:
-    """`Box[2]`: position, velocity."""
-    ends = [[env.min_position, -env.max_speed], [env.max_position, env.max_speed]]
-    low, high = (jnp.stack([jnp.asarray(end, jnp.float32) for end in pair]) for pair in ends)
-    return Box(low, high, (2,))
-
-
-def _start(env: Any, key: Key) -> tuple[MountainCarState, Array]:
-    """The car at rest somewhere in the valley."""
-    low, high = (jnp.asarray(end, float) for end in (env.initial_low, env.initial_high))
-    position = jax.random.uniform(key, (), low.dtype, low, high)
-    state = MountainCarState(position, jnp.zeros_like(position), jnp.zeros((), jnp.int32))
-    return state, _observe(state)
-
-
-def _observe(state: MountainCarState) -> Array:
-    return jnp.stack([state.position, state.velocity]).astype(jnp.float32)
 
 
 @struct.dataclass
@@ -77,10 +52,8 @@ class MountainCar:
         True
     """
 
-    gravity: float = setting(
-        0.0025, "pull of the slope where it is steepest", unit=_PER_STEP_SQUARED, low=0.0
-    )
-    force: float = setting(0.001, "pull of the engine", unit=_PER_STEP_SQUARED, low=0.0)
+    gravity: float = nonnegative(0.0025, "steepest pull of the slope", _PER_STEP_SQUARED)
+    force: float = nonnegative(0.001, "pull of the engine", _PER_STEP_SQUARED)
     friction: float = setting(
         0.0, "share of the velocity that a step takes away", unit="per step", low=0.0, high=1.0
     )
@@ -94,36 +67,50 @@ class MountainCar:
     initial_low: float = setting(-0.6, "least first position", unit="position")
     initial_high: float = setting(-0.4, "greatest first position", unit="position")
     time_limit: float = clock(200.0)
+    # One number in [-1, 1] as action, whose square is paid for: see `mountain_car_continuous`.
+    is_continuous: bool = struct.field(pytree_node=False, default=False)
 
-    observation_space = _track
+    @property
+    def observation_space(self) -> Box:
+        """`Box[2]`: position, velocity."""
+        ends = [[self.min_position, -self.max_speed], [self.max_position, self.max_speed]]
+        low, high = (jnp.array(pair, jnp.float32) for pair in ends)
+        return Box(low, high, (2,))
 
     @property
     def action_space(self) -> Space:
-        """`Discrete(3)`: back, coast, forward."""
-        return Discrete(3)
+        """`Discrete(3)`: back, coast, forward; or `Box[1]`, from full back to full forward."""
+        one = jnp.ones((), jnp.float32)
+        return Box(-one, one, (1,)) if self.is_continuous else Discrete(3)
 
-    reset = _start
+    def reset(self, key: Key) -> tuple[MountainCarState, Array]:
+        """The car at rest somewhere in the valley."""
+        low, high = (jnp.asarray(end, float) for end in (self.initial_low, self.initial_high))
+        position = jax.random.uniform(key, (), low.dtype, low, high)
+        state = MountainCarState(position, jnp.zeros_like(position), jnp.zeros((), jnp.int32))
+        return state, _observe(state)
 
     def step(
         self, key: Key, state: MountainCarState, action: Array
     ) -> tuple[MountainCarState, TimeStep]:
-        """One step with the engine set to `action`."""
-        env = constants_as(state.position.dtype, self)
-        throttle = (jnp.asarray(action, jnp.int32) - 1).astype(state.position.dtype)
-        state, arrived = _drive(env, key, state, throttle)
-        reward = -jnp.ones((), jnp.float32)
-        return state, clocked(_observe(state), reward, arrived, state.time, env.time_limit)
+        """One step with the throttle that `action` stands for."""
+        env = mechanics.constants_as(state.position.dtype, self)
+        throttle = jnp.asarray(action, state.position.dtype).reshape(())
+        throttle = throttle if self.is_continuous else throttle - 1.0
+        slope = env.gravity * jnp.cos(3.0 * state.position)
+        force = env.force * jnp.clip(throttle, -1.0, 1.0)
+        force = force + mechanics.push(key, env.disturbance, env.noise_scale) - slope
+        velocity = state.velocity + force - env.friction * state.velocity
+        velocity = jnp.clip(velocity, -env.max_speed, env.max_speed)
+        position = jnp.clip(state.position + velocity, env.min_position, env.max_position)
+        velocity = jnp.where((position <= env.min_position) & (velocity < 0.0), 0.0, velocity)
+        arrived = (position >= env.goal_position) & (velocity >= env.goal_velocity)
+        paid = jnp.where(arrived, 100.0, 0.0) - 0.1 * throttle**2 if self.is_continuous else -1.0
+        state = MountainCarState(position, velocity, state.time + 1)
+        return state, clocked(_observe(state), paid, arrived, state.time, env.time_limit)
 
 
-def _like(name: str, default: float | None = None) -> Any:
-    """The setting `name` of `MountainCar`, with another default if one is given."""
-    field = next(field for field in dataclasses.fields(MountainCar) if field.name == name)
-    default = field.default if default is None else default
-    return struct.field(default=default, metadata=field.metadata)
-
-
-@struct.dataclass
-class MountainCarContinuous:
+def mountain_car_continuous() -> MountainCar:
     """Drive a car out of a valley with a continuous throttle, and with little fuel.
 
     The law is that of `MountainCar` with the throttle a = clip(action, -1, 1), a stronger engine
@@ -141,56 +128,14 @@ class MountainCarContinuous:
     Gymnasium's documentation of MountainCarContinuous-v0 is the reference.
 
     Example:
-        >>> env = MountainCarContinuous()
+        >>> env = mountain_car_continuous()
         >>> state, _ = env.reset(jax.random.key(0))
         >>> _, step = env.step(jax.random.key(0), state, jnp.array([0.5]))
         >>> round(float(step.reward), 4)
         -0.025
     """
-
-    gravity: float = _like("gravity")
-    force: float = _like("force", 0.0015)
-    friction: float = _like("friction")
-    disturbance: float = _like("disturbance")
-    noise_scale: float = _like("noise_scale")
-    max_speed: float = _like("max_speed")
-    min_position: float = _like("min_position")
-    max_position: float = _like("max_position")
-    goal_position: float = _like("goal_position", 0.45)
-    goal_velocity: float = _like("goal_velocity")
-    initial_low: float = _like("initial_low")
-    initial_high: float = _like("initial_high")
-    time_limit: float = _like("time_limit", 999.0)
-
-    observation_space = _track
-
-    @property
-    def action_space(self) -> Space:
-        """`Box[1]`: the throttle, from full back to full forward."""
-        return Box(-jnp.ones((), jnp.float32), jnp.ones((), jnp.float32), (1,))
-
-    reset = _start
-
-    def step(
-        self, key: Key, state: MountainCarState, action: Array
-    ) -> tuple[MountainCarState, TimeStep]:
-        """One step with the throttle `action`, `[1]` or `[]`."""
-        env = constants_as(state.position.dtype, self)
-        action = jnp.asarray(action, state.position.dtype).reshape(())
-        state, arrived = _drive(env, key, state, jnp.clip(action, -1.0, 1.0))
-        reward = jnp.where(arrived, 100.0, 0.0) - 0.1 * action**2
-        return state, clocked(_observe(state), reward, arrived, state.time, env.time_limit)
+    return MountainCar(force=0.0015, goal_position=0.45, time_limit=999.0, is_continuous=True)
 
 
-def _drive(
-    env: MountainCar | MountainCarContinuous, key: Key, state: MountainCarState, throttle: Array
-) -> tuple[MountainCarState, Array]:
-    """-> the next state, and whether it is at the goal, `[]` bool."""
-    slope = env.gravity * jnp.cos(3.0 * state.position)
-    force = env.force * throttle + push(key, env.disturbance, env.noise_scale) - slope
-    velocity = state.velocity + force - env.friction * state.velocity
-    velocity = jnp.clip(velocity, -env.max_speed, env.max_speed)
-    position = jnp.clip(state.position + velocity, env.min_position, env.max_position)
-    velocity = jnp.where((position <= env.min_position) & (velocity < 0.0), 0.0, velocity)
-    arrived = (position >= env.goal_position) & (velocity >= env.goal_velocity)
-    return MountainCarState(position, velocity, state.time + 1), arrived
+def _observe(state: MountainCarState) -> Array:
+    return jnp.stack([state.position, state.velocity]).astype(jnp.float32)

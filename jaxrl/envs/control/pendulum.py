@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box, Space
-from jaxrl.core.types import Array, Key, TimeStep
+from jaxrl.core import Array, Box, Key, Space, TimeStep, struct
 from jaxrl.envs.clock import clock, clocked
-from jaxrl.envs.control.mechanics import constants_as, positive, push, random, steady, wrapped
+from jaxrl.envs.control import mechanics
+from jaxrl.envs.control.mechanics import nonnegative, positive, random, spread, steady
 
 
 @struct.dataclass
@@ -50,6 +47,7 @@ class Pendulum:
     reinforcement learning", for a disturbance torque as an adversary.
 
     Example:
+        >>> import jax
         >>> env = Pendulum(gravity=9.81)
         >>> state, observation = env.reset(jax.random.key(0))
         >>> _, pushed = env.replace(disturbance=1.0).step(jax.random.key(0), state, jnp.zeros(1))
@@ -58,30 +56,23 @@ class Pendulum:
         0.15
     """
 
-    gravity: float = setting(10.0, "acceleration of free fall", unit="m/s^2", low=0.0)
+    gravity: float = nonnegative(10.0, "acceleration of free fall", "m/s^2")
     mass: float = positive(1.0, "mass of the rod", "kg")
     length: float = positive(1.0, "length of the rod", "m")
-    friction: float = setting(
-        0.0, "friction torque in the hinge per angular speed", unit="N m s/rad", low=0.0
-    )
-    max_torque: float = setting(2.0, "greatest torque of the motor", unit="N m", low=0.0)
+    friction: float = nonnegative(0.0, "friction of the hinge per angular speed", "N m s/rad")
+    max_torque: float = nonnegative(2.0, "greatest torque of the motor", "N m")
     max_speed: float = positive(8.0, "angular speed that is never exceeded", "rad/s")
     disturbance: float = steady("torque on the hinge", "N m")
     noise_scale: float = random("torque on the hinge", "N m")
     time_step: float = positive(0.05, "time that a step takes", "s")
-    initial_angle: float = setting(
-        math.pi, "first angles are uniform within this distance of upright", unit="rad", low=0.0
-    )
-    initial_speed: float = setting(
-        1.0, "first angular speeds are uniform within this distance of 0", unit="rad/s", low=0.0
-    )
+    initial_angle: float = spread(math.pi, "angles", "rad")
+    initial_speed: float = spread(1.0, "angular speeds", "rad/s")
     time_limit: float = clock(200.0)
 
     @property
     def observation_space(self) -> Space:
         """`Box[3]`: cosine and sine of the angle, angular velocity."""
-        one = jnp.ones((), jnp.float32)
-        high = jnp.stack([one, one, jnp.asarray(self.max_speed, jnp.float32)])
+        high = jnp.array([1.0, 1.0, self.max_speed], jnp.float32)
         return Box(-high, high, (3,))
 
     @property
@@ -92,27 +83,24 @@ class Pendulum:
 
     def reset(self, key: Key) -> tuple[PendulumState, Array]:
         """The rod anywhere, turning slowly."""
-        spread = jnp.stack(
-            [jnp.asarray(s, float) for s in (self.initial_angle, self.initial_speed)]
-        )
-        angle, speed = spread * jax.random.uniform(key, (2,), spread.dtype, -1.0, 1.0)
-        state = PendulumState(wrapped(angle), speed, jnp.zeros((), jnp.int32))
+        angle, speed = mechanics.round_zero(key, self.initial_angle, self.initial_speed)
+        state = PendulumState(mechanics.wrapped(angle), speed, jnp.zeros((), jnp.int32))
         return state, _observe(state)
 
     def step(self, key: Key, state: PendulumState, action: Array) -> tuple[PendulumState, TimeStep]:
         """Apply the torque `action`, `[1]` or `[]`, for `time_step` seconds."""
         dtype = state.angle.dtype
-        env, speed = constants_as(dtype, self), state.angular_velocity
+        env, speed = mechanics.constants_as(dtype, self), state.angular_velocity
         torque = jnp.clip(jnp.asarray(action, dtype).reshape(()), -env.max_torque, env.max_torque)
-        cost = wrapped(state.angle) ** 2 + 0.1 * speed**2 + 0.001 * torque**2
-        turning = torque + push(key, env.disturbance, env.noise_scale) - env.friction * speed
+        cost = mechanics.wrapped(state.angle) ** 2 + 0.1 * speed**2 + 0.001 * torque**2
+        pushed = mechanics.push(key, env.disturbance, env.noise_scale)
+        turning = torque + pushed - env.friction * speed
         acceleration = 3.0 * env.gravity / (2.0 * env.length) * jnp.sin(state.angle)
         acceleration = acceleration + 3.0 / (env.mass * env.length**2) * turning
         speed = jnp.clip(speed + env.time_step * acceleration, -env.max_speed, env.max_speed)
-        angle = wrapped(state.angle + env.time_step * speed)
+        angle = mechanics.wrapped(state.angle + env.time_step * speed)
         state = PendulumState(angle, speed, state.time + 1)
-        never = jnp.zeros((), bool)
-        return state, clocked(_observe(state), -cost, never, state.time, env.time_limit)
+        return state, clocked(_observe(state), -cost, False, state.time, env.time_limit)
 
 
 def _observe(state: PendulumState) -> Array:

@@ -13,20 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_own_settings, setting
-from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
-from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations, inner_reset
-
-
-@struct.dataclass
-class StickyActionsState:
-    """State of `StickyActions`."""
-
-    inner: PyTree
-    last_action: Array  # the action the inner environment executed last
-    is_first: Array  # [] bool, whether the episode has had no action yet
+from jaxrl.core import Array, Box, Discrete, Key, PyTree, TimeStep, setting, struct
+from jaxrl.core.settings import check_own_settings
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations, inner_reset
 
 
 @struct.dataclass
@@ -34,6 +23,7 @@ class StickyActions:
     """With `probability`, the action executed last is executed again.
 
     The memory belongs to the episode: the first action of an episode is always executed as given.
+    It keeps the action executed last, and whether the episode has had none yet, `[]` bool.
     Probability 0 changes nothing; probability 1 repeats the first action for ever.
 
     Sources: Machado et al. (2018), "Revisiting the Arcade Learning Environment", section 5.2.
@@ -47,23 +37,22 @@ class StickyActions:
     observation_space = inner_observations
     action_space = inner_actions
 
-    def reset(self, key: Key) -> tuple[StickyActionsState, PyTree]:
+    def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode without a last action."""
         inner, observation = self.env.reset(key)
         space = self.env.action_space
         last_action = jnp.zeros(space.shape, space.dtype)
-        return StickyActionsState(inner, last_action, jnp.ones((), bool)), observation
+        return WrapperState(inner, (last_action, jnp.ones((), bool))), observation
 
-    def step(
-        self, key: Key, state: StickyActionsState, action: Array
-    ) -> tuple[StickyActionsState, TimeStep]:
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
         """One step with the given or the last action."""
         noise_key, step_key = jax.random.split(key)
-        repeat = (jax.random.uniform(noise_key) < self.probability) & ~state.is_first
-        action = jnp.asarray(action, state.last_action.dtype).reshape(state.last_action.shape)
-        action = jnp.where(repeat, state.last_action, action)
+        last_action, is_first = state.kept
+        repeat = (jax.random.uniform(noise_key) < self.probability) & ~is_first
+        action = jnp.asarray(action, last_action.dtype).reshape(last_action.shape)
+        action = jnp.where(repeat, last_action, action)
         inner, step = self.env.step(step_key, state.inner, action)
-        return StickyActionsState(inner, action, jnp.zeros((), bool)), step
+        return WrapperState(inner, (action, jnp.zeros((), bool))), step
 
 
 @struct.dataclass
@@ -124,11 +113,9 @@ class DiscreteActions:
     """
 
     env: Any  # its action space is a bounded `Box`
-    num_values: int = struct.field(pytree_node=False, default=5)  # of each number, at least 2
+    num_values: int = setting(5, "values of each number", low=2)
 
-    def __post_init__(self) -> None:
-        if self.num_values < 2:
-            raise ValueError(f"num_values={self.num_values} is out of range: give at least 2.")
+    __post_init__ = check_own_settings
 
     observation_space = inner_observations
 

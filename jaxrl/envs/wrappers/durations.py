@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_own_settings, setting
-from jaxrl.core.spaces import Discrete, Space
-from jaxrl.core.types import Array, Key, PyTree, TimeStep, select
-from jaxrl.envs.wrappers.forwarding import inner_observations, inner_reset
+from jaxrl.core import Array, Discrete, Key, PyTree, Space, TimeStep, setting, struct
+from jaxrl.core.settings import check_own_settings
+from jaxrl.core.types import select
+from jaxrl.envs.wrappers.inner import inner_observations, inner_reset
 
 
 @struct.dataclass

@@ -8,18 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Array, Key, PyTree, TimeStep, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
-from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
-
-
-@struct.dataclass
-class TimeLimitState:
-    """State of `TimeLimit`."""
-
-    inner: PyTree
-    time: Array  # [] int32 [steps]
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
 
 
 @struct.dataclass
@@ -28,7 +19,8 @@ class TimeLimit:
 
     By default the clock truncates, so learners bootstrap through it. With `horizon_is_terminal` it
     terminates: the horizon is then part of the task, which is Markov only where the observation
-    tells the time. A limit of the inner environment stays in force.
+    tells the time. A limit of the inner environment stays in force. It keeps the steps of the
+    episode so far, `[]` int32.
     """
 
     env: Any
@@ -46,34 +38,22 @@ class TimeLimit:
     observation_space = inner_observations
     action_space = inner_actions
 
-    def reset(self, key: Key) -> tuple[TimeLimitState, PyTree]:
+    def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode, at time 0."""
         inner, observation = self.env.reset(key)
-        return TimeLimitState(inner, jnp.zeros((), jnp.int32)), observation
+        return WrapperState(inner, jnp.zeros((), jnp.int32)), observation
 
-    def step(
-        self, key: Key, state: TimeLimitState, action: Array
-    ) -> tuple[TimeLimitState, TimeStep]:
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
         """One step; ends where the limit is reached."""
         inner, step = self.env.step(key, state.inner, action)
-        time = state.time + 1
+        time = state.kept + 1
         limit = time >= self.max_steps
         if self.horizon_is_terminal:
             terminated = jnp.where(limit, jnp.ones_like(step.terminated), step.terminated)
             step = step.replace(terminated=terminated, truncated=step.truncated & ~limit)
         else:
             step = step.replace(truncated=step.truncated | (limit & (step.terminated < 1)))
-        return TimeLimitState(inner, time), step
-
-
-@struct.dataclass
-class EpisodeStatisticsState:
-    """State of `EpisodeStatistics`."""
-
-    inner: PyTree
-    episode_return: Array  # [] float32 [return]
-    episode_length: Array  # [] int32 [steps]
-    survival: Array  # [] float32, chance not to have ended, of ends that are probabilities
+        return WrapperState(inner, time), step
 
 
 @struct.dataclass
@@ -84,7 +64,7 @@ class EpisodeStatistics:
     where a step ends an episode they are that episode's totals. They start from zero at `reset`, so
     any auto-reset, or none, works outside. Where ends are probabilities, a reward counts with the
     chance that its step is reached. Put it inside what changes rewards to report the task's own
-    score. Needs scalar rewards.
+    score. Needs scalar rewards. It keeps both totals, and the chance that the episode goes on.
     """
 
     env: Any
@@ -92,19 +72,17 @@ class EpisodeStatistics:
     observation_space = inner_observations
     action_space = inner_actions
 
-    def reset(self, key: Key) -> tuple[EpisodeStatisticsState, PyTree]:
+    def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode with totals of zero."""
         inner, observation = self.env.reset(key)
         zero, one = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
-        return EpisodeStatisticsState(inner, zero, jnp.zeros((), jnp.int32), one), observation
+        return WrapperState(inner, (zero, jnp.zeros((), jnp.int32), one)), observation
 
-    def step(
-        self, key: Key, state: EpisodeStatisticsState, action: Array
-    ) -> tuple[EpisodeStatisticsState, TimeStep]:
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
         """One step; its reward joins the totals."""
         inner, step = self.env.step(key, state.inner, action)
-        total = state.episode_return + state.survival * step.reward.astype(jnp.float32)
-        survival = state.survival * (1.0 - jnp.asarray(step.terminated, jnp.float32))
-        length = state.episode_length + 1
+        total, length, survival = state.kept
+        total, length = total + survival * step.reward.astype(jnp.float32), length + 1
+        survival = survival * (1.0 - jnp.asarray(step.terminated, jnp.float32))
         info = {**step.info, "episode_return": total, "episode_length": length}
-        return EpisodeStatisticsState(inner, total, length, survival), step.replace(info=info)
+        return WrapperState(inner, (total, length, survival)), step.replace(info=info)

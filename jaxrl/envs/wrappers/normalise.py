@@ -12,11 +12,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_own_settings, setting
-from jaxrl.core.spaces import Box, Space
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
-from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
+from jaxrl.core import Array, Box, Key, PyTree, Space, TimeStep, setting, struct
+from jaxrl.core.settings import check_own_settings
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
 from jaxrl.envs.wrappers.observations import float_box
 
 _CLIP = "largest size of a normalised number"
@@ -130,23 +128,16 @@ class NormaliseObservation:
 
 
 @struct.dataclass
-class NormaliseRewardState:
-    """State of `NormaliseReward`."""
-
-    inner: PyTree
-    discounted_return: Array  # [] float32, sum of past rewards, discounted backwards [return]
-
-
-@struct.dataclass
 class NormaliseReward:
     """Scales rewards by the standard deviation of a running discounted return; no shift.
 
         accumulated_t = reward_t + discount * accumulated_{t-1}
         reward <- clip(reward / sqrt(variance(accumulated) + epsilon), -clip, clip)
 
-    The accumulator is environment state and starts from zero with each episode. The statistics are
-    leaves; `updated` returns a wrapper with more data in them, nothing else changes them.
-    `info["discounted_return"]` carries what to update with, `info["raw_reward"]` the task's reward.
+    The accumulator, `[]` float32, is what the wrapper keeps as environment state; it starts from
+    zero with each episode. The statistics are leaves; `updated` returns a wrapper with more data in
+    them, nothing else changes them. `info["discounted_return"]` carries what to update with,
+    `info["raw_reward"]` the task's reward.
 
     Sources: Engstrom et al. (2020), "Implementation matters in deep policy gradients", section 3.
     """
@@ -165,21 +156,19 @@ class NormaliseReward:
     observation_space = inner_observations
     action_space = inner_actions
 
-    def reset(self, key: Key) -> tuple[NormaliseRewardState, PyTree]:
+    def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode with an empty accumulator."""
         inner, observation = self.env.reset(key)
-        return NormaliseRewardState(inner, jnp.zeros((), jnp.float32)), observation
+        return WrapperState(inner, jnp.zeros((), jnp.float32)), observation
 
-    def step(
-        self, key: Key, state: NormaliseRewardState, action: Array
-    ) -> tuple[NormaliseRewardState, TimeStep]:
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
         """One step with a scaled reward; the raw one stands in `info`."""
         inner, step = self.env.step(key, state.inner, action)
-        total = (step.reward + self.discount * state.discounted_return).astype(jnp.float32)
+        total = (step.reward + self.discount * state.kept).astype(jnp.float32)
         info = {**step.info, "discounted_return": total, "raw_reward": step.reward}
         reward = step.reward / jnp.sqrt(self.moments.variance + self.epsilon)
         reward = jnp.clip(reward, -self.clip, self.clip).astype(step.reward.dtype)
-        return NormaliseRewardState(inner, total), step.replace(reward=reward, info=info)
+        return WrapperState(inner, total), step.replace(reward=reward, info=info)
 
     def updated(self, batch: Array) -> NormaliseReward:
         """The wrapper with discounted returns `[...]` added to its statistics."""

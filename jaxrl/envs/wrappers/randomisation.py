@@ -8,14 +8,12 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
+from jaxrl.core import Array, Environment, Key, PyTree, TimeStep, struct
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
-from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
 
 
-class Range(Protocol):
+class Distribution(Protocol):
     """Where one parameter is drawn from."""
 
     def draw(self, key: Key) -> Array:
@@ -63,22 +61,14 @@ class OneOf:
 
 
 @struct.dataclass
-class RandomisedState:
-    """State of `DomainRandomisation`."""
-
-    inner: PyTree
-    drawn: dict[str, Array]  # [] each: the parameters of this episode, by name
-
-
-@struct.dataclass
 class DomainRandomisation:
     """Draws parameters of the environment anew for every episode, independently by name.
 
-    What was drawn is part of the state: it holds for the whole episode, and a stored state that is
-    stepped again goes on in the same environment, as generative backups need. The agent does not
-    see it: an optimal policy may have to infer it, and a policy without memory maximises its mean
-    return over the ranges. Spaces are those of the environment as it was given. Evaluate on the
-    environment inside, at values of your choice: `jaxrl.evaluate(..., over=...)`.
+    What was drawn is part of the state, kept by name: it holds for the whole episode, and a stored
+    state that is stepped again goes on in the same environment, as generative backups need. The
+    agent does not see it: an optimal policy may have to infer it, and a policy without memory
+    maximises its mean return over the ranges. Spaces are those of the environment as it was given.
+    Evaluate on the environment inside, at values of your choice: `jaxrl.evaluate(..., over=...)`.
 
     Build it by `domain_randomisation`, which checks names and values.
 
@@ -93,7 +83,7 @@ class DomainRandomisation:
     observation_space = inner_observations
     action_space = inner_actions
 
-    def reset(self, key: Key) -> tuple[RandomisedState, PyTree]:
+    def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode in an environment drawn for it."""
         draw_key, reset_key = jax.random.split(key)
         drawn = {
@@ -101,17 +91,17 @@ class DomainRandomisation:
             for index, name in enumerate(sorted(self.ranges))
         }
         inner, observation = with_parameters(self.env, drawn).reset(reset_key)
-        return RandomisedState(inner, drawn), observation
+        return WrapperState(inner, drawn), observation
 
-    def step(
-        self, key: Key, state: RandomisedState, action: Array
-    ) -> tuple[RandomisedState, TimeStep]:
+    def step(self, key: Key, state: WrapperState, action: Array) -> tuple[WrapperState, TimeStep]:
         """One step in the environment of this episode."""
-        inner, step = with_parameters(self.env, state.drawn).step(key, state.inner, action)
-        return RandomisedState(inner, state.drawn), step
+        inner, step = with_parameters(self.env, state.kept).step(key, state.inner, action)
+        return WrapperState(inner, state.kept), step
 
 
-def domain_randomisation(env: Environment, ranges: Mapping[str, Range]) -> DomainRandomisation:
+def domain_randomisation(
+    env: Environment, ranges: Mapping[str, Distribution]
+) -> DomainRandomisation:
     """An environment whose parameters are drawn anew for every episode.
 
     Args:
@@ -131,7 +121,7 @@ def domain_randomisation(env: Environment, ranges: Mapping[str, Range]) -> Domai
         >>> ranges = {"pole_mass": LogUniform(0.05, 0.5), "gravity": OneOf((9.0, 9.8))}
         >>> env = domain_randomisation(CartPole(), ranges)
         >>> state, observation = env.reset(jax.random.key(0))
-        >>> 0.05 <= float(state.drawn["pole_mass"]) <= 0.5
+        >>> 0.05 <= float(state.kept["pole_mass"]) <= 0.5
         True
     """
     if not ranges:
@@ -146,7 +136,7 @@ def domain_randomisation(env: Environment, ranges: Mapping[str, Range]) -> Domai
     return DomainRandomisation(env, named)
 
 
-def _check_range(env: Environment, name: str, range_: Range) -> None:
+def _check_range(env: Environment, name: str, range_: Distribution) -> None:
     if isinstance(range_, OneOf):
         values = jnp.asarray(range_.values)
         if values.ndim != 1 or not values.size:

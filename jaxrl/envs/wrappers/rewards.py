@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 
-from jaxrl.core import struct
-from jaxrl.core.settings import check_own_settings, setting
-from jaxrl.core.types import Array, Key, PyTree, TimeStep
-from jaxrl.envs.wrappers.forwarding import inner_actions, inner_observations, inner_reset
+from jaxrl.core import Array, Key, PyTree, TimeStep, setting, struct
+from jaxrl.core.settings import check_own_settings
+from jaxrl.envs.wrappers.inner import inner_actions, inner_observations, inner_reset
 
 
 @struct.dataclass

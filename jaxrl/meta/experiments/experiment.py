@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,14 +15,17 @@ import numpy as np
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core.protocols import Agent
-from jaxrl.core.types import Key
-from jaxrl.meta.compare import Comparison, Grid, compare
-from jaxrl.meta.fit import FitResult, HeldOut, OuterLoop, fit
+from jaxrl.core.types import Array, Key
+from jaxrl.meta.comparison import Comparison, Grid, compare
+from jaxrl.meta.fitting import FitResult, OuterLoop, fit
+from jaxrl.meta.lives import HeldOut
+from jaxrl.meta.self_tuning import SelfTuning, TunedLife, Watch
 from jaxrl.networks import NetworkSettings
 from jaxrl.rules import AdvantageActorCritic
 from jaxrl.training.checkpoint import Checkpoints
 
 Report = Callable[[str, int, Mapping[str, float]], None]
+_NUM_POINTS = 400  # of a curve, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,35 +62,6 @@ class Run:
         if self.stop():
             raise KeyboardInterrupt
 
-    def fitted(self, part: str, outer: OuterLoop, num_steps: int) -> tuple[FitResult, float]:
-        """What an outer loop learns, and the CPU seconds that it took.
-
-        Raises:
-            KeyboardInterrupt: `stop` said so; what was learned is saved.
-        """
-        started = time.process_time()
-        found = fit(
-            jax.random.fold_in(jax.random.key(1), self.seed),
-            outer,
-            num_steps=self.num_steps or num_steps,
-            checkpoints=self.checkpoints.get(part),
-            report=partial(self.note, part),  # where it raises, `fit` saves and returns
-        )
-        self.go_on()
-        return found, time.process_time() - started
-
-
-class Runnable(Protocol):
-    """A named experiment."""
-
-    about: str  # one line
-    learned: Any  # names of what is learned
-    num_steps: int  # outer steps of each
-
-    def run(self, run: Run) -> ExperimentResult:
-        """Learn, then compare."""
-        ...
-
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentResult:
@@ -96,7 +71,7 @@ class ExperimentResult:
     comparisons: dict[str, Comparison]  # by name of the held-out lives
     cpu_seconds: dict[str, float]  # of learning each, compilation included [s]
     notes: str = ""  # Markdown, under the tables
-    curves: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # to draw
+    curves: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # to draw
 
     def table(self) -> str:
         """Markdown."""
@@ -114,48 +89,97 @@ class Experiment:
 
     Attributes:
         about: one line.
-        learned: outer loops by the name of what they learn; each takes the number of a meta-seed.
-        num_steps: outer steps of each.
+        learned: outer loops by the name of what they learn, or learners that tune themselves; each
+            takes the number of a meta-seed.
+        num_steps: outer steps of each; updates of the longest life of those that tune themselves.
         held_out: lives that nothing was learned on; the first are of the law of training.
         baselines: hand-written agents, by name.
         tune: settings tried for each baseline.
         num_tuning_lives: for each combination of them.
-        measure: of a life.
+        measures: of a life, one table for each.
         tune_learned: try the settings for what was learned too.
         afterwards: from the experiment, this run of it and its result, a result with more in it.
+        watch: what the curves show of a learner that tunes itself; by default its tuned numbers.
     """
 
     about: str
-    learned: Mapping[str, Callable[[int], OuterLoop]]
+    learned: Mapping[str, Callable[[int], OuterLoop | SelfTuning]]
     num_steps: int
     held_out: Mapping[str, HeldOut]
     baselines: Mapping[str, Agent]
     tune: Grid
     num_tuning_lives: int = 128
-    measure: str = "final_return"
+    measures: tuple[str, ...] = ("final_return",)
     tune_learned: bool = False
     afterwards: Callable[[Experiment, Run, ExperimentResult], ExperimentResult] | None = None
+    watch: Watch | None = None
 
     def run(self, run: Run) -> ExperimentResult:
-        """Fit every outer loop, tune every baseline, and compare all on the same new lives."""
-        fits, seconds = {}, {}
+        """Fit every outer loop, tune every baseline, and compare all on the same new lives.
+
+        What tunes itself is saved nowhere, and lives for `num_steps` updates. It has no fit, and
+        curves by `"learner/number"` and `"learner/reward rate"`, `[lives, P]`, and
+        `"learner/steps"`, environment steps at the end of each point's span, `[P]`. Its tables go
+        by the measure.
+        """
+        key, num_steps = run.comparison_key, run.num_steps or self.num_steps
+        found = ExperimentResult({}, {}, {})
+        agents, tuners = dict(self.baselines), {}
         for part, make in self.learned.items():
-            fits[part], seconds[part] = run.fitted(part, make(run.seed), self.num_steps)
-        agents = {**self.baselines, **{part: found.agent for part, found in fits.items()}}
-        tune = dict.fromkeys(agents if self.tune_learned else self.baselines, self.tune)
-        comparisons = {}
-        for part, held_out in self.held_out.items():
-            comparisons[part] = compare(
-                run.comparison_key,
-                agents,
-                held_out,
-                tune=tune,
-                num_tuning_lives=self.num_tuning_lives,
-                measure=self.measure,
+            started, learner = time.process_time(), make(run.seed)
+            if isinstance(learner, SelfTuning):
+                tuners[part] = learner
+                continue
+            found.fits[part] = fit(
+                jax.random.fold_in(jax.random.key(1), run.seed),
+                learner,
+                num_steps=num_steps,
+                checkpoints=run.checkpoints.get(part),
+                report=partial(run.note, part),  # where it raises, `fit` saves and returns
             )
             run.go_on()
-        found = ExperimentResult(fits, comparisons, seconds)
+            found.cpu_seconds[part] = time.process_time() - started
+            agents[part] = found.fits[part].agent
+        tune = dict.fromkeys(agents if self.tune_learned else self.baselines, self.tune)
+        for name, held_out in self.held_out.items():
+            lives = {}
+            for part, learner in tuners.items():
+                held_out = held_out.lasting(learner.tuned.agent, num_steps)
+                started = time.process_time()
+                one = learner.lives(jax.random.fold_in(key, 1), held_out, self.watch)
+                lives[part] = jax.block_until_ready(one)
+                found.cpu_seconds[part] = time.process_time() - started
+                found.curves.update(_curves(part, learner, one, held_out.total_steps))
+                scores = one.lifetime.measures
+                run.note(part, num_steps, {m: float(np.mean(scores[m])) for m in self.measures})
+            settings = {"tune": tune, "num_tuning_lives": self.num_tuning_lives}
+            for measure in self.measures:
+                one = compare(key, agents, held_out, measure=measure, **settings)
+                for part, life in lives.items():
+                    agent = tuners[part].tuned.agent
+                    one = one.beside(part, agent, life.lifetime.measures[measure])
+                found.comparisons[measure.replace("_", " ") if lives else name] = one
+                run.go_on()
         return found if self.afterwards is None else self.afterwards(self, run, found)
+
+
+def _curves(
+    name: str, learner: SelfTuning, lives: TunedLife, total_steps: float
+) -> dict[str, np.ndarray]:
+    """Means over equal spans of outer steps, by name."""
+    agent, num_steps = learner.tuned.agent, lives.rates.shape[1]
+    span = math.ceil(num_steps / _NUM_POINTS)
+
+    def thin(rows: Array) -> np.ndarray:
+        whole = np.asarray(rows)[:, : num_steps // span * span]
+        return whole.reshape(len(whole), -1, span, *whole.shape[2:]).mean(axis=2)
+
+    watched = lives.watched if isinstance(lives.watched, Mapping) else {"watched": lives.watched}
+    found = {f"{name}/{number}": thin(row) for number, row in watched.items()}
+    rates = found[f"{name}/reward rate"] = thin(lives.rates)
+    per_step = learner.updates_per_step * agent.num_envs * agent.rollout_length
+    ends = np.arange(1, rates.shape[1] + 1) * span * per_step
+    return {**found, f"{name}/steps": np.minimum(ends, total_steps)}
 
 
 def table_agent(rule: Any = None, **changes: Any) -> ActorCriticAgent:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,17 +12,16 @@ import numpy as np
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core.schedules import LinearSteps
 from jaxrl.envs.grid_levels import DugWalls
+from jaxrl.envs.wrappers import LogUniform
 from jaxrl.meta.evolution import Evolution
 from jaxrl.meta.experiments.experiment import Experiment, ExperimentResult, Run, table_agent
-from jaxrl.meta.fit import HeldOut, OuterLoop
-from jaxrl.meta.gradients import MetaGradient, MetaGradientState
-from jaxrl.meta.level_buffer import LevelReplay, RankScores
-from jaxrl.meta.levels import Curated
-from jaxrl.meta.lives import num_updates_of
+from jaxrl.meta.fitting import OuterLoop
+from jaxrl.meta.gradients import MetaGradient
+from jaxrl.meta.levels import Curated, LevelReplay
+from jaxrl.meta.lives import HeldOut, num_updates_of
+from jaxrl.meta.numbers import tuned
 from jaxrl.meta.objectives import PolicyReturn
-from jaxrl.meta.shaping import ZScore
-from jaxrl.meta.tasks import Horizon, RandomGrids, RandomMazes
-from jaxrl.meta.tuned import timed, tuned
+from jaxrl.meta.tasks import RandomGrids, RandomMazes
 from jaxrl.rules import AdvantageActorCritic, lpg
 
 CURATED, UNIFORM = "curated levels", "uniform levels"
@@ -34,28 +33,19 @@ def learned_policy_gradient() -> Experiment:
 
     Source: Oh et al. 2020, Discovering reinforcement learning algorithms.
     """
-    updates = 150
-    steps = float(table_agent().num_envs * table_agent().rollout_length * updates)
+    grids = RandomGrids(steps := _steps(150))
 
     def learn(seed: int) -> OuterLoop:
-        rule = lpg(jax.random.key(seed), num_hidden=16, num_predictions=8)
-        return MetaGradient(
-            tuned(table_agent(rule, normalise_advantages=False)),
-            RandomGrids(total_steps=steps),
-            objective=PolicyReturn(entropy_weight=0.01),
-            optimiser=Optimiser(learning_rate=LinearSteps(5e-3, 5e-4, 280.0), max_grad_norm=1.0),
-            num_lives=16,
-            num_updates=8,
-        )
+        outer = _by_gradients(seed, 16, grids, LinearSteps(5e-3, 5e-4, 280.0))
+        return outer.replace(num_lives=16, num_updates=8)
 
-    larger = RandomGrids(total_steps=steps, height=8, width=8)
     return Experiment(
         about="learned policy gradient, by meta-gradients from random weights, on random grids",
         learned={"lpg": learn},
         num_steps=280,
         held_out={
-            "grids of the law of training": HeldOut(RandomGrids(total_steps=steps), steps, 256),
-            "larger grids": HeldOut(larger, steps, 64),
+            "grids of the law of training": HeldOut(grids, steps, 256),
+            "larger grids": HeldOut(grids.replace(height=8, width=8), steps, 64),
         },
         baselines={"a2c": table_agent()},
         tune={
@@ -75,26 +65,25 @@ def timed_rates() -> Experiment:
     per_update = agent.num_envs * agent.rollout_length
     shortest, longest = 4.0 * per_update, 100.0 * per_update
     # The best constant rate of lives of 20 updates is three times that of lives of 100.
-    tasks = RandomMazes(Horizon(shortest, longest), time_limit=60.0)
+    tasks = RandomMazes(LogUniform(shortest, longest), time_limit=60.0)
     names = ["optimiser.learning_rate", "rule.entropy_weight"]
     num_steps = 160
+    decay = LinearSteps(0.15, 0.015, float(num_steps))
 
-    def learn(build: Callable, seed: int) -> OuterLoop:
+    def learn(timed: bool, seed: int) -> OuterLoop:
         return Evolution(
-            build(agent, names),
+            tuned(agent, names, timed),
             tasks,
             num_updates=num_updates_of(agent, longest),
-            shaping=ZScore(),
-            optimiser=Optimiser(
-                learning_rate=LinearSteps(0.15, 0.015, float(num_steps)), max_grad_norm=None
-            ),
+            shaping="z_score",
+            optimiser=Optimiser(learning_rate=decay, max_grad_norm=None),
             sigma=0.3,
             fitness="final_rate",
         )
 
     return Experiment(
         about="rates that know their lifetime, by evolution on mazes, in lives of many lengths",
-        learned={"timed": partial(learn, timed), "constants": partial(learn, tuned)},
+        learned={"timed": partial(learn, True), "constants": partial(learn, False)},
         num_steps=num_steps,
         held_out={"mazes and lives of the law of training": HeldOut(tasks, longest, 2048)},
         baselines={"swept constants": agent},
@@ -103,7 +92,7 @@ def timed_rates() -> Experiment:
             "rule.entropy_weight": [0.0003, 0.001, 0.003, 0.01, 0.03],
         },
         num_tuning_lives=1024,
-        measure="final_rate",
+        measures=("final_rate",),
     )
 
 
@@ -112,10 +101,8 @@ def _noted(experiment: Experiment, run: Run, found: ExperimentResult) -> Experim
     notes = []
     for name, comparison in found.comparisons.items():
         gain = comparison.difference(CURATED, UNIFORM)
-        notes.append(
-            f"* {name}: {CURATED} less {UNIFORM}, paired: "
-            f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]."
-        )
+        worth = f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]"
+        notes.append(f"* {name}: {CURATED} less {UNIFORM}, paired: {worth}.")
     outer = _uniform(run.seed)
     step = jax.jit(outer.step)  # one program for both arms
     for name, one in found.fits.items():
@@ -124,10 +111,9 @@ def _noted(experiment: Experiment, run: Run, found: ExperimentResult) -> Experim
         loss = one.metrics["outer_critic_loss"]
         part = max(len(loss) // 10, 1)
         state = one.state.outer if name == CURATED else one.state
-        errors = [
-            float(step(start)[1]["outer_critic_loss"])
-            for start in (_with_new_critics(outer, state), state)
-        ]
+        keys = jax.random.split(state.key, outer.num_lives)
+        fresh = state.replace(memory=jax.vmap(outer.critic.init)(keys, state.lives.env))
+        errors = [float(step(start)[1]["outer_critic_loss"]) for start in (fresh, state)]
         notes.append(
             f"* {name}: outer critics' loss {np.mean(loss[:part]):.4f} in the first {part} "
             f"outer steps, {np.mean(loss[-part:]):.4f} in the last {part}; on the data after "
@@ -140,23 +126,20 @@ def _noted(experiment: Experiment, run: Run, found: ExperimentResult) -> Experim
     return dataclasses.replace(found, notes="\n".join(notes))
 
 
-def _with_new_critics(outer: MetaGradient, state: MetaGradientState) -> MetaGradientState:
-    """The same lives, each with a critic that has seen nothing."""
-    keys = jax.random.split(state.key, outer.num_lives)
-    return state.replace(critics=jax.vmap(outer.critic.init)(keys, state.lives.env))
+def _by_gradients(seed: int, num_hidden: int, tasks: Any, decay: LinearSteps) -> MetaGradient:
+    """Meta-gradients of a learned policy gradient from random weights."""
+    rule = lpg(jax.random.key(seed), num_hidden=num_hidden, num_predictions=8)
+    return MetaGradient(
+        tuned(table_agent(rule, normalise_advantages=False)),
+        tasks,
+        objective=PolicyReturn(entropy_weight=0.01),
+        optimiser=Optimiser(learning_rate=decay, max_grad_norm=1.0),
+    )
 
 
 def _uniform(seed: int) -> MetaGradient:
-    rule = lpg(jax.random.key(seed), num_hidden=32, num_predictions=8)
-    decay = LinearSteps(3e-3, 3e-4, float(_NUM_STEPS))
-    return MetaGradient(
-        tuned(table_agent(rule, normalise_advantages=False)),
-        _mazes(7),
-        objective=PolicyReturn(entropy_weight=0.01),
-        optimiser=Optimiser(learning_rate=decay, max_grad_norm=1.0),
-        num_lives=24,
-        num_updates=10,
-    )
+    outer = _by_gradients(seed, 32, _mazes(7), LinearSteps(3e-3, 3e-4, float(_NUM_STEPS)))
+    return outer.replace(num_lives=24, num_updates=10)
 
 
 def _curated(seed: int) -> Curated:
@@ -167,19 +150,18 @@ def _curated(seed: int) -> Curated:
     return Curated(
         _uniform(seed),
         antagonist,
-        LevelReplay(RankScores(temperature=1.0), num_levels=64),
+        LevelReplay(temperature=1.0, num_levels=64),
         max_steps=_TIME_LIMIT,
     )
 
 
 def _mazes(size: int) -> RandomMazes:
     levels = DugWalls(loop_prob=0.3, height=size, width=size)
-    return RandomMazes(_total_steps(), levels, float(_TIME_LIMIT))
+    return RandomMazes(_steps(_NUM_UPDATES), levels, float(_TIME_LIMIT))
 
 
-def _total_steps() -> float:
-    agent = table_agent()
-    return float(agent.num_envs * agent.rollout_length * _NUM_UPDATES)
+def _steps(num_updates: int) -> float:
+    return float(table_agent().num_envs * table_agent().rollout_length * num_updates)
 
 
 def curated_levels() -> Experiment:
@@ -187,7 +169,7 @@ def curated_levels() -> Experiment:
 
     Both arms live on mazes of one size; larger ones are held out too.
     """
-    steps = _total_steps()
+    steps = _steps(_NUM_UPDATES)
     held_out = {"mazes of the law of training": _mazes(7), "larger mazes": _mazes(9)}
     return Experiment(
         about="learned policy gradient on mazes: levels replayed by regret, or drawn at random",

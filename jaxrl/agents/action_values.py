@@ -1,0 +1,157 @@
+"""Values of discrete actions: the network that a head asks for, how it is fitted, how it acts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.core.law import Law
+from jaxrl.core.protocols import Environment
+from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.networks import CategoricalPolicy, ImplicitQNetwork, NetworkSettings, QNetwork
+from jaxrl.operators import Categorical, HLGauss, ImplicitQuantile, TwoHot
+
+ValueNetwork = QNetwork | ImplicitQNetwork
+_BOUNDED = (Categorical, TwoHot, HLGauss)
+_SLACK = 0.01  # of a step of the grid: rounding is no clipping
+
+
+def value_network(
+    network: NetworkSettings, env: Environment, head: Any, dueling: bool
+) -> ValueNetwork:
+    """The network from observations to `[..., A, *head.shape]`.
+
+    Args:
+        network: the torso's settings.
+        env: with discrete actions.
+        head: of an operator, or anything with a `shape`.
+        dueling: split into value and advantage.
+    """
+    torso, num_actions = network.torso(env.observation_space), env.action_space.num_values
+    if isinstance(head, ImplicitQuantile):
+        return ImplicitQNetwork(torso, num_actions, head.num_atoms, head.num_cosines, dueling)
+    return QNetwork(torso, num_actions, head.shape, dueling)
+
+
+def regression_inputs(key: Key, head: Any, batch_size: int) -> tuple[Array, ...]:
+    """What the network is given beside observations when it is fitted.
+
+    For `ImplicitQuantile` fresh levels `[B, K]`, one uniform in each of K equal shares of [0, 1];
+    else nothing.
+    """
+    if not isinstance(head, ImplicitQuantile):
+        return ()
+    shares = jnp.arange(head.num_atoms)
+    draws = jax.random.uniform(key, (batch_size, head.num_atoms))
+    return ((shares + draws) / head.num_atoms,)
+
+
+def each(function: Callable[[Array], Array], params: Array, head: Any) -> Array:
+    """`function` of one action's parameters over all leading axes of `params[..., *head.shape]`."""
+    for _ in range(params.ndim - len(head.shape)):
+        function = jax.vmap(function)
+    return function(params)
+
+
+def has_bounds(head: Any) -> bool:
+    """Whether a head stores returns on a grid with two ends."""
+    return isinstance(head, _BOUNDED)
+
+
+def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:
+    """Share of the targets that lies beyond the ends of a head's grid and is stored at them.
+
+    Of their probability where the head stores a law, of their means where it stores a mean. It is
+    not small as long as returns do not fit: a value at an end gives a target beyond it.
+
+    Args:
+        head: one that `has_bounds`.
+        target: laws `[B, N]` [return].
+        weights: `[B]`, 0 where a transition does not count.
+
+    Returns:
+        `[]`, in [0, 1].
+
+    Example:
+        >>> head = Categorical(0.0, 1.0, num_atoms=3)
+        >>> target = Law(jnp.array([[0.25, 0.75]]), jnp.array([[0.5, 1.5]]))
+        >>> float(clipped_fraction(head, target, jnp.ones(1)))
+        0.75
+    """
+    slack = _SLACK * (head.high - head.low) / head.num_atoms
+    means = target.mean()[..., None]
+    law = (target.probs, target.atoms) if head.facts.stores_law else (jnp.ones_like(means), means)
+    probs, values = law
+    is_out = (values < head.low - slack) | (values > head.high + slack)
+    share = jnp.sum(jnp.where(is_out, probs, 0.0), axis=-1)
+    counts = weights > 0
+    return jnp.sum(jnp.where(counts, share, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
+
+
+def epsilon_greedy(key: Key, scores: Array, epsilon: float | Array) -> Array:
+    """The best action, but a uniform one with probability `epsilon`, drawn anew for every row.
+
+    Args:
+        key: spent here.
+        scores: `[B, A]` [return].
+        epsilon: probability of a uniform action, in [0, 1].
+
+    Returns:
+        `[B]` int32; ties go to the first of the best.
+
+    Example:
+        >>> epsilon_greedy(jax.random.key(0), jnp.array([[1.0, 3.0]]), 0.0).tolist()
+        [1]
+    """
+    batch, num_actions = scores.shape
+    draws = jax.random.uniform(key, (2, batch))
+    uniform = jnp.minimum((draws[1] * num_actions).astype(jnp.int32), num_actions - 1)
+    greedy = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    return jnp.where(draws[0] < epsilon, uniform, greedy)
+
+
+def act(
+    agent: Any,
+    key: Key,
+    state: PyTree,
+    observation: PyTree,
+    explore: bool = True,
+    memory: PyTree = (),
+) -> tuple[Array, dict[str, PyTree]]:
+    """`observation[B, ...]` -> `action[B]` by `agent.q_values`, no extras; to explore, uniform with
+    probability `agent.epsilon(state)`."""
+    scores = agent.q_values(state, observation)
+    if not explore:
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32), {}
+    return epsilon_greedy(key, scores, agent.epsilon(state)), {}
+
+
+def epsilon_greedy_law(scores: Array, epsilon: float | Array) -> CategoricalPolicy:
+    """The law that `epsilon_greedy` draws from, which knows its divergence from another.
+
+        p(a) = epsilon / A + (1 - epsilon) [a is the first of the best]
+
+    It is the very law that acts, not a softened one, which would need a scale of the scores. So it
+    has a slope in `epsilon` and none in `scores`.
+
+    Args:
+        scores: `[..., A]` [return].
+        epsilon: `[]`, probability of a uniform action, in [0, 1].
+
+    Numerics:
+        Below 1e-6 `epsilon` counts as 1e-6: every action has some probability, and every
+        divergence between two such laws is finite.
+
+    Example:
+        >>> law = epsilon_greedy_law(jnp.array([1.0, 3.0]), 0.5)
+        >>> jnp.exp(law.log_probs()).round(2).tolist()
+        [0.25, 0.75]
+    """
+    num_actions = scores.shape[-1]
+    uniform = jnp.maximum(jnp.asarray(epsilon, scores.dtype), 1e-6) / num_actions
+    best = jax.nn.one_hot(jnp.argmax(scores, axis=-1), num_actions, dtype=bool)
+    others = (num_actions - 1) * uniform
+    return CategoricalPolicy(jnp.where(best, jnp.log1p(-others), jnp.log(uniform)))
