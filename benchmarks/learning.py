@@ -134,7 +134,7 @@ def run(name: str, num_seeds: int | None, folder: pathlib.Path | None) -> dict[s
         "records_without_an_episode": int((~np.isfinite(tail)).sum()),
         "seeds_without_a_score": int(np.isnan(scores).sum()),
         "wall_seconds": wall,
-        "compile_seconds": result.plan.compile_seconds,
+        "compile_seconds": result.forecast.compile_seconds,
         **made_by(),
     }
 

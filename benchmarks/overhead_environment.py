@@ -3,7 +3,7 @@
 Both sides take the same number of steps with uniform actions in one jitted `scan` over `vmap`, get
 all their keys from one split before it, and return the whole trajectory `[T, B]`: observation,
 action, reward, both end flags and the true successor. The raw side is gymnax's own `step`, whose
-auto-reset is on. Ours is `jaxrl.training.rollout.rollout`, which also records the discount and sums
+auto-reset is on. Ours is `jaxrl.rollout`, which also records the discount and sums
 the episodes.
 """
 

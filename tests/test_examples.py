@@ -58,10 +58,7 @@ SLOW = {
         "contract drift_policy learned_policy_gradient learned_reward mirror_descent reactive "
         "static_risk"
     ),
-    "training": (
-        "checkpoint confidence evaluate iwocs least_value loop robust_evaluation run_folder "
-        "smoothing sweep"
-    ),
+    "training": "checkpoint evaluation iwocs loop run_folder smoothing sweeps",
 }
 
 

@@ -23,11 +23,9 @@ from jaxrl.core.files import take_lock, write_json
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Key, PyTree
 from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.episodes import Evaluation
-from jaxrl.training.evaluate import evaluate
+from jaxrl.training.evaluation import Evaluation, RobustEvaluation, evaluate, evaluate_each
 from jaxrl.training.lanes import root_key, strong_floats, with_settings
-from jaxrl.training.robust_evaluation import RobustEvaluation, evaluate_each
-from jaxrl.training.sweep import restore_agents
+from jaxrl.training.sweeps import Runs, restore_agents
 
 _STREAM = 0x5E7A1  # apart from the keys of training
 
@@ -91,7 +89,7 @@ def agents_of_run(job: Job, path: Path) -> tuple[int, PyTree]:
     """
     with refusing(ValueError, OSError):
         checkpoints = Checkpoints(path / "checkpoints")
-        found = restore_agents(checkpoints, job.agent, job.env, **job.program)
+        found = restore_agents(checkpoints, job.agent, job.env, Runs(**job.program))
     if found is None:
         raise BadInput(f"{path} has no checkpoint yet: let it train on, or start it again.")
     return found
@@ -106,7 +104,7 @@ def evaluate_agents(
         job: the run that they are of.
         states: of the agents.
         seed: root of the episodes' randomness.
-        options: of `jaxrl.training.evaluate`, such as `{"num_episodes": 10}`.
+        options: of `jaxrl.evaluate`, such as `{"num_episodes": 10}`.
         envs: to play in each of; without any, in the run's own.
 
     Returns:

@@ -22,7 +22,7 @@ from jaxrl.envs import make
 from jaxrl.operators import HTransform, Identity, LogMapping, SignedHyperbolic
 from jaxrl.operators.composition import ValueMapping
 from jaxrl.training.lanes import default_lanes, expand_settings
-from jaxrl.training.loop import check_training, make_plan
+from jaxrl.training.loop import check_training, cut_budget
 from jaxrl.training.run_folder import RunFolder
 
 _SPLITS: dict[str, type[Split]] = {"by_sign": BySign, "whole": Whole}
@@ -79,7 +79,7 @@ class Job:
 
     @property
     def program(self) -> dict[str, Any]:
-        """What `sweep`, `plan_sweep` and `restore_agents` take beside agent and environment."""
+        """What `sweep` takes beside agent and environment."""
         names = ("num_seeds", "num_steps", "num_records", "lanes")
         return {"over": self.over, **{name: self.config[name] for name in names}}
 
@@ -204,7 +204,7 @@ def make_job(given: Namespace) -> Job:
         remedy = " On the command line: --successors generative:16." if by_option else ""
         raise BadInput(str(error) + remedy) from error
     with refusing(ValueError):
-        make_plan(agent, given.num_steps, given.num_records)
+        cut_budget(agent, given.num_steps, given.num_records)
     plain, wrappers = notation.to_plain, [notation.parse("wrappers", one) for one in given.env_wrap]
     config = {
         "agent": given.agent,

@@ -13,9 +13,8 @@ from rich.progress import BarColumn, Progress as Bar, TextColumn
 from jaxrl.cli.interrupt import Interrupt
 from jaxrl.cli.screen import number, say, screen
 from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.observer import SweepPlan
 from jaxrl.training.run_folder import RunFolder
-from jaxrl.training.session import diverged_at
+from jaxrl.training.session import Forecast, diverged_at
 
 _LINE_SECONDS = 10.0  # between two lines where there is no terminal
 _LINE_SHARE = 0.1
@@ -39,7 +38,7 @@ class Watch:
         self.saved = bool(Checkpoints(run.checkpoints).steps())  # as the status says
         columns = (BarColumn(bar_width=None), TextColumn("{task.description}"))
         self.bar = Bar(*columns, console=screen(), expand=True)  # has a task once it is shown
-        self.plan: SweepPlan  # from `on_start`
+        self.forecast: Forecast  # from `on_start`
         self.diverged: np.ndarray  # [S, N] bool, known to have diverged
 
     def __enter__(self) -> Watch:
@@ -51,19 +50,20 @@ class Watch:
         return kind is KeyboardInterrupt and self.interrupt.requested  # by `on_start`
 
     def on_start(
-        self, plan: SweepPlan, first_record: int, metrics: Mapping[str, np.ndarray]
+        self, forecast: Forecast, first_record: int, metrics: Mapping[str, np.ndarray]
     ) -> None:
         """Write the records that the checkpoint holds, whatever the folder has, and start the
         clock."""
-        self.plan = plan
+        self.forecast = forecast
         known = ({name: m[..., i] for name, m in metrics.items()} for i in range(first_record))
         self.run.rewrite_metrics([self._record(i, row) for i, row in enumerate(known)])
         if self.interrupt.requested:
             raise KeyboardInterrupt
         verb = f"continuing after record {first_record} of" if first_record else "training"
-        say(f"compiled in {plan.compile_seconds:.1f} s; {verb} {plan.plan.num_records} records")
-        self.diverged = diverged_at(metrics["finite_updates"][..., :first_record], plan.plan) >= 0
-        self.share = self.first_share = self.told_share = first_record / plan.plan.num_records
+        budget = forecast.budget
+        say(f"compiled in {forecast.compile_seconds:.1f} s; {verb} {budget.num_records} records")
+        self.diverged = diverged_at(metrics["finite_updates"][..., :first_record], budget) >= 0
+        self.share = self.first_share = self.told_share = first_record / budget.num_records
         self.started = self.told_at = time.perf_counter()
         if screen().is_terminal:
             self.bar.add_task(self._line(), total=1.0, completed=self.share)
@@ -72,13 +72,13 @@ class Watch:
     def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Write the record; every lane of it, `[S, N]`. Say which runs diverged in it."""
         self.run.append_metrics([self._record(record, metrics)])
-        since = diverged_at(metrics["finite_updates"][..., None], self.plan.plan)
+        since = diverged_at(metrics["finite_updates"][..., None], self.forecast.budget)
         new = (since >= 0) & ~self.diverged
         self.diverged |= new
         for setting, seed in np.argwhere(new)[:_MOST_TOLD]:
             where = f" ({self.labels[setting]})" if self.labels[setting] else ""
-            step = record * self.plan.plan.steps_per_record + since[setting, seed]
-            who = f"seed {self.plan.seeds[seed]}{where}"
+            step = record * self.forecast.budget.steps_per_record + since[setting, seed]
+            who = f"seed {self.forecast.seeds[seed]}{where}"
             say(f"{who}: a metric is not finite at step {step:,}")
         known = metrics["episode_return"][np.isfinite(metrics["episode_return"])]
         self.mean_return = float(known.mean()) if known.size else self.mean_return
@@ -87,8 +87,8 @@ class Watch:
         """Every lane of a record, `[S, N]`, as the folder keeps it."""
         num_settings, num_seeds = next(iter(metrics.values())).shape
         return {
-            "step": (record + 1) * self.plan.plan.steps_per_record,
-            "seeds": list(self.plan.seeds) * num_settings,
+            "step": (record + 1) * self.forecast.budget.steps_per_record,
+            "seeds": list(self.forecast.seeds) * num_settings,
             "settings": [label for label in self.labels for _ in range(num_seeds)],
             "metrics": {name: values.reshape(-1) for name, values in metrics.items()},
         }
@@ -115,7 +115,7 @@ class Watch:
         self.told_at, self.told_share = now, self.share
 
     def _line(self) -> str:
-        total, moved = self.plan.total_steps, self.share - self.first_share
+        total, moved = self.forecast.total_steps, self.share - self.first_share
         elapsed = max(time.perf_counter() - self.started, 1e-9)  # of this process
         clock = "-:--"
         if moved > 0:

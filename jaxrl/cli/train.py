@@ -23,11 +23,10 @@ from jaxrl.cli.summary import SCORE, settings_summary, show_summary
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import root_key
 from jaxrl.training.memory import gigabytes
-from jaxrl.training.observer import SweepPlan
 from jaxrl.training.run_config import describe_difference, to_text
 from jaxrl.training.run_folder import RunFolder, open_run
-from jaxrl.training.session import SweepResult
-from jaxrl.training.sweep import plan_sweep, sweep
+from jaxrl.training.session import Forecast, SweepResult
+from jaxrl.training.sweeps import Runs, forecast, sweep
 
 # What may stand beside --resume: it changes no number of the run.
 _FREE = {"--resume", "--dry-run", "--eval-episodes", "--checkpoint-seconds", "--time-limit"}
@@ -51,7 +50,7 @@ def run(arguments: Namespace, words: Sequence[str]) -> int:
         _check_can_go_on(RunFolder(path))
     # Traced and not compiled: states that do not fit in memory are refused here.
     with refusing(KeyError, ValueError, MemoryError, OverflowError):
-        plan = plan_sweep(job.agent, job.env, **job.program)
+        plan = forecast(job.agent, job.env, Runs(**job.program))
     say(f"{job.title}: {_plan_line(plan, job.config['num_steps'])}")
     if arguments.dry_run:
         _show_plan(job, plan, path, arguments.overwrite)
@@ -100,19 +99,19 @@ def _check_can_go_on(run: RunFolder) -> None:
     )
 
 
-def _plan_line(plan: SweepPlan, num_steps: int) -> str:
+def _plan_line(plan: Forecast, num_steps: int) -> str:
     """The plan in a line; `num_steps` is the budget that was asked for."""
-    total, num_runs = plan.plan.total_steps, len(plan.settings) * len(plan.seeds)
+    total, num_runs = plan.budget.total_steps, len(plan.settings) * len(plan.seeds)
     rounded = "" if total == num_steps else f" ({num_steps:,} rounded up to whole records)"
     groups, width = plan.num_groups, plan.lanes * jax.device_count()
     return (
         f"{num_runs:,} run{'s' * (num_runs != 1)}: {groups:,} group{'s' * (groups != 1)} of "
         f"{width}, {gigabytes(plan.memory.per_group)} each; {total:,} steps each{rounded}, "
-        f"{plan.plan.num_records} records"
+        f"{plan.budget.num_records} records"
     )
 
 
-def _show_plan(job: Job, plan: SweepPlan, path: Path, overwrite: bool) -> None:
+def _show_plan(job: Job, plan: Forecast, path: Path, overwrite: bool) -> None:
     """What a run would do, for `--dry-run`."""
     _warn(notices(job))
     found = "(new)"
@@ -193,10 +192,10 @@ def _finish(
             "num_steps": int(result.steps[-1]),
             "num_records": len(result.steps),
             "device": f"{jax.device_count()} x {device.platform} ({device.device_kind})",
-            "compile_seconds": round(result.plan.compile_seconds, 3),
+            "compile_seconds": round(result.forecast.compile_seconds, 3),
             "run_seconds": round(result.run_seconds, 3),  # of this process, when it was continued
             "steps_per_second": round(
-                (1 - watch.first_share) * result.plan.total_steps / result.run_seconds
+                (1 - watch.first_share) * result.forecast.total_steps / result.run_seconds
             ),
             "settings": rows,
         }

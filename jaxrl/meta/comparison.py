@@ -17,7 +17,7 @@ from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import list_settings, near_names, resolve_setting
 from jaxrl.core.types import Array, Key
 from jaxrl.meta.lives import MEASURES, HeldOut, live
-from jaxrl.training.bootstrap import mean_of_settings, stratified_estimate
+from jaxrl.training.evaluation import mean_of_settings, stratified_estimate
 from jaxrl.training.lanes import (
     expand_settings,
     lane_axes,

@@ -13,7 +13,7 @@ from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, Transition
 from jaxrl.meta.lives import Life
 from jaxrl.training.loop import Tally, TrainState, collect, tally_of
-from jaxrl.training.rollout import EpisodeSums
+from jaxrl.training.rollouts import EpisodeSums
 
 
 def look_ahead(

@@ -17,7 +17,7 @@ from jaxrl.meta.gradients import MetaGradient
 from jaxrl.meta.inner import repeat
 from jaxrl.meta.lives import ANTAGONISTS, LEVELS, Life, OuterState, birth_keys, ratio
 from jaxrl.meta.tasks import Task, take
-from jaxrl.training.episodes import play_episodes
+from jaxrl.training.evaluation import play_episodes
 from jaxrl.training.loop import Tally, TrainState, train_iteration
 
 # ---- how scores become odds at temperature 1: logarithms, up to a constant: `SCORES` -------------

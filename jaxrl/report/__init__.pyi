@@ -1,7 +1,6 @@
 from jaxrl.report.plan_picture import PlanPicture as PlanPicture, draw_plan as draw_plan
 from jaxrl.report.plots import (
     compare_runs as compare_runs,
-    curve_band as curve_band,
     learning_curves as learning_curves,
 )
 from jaxrl.report.rule_pictures import draw_probe as draw_probe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ class PlanPicture:
         return _reachable(self.mdp, self.policy)
 
     @property
+    def moved(self) -> np.ndarray:
+        """`[S, A, K]`: probability that nature adds to each outcome, under the policy."""
+        return (self.kernel - np.asarray(self.mdp.prob)) * self.policy[..., None]
+
+    @property
     def shift(self) -> np.ndarray:
         """`[S]`: probability that nature moves, in total variation, under the policy."""
         moved = 0.5 * np.abs(self.kernel - np.asarray(self.mdp.prob)).sum(axis=-1)
@@ -78,27 +84,25 @@ def draw_plan(path: str | Path, plan: PlanPicture) -> Path:
     Returns:
         `path`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     has_nature = bool(np.max(plan.shift) > 1e-9)
-    num_panels = (1 if plan.grid else 2) + 2 * has_nature
     rows, columns = plan.grid.shape if plan.grid else (3, 4)
-    height = float(np.clip(4.8 * rows / columns + 1.5, 3.2, 6.5))
-    figure = Figure(figsize=(1.0 + 4.8 * num_panels, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(np.atleast_1d(figure.subplots(1, num_panels)))
     if plan.grid is not None:
-        _grid_values(figure, panels.pop(0), plan, plan.grid)
-        if has_nature:
-            _grid_nature(figure, panels.pop(0), plan, plan.grid)
+        draws: dict[str, Any] = {"values and policy": partial(_grid_values, plan.grid)}
+        draws["where nature pushes the walker"] = partial(_grid_nature, plan.grid)
     else:
-        _bar_values(panels.pop(0), plan)
-        _policy_map(figure, panels.pop(0), plan)
-        if has_nature:
-            _kernel_map(figure, panels.pop(0), plan)
-    if has_nature:
-        _laws(panels.pop(0), plan)
+        draws = {"values": _bar_values, "policy": _policy_map}
+        draws["what nature adds and takes"] = _kernel_map
+    state, action = plan.marked
+    draws[f"action {action} in {_name(plan, state)}, where nature costs most"] = _laws
+    shown = list(draws.items())[: None if has_nature else -2]
+    height = float(np.clip(4.8 * rows / columns + 1.5, 3.2, 6.5))
+    figure = Figure(figsize=(1.0 + 4.8 * len(shown), height), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(shown)))
+    for axes, (title, draw) in zip(panels, shown, strict=True):
+        draw(figure, axes, plan)
+        axes.set_title(title, fontsize=10)
     figure.suptitle(plan.title, fontsize=11)
     return write_picture(path, figure, dpi=130)
 
@@ -116,46 +120,53 @@ def _reachable(mdp: TabularMDP, policy: np.ndarray) -> np.ndarray:
     return found
 
 
-def _board(figure: Any, axes: Any, numbers: np.ndarray, grid: GridLayout, **look: Any) -> Any:
+def _board(figure: Any, axes: Any, numbers: np.ndarray, grid: GridLayout, **look: Any) -> None:
     """A heat map `[S]` on the grid; NaN and walls are grey."""
     table = np.full(grid.shape, np.nan)
-    table[grid.cells[:, 0], grid.cells[:, 1]] = numbers
+    table[tuple(grid.cells.T)] = numbers
     axes.set_facecolor(_GREY)
     label = look.pop("label")
     image = axes.imshow(table, **look)
     figure.colorbar(image, ax=axes, label=label, shrink=0.75, location="bottom", pad=0.02)
     axes.set(xticks=[], yticks=[])
-    return image
 
 
-def _grid_values(figure: Any, axes: Any, plan: PlanPicture, grid: GridLayout) -> None:
-    occupied = plan.occupied
-    shown = np.where(occupied, plan.values, np.nan)
+def _grid_values(grid: GridLayout, figure: Any, axes: Any, plan: PlanPicture) -> None:
+    shown = np.where(plan.occupied, plan.values, np.nan)
     _board(figure, axes, shown, grid, label=plan.value_label, cmap="viridis")
-    state, action = np.nonzero((plan.policy > 0.02) & occupied[:, None])
-    is_mixed = plan.policy[occupied].max(axis=1).min() < 0.98
+    state, action = np.nonzero((plan.policy > 0.02) & plan.occupied[:, None])
+    is_mixed = plan.policy[plan.occupied].max(axis=1).min() < 0.98
     length = (0.42 if is_mixed else 0.6) * plan.policy[state, action, None]
     arrows = length * _unit(grid.moves[state, action])
     _arrows(axes, grid, state, arrows, "white", "tail" if is_mixed else "mid")
-    _marks(axes, plan, grid)
-    axes.set_title("values and policy", fontsize=10)
+    # S where episodes begin, E where they end, when such cells are few.
+    ends = np.zeros(len(plan.values), bool)
+    over = (np.asarray(plan.mdp.terminal) > 0) & (np.asarray(plan.mdp.prob) > 0)
+    ends[np.asarray(plan.mdp.next_state)[over & plan.occupied[:, None, None]]] = True
+    begins = np.asarray(plan.mdp.initial) > 0
+    for where, letter in ((begins, "S"), (ends & ~plan.occupied, "E")):
+        if where.sum() > max(4, len(where) // 4):
+            continue
+        for row, column in grid.cells[where]:
+            axes.text(
+                *(column - 0.36, row - 0.3, letter),
+                **{"ha": "center", "va": "center", "fontsize": 8, "color": "black"},
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8},
+            )
 
 
-def _grid_nature(figure: Any, axes: Any, plan: PlanPicture, grid: GridLayout) -> None:
-    occupied, shift = plan.occupied, plan.shift
-    shown = np.where(occupied, shift, np.nan)
+def _grid_nature(grid: GridLayout, figure: Any, axes: Any, plan: PlanPicture) -> None:
+    shown = np.where(plan.occupied, plan.shift, np.nan)
     label = "probability that nature moves"
     # Half as far again as the data go, so that black arrows stand out.
     most = 1.5 * float(np.nanmax(shown))
     _board(figure, axes, shown, grid, label=label, cmap="Oranges", vmin=0.0, vmax=most)
-    moved = (plan.kernel - np.asarray(plan.mdp.prob)) * plan.policy[..., None]
     places = grid.cells[np.asarray(plan.mdp.next_state)]  # [S, A, K, 2]
-    push = (moved[..., None] * places).sum(axis=(1, 2))
-    state = np.flatnonzero(occupied & (np.linalg.norm(push, axis=1) > 1e-6))
+    push = (plan.moved[..., None] * places).sum(axis=(1, 2))
+    state = np.flatnonzero(plan.occupied & (np.linalg.norm(push, axis=1) > 1e-6))
     _arrows(axes, grid, state, 0.6 * _unit(push[state]), "black", "mid")
     row, column = grid.cells[plan.marked[0]]
     axes.plot(column, row, "s", markerfacecolor="none", markeredgecolor=_LINE, markersize=22)
-    axes.set_title("where nature pushes the walker", fontsize=10)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -176,66 +187,43 @@ def _arrows(
     )
 
 
-def _marks(axes: Any, plan: PlanPicture, grid: GridLayout) -> None:
-    """S where episodes begin, E where they end, when such cells are few."""
-    ends = np.zeros(len(plan.values), bool)
-    over = (np.asarray(plan.mdp.terminal) > 0) & (np.asarray(plan.mdp.prob) > 0)
-    ends[np.asarray(plan.mdp.next_state)[over & plan.occupied[:, None, None]]] = True
-    begins = np.asarray(plan.mdp.initial) > 0
-    for where, letter in ((begins, "S"), (ends & ~plan.occupied, "E")):
-        if where.sum() > max(4, len(where) // 4):
-            continue
-        for row, column in grid.cells[where]:
-            axes.text(
-                *(column - 0.36, row - 0.3, letter),
-                **{"ha": "center", "va": "center", "fontsize": 8, "color": "black"},
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8},
-            )
-
-
-def _bar_values(axes: Any, plan: PlanPicture) -> None:
+def _bar_values(figure: Any, axes: Any, plan: PlanPicture) -> None:
     states = np.arange(len(plan.values))
-    if len(states) <= _MOST_BARS:
-        axes.bar(states, plan.values, color=_LINE)
-    else:
-        axes.plot(states, plan.values, color=_LINE)
+    draw = axes.bar if len(states) <= _MOST_BARS else axes.plot
+    draw(states, plan.values, color=_LINE)
     axes.set(xlabel="state", ylabel=plan.value_label)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("values", fontsize=10)
 
 
 def _policy_map(figure: Any, axes: Any, plan: PlanPicture) -> None:
     shown = np.where(np.asarray(plan.mdp.legal), plan.policy, np.nan).T
     axes.set_facecolor(_GREY)
-    image = axes.imshow(
-        shown, aspect="auto", cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest"
-    )
-    figure.colorbar(image, ax=axes, label="probability", shrink=0.75)
+    _heat(figure, axes, shown, "probability", cmap="Blues", vmin=0.0, vmax=1.0)
     axes.set(xlabel="state", ylabel="action")
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set_title("policy", fontsize=10)
 
 
 def _kernel_map(figure: Any, axes: Any, plan: PlanPicture) -> None:
     num_states = len(plan.values)
-    axes.set_title("what nature adds and takes", fontsize=10)
     if num_states > _MOST_KERNEL:
         axes.plot(np.arange(num_states), plan.shift, color=_FEARED)
         axes.set(xlabel="state", ylabel="probability that nature moves")
         return
-    moved = (plan.kernel - np.asarray(plan.mdp.prob)) * plan.policy[..., None]
     table = np.zeros((num_states, num_states))
-    source = np.broadcast_to(np.arange(num_states)[:, None, None], moved.shape)
-    np.add.at(table, (source, np.asarray(plan.mdp.next_state)), moved)
+    source = np.broadcast_to(np.arange(num_states)[:, None, None], plan.moved.shape)
+    np.add.at(table, (source, np.asarray(plan.mdp.next_state)), plan.moved)
     most = max(float(np.abs(table).max()), 1e-12)
-    image = axes.imshow(
-        table, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto", interpolation="nearest"
-    )
-    figure.colorbar(image, ax=axes, label="feared less nominal probability", shrink=0.75)
+    label = "feared less nominal probability"
+    _heat(figure, axes, table, label, cmap="PuOr_r", vmin=-most, vmax=most)
     axes.set(xlabel="next state", ylabel="state")
 
 
-def _laws(axes: Any, plan: PlanPicture) -> None:
+def _heat(figure: Any, axes: Any, table: np.ndarray, label: str, **look: Any) -> None:
+    image = axes.imshow(table, aspect="auto", interpolation="nearest", **look)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.75)
+
+
+def _laws(figure: Any, axes: Any, plan: PlanPicture) -> None:
     """Nominal and feared law of the successor where nature costs most."""
     state, action = plan.marked
     reached, place = np.unique(np.asarray(plan.mdp.next_state)[state, action], return_inverse=True)
@@ -247,8 +235,6 @@ def _laws(axes: Any, plan: PlanPicture) -> None:
     axes.bar(x - 0.2, laws[0, kept], 0.4, color=_MODEL, label="model")
     axes.bar(x + 0.2, laws[1, kept], 0.4, color=_FEARED, label="feared")
     axes.set_xticks(x, [_name(plan, reached[index]) for index in kept])
-    worth = f"action {action} in {_name(plan, state)}, where nature costs most"
-    axes.set_title(worth, fontsize=10)
     axes.set(ylim=(0, 1), ylabel="probability", xlabel="successor")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -14,7 +14,7 @@ from jaxrl.report.statistics import interquartile_mean, stratified_bootstrap
 
 # Okabe and Ito's palette (2008), told apart with any colour vision; the yellow left out, as it is
 # too pale for a line.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES = ("-", "--", ":", "-.")  # once the colours are used up
 _MOST_POINTS = 250  # of the mean and band: a picture is some 700 pixels wide
 _MOST_SEEDS_DRAWN = 64
@@ -58,28 +58,37 @@ def learning_curves(
         >>> learning_curves(file, {"ppo": ([0, 100], [[9.0, 200.0], [11.0, 220.0]])}).exists()
         True
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     if not curves:
         raise ValueError("there is no curve to draw.")
     # A figure of its own, not pyplot's: no global state and no window system is touched.
     figure = Figure(figsize=(8.0, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     ends = []
     for index, (label, (steps, values)) in enumerate(curves.items()):
-        steps, values = _check(label, steps, values)
+        steps, values = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+        if steps.ndim != 1 or values.ndim != 2 or values.shape[1] != len(steps) or not values.size:
+            raise ValueError(
+                f"curve {label!r} has steps {steps.shape} and values {values.shape}: expected [R] "
+                "and [num_seeds, R], at least one seed and one step."
+            )
         failed = np.isin(np.arange(len(values)), list((diverged or {}).get(label, ())))
-        colour = _COLOURS[index % len(_COLOURS)]
-        style = _STYLES[(index // len(_COLOURS)) % len(_STYLES)]
+        colour = COLOURS[index % len(COLOURS)]
+        style = _STYLES[(index // len(COLOURS)) % len(_STYLES)]
         faintness = 0.25 if len(curves) == 1 else 0.12
-        end = _draw(axes, steps, values, failed, colour, style, faintness, level)
+        end = _draw(axes, steps, values, failed, faintness, level, color=colour, linestyle=style)
         ends.append((end, f"{label}\n{_count_text(values, failed)}", colour))
     furthest = max(float(np.max(steps)) for steps, _ in curves.values())
     if furthest > 0:  # from step 0, even when the first episode ended much later
         axes.set_xlim(0, furthest)
-    _style_axes(axes, x_label, y_label, title)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
     _label_ends(axes, ends)
     return write_picture(path, figure, dpi=150)
 
@@ -116,9 +125,9 @@ def compare_runs(
             found = curves_of(load_metrics(run), metric)
         except KeyError as error:
             raise KeyError(f"{run}: {error.args[0]}") from error
-        for setting, curve in found.items():
+        for setting, (steps, _, values) in found.items():
             label = " ".join(part for part in (_short_name(run, runs), setting) if part)
-            curves[label] = (curve.steps, curve.values)
+            curves[label] = (steps, values)
     return learning_curves(path, curves, y_label=metric.replace("_", " "))
 
 
@@ -163,25 +172,14 @@ def _hold(values: np.ndarray, failed: ArrayLike | None) -> np.ndarray:
     return np.where(over, -np.inf, held)
 
 
-def _check(label: str, steps: ArrayLike, values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    steps, values = np.asarray(steps, np.float64), np.asarray(values, np.float64)
-    if steps.ndim != 1 or values.ndim != 2 or values.shape[1] != len(steps) or values.size == 0:
-        raise ValueError(
-            f"curve {label!r} has steps {steps.shape} and values {values.shape}: expected [R] and "
-            "[num_seeds, R], at least one seed and one step."
-        )
-    return steps, values
-
-
 def _draw(
     axes: Any,
     steps: np.ndarray,
     values: np.ndarray,
     failed: np.ndarray,
-    colour: str,
-    style: str,
     faintness: float,
     level: float,
+    **line: str,
 ) -> tuple[float, float]:
     """Draw one curve; where its mean line ends."""
     seen = np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).round().astype(int))
@@ -190,18 +188,15 @@ def _draw(
     steps = steps[seen]
     mean, low, high = curve_band(np.where(np.isinf(held), np.nan, held), failed, level)
     drawn = np.where(np.isinf(held), np.nan, held)[:_MOST_SEEDS_DRAWN]
-    faint = {"color": colour, "alpha": faintness, "linewidth": 0.6, "zorder": 1}
-    marker = {"marker": "o", "markersize": 5} if len(steps) == 1 else {}
-    axes.plot(steps, drawn.T, **faint, **marker)
+    colour, marker = line["color"], {"marker": "o", "markersize": 5} if len(steps) == 1 else {}
+    axes.plot(steps, drawn.T, color=colour, alpha=faintness, linewidth=0.6, zorder=1, **marker)
     # Where diverged seeds leave no lower bound, a pale band says so, down to the worst value seen.
-    unbounded = np.isneginf(low)
+    unbounded, band = np.isneginf(low), {"color": colour, "linewidth": 0}
     floor = np.nanmin(drawn) if np.isfinite(drawn).any() else 0.0
-    axes.fill_between(
-        steps, floor, mean, where=unbounded, color=colour, alpha=0.06, linewidth=0, zorder=0
-    )
+    axes.fill_between(steps, floor, mean, where=unbounded, alpha=0.06, zorder=0, **band)
     low = np.where(unbounded, mean, low)
-    axes.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0, zorder=2)
-    axes.plot(steps, mean, color=colour, linestyle=style, linewidth=2.0, zorder=3, **marker)
+    axes.fill_between(steps, low, high, alpha=0.25, zorder=2, **band)
+    axes.plot(steps, mean, linewidth=2.0, zorder=3, **line, **marker)
     known = np.flatnonzero(np.isfinite(mean))
     last = known[-1] if len(known) else len(steps) - 1
     return float(steps[last]), float(mean[last])
@@ -211,11 +206,8 @@ def _count_text(values: np.ndarray, failed: np.ndarray) -> str:
     tail = values[:, -max(1, values.shape[1] // 10) :]
     num_open = int((~np.isfinite(tail).any(axis=1) & ~failed).sum())
     text = f"{len(values)} seed{'s' * (len(values) != 1)}"
-    if failed.any():
-        text += f", {int(failed.sum())} diverged"
-    if num_open:
-        text += f", {num_open} silent at the end"
-    return text
+    text += f", {int(failed.sum())} diverged" * bool(failed.any())
+    return text + f", {num_open} silent at the end" * bool(num_open)
 
 
 def _short_name(run: str | Path, runs: Sequence[str | Path]) -> str:
@@ -226,18 +218,6 @@ def _short_name(run: str | Path, runs: Sequence[str | Path]) -> str:
         if sum(Path(other).resolve().parts[-depth:] == ending for other in runs) == 1:
             return "/".join(ending)
     return str(run)
-
-
-def _style_axes(axes: Any, x_label: str, y_label: str, title: str) -> None:
-    from matplotlib.ticker import EngFormatter
-
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def _label_ends(axes: Any, ends: list[tuple[tuple[float, float], str, str]]) -> None:
@@ -256,13 +236,6 @@ def _label_ends(axes: Any, ends: list[tuple[tuple[float, float], str, str]]) -> 
     for height, which in zip(placed, order, strict=True):
         _, text, colour = ends[which]
         axes.annotate(
-            text,
-            (1.0, height),
-            xycoords="axes fraction",
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=colour,
-            fontsize=size,
-            va="center",
-            annotation_clip=False,
+            *(text, (1.0, height), (6, 0), "axes fraction", "offset points"),
+            **{"color": colour, "fontsize": size, "va": "center", "annotation_clip": False},
         )

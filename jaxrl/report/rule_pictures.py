@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxrl.report.plots import write_picture
+from jaxrl.report.plots import COLOURS, write_picture
 
 if TYPE_CHECKING:
-    from jaxrl.meta.probing import DriftMap, Probe, PulseResponse
+    from jaxrl.meta.probing import DriftMap, Probe
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MOST_CURVES = 6  # of settings, drawn one below the other
 
 
@@ -40,42 +40,33 @@ def draw_probe(path: str | Path, probe: Probe, title: str = "") -> Path:
         >>> draw_probe(tempfile.mkdtemp() + "/rule.png", probe(Linear(1.0, 0.1))).exists()
         True
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    num_curves = min(len(probe.curves), _MOST_CURVES)
-    num_points = len(np.asarray(probe.drift.shares)) if probe.drift is not None else 1
+    names = list(probe.curves)[:_MOST_CURVES]
+    points = np.asarray(probe.drift.shares) if probe.drift is not None else [0.0]
     # (share of the height in inches, columns, who draws)
     rows: list[tuple[float, int, Any]] = []
     if probe.drift is not None:
-        rows += [(3.4, num_points, _draw_drift), (3.4, num_points, _draw_push)]
+        rows += [(3.4, len(points), _draw_drift), (3.4, len(points), _draw_push)]
     if probe.response is not None:
         rows.append((2.8, 1, _draw_response))
-    rows += [(2.0, 1, name) for name in list(probe.curves)[:num_curves]]
+    rows += [(2.0, 1, partial(_draw_curve, name)) for name in names]
     if not rows:
         raise ValueError("there is nothing to draw: the probe has no drift, response or schedule.")
-    figure = Figure(
-        figsize=(max(6.0, 4.2 * num_points), sum(height for height, _, _ in rows) + 0.5),
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
     heights = [height for height, _, _ in rows]
+    size = (max(6.0, 4.2 * len(points)), sum(heights) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
     parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (_, columns, draw) in zip(parts, rows, strict=True):
-        panels = list(np.atleast_1d(part.subplots(1, columns)))
-        if isinstance(draw, str):
-            _draw_curve(panels[0], probe.curves[draw], draw, probe.total_steps)
-        elif draw is _draw_response:
-            _draw_response(panels[0], probe.response)
-        else:
-            draw(part, panels, probe.drift)
-    left_out = len(probe.curves) - num_curves
+        draw(part, list(np.atleast_1d(part.subplots(1, columns))), probe)
+    left_out = len(probe.curves) - len(names)
     more = f" ({left_out} more schedules not shown)" if left_out > 0 else ""
     figure.suptitle(title + more, fontsize=11)
     return write_picture(path, figure, dpi=130)
 
 
-def _draw_drift(figure: Any, panels: list[Any], found: DriftMap) -> None:
+def _draw_drift(figure: Any, panels: list[Any], probe: Probe) -> None:
+    found: Any = probe.drift
     drift = np.asarray(found.drift)
     # The corners of the grid are rarely seen: they do not set the scale.
     most = float(np.nanpercentile(drift, 98)) or float(np.nanmax(drift)) or 1.0
@@ -85,7 +76,8 @@ def _draw_drift(figure: Any, panels: list[Any], found: DriftMap) -> None:
     figure.colorbar(image, ax=panels, label="drift [return]", extend="max")
 
 
-def _draw_push(figure: Any, panels: list[Any], found: DriftMap) -> None:
+def _draw_push(figure: Any, panels: list[Any], probe: Probe) -> None:
+    found: Any = probe.drift
     push = np.asarray(found.push)
     most = float(np.max(np.abs(found.advantage)))
     for axes, numbers, share in zip(panels, push, np.asarray(found.shares), strict=True):
@@ -109,37 +101,34 @@ def _map(axes: Any, found: DriftMap, numbers: np.ndarray, **look: Any) -> Any:
     return image
 
 
-def _draw_response(axes: Any, found: PulseResponse) -> None:
-    lags = np.asarray(found.lags)
-    shares, decay = np.asarray(found.shares), np.asarray(found.decay)
-    for p, share in enumerate(shares):
-        for s, pulse in enumerate(np.asarray(found.pulses)):
+def _draw_response(figure: Any, panels: list[Any], probe: Probe) -> None:
+    found: Any = probe.response
+    (axes,), lags, pulses = panels, np.asarray(found.lags), np.asarray(found.pulses)
+    advantage, decay = np.asarray(found.advantage), np.asarray(found.decay)
+    for p, share in enumerate(np.asarray(found.shares)):
+        for s, pulse in enumerate(pulses):
             axes.plot(
                 lags,
-                np.asarray(found.advantage)[p, s] / pulse,
-                color=_COLOURS[p % len(_COLOURS)],
+                advantage[p, s] / pulse,
+                color=COLOURS[p % (len(COLOURS) - 1)],
                 linestyle=("-", "--", ":")[s % 3],
                 label=f"reward {pulse:+g}{_when(found.shares, share)}: decay {decay[p, s]:.3f}",
             )
-    first = np.asarray(found.advantage)[0, 0, 0] / np.asarray(found.pulses)[0]
-    powers = first * np.float64(found.discount) ** lags
+    powers = advantage[0, 0, 0] / pulses[0] * np.float64(found.discount) ** lags
     axes.plot(lags, powers, color="0.5", linewidth=0.8, label=f"discount {found.discount:g}")
     axes.axhline(0.0, color="0.8", linewidth=0.6, zorder=0)
     axes.set(xlabel="steps before the reward", ylabel="advantage / reward")
     axes.set_title("response to one reward", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
-    _plain(axes)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_curve(axes: Any, curve: Any, name: str, total_steps: float) -> None:
-    steps = np.linspace(0.0, total_steps, len(curve))
-    axes.plot(steps, np.asarray(curve), color=_COLOURS[0], linewidth=2.0)
+def _draw_curve(name: str, figure: Any, panels: list[Any], probe: Probe) -> None:
+    (axes,), curve = panels, np.asarray(probe.curves[name])
+    steps = np.linspace(0.0, probe.total_steps, len(curve))
+    axes.plot(steps, curve, color=COLOURS[0], linewidth=2.0)
     axes.set_title(name or "schedule", fontsize=10, loc="left")
     axes.set_xlabel("environment steps")
-    _plain(axes)
-
-
-def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 

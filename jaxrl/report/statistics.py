@@ -40,16 +40,6 @@ class Aggregate:
     diverged: tuple[int, ...]  # the seeds they belong to
 
 
-@dataclasses.dataclass(frozen=True)
-class Profile:
-    """The share of runs whose score exceeds each threshold, with a pointwise interval."""
-
-    thresholds: np.ndarray  # [T]
-    fractions: np.ndarray  # [T], in [0, 1]
-    low: np.ndarray  # [T]
-    high: np.ndarray  # [T]
-
-
 def interquartile_mean(scores: ArrayLike, axis: int | None = None) -> np.ndarray:
     """The mean of the middle half of the scores: floor(N / 4) are cut at either end.
 
@@ -131,14 +121,14 @@ def stratified_bootstrap(
         raise ValueError(f"level={level} is out of range: give a value in (0, 1).")
     if tasks.shape[1] == 1:
         return -np.inf, np.inf
-    generator = np.random.default_rng(seed)
-    replicates = np.concatenate(
-        [
-            np.asarray(statistic(_resample(tasks, count, generator).reshape(count, -1)), np.float64)
-            for count in _batches(num_resamples, tasks.size)
-        ]
-    )
-    low, high = percentile_interval(replicates, level)
+    generator, replicates = np.random.default_rng(seed), []
+    largest = max(1, 4_000_000 // tasks.size)  # so that a thousand seeds do not take gigabytes
+    for done in range(0, num_resamples, largest):
+        count = min(largest, num_resamples - done)
+        drawn = generator.integers(0, tasks.shape[1], (count, *tasks.shape))
+        resampled = np.take_along_axis(tasks[None], drawn, axis=-1)
+        replicates.append(np.asarray(statistic(resampled.reshape(count, -1)), np.float64))
+    low, high = percentile_interval(np.concatenate(replicates), level)
     return float(low), float(high)
 
 
@@ -239,7 +229,7 @@ def performance_profile(
     num_resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> Profile:
+) -> list[Estimate]:
     """The share of runs above each threshold: the whole law of the scores at a glance.
 
     Args:
@@ -249,20 +239,23 @@ def performance_profile(
         level: of the interval, at each threshold by itself.
         seed: of the draws.
 
+    Returns:
+        for each threshold the share `[0, 1]` with its interval, which is all of it with one seed.
+
     Sources:
         Agarwal et al. (2021), section 4.2.
     """
     tasks, thresholds = _tasks(scores), np.asarray(thresholds, np.float64)
     above = np.where(np.isfinite(tasks), tasks, -np.inf)[:, :, None] > thresholds
-    fractions = above.mean((0, 1))
-    if tasks.shape[1] == 1:
-        return Profile(thresholds, fractions, np.zeros_like(fractions), np.ones_like(fractions))
     generator = np.random.default_rng(seed)
     replicates = np.zeros((num_resamples, len(thresholds)))
     for task in above:
         replicates += _draw_counts(len(task), num_resamples, generator) @ task / tasks.size
     low, high = percentile_interval(replicates, level)
-    return Profile(thresholds, fractions, low, high)
+    if tasks.shape[1] == 1:  # one seed says nothing about the next
+        low, high = np.zeros_like(low), np.ones_like(high)
+    rows = zip(above.mean((0, 1)).tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Estimate(*row) for row in rows]
 
 
 def _tasks(scores: ArrayLike) -> np.ndarray:
@@ -285,18 +278,6 @@ def _ranked(scores: ArrayLike, axis: int | None) -> np.ndarray:
 
 def _nan_for_infinite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
-
-
-def _batches(num_resamples: int, num_scores: int) -> list[int]:
-    """Resamples at a time, so that a thousand seeds do not take gigabytes."""
-    largest = max(1, 4_000_000 // num_scores)
-    return [min(largest, num_resamples - done) for done in range(0, num_resamples, largest)]
-
-
-def _resample(tasks: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """`[count, num_tasks, num_seeds]`: each task's seeds drawn with replacement."""
-    drawn = generator.integers(0, tasks.shape[1], (count, *tasks.shape))
-    return np.take_along_axis(tasks[None], drawn, axis=-1)
 
 
 def _draw_counts(num_seeds: int, count: int, generator: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,7 @@ under the worst one: only a certificate (`jaxrl.certify_smoothed`) bounds it fro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jaxrl.agents.readers import of_inner, response
 from jaxrl.core import struct
 from jaxrl.core.protocols import Policy
-from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.core.types import Array, Key, PyTree, select
 
 
 class Attack(Protocol):
@@ -39,46 +40,34 @@ class Attack(Protocol):
         ...
 
 
-class Ball(Protocol):
-    """A norm ball round each of B observations."""
-
-    def project(self, shift: Array, radius: Array) -> Array:
-        """`shift[B, ...]` into the balls of `radius[B]`."""
-        ...
-
-    def steepest(self, gradient: Array) -> Array:
-        """The shift `[B, ...]` of norm 1 that climbs most along `gradient[B, ...]`."""
-        ...
-
-
 @struct.dataclass
-class L2:
-    """The Euclidean ball."""
+class Ball:
+    """A norm ball round each of B observations: `L2`, `LInf`, or one of your own."""
 
-    def project(self, shift: Array, radius: Array) -> Array:
-        """`shift[B, ...]`, shortened where longer than `radius[B]`."""
-        norm = l2_norm(shift)
-        share = jnp.where(norm > radius, radius / jnp.maximum(norm, _tiny(norm)), 1.0)
-        return shift * _lanes(share, shift)
-
-    def steepest(self, gradient: Array) -> Array:
-        """The normalised `gradient[B, ...]`; 0 where it vanishes."""
-        norm = l2_norm(gradient)
-        return gradient / _lanes(jnp.maximum(norm, _tiny(norm)), gradient)
+    # `shift[B, ...]` into the balls of `radius[B]`
+    project: Callable[[Array, Array], Array] = struct.field(pytree_node=False)
+    # The shift `[B, ...]` of norm 1 that climbs most along `gradient[B, ...]`; 0 where it vanishes
+    steepest: Callable[[Array], Array] = struct.field(pytree_node=False)
 
 
-@struct.dataclass
-class LInf:
-    """The ball of the largest entry."""
+def _shortened(shift: Array, radius: Array) -> Array:
+    norm = l2_norm(shift)
+    share = jnp.where(norm > radius, radius / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny), 1.0)
+    return shift * _lanes(share, shift)
 
-    def project(self, shift: Array, radius: Array) -> Array:
-        """`shift[B, ...]` with every entry cut to `radius[B]`."""
-        limit = _lanes(radius, shift)
-        return jnp.clip(shift, -limit, limit)
 
-    def steepest(self, gradient: Array) -> Array:
-        """The signs of `gradient[B, ...]`."""
-        return jnp.sign(gradient)
+def _normalised(gradient: Array) -> Array:
+    norm = l2_norm(gradient)
+    return gradient / _lanes(jnp.maximum(norm, jnp.finfo(norm.dtype).tiny), gradient)
+
+
+def _clipped(shift: Array, radius: Array) -> Array:
+    limit = _lanes(radius, shift)
+    return jnp.clip(shift, -limit, limit)
+
+
+L2 = Ball(_shortened, _normalised)  # Euclidean
+LInf = Ball(_clipped, jnp.sign)  # of the largest entry
 
 
 def squared_budget(attack: Any, num_envs: int) -> Array:
@@ -114,7 +103,7 @@ class GradientAttack:
 
     radius: float
     budget: float = float("inf")
-    ball: Any = struct.field(default_factory=L2)
+    ball: Ball = L2
     num_steps: int = struct.field(pytree_node=False, default=10)
     frugal: bool = struct.field(pytree_node=False, default=False)
 
@@ -156,8 +145,7 @@ class GradientAttack:
             gradient = jax.grad(lambda moved: jnp.sum(objective(moved)))(shift)
             shift = project(shift + step * self.ball.steepest(gradient))
             height = objective(shift)
-            better = height > highest
-            best = jnp.where(_lanes(better, best), shift, best)
+            best = select(height > highest, shift, best)
             return (shift, best, jnp.maximum(height, highest)), None
 
         # A little away from the centre, where the gradient of a distance vanishes.
@@ -264,7 +252,7 @@ def l2_norm(rows: Array) -> Array:
 
 def within_budget(shift: Array, squared_budget: Array) -> Array:
     """`shift[B, ...]`, shortened to what `squared_budget[B]` allows, with a margin for rounding."""
-    return L2().project(shift, (1.0 - 1e-5) * jnp.sqrt(squared_budget).astype(shift.dtype))
+    return L2.project(shift, (1.0 - 1e-5) * jnp.sqrt(squared_budget).astype(shift.dtype))
 
 
 def left_over(squared_budget: Array, observation: Array, shift: Array) -> Array:
@@ -291,7 +279,3 @@ def _shortest(shift: Array, objective: Any) -> Array:
 def _lanes(values: Array, like: Array) -> Array:
     """`values[B]` with axes of length 1 for those of `like[B, ...]`."""
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
-
-
-def _tiny(like: Array) -> Any:
-    return jnp.finfo(like.dtype).tiny

@@ -6,6 +6,7 @@ made under a temporary name and renamed when it is whole, so `STEP/` is never ha
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -20,8 +21,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from jaxrl.core.arguments import check_path, check_whole
 from jaxrl.core.types import PyTree
@@ -69,9 +68,10 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps on disk, oldest first, damaged ones included; `[]` when there are none."""
         folder = Path(self.folder)
-        if not folder.is_dir():
-            return []
-        return sorted(int(path.name) for path in folder.iterdir() if _is_step(path))
+        # Not `glob`, to which a folder that cannot be read is an empty one.
+        folders = [one for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []
+        names = [one.name for one in folders if one.name.isascii()]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(
         self,
@@ -96,11 +96,7 @@ class Checkpoints:
             ValueError: a later good checkpoint lies in the folder, or `step` is negative.
             OSError: the disk is full or refuses. The earlier checkpoints are untouched.
         """
-        whole = isinstance(step, (int, np.integer)) and not isinstance(step, bool)
-        if not whole or step < 0 or self.keep < 1:
-            raise ValueError(
-                f"step={step!r}, keep={self.keep}: give a whole step >= 0 and keep >= 1."
-            )
+        step = check_whole("step", step, low=0)
         try:
             extra = json.loads(json.dumps(extra or {}))
         except TypeError as error:
@@ -115,17 +111,17 @@ class Checkpoints:
             log.addFilter(_is_of_others)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._sweep(everything=True)
+            self._tidy(everything=True)
             temporary.mkdir()
             about = {"extra": extra, "run": None if run is None else dict(run)}
-            checkpoint_format.write(temporary, int(step), leaves, arrays, about)
+            checkpoint_format.write(temporary, step, leaves, arrays, about)
             for old in outdated:
                 self._put_aside(old, damaged=old > step)
             os.rename(temporary, folder / str(step))
             checkpoint_format.flush(folder)
             for old in self.steps()[: -self.keep]:
                 self._put_aside(old)
-            self._sweep(everything=True)
+            self._tidy(everything=True)
             sys.unraisablehook = told
             for log in logs:
                 log.removeFilter(_is_of_others)
@@ -161,7 +157,7 @@ class Checkpoints:
                 `template`; the message names what differs. Or every checkpoint is damaged.
             OSError: a file cannot be read, which says nothing of what it holds. Nothing is changed.
         """
-        self._sweep(everything=False)
+        self._tidy(everything=False)
         for step in reversed(self.steps()):
             path = Path(self.folder).absolute() / str(step)
             try:
@@ -172,7 +168,6 @@ class Checkpoints:
                 check_identity(f"checkpoint {path}", about["run"], run or {})
                 made = isinstance(template, types.FunctionType)
                 wanted = template(about["extra"]) if made else template
-                checkpoint_format.check_template(path, manifest, wanted)
                 return step, checkpoint_format.read(path, manifest, wanted), about["extra"]
             except OSError as error:
                 raise OSError(
@@ -220,13 +215,9 @@ class Checkpoints:
         Raises `ValueError` when a later one is good: saving would rewrite a run's history.
         """
         outdated = [other for other in self.steps() if other >= step]
-        for other in outdated:
-            try:
-                if other > step:
-                    checkpoint_format.verify(Path(self.folder) / str(other), other)
-            except DamagedError:
-                continue
-            if other > step:
+        for other in (other for other in outdated if other > step):
+            with contextlib.suppress(DamagedError):
+                checkpoint_format.verify(Path(self.folder) / str(other), other)
                 raise ValueError(
                     f"cannot save checkpoint {step}: {self.folder} already holds the later "
                     f"checkpoint {other}. Restore it first, or use an empty folder."
@@ -245,12 +236,9 @@ class Checkpoints:
         free = next(name for name in names if not (folder / "damaged" / name).exists())
         os.rename(folder / str(step), folder / "damaged" / free)
 
-    def _sweep(self, everything: bool) -> None:
+    def _tidy(self, everything: bool) -> None:
         """Remove temporary folders: all when we are the writer, else those of dead processes."""
-        folder = Path(self.folder)
-        if not folder.is_dir():
-            return
-        for path in folder.glob(_TEMPORARY + "*"):
+        for path in Path(self.folder).glob(_TEMPORARY + "*"):
             if everything or _is_orphan(path.name):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -266,10 +254,6 @@ def _is_of_others(record: logging.LogRecord) -> bool:
     """Likewise of its tasks and threads, the first of whose errors is raised as well."""
     message = record.getMessage()
     return "never retrieved" not in message and "_SignalingThread.run() raised" not in message
-
-
-def _is_step(path: Path) -> bool:
-    return path.name.isascii() and path.name.isdecimal() and path.is_dir()
 
 
 def _temporary_name(step: int) -> str:

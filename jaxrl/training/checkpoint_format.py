@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxrl.core.files import parse_json, read_bytes
 from jaxrl.core.types import PyTree
+from jaxrl.training.run_config import differences, shortened
 
 _DIGESTS = "DIGESTS.json"
 _STATE = "state"
@@ -58,17 +59,9 @@ def encode(tree: PyTree) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
                 "arrays of numbers, PRNG keys and Python numbers."
             )
         dtype, shape = _leaf_type(leaf)
-        leaves.append(
-            {
-                "path": path,
-                "dtype": dtype,
-                "shape": shape,
-                "key_impl": impl,
-                "stored_dtype": data.dtype.name,
-                "stored_shape": list(data.shape),
-                "sha256": _digest(data),
-            }
-        )
+        stored = {"stored_dtype": data.dtype.name, "stored_shape": list(data.shape)}
+        kind = {"path": path, "dtype": dtype, "shape": shape, "key_impl": impl}
+        leaves.append({**kind, **stored, "sha256": _digest(data)})
         if data.size:  # orbax refuses empty arrays; their description says all there is
             arrays[_array_name(index)] = data
     return leaves, arrays
@@ -134,40 +127,25 @@ def verify(path: Path, step: int) -> dict[str, Any]:
     return manifest
 
 
-def check_template(path: Path, manifest: dict[str, Any], template: PyTree) -> None:
-    """Compare the checkpoint's leaves with those of `template`, before anything is loaded.
-
-    Raises:
-        ValueError: paths, dtypes or shapes differ; the message names them.
-    """
-    stored = {leaf["path"]: (leaf["dtype"], leaf["shape"]) for leaf in manifest["leaves"]}
-    wanted = {
-        jax.tree_util.keystr(where) or "(root)": _leaf_type(leaf)
-        for where, leaf in jax.tree_util.tree_flatten_with_path(template)[0]
-    }
-    different = [
-        f"{name}: {_type_text(stored.get(name))} (checkpoint) != "
-        f"{_type_text(wanted.get(name))} (expected)"
-        for name in [*wanted, *(name for name in stored if name not in wanted)]
-        if stored.get(name) != wanted.get(name)
-    ]
-    if different:
-        more = [f"and {len(different) - 8} more"] if len(different) > 8 else []
-        raise ValueError(
-            f"checkpoint {path} holds another state than is expected here: resume with the "
-            "configuration it was saved under.\n  " + "\n  ".join(different[:8] + more)
-        )
-
-
 def read(path: Path, manifest: dict[str, Any], template: PyTree) -> PyTree:
-    """The tree of a verified checkpoint, in the forms of a `template` that fits.
+    """The tree of a verified checkpoint, in the forms of `template`.
 
     Raises:
+        ValueError: paths, dtypes or shapes differ from those of `template`; the message names
+            them, and nothing was loaded.
         DamagedError: the arrays do not match the leaves' digests.
         OSError: they cannot be read, though every file is as it was written.
     """
-    expected, structure = jax.tree.flatten(template)
+    expected, structure = jax.tree_util.tree_flatten_with_path(template)
     leaves = manifest["leaves"]
+    stored = {leaf["path"]: f"{leaf['dtype']}{leaf['shape']}" for leaf in leaves}
+    kinds = [(jax.tree_util.keystr(where) or "(root)", *_leaf_type(x)) for where, x in expected]
+    wanted = {name: f"{dtype}{shape}" for name, dtype, shape in kinds}
+    if different := differences(stored, wanted, ("checkpoint", "expected")):
+        raise ValueError(
+            f"checkpoint {path} holds another state than is expected here: resume with the "
+            "configuration it was saved under.\n  " + "\n  ".join(shortened(different))
+        )
     names = {_array_name(i): 0 for i, leaf in enumerate(leaves) if 0 not in leaf["stored_shape"]}
     arrays = {}
     if names:
@@ -182,7 +160,7 @@ def read(path: Path, manifest: dict[str, Any], template: PyTree) -> PyTree:
         except Exception as error:  # orbax raises of all kinds
             raise OSError(f"its arrays cannot be read ({one_line(error)})") from error
     decoded = []
-    for index, (leaf, like) in enumerate(zip(leaves, expected, strict=True)):
+    for index, (leaf, (_, like)) in enumerate(zip(leaves, expected, strict=True)):
         if _array_name(index) in arrays:
             data = np.asarray(arrays[_array_name(index)])
         else:
@@ -237,10 +215,6 @@ def _leaf_type(leaf: Any) -> tuple[str, list[int]]:
     if dtype is None:
         dtype = np.asarray(leaf).dtype
     return str(dtype), list(np.shape(leaf))
-
-
-def _type_text(leaf_type: tuple[str, list[int]] | None) -> str:
-    return "absent" if leaf_type is None else f"{leaf_type[0]}{leaf_type[1]}"
 
 
 def _array_name(index: int) -> str:

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core.settings import moved_names
+from jaxrl.training.run_config import differences, shortened
 
 _MOST_NUMBERS = 8  # of an array that is written out; larger ones are told by their digest
-_MOST_LINES = 8  # of a difference
-# What stands for agents that were classes of their own when a checkpoint was saved.
+# Classes that had other names, or were others, when a checkpoint was saved: what stands for them.
 _SINCE = {
-    "SoftActorCriticAgent": {"agent": "CriticAgent", "agent.actor": "SquashedGaussian"},
-    "TwinDelayedAgent": {"agent": "CriticAgent", "agent.actor": "Deterministic"},
+    ("agent", "SoftActorCriticAgent"): {"agent": "CriticAgent", "agent.actor": "SquashedGaussian"},
+    ("agent", "TwinDelayedAgent"): {"agent": "CriticAgent", "agent.actor": "Deterministic"},
+    ("plan", "Plan"): {"plan": "Budget"},
 }
 
 
@@ -52,20 +53,15 @@ def check_identity(where: str, stored: Mapping[str, str] | None, here: Mapping[s
     """
     if stored is None:
         return
-    stored = moved_names({**stored, **_SINCE.get(stored.get("agent", ""), {})}, here)
+    for line, now in _SINCE.items():
+        stored = {**stored, **now} if line in stored.items() else stored
+    stored = moved_names(stored, here)
     parts = {name.split(".")[0] for name in here}
-    names = [*here, *(n for n in stored if n.split(".")[0] in parts and n not in here)]
-    different = [
-        f"{name}: {stored.get(name, 'absent')} (checkpoint) != {here.get(name, 'absent')} (here)"
-        for name in names
-        if not _same(stored.get(name), here.get(name))
-    ]
-    if different:
-        more = len(different) - _MOST_LINES
-        lines = different[:_MOST_LINES] + ([f"and {more} more"] if more > 0 else [])
+    compared = {name: text for name, text in stored.items() if name.split(".")[0] in parts}
+    if different := differences(compared, here, ("checkpoint", "here"), _same):
         raise ValueError(
             f"{where} was saved by another run: give the settings it was saved under, or another "
-            "folder.\n  " + "\n  ".join(lines)
+            "folder.\n  " + "\n  ".join(shortened(different))
         )
 
 

@@ -1,4 +1,7 @@
-"""Robust policies as a sequence of ordinary training runs: incremental worst-case search."""
+"""Robust policies as a sequence of ordinary training runs: incremental worst-case search.
+
+Its policy takes the action whose least value among several agents is greatest.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,102 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.agents.readers import acting
+from jaxrl.agents.readers import HasQValues, acting
 from jaxrl.core import struct
+from jaxrl.core.arguments import check_whole
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.envs.parameters import list_parameters
-from jaxrl.training.episodes import play_episodes
-from jaxrl.training.lanes import default_lanes, strong_floats
-from jaxrl.training.least_value import (
-    LeastValuePolicy,
-    LeastValueState,
-    check_least_value,
+from jaxrl.training.evaluation import (
+    check_alike,
+    environments_at,
+    evaluate_each,
+    expand_parameters,
 )
+from jaxrl.training.lanes import default_lanes, strong_floats
 from jaxrl.training.loop import check_training, train
-from jaxrl.training.robust_evaluation import environments_at, expand_parameters
+
+
+@struct.dataclass
+class LeastValueState:
+    """The agents that have a say."""
+
+    agents: PyTree  # states [N, ...] of N agents, without what learning alone needs
+    used: Array  # [N] bool
+
+
+@struct.dataclass
+class LeastValuePolicy:
+    """Acts by q(s, a) = min over i of q_i(s, a), the q_i those of N agents of one kind.
+
+    discrete actions:    argmax over a of q(s, a); q_i is the agent's score, which is the functional
+                         of its return law where it has one
+    continuous actions:  argmax of q(s, a) over the N actions that the agents would take; q_i is the
+                         least mean of its critics
+
+    Where each agent learned a task of its own this is a bound on what any one of them promises. A
+    network that has never seen anything like s has a say all the same: the minimum is only as good
+    as the worst of the N extrapolations.
+
+    Attributes:
+        agent: the settings that the N agents share.
+
+    Example:
+        >>> from jaxrl import dqn
+        >>> from jaxrl.envs.control import CartPole
+        >>> fresh = jax.jit(jax.vmap(lambda key: dqn().init(key, CartPole())))
+        >>> agents = fresh(jax.random.split(jax.random.key(0), 2))
+        >>> policy, state = LeastValuePolicy(dqn()), LeastValueState(agents, jnp.ones(2, bool))
+        >>> policy.act(jax.random.key(0), state, jnp.zeros((5, 4)), explore=False)[0].shape
+        (5,)
+
+    Sources:
+        Zouitine, Geist & Rachelson (2024), Solving robust MDPs as a sequence of static RL problems,
+        algorithm 1 (the minimum). The paper's deep form, section 5.1, acts by the policy whose own
+        q_i promises least for its own action, and drops q_i where a model of the task that agent i
+        learned in foresees the state badly; neither is done here.
+    """
+
+    agent: Agent
+
+    def initial_memory(self, num_envs: int) -> tuple:
+        """Nothing is carried between steps."""
+        return ()
+
+    def act(
+        self,
+        key: Key,
+        state: LeastValueState,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, Any]]:
+        """`observation[B, ...]` -> `action[B, ...]`, no extras. It does not explore."""
+        chosen = jax.vmap(lambda one: self.agent.act(key, one, observation, explore=False)[0])
+        actions = chosen(state.agents)  # [N, B, ...]
+        if jnp.issubdtype(actions.dtype, jnp.integer):
+            return jnp.argmax(self.q_values(state, observation), axis=-1).astype(jnp.int32), {}
+        values = jax.vmap(lambda action: self.q_values(state, observation, action))(actions)
+        values = jnp.where(state.used[:, None], values, -jnp.inf)  # [N, B]
+        best = jnp.argmax(values, axis=0)
+        return jax.vmap(lambda row, index: row[index], (1, 0))(actions, best), {}
+
+    def q_values(self, state: LeastValueState, observation: PyTree, *action: Array) -> Array:
+        """The least values [return]: `[B, A]` of discrete actions, `[B]` of `action[B, ...]`."""
+        agent: Any = self.agent
+        found = jax.vmap(lambda one: agent.q_values(one, observation, *action))(state.agents)
+        found = jnp.min(found, axis=1) if action else found  # [N, B] of critics, [N, B, A]
+        used = state.used.reshape(-1, *[1] * (found.ndim - 1))
+        return jnp.min(jnp.where(used, found, jnp.inf), axis=0)
+
+    def response(
+        self, key: Key, state: LeastValueState, observation: Array, memory: PyTree
+    ) -> tuple[Array, bool]:
+        """The least values, or the action: see `jaxrl.agents.readers.response`."""
+        actions = self.act(key, state, observation, explore=False)[0]
+        if jnp.issubdtype(actions.dtype, jnp.integer):
+            return self.q_values(state, observation), True
+        return actions.reshape(actions.shape[0], -1), False
 
 
 @struct.dataclass
@@ -50,7 +135,7 @@ class WorstCaseTraining:
 
     def state(self, seed: int = 0) -> LeastValueState:
         """What `policy` acts on for one seed."""
-        return jax.tree.map(lambda leaf: leaf[seed], self.states)
+        return _lane(self.states, seed)
 
     def candidate(self, number: int, seed: int = 0) -> LeastValueState:
         """Candidate `number` of a seed; 0 is the agent that knows the nominal setting alone."""
@@ -153,114 +238,94 @@ def train_iwocs(
         in random settings; here every q_j counts.
     """
     check_training(agent, env)
-    check_least_value(agent)
-    numbers = {
-        "num_seeds": num_seeds,
-        "max_models": max_models,
-        "num_episodes": num_episodes,
-        "max_steps": max_steps,
-        "lanes": 1 if lanes is None else lanes,
+    if not isinstance(agent, HasQValues):
+        raise ValueError(
+            f"{type(agent).__name__} has no values of single actions, of which the least is taken: "
+            "use dqn, qr_dqn, c51 or pqn with discrete actions, sac, td3 or tqc with continuous "
+            "ones."
+        )
+    if (over is None) == (not models):
+        told = "none" if over is None else "both over and models"
+        raise ValueError(
+            f"the settings to look at: got {told}. Give over={{'pole_mass': [0.1, 0.5]}}, or "
+            "models, a list of environments."
+        )
+    if not tolerance >= 0.0:
+        raise ValueError(f"tolerance={tolerance} must be at least 0.")
+    num_seeds = check_whole("num_seeds", num_seeds)
+    max_models = check_whole("max_models", max_models)
+    play = {
+        "num_episodes": check_whole("num_episodes", num_episodes),
+        "max_steps": check_whole("max_steps", max_steps),
     }
-    _check(over, models, tolerance, numbers)
     given = expand_parameters(env, over, paired) if over is not None else {}
     envs = [env, *(environments_at(env, given) if given else models)]
+    check_alike({f"models[{n - 1}]" if n else "env": one for n, one in enumerate(envs)})
     nominal = {info.name: info.value for info in list_parameters(env)}
-    labels = {name: jnp.asarray([nominal[name], *row], float) for name, row in given.items()}
-    policy, settings = LeastValuePolicy(strong_floats(agent)), _stacked(envs)
-    width = min(lanes or default_lanes(), num_seeds)
+    policy = LeastValuePolicy(strong_floats(agent))
+    width = min(check_whole("lanes", default_lanes() if lanes is None else lanes), num_seeds)
     found = np.full((num_seeds, max_models), -1, np.int32)
     returns = np.full((num_seeds, max_models, len(envs)), np.nan, np.float32)
     sets = np.zeros((num_seeds, max_models, max_models), bool)
-    wanted, going = np.zeros(num_seeds, np.int32), np.ones(num_seeds, bool)
-    agents: list[PyTree] = [None] * num_seeds
+    wanted = np.zeros(num_seeds, np.int32)  # the setting to train in next, -1 where ended
+    agents: list[list[PyTree]] = [[] for _ in range(num_seeds)]
     for number in range(max_models):
-        seeds = np.flatnonzero(going)
+        seeds = np.flatnonzero(wanted >= 0)
         found[seeds, number] = wanted[seeds]
         for rows in (seeds[start : start + width] for start in range(0, len(seeds), width)):
-            lanes_of = np.resize(rows, width) if len(rows) < width else rows  # padded
-            keys = _keys(key, jnp.asarray(lanes_of), number)
-            trained = _train_group(
-                keys, policy.agent, settings, jnp.asarray(wanted[lanes_of]), num_steps
-            )
+            padded = np.resize(rows, width) if len(rows) < width else rows
+            settings = _stacked([strong_floats(envs[wanted[seed]]) for seed in padded])
+            trained = _train_group(_keys(key, padded, number), policy.agent, settings, num_steps)
             for lane, seed in enumerate(rows):
-                agents[seed] = _kept(agents[seed], trained, lane, number, max_models)
-        masks = _candidates(number, max_models, subsets)
+                agents[seed].append(_lane(trained, lane))
         for seed in seeds:
-            play_key = _keys(key, jnp.asarray([seed]), max_models)[0]
-            states = [LeastValueState(agents[seed], jnp.asarray(mask)) for mask in masks]
-            play = functools.partial(_play_each, play_key, policy, settings)
-            rows = [np.asarray(play(state, num_episodes, max_steps)) for state in states]
-            known = [*masks]
+            play_key = _keys(key, np.array([seed]), max_models)[0]
+            states = _padded(agents[seed], max_models)
+            tried = []  # sets of agents, and what they earn in each setting
+            for mask in _candidates(number, max_models, subsets):
+                state = LeastValueState(states, jnp.asarray(mask))
+                played = evaluate_each(play_key, policy, envs, state, **play)
+                tried.append((mask, np.asarray(played.setting_means)))
             if subsets and number:
-                rows, known = [*rows, returns[seed, number - 1]], [*known, sets[seed, number - 1]]
-            chosen = _best([row.min() for row in rows])
-            returns[seed, number], sets[seed, number] = rows[chosen], known[chosen]
+                tried.append((sets[seed, number - 1], returns[seed, number - 1]))
+            best = tried[_best([row.min() for _, row in tried])]
+            sets[seed, number], returns[seed, number] = best
             own = found[seed, : number + 1]
-            worse = [r for r in (rows[0], rows[chosen]) if r.min() < r[own].min() - tolerance]
-            going[seed] = bool(worse)
-            wanted[seed] = worse[0].argmin() if worse else 0
-        if not going.any():
-            break
+            rows = (tried[0][1], best[1])
+            worse = [row for row in rows if row.min() < row[own].min() - tolerance]
+            wanted[seed] = worse[0].argmin() if worse else -1
     used = [sets[seed, _best(row)] for seed, row in enumerate(returns.min(axis=-1))]
     return WorstCaseTraining(
         policy=policy,
         states=LeastValueState(
-            jax.tree.map(lambda *leaves: jnp.stack(leaves), *agents),
-            jnp.asarray(np.array(used)),
+            _stacked([_padded(some, max_models) for some in agents]), jnp.asarray(np.array(used))
         ),
         sets=jnp.asarray(sets),
         found=jnp.asarray(found),
         returns=jnp.asarray(returns),
         num_models=jnp.asarray(np.sum(found >= 0, axis=1), jnp.int32),
-        converged=jnp.asarray(~going),
-        parameters=labels,
+        converged=jnp.asarray(wanted < 0),
+        parameters={name: jnp.asarray([nominal[name], *row], float) for name, row in given.items()},
     )
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
-def _train_group(keys: Key, agent: Agent, settings: PyTree, index: Array, num_steps: int) -> PyTree:
-    """Agents trained from nothing, `[W, ...]`, each in the setting `index[W]` of `settings[M]`."""
+def _train_group(keys: Key, agent: Agent, settings: PyTree, num_steps: int) -> PyTree:
+    """Agents trained from nothing, `[W, ...]`, each in a setting of its own, of `settings[W]`."""
 
-    def one(key: Key, index: Array) -> PyTree:
-        env = jax.tree.map(lambda leaf: leaf[index], settings)
+    def one(key: Key, env: Environment) -> PyTree:
         state = train(key, agent, env, num_steps=num_steps, num_records=1).state
         return acting(agent, state.agent)
 
     if keys.shape[0] == 1:  # a conditional of one lane skips what it does not need
-        return jax.tree.map(lambda leaf: leaf[None], one(keys[0], index[0]))
-    return jax.vmap(one)(keys, index)
-
-
-@functools.partial(jax.jit, static_argnames=("num_episodes", "max_steps"))
-def _play_each(
-    key: Key,
-    policy: LeastValuePolicy,
-    settings: PyTree,
-    state: LeastValueState,
-    num_episodes: int,
-    max_steps: int,
-) -> Array:
-    """Mean return `[M]` in each setting, of episodes that draw the same keys in all of them."""
-
-    def play(env: Any) -> Array:
-        return play_episodes(key, policy, env, state, num_episodes, max_steps, False).mean
-
-    return jax.vmap(play)(settings)
+        return _stacked([one(keys[0], _lane(settings, 0))])
+    return jax.vmap(one)(keys, settings)
 
 
 @jax.jit
 def _keys(key: Key, seeds: Array, number: Array) -> Key:
     """The keys `[W]` of these seeds for their run of this number."""
     return jax.vmap(lambda seed: jax.random.fold_in(jax.random.fold_in(key, seed), number))(seeds)
-
-
-@functools.partial(jax.jit, static_argnames="max_models")
-def _kept(agents: PyTree, trained: PyTree, lane: Array, number: Array, max_models: int) -> PyTree:
-    """One seed's agents `[N, ...]` with that of a lane as `number`; copies where there is none."""
-    state = jax.tree.map(lambda leaf: leaf[lane], trained)
-    if agents is None:
-        return jax.tree.map(lambda leaf: jnp.stack([leaf] * max_models), state)
-    return jax.tree.map(lambda all, leaf: all.at[number].set(leaf), agents, state)
 
 
 def _candidates(number: int, max_models: int, subsets: bool) -> np.ndarray:
@@ -274,42 +339,17 @@ def _candidates(number: int, max_models: int, subsets: bool) -> np.ndarray:
 
 def _best(values: Sequence[float] | np.ndarray) -> int:
     """The place of the first greatest value; NaN is the least."""
-    values = np.asarray(values)
-    return int(np.argmax(np.where(np.isnan(values), -np.inf, values)))
+    return int(np.argmax(np.nan_to_num(values, nan=-np.inf, posinf=np.inf, neginf=-np.inf)))
 
 
-def _stacked(envs: Sequence[Environment]) -> PyTree:
-    """The environments as one struct with leaves `[M, ...]`.
-
-    Raises:
-        ValueError: they differ in more than numbers.
-    """
-    structures = [jax.tree.structure(env) for env in envs]
-    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(env)] for env in envs]
-    for number in range(1, len(envs)):
-        if structures[number] != structures[0] or shapes[number] != shapes[0]:
-            raise ValueError(
-                f"models[{number - 1}] differs from env in more than numbers (shapes, or static "
-                "fields), and cannot be trained in by the same program."
-            )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(strong_floats, envs))
+def _padded(agents: list[PyTree], max_models: int) -> PyTree:
+    """A seed's agents `[N, ...]`; the first again where there is none."""
+    return _stacked([*agents, *agents[:1] * (max_models - len(agents))])
 
 
-def _check(
-    over: Mapping[str, Sequence[float]] | None,
-    models: Sequence[Environment],
-    tolerance: float,
-    numbers: Mapping[str, int],
-) -> None:
-    """Raise `ValueError` for settings told twice or not at all, or a number out of range."""
-    if (over is None) == (not models):
-        told = "none" if over is None else "both over and models"
-        raise ValueError(
-            f"the settings to look at: got {told}. Give over={{'pole_mass': [0.1, 0.5]}}, or "
-            "models, a list of environments."
-        )
-    if not tolerance >= 0.0:
-        raise ValueError(f"tolerance={tolerance} must be at least 0.")
-    for name, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} must be an int of at least 1.")
+def _stacked(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _lane(tree: PyTree, lane: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[lane], tree)

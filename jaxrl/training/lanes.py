@@ -8,6 +8,8 @@ and a seed's numbers do not depend on how many others run beside it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,23 +26,25 @@ from jaxrl.training.loop import (
     Sums,
     Tally,
     TrainState,
+    add_tally,
     empty_tally,
     start_training,
     summarise,
+    sums_of,
+    tally_like,
     train_iteration,
 )
 
 # On a CPU one lane costs about as little per seed as sixteen (PPO, CartPole: 1.09 against 0.91
 # CPU-seconds), compiles faster and keeps conditionals real; accelerators want wide programs.
-DEFAULT_LANES = {"cpu": 1}
-ACCELERATOR_LANES = 64
+_CPU_LANES, _ACCELERATOR_LANES = 1, 64
 MOST_SETTINGS = 100_000  # of one sweep
 MAX_RECORDS = 16  # that one call can go over; a call costs about a millisecond
 
 
 def default_lanes() -> int:
     """Lanes of one program on one device of the default backend."""
-    return DEFAULT_LANES.get(jax.default_backend(), ACCELERATOR_LANES)
+    return _CPU_LANES if jax.default_backend() == "cpu" else _ACCELERATOR_LANES
 
 
 def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
@@ -52,7 +56,7 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
             that is not a float (those change the program; call `sweep` once for each).
     """
     check_names("over", over)
-    combinations: list[dict[str, float]] = [{}]
+    columns: list[list[float]] = []
     known = {info.name: info for info in list_settings(agent)}
     for name, values in over.items():
         info = known[resolve_setting(agent, name)]
@@ -69,14 +73,13 @@ def expand_settings(agent: Agent, over: Mapping[str, Sequence[float]]) -> list[d
             raise ValueError(f"{name} is swept over {values}, of which two are equal in float32.")
         for value in values:
             check_value(info, value)
-        if len(combinations) * len(values) > MOST_SETTINGS:
-            sizes = " x ".join(str(len(some)) for some in over.values())
-            raise ValueError(
-                f"{sizes} values combine to more than {MOST_SETTINGS:,} settings: sweep fewer, or "
-                "some of them in a run of their own."
-            )
-        combinations = [{**one, name: float(value)} for one in combinations for value in values]
-    return combinations
+        columns.append(values)
+    if math.prod(map(len, columns)) > MOST_SETTINGS:
+        raise ValueError(
+            f"{' x '.join(str(len(values)) for values in columns)} values combine to more than "
+            f"{MOST_SETTINGS:,} settings: sweep fewer, or some of them in a run of their own."
+        )
+    return [dict(zip(over, row, strict=True)) for row in itertools.product(*columns)]
 
 
 def with_settings(agent: Agent, values: Mapping[str, float | Array]) -> Agent:
@@ -100,12 +103,12 @@ def strong_floats(tree: PyTree) -> PyTree:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that share one call of the program."""
+    """Runs that share one call of the program; padding repeats the last."""
 
-    runs: tuple[tuple[int, int], ...]  # (setting, seed) of each lane; padding repeats the last
     num_runs: int  # lanes that are not padding
-    agent: Agent  # swept leaves are [W]
+    agent: Agent  # leaves of `swept` settings are [W]
     keys: Key  # [W]
+    swept: tuple[str, ...]
 
 
 def make_groups(
@@ -127,7 +130,7 @@ def make_groups(
         }
         lane_agent = with_settings(strong_floats(agent), values)
         keys = keys_of_seeds(key, [seed for _, seed in padded])
-        groups.append(Group(tuple(padded), len(chosen), lane_agent, keys))
+        groups.append(Group(len(chosen), lane_agent, keys, tuple(swept)))
     return groups
 
 
@@ -201,13 +204,13 @@ def run_lanes(
         def iteration(_: int, life: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
             state, sums = life
             state, tally = train_iteration(agent, env, state)
-            return state, sums.add(tally)
+            return state, add_tally(sums, tally)
 
         def record(index: int, carry: tuple) -> tuple:
             (state, tally), records = carry
-            life = state, Sums.of(tally)
+            life = state, sums_of(tally)
             state, sums = jax.lax.fori_loop(0, num_iterations, iteration, life)
-            tally = sums.tally()
+            tally = tally_like(tally, sums)
             row = summarise(tally)
             records = {name: records[name].at[index].set(row[name]) for name in records}
             tally = jax.tree.map(lambda total: jnp.where(ends, 0, total), tally)
@@ -223,16 +226,16 @@ def run_lanes(
 
 def _over_lanes(function: Any, agent: Agent, swept: tuple[str, ...], keys: Key) -> Any:
     """`function` mapped over lanes; a single one runs without `vmap`: conditionals stay real."""
+    axes = lane_axes(agent, swept)
     if keys.shape[0] > 1:
-        return jax.vmap(function, in_axes=(lane_axes(agent, swept), 0))
+        return jax.vmap(function, in_axes=(axes, 0))
+
+    def first(axis: int | None, leaf: Array) -> Array:
+        return leaf if axis is None else leaf[0]
 
     def single(agent: Agent, rest: PyTree) -> PyTree:
-        one = with_settings(agent, {name: _setting(agent, name)[0] for name in swept})
+        one = jax.tree.map(first, axes, agent, is_leaf=lambda axis: axis is None)
         outputs = function(one, jax.tree.map(lambda leaf: leaf[0], rest))
         return jax.tree.map(lambda leaf: leaf[None], outputs)
 
     return single
-
-
-def _setting(agent: Agent, name: str) -> Array:
-    return {info.name: info.value for info in list_settings(agent)}[resolve_setting(agent, name)]

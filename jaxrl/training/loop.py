@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxrl.core.settings import check_kinds, check_settings
 from jaxrl.core.totals import add_exactly
 from jaxrl.core.types import Array, Key, PyTree, Transition, select
 from jaxrl.envs.checker import explained
-from jaxrl.training.rollout import EpisodeSums, RolloutState, rollout, start_rollout
+from jaxrl.training.rollouts import EpisodeSums, RolloutState, rollout, start_rollout
 
 EPISODE_MEANS = ("episode_return", "episode_length")
 _MOST_ITERATIONS = 2**31 - 1  # under one key
@@ -44,45 +44,41 @@ class Tally:
     rest: PyTree = ()  # what the sums of many iterations round away, a number for each of them
 
 
-@struct.dataclass
-class Sums:
-    """A tally while it grows, its numbers side by side: one addition does for all."""
-
-    totals: Array  # [N]
-    rest: Array  # [N]
-    num_finite: Array  # [] float32
-    like: Any = struct.field(pytree_node=False)  # structure of the tally, dtypes of its numbers
-
-    @classmethod
-    def of(cls, tally: Tally) -> Sums:
-        """Of a tally with its rest."""
-        leaves, kind = jax.tree.flatten(tally.replace(rest=()))
-        like = kind, tuple(leaf.dtype for leaf in leaves)
-        return cls(jnp.stack(leaves), jnp.stack(tally.rest), tally.num_finite, like)
-
-    def add(self, tally: Tally) -> Sums:
-        """With one iteration more."""
-        amounts = jnp.stack(jax.tree.leaves(tally))
-        totals, rest = add_exactly(self.totals, self.rest, amounts)
-        # Those of the metrics; a sum that was not finite once stays so.
-        first = len(jax.tree.leaves(tally.episodes))
-        finite = jnp.all(jnp.isfinite(totals[first : first + len(tally.metrics)]))
-        return self.replace(totals=totals, rest=rest, num_finite=self.num_finite + finite)
-
-    def tally(self) -> Tally:
-        """The numbers in their places."""
-        kind, dtypes = self.like
-        totals, rest = (list(map(jnp.asarray, row, dtypes)) for row in (self.totals, self.rest))
-        return jax.tree.unflatten(kind, totals).replace(num_finite=self.num_finite, rest=rest)
+# A tally while it grows: its numbers `[N]` side by side, for one addition to do for all, their rest
+# `[N]`, and `num_finite`.
+Sums = tuple[Array, Array, Array]
 
 
-@struct.dataclass
-class Plan:
-    """How a budget is cut: `num_records` records of `iterations` iterations of `steps` steps."""
+def sums_of(tally: Tally) -> Sums:
+    """Of a tally with its rest."""
+    numbers = jnp.stack(jax.tree.leaves(tally.replace(rest=())))
+    return numbers, jnp.stack(tally.rest), tally.num_finite
 
-    num_records: int = struct.field(pytree_node=False)
-    iterations: int = struct.field(pytree_node=False)  # in each record
-    steps: int = struct.field(pytree_node=False)  # environment steps in each iteration
+
+def add_tally(sums: Sums, tally: Tally) -> Sums:
+    """With one iteration more."""
+    totals, rest = add_exactly(*sums[:2], jnp.stack(jax.tree.leaves(tally)))
+    # Those of the metrics; a sum that was not finite once stays so.
+    first = len(jax.tree.leaves(tally.episodes))
+    finite = jnp.all(jnp.isfinite(totals[first : first + len(tally.metrics)]))
+    return totals, rest, sums[2] + finite
+
+
+def tally_like(like: Tally, sums: Sums) -> Tally:
+    """The numbers of `sums` in their places and types, those of `like`."""
+    leaves, kind = jax.tree.flatten(like.replace(rest=()))
+    dtypes = [leaf.dtype for leaf in leaves]
+    totals, rest = (list(map(jnp.asarray, row, dtypes)) for row in sums[:2])
+    return jax.tree.unflatten(kind, totals).replace(num_finite=sums[2], rest=rest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a run may spend: `num_records` records of `iterations` iterations of `steps` steps."""
+
+    num_records: int
+    iterations: int  # in each record
+    steps: int  # environment steps in each iteration
 
     @property
     def steps_per_record(self) -> int:
@@ -105,7 +101,7 @@ class TrainResult:
     metrics: dict[str, Array]
 
 
-def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
+def cut_budget(agent: Agent, num_steps: int, num_records: int = 100) -> Budget:
     """Cut `num_steps` environment steps into at most `num_records` equal records, rounding up.
 
     A record holds 2^24 updates at most: longer lives have more records than `num_records`.
@@ -119,7 +115,7 @@ def make_plan(agent: Agent, num_steps: int, num_records: int = 100) -> Plan:
     num_iterations = math.ceil(num_steps / steps)
     num_records = max(num_records, math.ceil(num_iterations / _MOST_UPDATES))
     iterations = math.ceil(num_iterations / min(num_records, num_iterations))
-    return Plan(math.ceil(num_iterations / iterations), iterations, steps)
+    return Budget(math.ceil(num_iterations / iterations), iterations, steps)
 
 
 def check_training(agent: Agent, env: Environment) -> None:
@@ -258,22 +254,23 @@ def train(
     """
     check_key(key)
     check_training(agent, env)
-    plan = make_plan(agent, num_steps, num_records)
+    budget = cut_budget(agent, num_steps, num_records)
     with explained(env):
-        state = start_training(key, agent, env, plan.total_steps)
-        nothing = Sums.of(empty_tally(agent, env, state))
+        state = start_training(key, agent, env, budget.total_steps)
+        nothing = empty_tally(agent, env, state)
 
     def iteration(carry: tuple, _: None) -> tuple[tuple, None]:
         state, sums = carry
         state, tally = train_iteration(agent, env, state, auto_reset)
-        return (state, sums.add(tally)), None
+        return (state, add_tally(sums, tally)), None
 
     def record(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
-        (state, sums), _ = jax.lax.scan(iteration, (state, nothing), None, plan.iterations)
-        return state, summarise(sums.tally())
+        start = (state, sums_of(nothing))
+        (state, sums), _ = jax.lax.scan(iteration, start, None, budget.iterations)
+        return state, summarise(tally_like(nothing, sums))
 
-    state, metrics = jax.lax.scan(record, state, None, plan.num_records)
-    steps = (np.arange(plan.num_records) + 1) * plan.steps_per_record
-    steps = jnp.asarray(steps, jnp.int32 if plan.total_steps < 2**31 else jnp.float32)
-    diverged = jnp.cumsum(metrics["finite_updates"] < plan.iterations) > 0
+    state, metrics = jax.lax.scan(record, state, None, budget.num_records)
+    steps = (np.arange(budget.num_records) + 1) * budget.steps_per_record
+    steps = jnp.asarray(steps, jnp.int32 if budget.total_steps < 2**31 else jnp.float32)
+    diverged = jnp.cumsum(metrics["finite_updates"] < budget.iterations) > 0
     return TrainResult(state, steps, with_gaps(metrics, diverged))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import math
 import pathlib
 
 import jax
-import jax.numpy as jnp
 
 from jaxrl.core.types import PyTree
 
@@ -18,7 +16,7 @@ _GROUPS = pathlib.Path("/sys/fs/cgroup")
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryPlan:
+class MemoryNeed:
     """The memory of a sweep, from the compiled program where there is one [bytes]."""
 
     per_group: int  # what stays for every group between calls
@@ -74,18 +72,14 @@ class MemoryPlan:
 
 def gigabytes(num_bytes: float) -> str:
     """Human-readable size."""
-    if num_bytes < 1e6:
-        return f"{num_bytes / 1e3:.1f} kB"
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:.2f} GB"
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.1f} kB"
 
 
 def tree_bytes(tree: PyTree) -> int:
     """Bytes of all leaves of a pytree of arrays or of shapes."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        itemsize = 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
-        total += math.prod(leaf.shape) * itemsize
-    return total
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def working_bytes(compiled: jax.stages.Compiled) -> int:
@@ -118,7 +112,7 @@ def available_bytes() -> int:
         )
     free = _of_proc("meminfo", "MemAvailable")
     limits = [_UNKNOWN if free is None else free, _left_by_ulimit()]
-    membership = _text(pathlib.Path("/proc/self/cgroup")) or ""
+    membership = _text(pathlib.Path("/proc/self/cgroup"))
     return min(*limits, left_by_groups(_GROUPS, membership))
 
 
@@ -145,7 +139,7 @@ def left_by_groups(root: pathlib.Path, membership: str) -> int:
             limit, used = _number(group / names[0]), _number(group / names[1])
             if limit is not None and used is not None:
                 # What was read from files and may be dropped is free.
-                words = (_text(group / "memory.stat") or "").split()
+                words = _text(group / "memory.stat").split()
                 stated = dict(zip(words[::2], words[1::2], strict=False))
                 left = min(left, limit - used + int(stated.get(names[2], 0)))
             if group == top:
@@ -159,29 +153,29 @@ def _left_by_ulimit() -> int:
         import resource
     except ImportError:  # not on Windows
         return _UNKNOWN
-    left = _UNKNOWN
+    left = [_UNKNOWN]
     for kind, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         limit, used = resource.getrlimit(kind)[0], _of_proc("self/status", field)
         if limit != resource.RLIM_INFINITY and used is not None:
-            left = min(left, max(0, limit - used))
-    return left
+            left.append(max(0, limit - used))
+    return min(left)
 
 
 def _of_proc(file: str, field: str) -> int | None:
     """A size that a file of /proc states in kB [bytes]."""
-    for line in (_text(pathlib.Path("/proc") / file) or "").splitlines():
+    for line in _text(pathlib.Path("/proc") / file).splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None
 
 
 def _number(path: pathlib.Path) -> int | None:
-    text = (_text(path) or "").strip()
+    text = _text(path).strip()
     return int(text) if text.isdecimal() else None
 
 
-def _text(path: pathlib.Path) -> str | None:
-    try:
+def _text(path: pathlib.Path) -> str:
+    """Of a file of the system; empty where it cannot be read."""
+    with contextlib.suppress(OSError):
         return path.read_text()
-    except OSError:
-        return None
+    return ""

@@ -11,15 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxrl.core.arguments import check_path
-from jaxrl.core.files import parse_json, read_bytes, read_json, read_text, refuse_links, replacing
+from jaxrl.core.files import parse_json, read_bytes, read_json, read_text, refuse_links
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,58 +27,6 @@ _LINES = "metrics.jsonl"
 _TABLE = "metrics.parquet"
 _COLUMNS = {"seed": "int64", "setting": None, "step": "int64", "metric": None, "value": "double"}
 _ENTRIES = {"step", "seeds", "settings", "metrics"}  # of a line, beside its digest
-
-
-class Curve(NamedTuple):
-    """One metric of one setting over a run."""
-
-    steps: np.ndarray  # [R] int64, environment steps
-    seeds: np.ndarray  # [num_seeds] int64
-    values: np.ndarray  # [num_seeds, R] float64, NaN where there is none
-
-
-def append(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Add records to the lines of the run in `path`, and flush them to the disk.
-
-    Args:
-        path: the run's folder.
-        records: each `{"step": int, "seeds": [L], "settings": [L], "metrics": {name: [L]}}` with
-            L lanes. `settings` are names and may be left out: then they are "".
-
-    Raises:
-        ValueError: a metric has not one value for each lane.
-    """
-    text = "".join(_to_line(record) + "\n" for record in records)
-    with open(Path(path) / _LINES, "a", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def rewrite(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Replace all lines by those of `records`, in one move, and drop a table made from others."""
-    file = Path(path) / _LINES
-    with replacing(file) as stream:
-        stream.writelines((_to_line(record) + "\n").encode() for record in records)
-    (Path(path) / _TABLE).unlink(missing_ok=True)
-
-
-def write_parquet(path: str | Path) -> None:
-    """Turn the lines into `metrics.parquet`, in one move. Without lines a table there stays."""
-    import pyarrow.parquet
-
-    file = Path(path) / _TABLE
-    if file.exists() and not (Path(path) / _LINES).exists():
-        return
-    table = _table_of_lines(Path(path) / _LINES)
-    with replacing(file) as stream:
-        pyarrow.parquet.write_table(table, stream, compression="zstd", write_page_checksum=True)
-
-
-def drop_lines(path: str | Path) -> None:
-    """Remove the lines, once the table holds them."""
-    if (Path(path) / _TABLE).exists():
-        (Path(path) / _LINES).unlink(missing_ok=True)
 
 
 def load_metrics(path: str | Path) -> pyarrow.Table:
@@ -119,7 +66,7 @@ def load_metrics(path: str | Path) -> pyarrow.Table:
         return found
     if not lines.exists():
         raise FileNotFoundError(f"{path} has no metrics: is it a run's folder?")
-    return _table_of_lines(lines)
+    return table_of_lines(lines)
 
 
 def read_status(path: str | Path) -> dict[str, Any]:
@@ -170,8 +117,14 @@ def _damage(file: Path) -> ValueError:
     )
 
 
-def curves_of(table: pyarrow.Table, metric: str) -> dict[str, Curve]:
+def curves_of(
+    table: pyarrow.Table, metric: str
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """One metric of a table as a curve for each setting, by the setting's name.
+
+    Returns:
+        environment steps `[R]`, seeds `[num_seeds]`, and values `[num_seeds, R]`, NaN where there
+        is none.
 
     Raises:
         KeyError: the table has no such metric; the message lists those it has.
@@ -190,11 +143,17 @@ def curves_of(table: pyarrow.Table, metric: str) -> dict[str, Curve]:
         steps, column = np.unique(table["step"].to_numpy()[rows], return_inverse=True)
         values = np.full((len(seeds), len(steps)), np.nan)
         values[lane, column] = table["value"].to_numpy()[rows]
-        curves[setting] = Curve(steps, seeds, values)
+        curves[setting] = (steps, seeds, values)
     return curves
 
 
-def _to_line(record: Mapping[str, Any]) -> str:
+def line_of(record: Mapping[str, Any]) -> str:
+    """A record, `{"step": int, "seeds": [L], "settings": [L], "metrics": {name: [L]}}` with L
+    lanes, as a line with its digest. `settings` are names and may be left out: then they are "".
+
+    Raises:
+        ValueError: a metric has not one value for each lane.
+    """
     seeds = [int(seed) for seed in record["seeds"]]
     settings = [str(setting) for setting in record.get("settings") or [""] * len(seeds)]
     metrics = {}
@@ -207,10 +166,10 @@ def _to_line(record: Mapping[str, Any]) -> str:
             )
         metrics[name] = values.tolist()
     line = {"step": int(record["step"]), "seeds": seeds, "settings": settings, "metrics": metrics}
-    return json.dumps({**line, "sha256": digest_of(line)})
+    return json.dumps({**line, "sha256": digest_of(line)}) + "\n"
 
 
-def _table_of_lines(file: Path) -> pyarrow.Table:
+def table_of_lines(file: Path) -> pyarrow.Table:
     """The long table of a file of records; an empty one when there is no file."""
     import pyarrow
 
@@ -231,15 +190,9 @@ def _table_of_lines(file: Path) -> pyarrow.Table:
     metric, metric_names = _sorted_codes(metric, metric_codes)
     setting, setting_names = _sorted_codes(setting, setting_codes)
     order = np.lexsort((step, seed, setting, metric))
-    return pyarrow.table(
-        {
-            "seed": seed[order],
-            "setting": _named(setting[order], setting_names),
-            "step": step[order],
-            "metric": _named(metric[order], metric_names),
-            "value": value[order],
-        }
-    )
+    settings = _named(setting[order], setting_names)
+    metrics = _named(metric[order], metric_names)
+    return pyarrow.table([seed[order], settings, step[order], metrics, value[order]], [*_COLUMNS])
 
 
 def _record(line: str, name: str) -> dict[str, Any]:
@@ -265,10 +218,8 @@ def _record(line: str, name: str) -> dict[str, Any]:
 
 def _sorted_codes(column: np.ndarray, codes: dict[str, int]) -> tuple[np.ndarray, list[str]]:
     """Codes given in order of appearance, turned into those of the sorted names."""
-    names = sorted(codes)
-    rank = np.empty(len(names), np.int64)
-    rank[[codes[name] for name in names]] = np.arange(len(names))
-    return rank[column], names
+    names, rank = np.unique(np.array([*codes], object), return_inverse=True)
+    return rank[column], names.tolist()
 
 
 def _named(codes: np.ndarray, names: list[str]) -> pyarrow.Array:

@@ -8,14 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
 from jaxrl.training.lanes import Group, run_lanes, start_lanes
-from jaxrl.training.loop import Plan, summarise
+from jaxrl.training.loop import Budget, summarise
 from jaxrl.training.memory import (
-    MemoryPlan,
+    MemoryNeed,
     available_bytes,
     process_bytes,
     tree_bytes,
@@ -23,88 +22,48 @@ from jaxrl.training.memory import (
 )
 
 
-class Programs:
-    """The two compiled programs of a sweep."""
+def placed(tree: PyTree) -> PyTree:
+    """The lanes of `tree[W, ...]` spread over the devices."""
+    if jax.device_count() == 1:
+        return tree
+    mesh = jax.make_mesh((jax.device_count(),), ("lane",), axis_types=(jax.sharding.AxisType.Auto,))
+    lane = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("lane"))
+    return jax.device_put(tree, jax.tree.map(lambda _: lane, tree))
 
-    def __init__(self, env: Environment, plan: Plan, swept: tuple[str, ...], num_groups: int):
-        self.env, self.plan, self.swept, self.num_groups = env, plan, swept, num_groups
-        self.num_workers = 1
-        if jax.default_backend() == "cpu" and jax.device_count() == 1:
-            self.num_workers = max(1, min(num_groups, _num_cores()))
-        self.total_steps = jnp.asarray(plan.total_steps, jnp.float32)
 
-    def placed(self, tree: PyTree) -> PyTree:
-        """The lanes of `tree[W, ...]` spread over the devices."""
-        if jax.device_count() == 1:
-            return tree
-        mesh = jax.make_mesh(
-            (jax.device_count(),), ("lane",), axis_types=(jax.sharding.AxisType.Auto,)
-        )
-        lane = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("lane"))
-        return jax.device_put(tree, jax.tree.map(lambda _: lane, tree))
+def life_shapes(group: Group, env: Environment) -> PyTree:
+    """The `(state, tally)` of a group as shapes, without computing anything."""
+    # Through the jitted function: what is traced here is not traced again to be compiled.
+    return START.eval_shape(group.agent, env, group.keys, jnp.float32(0.0), swept=group.swept)
 
-    def life_shapes(self, group: Group) -> PyTree:
-        """The `(state, tally)` of a group as shapes, without computing anything."""
-        # Through the jitted function: what is traced here is not traced again to be compiled.
-        return _START.eval_shape(
-            group.agent, self.env, group.keys, self.total_steps, swept=self.swept
-        )
 
-    def memory_before_compiling(self, group: Group, num_runs: int) -> MemoryPlan:
-        """The states and records alone, of which a large replay is the most."""
-        life = self.life_shapes(group)
-        num_metrics = len(jax.eval_shape(jax.vmap(summarise), life[1]))
-        return MemoryPlan(
-            tree_bytes(life),
-            0,
-            self.num_groups,
-            self.num_workers,
-            available_bytes(),
-            metrics=4 * num_metrics * num_runs * self.plan.num_records if _on_host() else 0,
-            process=process_bytes(),
-        )
+def need_before_compiling(
+    group: Group, env: Environment, budget: Budget, num_groups: int, num_runs: int
+) -> MemoryNeed:
+    """The states and records alone, of which a large replay is the most."""
+    life = life_shapes(group, env)
+    num_metrics = len(jax.eval_shape(jax.vmap(summarise), life[1]))
+    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    return MemoryNeed(
+        tree_bytes(life),
+        0,
+        num_groups,
+        max(1, min(num_groups, _num_cores())) if one_cpu else 1,
+        available_bytes(),
+        metrics=4 * num_metrics * num_runs * budget.num_records if _on_host() else 0,
+        process=process_bytes(),
+    )
 
-    def compile(self, group: Group) -> None:
-        """Compile both programs, or take them from the cache of this process."""
-        keys = self.placed(group.keys)
-        self.start_program = _compiled(
-            _START, (group.agent, self.env, keys, self.total_steps), self.swept
-        )
-        life = self.start_program(group.agent, self.env, keys, self.total_steps)
-        state, tally = self.placed(life)
-        span = np.zeros(3, np.int32)
-        self.run_program = _compiled(_RUN, (group.agent, self.env, state, tally, span), self.swept)
-        self.life_bytes = tree_bytes(life)
 
-    def memory(self, before: MemoryPlan, saves: bool) -> MemoryPlan:
-        """The plan from the compiled program, and whether checkpoints are written."""
-        return dataclasses.replace(
-            before,
-            per_group=self.life_bytes,
-            working=working_bytes(self.run_program),
-            available=available_bytes(),
-            num_copies=1 + (saves and _on_host()),
-            process=process_bytes(),
-        )
-
-    def start(self, group: Group) -> PyTree:
-        """Fresh lives of a group."""
-        keys = self.placed(group.keys)
-        return self.placed(self.start_program(group.agent, self.env, keys, self.total_steps))
-
-    def run(self, group: Group, life: PyTree, span: np.ndarray) -> tuple[PyTree, dict]:
-        """Run a group on; blocks until done, so that workers share the cores.
-
-        Args:
-            group: whose lives these are.
-            life: `(state, tally)`, donated.
-            span: as `run_lanes` takes it.
-
-        Returns:
-            the life and the records `[W, MAX_RECORDS]` by name.
-        """
-        state, tally, records = self.run_program(group.agent, self.env, *life, span)
-        return (state, tally), jax.device_get(records)
+def need_of(before: MemoryNeed, program: jax.stages.Compiled, saves: bool) -> MemoryNeed:
+    """The need with the compiled program, and the copies of checkpoints that are written."""
+    return dataclasses.replace(
+        before,
+        working=working_bytes(program),
+        available=available_bytes(),
+        num_copies=1 + (saves and _on_host()),
+        process=process_bytes(),
+    )
 
 
 def _on_host() -> bool:
@@ -120,12 +79,12 @@ def _num_cores() -> int:
         return os.cpu_count() or 1
 
 
-_START = jax.jit(start_lanes, static_argnames="swept")
-_RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames=("state", "tally"))
+START = jax.jit(start_lanes, static_argnames="swept")
+RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames=("state", "tally"))
 _PROGRAMS: dict[Any, jax.stages.Compiled] = {}
 
 
-def _compiled(program: Any, arguments: tuple, swept: tuple[str, ...]) -> jax.stages.Compiled:
+def compiled(program: Any, arguments: tuple, swept: tuple[str, ...]) -> jax.stages.Compiled:
     """Compile ahead of time, once for each shape of arguments in this process."""
     leaves, structure = jax.tree.flatten(arguments)
     kinds = tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,12 +86,28 @@ def describe_difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> l
     """
     new = _flatten(plain(asked))
     old = moved_names(_flatten(plain(found)), new)
-    names = [*old, *(name for name in new if name not in old)]
+    return differences(old, new, ("folder", "asked"))
+
+
+def differences(
+    found: Mapping[str, str],
+    asked: Mapping[str, str],
+    places: tuple[str, str],
+    same: Callable[[str | None, str | None], bool] = operator.eq,
+) -> list[str]:
+    """One line for each name whose texts differ; `places` say where the two stand."""
+    names = [*found, *(name for name in asked if name not in found)]
     return [
-        f"{name}: {old.get(name, 'absent')} (folder) != {new.get(name, 'absent')} (asked)"
+        f"{name}: {found.get(name, 'absent')} ({places[0]}) != "
+        f"{asked.get(name, 'absent')} ({places[1]})"
         for name in names
-        if old.get(name) != new.get(name)
+        if not same(found.get(name), asked.get(name))
     ]
+
+
+def shortened(lines: list[str], most: int = 8) -> list[str]:
+    """The first lines, and how many more there are."""
+    return lines[:most] + [f"and {len(lines) - most} more"] * (len(lines) > most)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:

@@ -41,7 +41,6 @@ _OURS = re.compile(
     r"(status|summary|evaluation|evaluation_over)\.json|metrics\.(jsonl|parquet)|solution\.npz"
     r"|checkpoints/([0-9]+|damaged|\.tmp-.+)|plots/(.+\.png|\..+\.draft)"
 )
-_LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,24 +132,29 @@ class RunFolder:
         status = run_config.plain({**about, **(details or {})})
         if names:
             status["files"] = {name: _file_digest(Path(self.path) / name) for name in names}
-        content = {**status, "sha256": metrics_file.digest_of(status)}
-        _replace(Path(self.path) / "status.json", _to_json(content))
+        status["sha256"] = metrics_file.digest_of(status)
+        _replace(Path(self.path) / "status.json", _to_json(status))
 
     def append_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.append`."""
-        metrics_file.append(self.path, records)
+        """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.line_of`."""
+        text = "".join(map(metrics_file.line_of, records))
+        with open(Path(self.path) / "metrics.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def rewrite_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Replace every record: what a run does first, by those that its checkpoint holds."""
-        metrics_file.rewrite(self.path, records)
+        with files.replacing(Path(self.path) / "metrics.jsonl") as stream:
+            stream.writelines(metrics_file.line_of(record).encode() for record in records)
+        (Path(self.path) / "metrics.parquet").unlink(missing_ok=True)  # made from others
 
     def is_finished(self) -> bool:
         """Whether the run was ended, and every small file is as it was written then."""
         status = self.status()
-        stated = status.get("files") or {}
-        return status.get("state") in ("done", "diverged") and all(
-            _file_digest(Path(self.path) / name) == digest for name, digest in stated.items()
-        )
+        stated = status.get("files", {})
+        as_written = {name: _file_digest(Path(self.path) / name) for name in stated} == stated
+        return status.get("state") in ("done", "diverged") and as_written
 
     def has_begun(self) -> bool:
         """Whether the run came so far that a checkpoint was saved, as far as the folder tells.
@@ -159,12 +163,10 @@ class RunFolder:
         """
         status, path = self.status(), Path(self.path)
         records = [path / "metrics.jsonl", path / "metrics.parquet"]
-        recorded = any(file.exists() and file.stat().st_size for file in records)
         told = status.get("share") or status.get("state") in ("done", "diverged")
-        return bool(
-            (self.checkpoints / "damaged").exists()
-            or ((recorded or told) and status.get("checkpoint") is not False)
-        )
+        told = told or any(file.exists() and file.stat().st_size for file in records)
+        lost = (self.checkpoints / "damaged").exists()
+        return bool(lost or (told and status.get("checkpoint") is not False))
 
     def finish(
         self,
@@ -177,10 +179,18 @@ class RunFolder:
         In this order, so that a kill in between leaves a run that resumes and finishes again. The
         status holds the digests of the other two.
         """
-        metrics_file.write_parquet(self.path)
+        import pyarrow.parquet
+
+        lines, file = (Path(self.path) / name for name in ("metrics.jsonl", "metrics.parquet"))
+        if lines.exists() or not file.exists():
+            table = metrics_file.table_of_lines(lines)
+            with files.replacing(file) as stream:
+                pyarrow.parquet.write_table(
+                    table, stream, compression="zstd", write_page_checksum=True
+                )
         _replace(Path(self.path) / "summary.json", _to_json(summary))
         self.set_status(state, details, ("metrics.parquet", "summary.json"))
-        metrics_file.drop_lines(self.path)
+        lines.unlink(missing_ok=True)
 
 
 def open_run(
@@ -233,10 +243,9 @@ def versions() -> dict[str, str]:
 
     found = {"python": platform.python_version()}
     for name in ("jaxrl", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint"):
-        try:
+        found[name] = "not installed"
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
     devices = jax.devices()
     found["platform"] = f"{platform.system()} {platform.machine()}"
     found["device"] = f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})"
@@ -251,11 +260,11 @@ def _check_is_run(path: Path, overwrite: bool) -> None:
     found = path.iterdir() if path.exists() else ()
     entries = {entry.name for entry in found if not entry.name.startswith(".")}
     # Without a configuration, what lies here is another's, but for the start of a killed run.
-    strangers = [] if "config.yaml" in entries else sorted(entries - set(_KEPT))
-    if strangers:
+    strangers = ", ".join(sorted(entries - set(_KEPT))[:3])
+    if strangers and "config.yaml" not in entries:
         raise ValueError(
-            f"{path} is not a run's folder: it has no config.yaml, but {', '.join(strangers[:3])}. "
-            "Give another --run-dir."
+            f"{path} is not a run's folder: it has no config.yaml, but {strangers}. Give another "
+            "--run-dir."
         )
     for name in entries:
         good = (path / name).is_dir() if name in _FOLDERS else (path / name).is_file()

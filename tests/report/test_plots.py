@@ -12,8 +12,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from jaxrl.report import compare_runs, curve_band, interquartile_mean, learning_curves
-from jaxrl.training.run_folder import open_run
+from jaxrl.report import compare_runs, interquartile_mean, learning_curves, plots
+from jaxrl.training import open_run
 
 NAN = np.nan
 
@@ -31,16 +31,16 @@ def ink(path: Path) -> float:
 
 def test_the_line_is_the_interquartile_mean_inside_its_band() -> None:
     _, values = noisy_curves()
-    mean, low, high = curve_band(values)
+    mean, low, high = plots.curve_band(values)
     np.testing.assert_allclose(mean, interquartile_mean(values, axis=0), rtol=1e-12)
     assert np.all(low < mean) and np.all(mean < high)
-    wider = curve_band(values, level=0.999)
+    wider = plots.curve_band(values, level=0.999)
     assert np.all(wider[1] <= low) and np.all(high <= wider[2])
 
 
 def test_gaps_hold_the_value_before_and_wait_for_the_first() -> None:
     values = [[NAN, NAN, 4.0, NAN], [NAN, 2.0, NAN, 6.0]]
-    mean, low, high = curve_band(values)
+    mean, low, high = plots.curve_band(values)
     np.testing.assert_array_equal(mean, [NAN, 2.0, 3.0, 5.0])  # -, (2), (4, 2 held), (4 held, 6)
     np.testing.assert_array_equal(np.isnan(low), [True, True, False, False])
     np.testing.assert_array_equal(np.isnan(low), np.isnan(high))
@@ -52,7 +52,7 @@ def test_diverged_seeds_rank_lowest_from_where_they_ended() -> None:
     values[7, 1:] = NAN
     values[5:, 2:] = NAN
     failed = np.arange(8) >= 5
-    mean, low, _ = curve_band(values, failed)
+    mean, low, _ = plots.curve_band(values, failed)
     # Record 0: 3 4 5 6. Record 1: - 1 | 2 3 4 5 | 6 7. Record 2: - - | - 1 2 3 | 4 5: unknown.
     np.testing.assert_array_equal(mean, [4.5, 3.5, NAN])
     assert 1.0 <= low[0] < 4.5 and np.isnan(low[2])

@@ -196,18 +196,18 @@ def test_probability_of_improvement_covers_the_truth() -> None:
 def test_performance_profile_is_one_minus_the_distribution_function() -> None:
     scores = np.random.default_rng(0).normal(size=50)
     thresholds = np.linspace(-4, 4, 33)
-    profile = performance_profile(scores, thresholds)
+    found = performance_profile(scores, thresholds)
+    shares, low, high = np.array([(one.value, one.low, one.high) for one in found]).T
     law = scipy.stats.ecdf(scores)
-    np.testing.assert_allclose(profile.fractions, law.sf.evaluate(thresholds), atol=1e-12)
-    assert np.all(profile.low <= profile.fractions) and np.all(profile.fractions <= profile.high)
+    np.testing.assert_allclose(shares, law.sf.evaluate(thresholds), atol=1e-12)
+    assert np.all(low <= shares) and np.all(shares <= high)
     # At a threshold a share p of 50 seeds exceeds, resampled shares are binomial.
-    p = profile.fractions[16]
-    binomial = scipy.stats.binom(50, p).ppf([0.025, 0.975]) / 50
-    np.testing.assert_allclose([profile.low[16], profile.high[16]], binomial, atol=0.025)
+    binomial = scipy.stats.binom(50, shares[16]).ppf([0.025, 0.975]) / 50
+    np.testing.assert_allclose([low[16], high[16]], binomial, atol=0.025)
 
 
 def test_a_diverged_seed_exceeds_no_threshold() -> None:
-    profile = performance_profile([1.0, NAN, 3.0, 5.0], [-1e9, 1.0, 4.0])
-    assert profile.fractions.tolist() == [0.75, 0.5, 0.25]
-    single = performance_profile([1.0], [0.0])
-    assert (single.fractions[0], single.low[0], single.high[0]) == (1.0, 0.0, 1.0)
+    found = performance_profile([1.0, NAN, 3.0, 5.0], [-1e9, 1.0, 4.0])
+    assert [one.value for one in found] == [0.75, 0.5, 0.25]
+    (single,) = performance_profile([1.0], [0.0])
+    assert (single.value, single.low, single.high) == (1.0, 0.0, 1.0)

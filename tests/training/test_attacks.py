@@ -76,7 +76,7 @@ def shifts(attack, agent, weights, observations=OBSERVATIONS):
 # One of each in every run: each is a program.
 MOVES = [
     pytest.param(steps, ball, gain, id=f"{steps}-ball{number}-{gain}", marks=marks)
-    for number, (ball, gain, often) in enumerate([(L2(), 5.0, 10), (LInf(), 7.0, 1)])
+    for number, (ball, gain, often) in enumerate([(L2, 5.0, 10), (LInf, 7.0, 1)])
     for steps in (1, 10)
     for marks in ([] if steps == often else [pytest.mark.slow],)
 ]

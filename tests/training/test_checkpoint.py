@@ -21,8 +21,7 @@ import pytest
 
 import jaxrl
 from jaxrl.core import Linear
-from jaxrl.training import Checkpoints, CheckpointWarning
-from jaxrl.training.identity import check_identity, identity
+from jaxrl.training import Checkpoints, CheckpointWarning, identity
 
 
 def tree_of(step: int) -> dict:
@@ -253,15 +252,17 @@ def test_a_run_whose_checkpoints_are_all_put_aside_does_not_begin_anew(two_saved
 
 def test_a_checkpoint_belongs_to_its_run(tmp_path: Path) -> None:
     checkpoints, agent = Checkpoints(tmp_path), jaxrl.dqn()
-    mine = identity(agent=agent, key=jax.random.key(0))
+    mine = identity.identity(agent=agent, key=jax.random.key(0))
     checkpoints.save(1, {"x": 1.0}, run=mine)
     assert checkpoints.restore({"x": 0.0}, mine)[0] == 1
-    assert checkpoints.restore({"x": 0.0}, identity(agent=agent))[0] == 1  # as far as is known
+    assert (
+        checkpoints.restore({"x": 0.0}, identity.identity(agent=agent))[0] == 1
+    )  # as far as is known
     others = {
-        "agent.discount: 0.99.* != 0.5": identity(agent=agent.replace(discount=0.5)),
-        r"key: \[0, 0\].* != \[0, 1\]": identity(agent=agent, key=jax.random.key(1)),
-        r"agent.batch_size: \d+ .* != 7": identity(agent=agent.replace(batch_size=7)),
-        "agent: QNetworkAgent.* != ParallelQAgent": identity(agent=jaxrl.pqn()),
+        "agent.discount: 0.99.* != 0.5": identity.identity(agent=agent.replace(discount=0.5)),
+        r"key: \[0, 0\].* != \[0, 1\]": identity.identity(agent=agent, key=jax.random.key(1)),
+        r"agent.batch_size: \d+ .* != 7": identity.identity(agent=agent.replace(batch_size=7)),
+        "agent: QNetworkAgent.* != ParallelQAgent": identity.identity(agent=jaxrl.pqn()),
     }
     for words, other in others.items():
         with pytest.raises(ValueError, match=rf"(?s)saved by another run.*{words}"):
@@ -278,18 +279,18 @@ def test_a_checkpoint_belongs_to_its_run(tmp_path: Path) -> None:
     ],
 )
 def test_a_checkpoint_of_a_former_class_belongs_to_what_took_its_place(agent, former, own) -> None:
-    now = identity(agent=agent)
+    now = identity.identity(agent=agent)
     assert {f"agent.actor.{name}" for name in own} < set(now)
     then = {name.replace("agent.actor.", "agent."): text for name, text in now.items()}
     then = {name: text for name, text in then.items() if name != "agent.actor"}
     then |= {"agent": former, **{f"agent.{name}": text for name, text in own.items()}}
-    check_identity("here", then, now)
+    identity.check_identity("here", then, now)
     for name in ("agent.discount", f"agent.{next(iter(own))}"):
         with pytest.raises(ValueError, match=rf"{name.rpartition('.')[2]}: 0.125 .checkpoint"):
-            check_identity("here", then | {name: "0.125"}, now)
+            identity.check_identity("here", then | {name: "0.125"}, now)
     other = jaxrl.td3() if former == "SoftActorCriticAgent" else jaxrl.sac()
     with pytest.raises(ValueError, match=r"agent\.actor: .* != "):
-        check_identity("here", then, identity(agent=other))
+        identity.check_identity("here", then, identity.identity(agent=other))
 
 
 def a_function(scale):
@@ -309,34 +310,34 @@ def test_functions_of_one_name_are_told_apart_by_what_they_do():
         "defaults": (lambda x=1: x, lambda x=2: x),
     }
     for name, (one, other) in pairs.items():
-        check_identity("here", identity(f=one), identity(f=one))
+        identity.check_identity("here", identity.identity(f=one), identity.identity(f=one))
         with pytest.raises(ValueError, match="another run"):
-            check_identity("here", identity(f=one), identity(f=other))
+            identity.check_identity("here", identity.identity(f=one), identity.identity(f=other))
         # Checkpoints of earlier versions, and of another Python, know the name alone.
-        line = identity(f=one)["f"]
+        line = identity.identity(f=one)["f"]
         for stored in (line.rsplit(" (", 1)[0], line.replace("(cpython-", "(cpython-9")):
-            check_identity(name, {"f": stored}, identity(f=other))
+            identity.check_identity(name, {"f": stored}, identity.identity(f=other))
             with pytest.raises(ValueError, match="another run"):
-                check_identity(name, {"f": "x" + stored}, identity(f=other))
-    assert identity(f=loop) == identity(f=loop)
-    assert identity(f=jnp.expm1, g=jaxrl.evaluate) == {"f": "expm1", "g": "evaluate"}
+                identity.check_identity(name, {"f": "x" + stored}, identity.identity(f=other))
+    assert identity.identity(f=loop) == identity.identity(f=loop)
+    assert identity.identity(f=jnp.expm1, g=jaxrl.evaluate) == {"f": "expm1", "g": "evaluate"}
 
 
 def test_a_whole_number_is_the_float_of_its_value():
     for one, other in ((1, 1.0), (1.0, 1), (np.int32(3), 3.0)):
-        check_identity("here", identity(a=one), identity(a=other))
+        identity.check_identity("here", identity.identity(a=one), identity.identity(a=other))
     for one, other in ((1, 1.5), (True, 1.0), (2**53, 2**53 + 1), ("1", 1.0)):
         with pytest.raises(ValueError, match="another run"):
-            check_identity("here", identity(a=one), identity(a=other))
+            identity.check_identity("here", identity.identity(a=one), identity.identity(a=other))
 
 
 def test_functions_and_large_arrays_are_told_apart_across_processes() -> None:
     """Without the address of a function, and by every number of a table."""
     table = np.arange(100.0)
-    lines = identity(f=np.sin, g=lambda x: x, table=table)
-    assert lines == identity(f=np.sin, g=lambda x: x, table=table)
+    lines = identity.identity(f=np.sin, g=lambda x: x, table=table)
+    assert lines == identity.identity(f=np.sin, g=lambda x: x, table=table)
     assert not any("0x" in line for line in lines.values())
-    assert lines["table"] != identity(table=np.append(table[:-1], 99.5))["table"]
+    assert lines["table"] != identity.identity(table=np.append(table[:-1], 99.5))["table"]
 
 
 def test_a_run_goes_on_past_a_damaged_checkpoint(two_saved: Checkpoints) -> None:
@@ -443,7 +444,7 @@ def test_a_file_in_the_way_is_one_clear_error(tmp_path: Path) -> None:
 FORKS = """
 import os, select, signal, sys, time
 import numpy as np
-from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training import Checkpoints
 
 def save_without_end(folder, told):
     checkpoints = Checkpoints(folder)

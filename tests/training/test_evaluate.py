@@ -13,8 +13,7 @@ from toys import Clock
 
 from jaxrl.core import TimeStep, outcome_mdp, struct
 from jaxrl.envs import TabularEnv
-from jaxrl.training import Evaluation, evaluate, play_episodes
-from jaxrl.training.episodes import tail_mean
+from jaxrl.training import Evaluation, evaluate, evaluation, play_episodes
 
 KEY = jax.random.key(0)
 
@@ -211,7 +210,7 @@ def test_tails_agree_with_numpy(num_episodes, level):
 
 
 def test_returns_of_whole_numbers_have_a_tail():
-    assert float(tail_mean(0.5, np.array([4, 1, 3, 2]))) == 1.5
+    assert float(evaluation.tail_mean(0.5, np.array([4, 1, 3, 2]))) == 1.5
 
 
 def test_another_number_in_agent_or_environment_does_not_compile_again():

@@ -21,9 +21,15 @@ from jaxrl.cli.evaluate import episodes_key, evaluate_agents
 from jaxrl.cli.job import Job
 from jaxrl.core import Box, TimeStep, setting, struct
 from jaxrl.envs.control import CartPole
-from jaxrl.training import AttackedPolicy, GradientAttack, SensorBias, rollout, start_rollout
-from jaxrl.training.iwocs import _stacked, _train_group
-from jaxrl.training.lanes import root_key, run_lanes, start_lanes
+from jaxrl.training import (
+    AttackedPolicy,
+    GradientAttack,
+    SensorBias,
+    iwocs,
+    lanes,
+    rollout,
+    start_rollout,
+)
 
 WEIGHTS = np.zeros((4, 2), np.float32)
 AGENT = Dithered()
@@ -45,15 +51,14 @@ def swept(key):
     """The two programs of a sweep, over one lane: mapped scans are not traced rightly."""
     names, env = ("learning_rate",), Clock()
     agent = Diary(learning_rate=jnp.full(1, 0.1))
-    state, tally = start_lanes(agent, env, jax.random.split(key, 1), 96.0, names)
-    return run_lanes(agent, env, state, tally, jnp.array([2, 3, 1]), names)
+    state, tally = lanes.start_lanes(agent, env, jax.random.split(key, 1), 96.0, names)
+    return lanes.run_lanes(agent, env, state, tally, jnp.array([2, 3, 1]), names)
 
 
 def searched(key):
     """The training runs of a worst-case search, in one lane."""
-    settings = _stacked([CartPole(), CartPole(gravity=5.0)])
-    keys = jax.random.split(key, 1)
-    return _train_group(keys, small(jaxrl.pqn()), settings, jnp.arange(1), 16)
+    settings = iwocs._stacked([CartPole(gravity=5.0)])
+    return iwocs._train_group(jax.random.split(key, 1), small(jaxrl.pqn()), settings, 16)
 
 
 PROGRAMS = {
@@ -241,7 +246,7 @@ def test_the_command_line_plays_every_seed_with_its_own_keys_and_every_setting_w
     assert np.asarray(bits(episodes_key(0))).tolist() not in training
 
 
-@pytest.mark.parametrize("make", [root_key, episodes_key])
+@pytest.mark.parametrize("make", [lanes.root_key, episodes_key])
 def test_no_bit_of_a_seed_is_lost(make):
     seeds = [5 ^ (1 << bit) for bit in range(64)]
     keys = np.stack([jax.random.key_data(make(seed)) for seed in [5, *seeds]])

@@ -23,8 +23,7 @@ from jaxrl.training import Checkpoints, Silent, checkpoint_format, sweep
 FORKS = """
 import os, pathlib, pickle, signal, sys
 import orbax.checkpoint
-from jaxrl.training import checkpoint_format
-from jaxrl.training.checkpoint import Checkpoints
+from jaxrl.training import Checkpoints, checkpoint_format
 
 folder, saved = sys.argv[1:]
 encoded, arguments = pickle.loads(pathlib.Path(saved).read_bytes())

@@ -18,8 +18,7 @@ import scipy.stats
 from jaxrl.agents import preset
 from jaxrl.core import outcome_mdp
 from jaxrl.envs import TabularEnv, make
-from jaxrl.training import evaluate, sweep
-from jaxrl.training.lanes import with_settings
+from jaxrl.training import evaluate, lanes, sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.optimised, pytest.mark.timeout(7200)]
 
@@ -50,7 +49,7 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_seeds_reach_the_threshold(row):
-    agent, env = with_settings(preset(row.agent), row.settings), make(row.env)
+    agent, env = lanes.with_settings(preset(row.agent), row.settings), make(row.env)
     result = sweep(jax.random.key(0), agent, env, num_seeds=row.num_seeds, num_steps=row.num_steps)
     assert np.all(result.diverged_at == -1)
     play = jax.jit(
@@ -103,7 +102,7 @@ def test_dqn_reaches_the_planner_s_values():
         "warmup": 200,
         "optimiser.learning_rate": 3e-3,
     }
-    agent = with_settings(preset("dqn"), settings)
+    agent = lanes.with_settings(preset("dqn"), settings)
     result = sweep(jax.random.key(0), agent, env, num_seeds=2, num_steps=8_000, num_records=5)
     optimal = planned(env)
     for seed in range(2):

@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from jaxrl.training import memory
-from jaxrl.training.memory import MemoryPlan, available_bytes, left_by_groups
 
 MB = 2**20
 
@@ -24,15 +23,15 @@ def group(folder, limit, used, names, dropped=0):
 def test_the_tightest_of_nested_groups_counts(tmp_path):
     names = ("memory.max", "memory.current", "inactive_file")
     membership = "0::/slurm/job_7/step_0\n"
-    assert left_by_groups(tmp_path, membership) == memory._UNKNOWN  # no such files
+    assert memory.left_by_groups(tmp_path, membership) == memory._UNKNOWN  # no such files
     group(tmp_path / "slurm/job_7/step_0", "max", 40 * MB, names)
     group(tmp_path / "slurm/job_7", 100 * MB, 60 * MB, names, dropped=15 * MB)
     group(tmp_path / "slurm", 900 * MB, 100 * MB, names)
-    assert left_by_groups(tmp_path, membership) == 55 * MB
+    assert memory.left_by_groups(tmp_path, membership) == 55 * MB
     group(tmp_path / "slurm", 120 * MB, 119 * MB, names)
-    assert left_by_groups(tmp_path, membership) == MB
+    assert memory.left_by_groups(tmp_path, membership) == MB
     group(tmp_path, 10 * MB, 30 * MB, names)  # a container sees its own group at the root
-    assert left_by_groups(tmp_path, "0::/\n") == 0
+    assert memory.left_by_groups(tmp_path, "0::/\n") == 0
 
 
 def test_groups_of_the_first_version(tmp_path):
@@ -40,39 +39,39 @@ def test_groups_of_the_first_version(tmp_path):
     group(tmp_path / "memory/docker/a", 50 * MB, 20 * MB, names, dropped=3 * MB)
     group(tmp_path / "cpu/docker/a", 1, 1, names)
     membership = "5:cpu,cpuacct:/docker/a\n4:memory:/docker/a\n1:name=systemd:/docker/a\n"
-    assert left_by_groups(tmp_path, membership) == 33 * MB
+    assert memory.left_by_groups(tmp_path, membership) == 33 * MB
 
 
 @pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_ulimit_counts(kind):
-    available_bytes()  # starts JAX, which maps memory
+    memory.available_bytes()  # starts JAX, which maps memory
     before = resource.getrlimit(getattr(resource, kind))
     used = memory._of_proc("self/status", {"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"}[kind])
     try:
         resource.setrlimit(getattr(resource, kind), (used + 500 * MB, before[1]))
-        assert 400 * MB < available_bytes() <= 500 * MB
+        assert 400 * MB < memory.available_bytes() <= 500 * MB
     finally:
         resource.setrlimit(getattr(resource, kind), before)
 
 
 def test_the_remedy_is_the_true_one():
     """Two groups of 8 lanes stay with 100 each and work one after the other with 1000."""
-    plan = MemoryPlan(100, 1000, num_groups=2, num_workers=1, available=700)
+    plan = memory.MemoryNeed(100, 1000, num_groups=2, num_workers=1, available=700)
     with pytest.raises(MemoryError, match="--lanes 4 fits"):
         plan.check(8, 1)
-    assert MemoryPlan(100, 500, 2, 1, 700).total == 700  # half the lanes work with half
+    assert memory.MemoryNeed(100, 500, 2, 1, 700).total == 700  # half the lanes work with half
     with pytest.raises(MemoryError, match="--lanes 2 fits"):
         plan.check(8, 1, num_devices=2)
     with pytest.raises(MemoryError, match="Not even one seed"):
-        MemoryPlan(100, 1000, 2, 1, 150).check(8, 1)  # what stays does not fit either
-    copied = MemoryPlan(100, 0, 2, 1, 350, metrics=20, num_copies=2)
+        memory.MemoryNeed(100, 1000, 2, 1, 150).check(8, 1)  # what stays does not fit either
+    copied = memory.MemoryNeed(100, 0, 2, 1, 350, metrics=20, num_copies=2)
     assert copied.total == 440 and copied.groups_that_fit == 1
 
 
 RUN = """
 import sys, tempfile
 import jax, jaxrl
-import jaxrl.training.memory
+from jaxrl.training import memory
 from jaxrl import envs
 from jaxrl.agents.presets import preset
 
@@ -90,8 +89,8 @@ with tempfile.TemporaryDirectory() as folder:
         num_records=2,
         checkpoints=jaxrl.Checkpoints(folder) if saves else None,
     )
-peak = jaxrl.training.memory._of_proc("self/status", "VmHWM")  # of this program alone
-print(found.plan.memory.peak, peak)
+peak = memory._of_proc("self/status", "VmHWM")  # of this program alone
+print(found.forecast.memory.peak, peak)
 """
 LARGE = [
     ("dqn", "CartPole", 16, 500, True, ("replay.capacity", 500_000)),

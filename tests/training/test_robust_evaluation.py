@@ -15,8 +15,7 @@ from jaxrl.core import Box, TimeStep, outcome_mdp, struct
 from jaxrl.envs import TabularEnv
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.envs.wrappers import TimeLimit, Uniform, domain_randomisation
-from jaxrl.training import RobustEvaluation, robust_evaluation
-from jaxrl.training.bootstrap import mean_of_settings, stratified_estimate
+from jaxrl.training import RobustEvaluation, evaluation
 
 WEIGHTS = np.ones((1, 1), np.float32)
 PLAY = {"num_episodes": 6, "max_steps": 60}
@@ -104,10 +103,10 @@ def test_names_reach_into_wrappers_as_the_settings_of_an_agent_do():
 
 def test_other_values_and_another_agent_state_do_not_compile_again():
     over({"wind": [0.1, 0.3], "noise": [0.5, 1.0, 2.0]})
-    size = robust_evaluation._play_each._cache_size()
+    size = evaluation._play_each._cache_size()
     other = {"wind": [0.2, 0.4], "noise": [0.6, 0.7, 0.8]}
     over(other, Drift(noise=0.3), jax.random.key(3))
-    assert robust_evaluation._play_each._cache_size() == size
+    assert evaluation._play_each._cache_size() == size
 
 
 @pytest.mark.slow
@@ -183,7 +182,9 @@ def test_the_numbers_of_all_settings(same_episodes):
 
 def test_intervals_agree_with_scipy_s_bootstrap():
     row = np.random.default_rng(1).gamma(2.0, 3.0, (1, 60))
-    ours = stratified_estimate(row, mean_of_settings, same_episodes=True, num_resamples=8000)
+    ours = evaluation.stratified_estimate(
+        row, evaluation.mean_of_settings, same_episodes=True, num_resamples=8000
+    )
     theirs = stats.bootstrap(
         row, np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(5)
     ).confidence_interval
@@ -201,9 +202,9 @@ def test_intervals_of_a_mean_know_whether_settings_share_their_chance(same_episo
             returns = np.repeat(rng.normal(0, 1, (1, 50)), 9, axis=0)
         else:
             returns = rng.normal(0, 1, (9, 50))
-        got = stratified_estimate(
+        got = evaluation.stratified_estimate(
             returns,
-            mean_of_settings,
+            evaluation.mean_of_settings,
             same_episodes=same_episodes,
             num_resamples=300,
             seed=trial,

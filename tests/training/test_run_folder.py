@@ -15,10 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxrl.training import RunFolder, load_metrics
-from jaxrl.training.metrics_file import curves_of
-from jaxrl.training.run_config import describe_difference, parse, to_text
-from jaxrl.training.run_folder import open_run
+from jaxrl.training import RunFolder, load_metrics, metrics_file, open_run, run_config
 
 CONFIG = {
     "agent": {"name": "ppo", "learning_rate": 0.001, "hidden": (64, 64), "clip": None},
@@ -62,14 +59,14 @@ VALUES += ["1_000", "null", "~", "a: b", "# no", "é\n", [], {}, [1, [2.5, "x"]]
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_configuration_values_round_trip(value: object) -> None:
-    loaded = parse(to_text({"setting": value}))["setting"]
+    loaded = run_config.parse(run_config.to_text({"setting": value}))["setting"]
     assert type(loaded) is type(value) and loaded == value
-    assert describe_difference({"setting": loaded}, {"setting": value}) == []
+    assert run_config.describe_difference({"setting": loaded}, {"setting": value}) == []
 
 
 def test_not_a_number_round_trips_and_equals_itself() -> None:
-    loaded = parse(to_text({"a": math.nan}))
-    assert math.isnan(loaded["a"]) and describe_difference(loaded, {"a": math.nan}) == []
+    loaded = run_config.parse(run_config.to_text({"a": math.nan}))
+    assert math.isnan(loaded["a"]) and run_config.describe_difference(loaded, {"a": math.nan}) == []
 
 
 def test_only_plain_data_is_taken(tmp_path: Path) -> None:
@@ -77,7 +74,7 @@ def test_only_plain_data_is_taken(tmp_path: Path) -> None:
         open_run(tmp_path / "run", {"agent": {"torso": [1, record]}})
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="not YAML"):  # a tag that would build a Python object
-        parse("!!python/object/apply:os.system ['true']")
+        run_config.parse("!!python/object/apply:os.system ['true']")
 
 
 DIFFERENCES = {
@@ -116,7 +113,7 @@ TRICKS = {
 @pytest.mark.parametrize(("text", "message"), TRICKS.values(), ids=TRICKS)
 def test_configurations_that_no_run_writes_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        parse(text)
+        run_config.parse(text)
     assert "\n" not in str(error.value)
 
 
@@ -151,7 +148,7 @@ def test_another_configuration_is_refused_line_by_line(tmp_path, change, lines) 
     open_run(tmp_path, CONFIG).close()
     before = (tmp_path / "config.yaml").read_bytes()
     asked = {**CONFIG, **change}
-    assert describe_difference(CONFIG, asked) == lines
+    assert run_config.describe_difference(CONFIG, asked) == lines
     if lines:
         with pytest.raises(ValueError, match=r"--overwrite .*--run-dir") as refusal:
             open_run(tmp_path, asked)
@@ -164,8 +161,10 @@ def test_another_configuration_is_refused_line_by_line(tmp_path, change, lines) 
 
 def test_a_missing_setting_is_a_difference() -> None:
     moved = {"resolved": {"smoothing": 0.2}}, {"resolved": {"actor.smoothing": 0.2}}
-    assert describe_difference(*moved) == []  # into a part, since the run began
-    assert describe_difference({"a": 1, "b": 2}, {"a": 1}) == ["b: 2 (folder) != absent (asked)"]
+    assert run_config.describe_difference(*moved) == []  # into a part, since the run began
+    assert run_config.describe_difference({"a": 1, "b": 2}, {"a": 1}) == [
+        "b: 2 (folder) != absent (asked)"
+    ]
 
 
 def test_overwrite_clears_a_run_and_nothing_else(tmp_path: Path) -> None:
@@ -196,7 +195,7 @@ def test_what_a_run_does_not_write_is_never_deleted(tmp_path: Path, overwrite: b
         for name in MINE:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("mine")
-    for text in ("lr: 1\n", to_text(CONFIG), "["):
+    for text in ("lr: 1\n", run_config.to_text(CONFIG), "["):
         (other / "config.yaml").write_text(text)
         before = sorted(other.rglob("*"))
         if overwrite:
@@ -246,7 +245,7 @@ def test_continuing_notes_the_command_and_warns_of_other_versions(tmp_path: Path
 
 HOLDER = """
 import sys
-from jaxrl.training.run_folder import open_run
+from jaxrl.training import open_run
 run = open_run(sys.argv[1], {"a": 1})
 print("open", flush=True)
 sys.stdin.read()
@@ -377,12 +376,12 @@ def test_a_run_without_records_has_an_empty_table(tmp_path: Path) -> None:
 def test_curves_of_a_table(tmp_path: Path) -> None:
     with open_run(tmp_path, CONFIG) as run:
         run.append_metrics([record(1), record(2), record(2, seeds=(7,))])
-        curve = curves_of(run.metrics(), "loss")[""]
-        assert curve.steps.tolist() == [1, 2] and curve.seeds.tolist() == [0, 1, 7]
+        steps, seeds, values = metrics_file.curves_of(run.metrics(), "loss")[""]
+        assert steps.tolist() == [1, 2] and seeds.tolist() == [0, 1, 7]
         expected = np.asarray([[10, 20], [11, 21], [np.nan, 27]], np.float32) / 3
-        np.testing.assert_array_equal(curve.values, expected)
+        np.testing.assert_array_equal(values, expected)
         with pytest.raises(KeyError, match="known: episode_return, loss"):
-            curves_of(run.metrics(), "retrun")
+            metrics_file.curves_of(run.metrics(), "retrun")
 
 
 def test_a_finished_run_knows_its_files(tmp_path: Path) -> None:

@@ -26,11 +26,7 @@ from jaxrl.training import (
     SmoothedPolicy,
     SmoothingCertificate,
     play_episodes,
-)
-from jaxrl.training.confidence import (
-    clopper_pearson_lower,
-    shifted_probability,
-    survival_band,
+    smoothing,
 )
 
 IDENTITY = np.ones((1, 1), np.float32)
@@ -41,20 +37,12 @@ IDENTITY = np.ones((1, 1), np.float32)
 def test_clopper_pearson_is_scipy_s(num_trials, confidence):
     successes = np.unique(np.linspace(0, num_trials, 9).astype(int))[1:]
     expected = stats.beta.ppf(1 - confidence, successes, num_trials - successes + 1)
-    bound = clopper_pearson_lower(successes, num_trials, confidence)
+    bound = smoothing.clopper_pearson_lower(successes, num_trials, confidence)
     np.testing.assert_allclose(bound, expected, rtol=1e-9)
     exact = stats.binomtest(int(successes[0]), num_trials, alternative="greater")
     low = exact.proportion_ci(confidence, method="exact").low
     np.testing.assert_allclose(bound[0], low, rtol=1e-6, atol=1e-11)
-    assert clopper_pearson_lower(0, num_trials, confidence) == 0.0
-
-
-def test_a_shifted_probability_is_scipy_s():
-    probs = np.array([0.0, 1e-9, 0.1, 0.5, 0.975, 1 - 1e-12, 1.0])
-    for shift in (0.0, 0.3, 2.0, 8.0):
-        expected = stats.norm.cdf(stats.norm.ppf(probs) - shift)
-        np.testing.assert_allclose(shifted_probability(probs, shift), expected, rtol=1e-9)
-    np.testing.assert_array_equal(shifted_probability(probs, np.inf), 0.0)
+    assert smoothing.clopper_pearson_lower(0, num_trials, confidence) == 0.0
 
 
 LAWS = {
@@ -70,7 +58,7 @@ LAWS = {
 def test_the_band_holds_everywhere_at_once_as_often_as_it_says(law):
     """Of 4,000 samples of 300, at most a tenth may cross, give or take four standard errors."""
     draw, survival = LAWS[law]
-    band = survival_band(300, 0.9)
+    band = smoothing.survival_band(300, 0.9)
     assert np.all(np.diff(band) <= 0)
     samples = np.sort(draw(np.random.default_rng(0), (4000, 300)), axis=1)
     crossed = np.any(band > survival(samples), axis=1)
@@ -80,7 +68,7 @@ def test_the_band_holds_everywhere_at_once_as_often_as_it_says(law):
 
 def test_the_band_beats_each_of_its_halves_where_it_should():
     """Near 1 it is close to exact; in the middle it loses no more than its half's slack."""
-    band = survival_band(20_000, 0.95)
+    band = smoothing.survival_band(20_000, 0.95)
     slack = np.sqrt(np.log(40.0) / 40_000)
     assert band[0] > 0.9994 and 1 - slack < 0.991
     np.testing.assert_allclose(band[10_000], 0.5 - slack, atol=1e-9)
@@ -94,7 +82,7 @@ def test_the_certified_mean_is_the_integral_over_thresholds():
     """SciPy integrates the staircase of shifted bounds; at budget 0 that of the bounds alone."""
     returns = np.random.default_rng(1).gamma(4.0, 5.0, 20) - 2.0
     certificate, ranked = certificate_of(returns, lowest=-2.0), np.sort(returns)
-    band = survival_band(20, 0.95)
+    band = smoothing.survival_band(20, 0.95)
 
     for budget in (0.0, 0.9):
 

@@ -15,10 +15,18 @@ from jaxrl.agents import PRESETS, Optimiser
 from jaxrl.core import Box, struct
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.networks import NetworkSettings
-from jaxrl.training import Checkpoints, Silent, programs, restore_agents, session, sweep, train
-from jaxrl.training.lanes import expand_settings
-from jaxrl.training.loop import make_plan
-from jaxrl.training.memory import MemoryPlan
+from jaxrl.training import (
+    Checkpoints,
+    Silent,
+    lanes as groups,
+    loop,
+    memory as memories,
+    programs,
+    session,
+    sweep,
+    sweeps,
+    train,
+)
 
 DIARY, CLOCK = Diary(num_envs=2, rollout_length=8, num_pages=12), Clock(length=5.0)
 AGENT = PRESETS["a2c"]().replace(
@@ -196,7 +204,7 @@ def test_a_diverged_run_is_reported_at_its_step_and_the_others_are_untouched(two
     passes the greatest float32 in the second record of four iterations of 16 steps."""
     bad = run(2, lanes=width, over={"learning_rate": [0.1, 1e5]})
     assert bad.diverged_at.tolist() == [[-1, -1], [80, 80]]
-    assert two_rates.plan.plan.num_records == 3
+    assert two_rates.forecast.budget.num_records == 3
     for name in ("loss", "episode_return", "episode_length"):
         assert np.all(np.isfinite(two_rates.metrics[name]))
         shown = np.isfinite(bad.metrics[name][1])
@@ -211,7 +219,7 @@ def test_a_diverged_run_is_reported_at_its_step_and_the_others_are_untouched(two
 
 def test_several_settings_are_combined_in_order():
     over = {"learning_rate": [0.1, 0.2], "discount": [0.5, 0.6, 0.7]}
-    combined = expand_settings(AGENT, over)
+    combined = groups.expand_settings(AGENT, over)
     assert [tuple(one.values()) for one in combined] == [
         (rate, discount) for rate in (0.1, 0.2) for discount in (0.5, 0.6, 0.7)
     ]
@@ -220,13 +228,13 @@ def test_several_settings_are_combined_in_order():
 def test_too_many_settings_are_refused_before_they_are_built():
     over = {"learning_rate": np.linspace(0.1, 0.2, 1000), "discount": np.linspace(0.1, 0.9, 1000)}
     with pytest.raises(ValueError, match="1000 x 1000 values combine to more than 100,000"):
-        expand_settings(AGENT, over)
+        groups.expand_settings(AGENT, over)
 
 
 def test_a_scheduled_setting_may_be_swept_over_constants():
     """PPO's learning rate decays by default; constants in its place are settings like others."""
     agent = PRESETS["ppo"]()
-    assert expand_settings(agent, {"learning_rate": [1e-4]}) == [{"learning_rate": 1e-4}]
+    assert groups.expand_settings(agent, {"learning_rate": [1e-4]}) == [{"learning_rate": 1e-4}]
 
 
 # --- programs ------------------------------------------------------------------------------------
@@ -272,7 +280,7 @@ class StopAt(Silent):
     def __init__(self, chunks: int):
         self.left, self.shares, self.records, self.first = chunks, [], [], None
 
-    def on_start(self, plan, first_record, metrics):
+    def on_start(self, forecast, first_record, metrics):
         self.first = first_record
 
     def on_chunk(self, share):
@@ -361,7 +369,8 @@ def test_a_sweep_stopped_between_two_groups_goes_on_in_groups_of_any_width(
     """
     looks = done * math.ceil(5 / before) + 1  # one group is an iteration ahead
     checkpoints = stopped_between_groups(tmp_path, monkeypatch, looks, lanes=before)
-    _, agents = restore_agents(checkpoints, DIARY, CLOCK, num_seeds=5, lanes=after, **RUN)
+    runs = sweeps.Runs(num_seeds=5, lanes=after, **RUN)
+    _, agents = sweeps.restore_agents(checkpoints, DIARY, CLOCK, runs)
     pages = np.asarray(agents.number)[0].tolist()  # written so far by each run
     assert pages == [done + 1] * before + [done] * (5 - before)
     whole, straight = run(5, lanes=after, checkpoints=checkpoints), run(5, lanes=after)
@@ -426,7 +435,7 @@ def test_an_agent_out_of_range_or_out_of_place_is_refused():
 
 def test_too_many_seeds_are_refused_with_the_number_that_fits(monkeypatch):
     """Free memory is read from a machine that has just room for a few of the lives."""
-    needed = run(5, lanes=4).plan.memory
+    needed = run(5, lanes=4).forecast.memory
     room = needed.working * needed.num_workers + 3 * needed.per_group
     monkeypatch.setattr(programs, "available_bytes", lambda: room)
     with pytest.raises(MemoryError, match=r"At most --num-seeds \d+ fit") as caught:
@@ -445,33 +454,33 @@ def test_too_many_seeds_are_refused_with_the_number_that_fits(monkeypatch):
 )
 def test_the_memory_plan_by_hand(available, lanes, num_settings, fits):
     """Two workers take 100 each at once; every group stays with 100."""
-    plan = MemoryPlan(100, 100, num_groups=50, num_workers=2, available=available)
-    assert plan.total == 5200
+    need = memories.MemoryNeed(100, 100, num_groups=50, num_workers=2, available=available)
+    assert need.total == 5200
     with pytest.raises(MemoryError, match=f"--num-seeds {fits} fit" if fits else "Not even one"):
-        plan.check(lanes, num_settings)
-    MemoryPlan(100, 100, num_groups=8, num_workers=2, available=1000).check(1, 1)
+        need.check(lanes, num_settings)
+    memories.MemoryNeed(100, 100, num_groups=8, num_workers=2, available=1000).check(1, 1)
 
 
-# --- plans ---------------------------------------------------------------------------------------
+# --- needs ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_steps", [1, 15, 16, 17, 160, 1000, 4801])
 @pytest.mark.parametrize("num_records", [1, 3, 100])
-def test_a_plan_rounds_up_to_whole_records(num_steps, num_records):
-    plan = make_plan(AGENT, num_steps, num_records)
-    assert plan.steps == 16 and 1 <= plan.num_records <= num_records
-    assert plan.total_steps >= num_steps
+def test_a_need_rounds_up_to_whole_records(num_steps, num_records):
+    budget = loop.cut_budget(AGENT, num_steps, num_records)
+    assert budget.steps == 16 and 1 <= budget.num_records <= num_records
+    assert budget.total_steps >= num_steps
     # No record could be left out.
-    assert plan.total_steps - plan.steps_per_record < num_steps
+    assert budget.total_steps - budget.steps_per_record < num_steps
 
 
 def test_a_plan_of_a_very_long_life_has_as_many_records_as_it_needs():
     """At the default of 100: no record has more updates than a float32 counts one by one."""
-    plan = make_plan(AGENT, 10**13)
-    assert plan.iterations <= 2**24 and plan.total_steps - plan.steps_per_record < 10**13
-    assert make_plan(AGENT, 100 * 16 * 2**24).num_records == 100
+    budget = loop.cut_budget(AGENT, 10**13)
+    assert budget.iterations <= 2**24 and budget.total_steps - budget.steps_per_record < 10**13
+    assert loop.cut_budget(AGENT, 100 * 16 * 2**24).num_records == 100
     life = jax.eval_shape(lambda: train(KEY, DIARY, CLOCK, num_steps=10**13))
-    assert life.steps.shape == (plan.num_records,)
+    assert life.steps.shape == (budget.num_records,)
 
 
 @pytest.mark.slow  # a program for each width

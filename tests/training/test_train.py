@@ -15,8 +15,7 @@ from jaxrl.agents import PRESETS, Optimiser
 from jaxrl.core import Linear
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.networks import NetworkSettings
-from jaxrl.training import train
-from jaxrl.training.loop import start_training, train_iteration
+from jaxrl.training import loop, train
 
 AGENT = PRESETS["a2c"]().replace(
     network=NetworkSettings(hidden_sizes=(8,), initialiser="lecun"),
@@ -47,7 +46,7 @@ def result():
     return run()
 
 
-begin, iterate = jax.jit(start_training), jax.jit(train_iteration)
+begin, iterate = jax.jit(loop.start_training), jax.jit(loop.train_iteration)
 
 
 @functools.cache
@@ -133,8 +132,8 @@ def test_without_reset_an_episode_ends_once_and_for_all():
 def test_schedules_see_the_whole_life():
     """A rate that falls to 0 by the middle of the life: the second half learns nothing."""
     falling = AGENT.replace(optimiser=Optimiser(learning_rate=Linear(1e-2, 0.0, end=0.5)))
-    step = jax.jit(train_iteration)
-    state = jax.jit(start_training)(KEY, falling, env(), 160.0)
+    step = jax.jit(loop.train_iteration)
+    state = jax.jit(loop.start_training)(KEY, falling, env(), 160.0)
     seen = []
     for _ in range(10):
         state, _ = step(falling, env(), state)

@@ -19,8 +19,7 @@ from jaxrl.core import Linear, outcome_mdp, struct
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import UniformReplay
-from jaxrl.training import LeastValuePolicy, LeastValueState, train_iwocs
-from jaxrl.training.iwocs import _stacked, _train_group
+from jaxrl.training import LeastValuePolicy, LeastValueState, iwocs, train_iwocs
 
 TRACES = []
 
@@ -201,13 +200,12 @@ def test_a_run_is_training_with_the_key_of_its_seed_and_number():
     """`fold_in(fold_in(key, seed), number)`, as promised, bit for bit: lanes of other seeds beside
     it, in the program of the search."""
     found = chosen("all at last")
-    settings = _stacked([choice(rewards) for rewards in CHOICES["all at last"]])
     ours = jax.device_get(found.states.agents.params)
     for number, seeds in ((0, [2, 0]), (1, [1, 2])):
         fold = jax.random.fold_in
         keys = jnp.stack([fold(fold(KEY, seed), number) for seed in seeds])
-        index = jnp.full(2, number, jnp.int32)
-        alone = _train_group(keys, found.policy.agent, settings, index, 6400)
+        settings = iwocs._stacked([choice(CHOICES["all at last"][number])] * 2)
+        alone = iwocs._train_group(keys, found.policy.agent, settings, 6400)
         for mine, theirs in zip(
             jax.tree.leaves(ours), jax.tree.leaves(jax.device_get(alone.params)), strict=True
         ):

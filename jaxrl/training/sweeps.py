@@ -16,10 +16,21 @@ from jaxrl.envs.checker import explained
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.identity import identity
 from jaxrl.training.lanes import default_lanes, expand_settings, make_groups, strong_floats
-from jaxrl.training.loop import check_training, make_plan
-from jaxrl.training.observer import Observer, Silent, SweepPlan
-from jaxrl.training.programs import Programs
-from jaxrl.training.session import Session, SweepResult
+from jaxrl.training.loop import check_training, cut_budget
+from jaxrl.training.programs import need_before_compiling
+from jaxrl.training.session import Forecast, Observer, Session, Silent, SweepResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Which runs a sweep is of: see `sweep`, whose arguments these are."""
+
+    num_seeds: int
+    num_steps: int
+    over: Mapping[str, Sequence[float]] | None = None
+    num_records: int = 100
+    lanes: int | None = None
+    first_seed: int = 0
 
 
 def sweep(
@@ -77,85 +88,50 @@ def sweep(
     """
     check_key(key)
     check_number("checkpoint_seconds", checkpoint_seconds)
-    plan = plan_sweep(
-        agent,
-        env,
-        num_seeds=num_seeds,
-        num_steps=num_steps,
-        over=over,
-        num_records=num_records,
-        lanes=lanes,
-        first_seed=first_seed,
-    )
-    session = _session(key, agent, env, plan, key=key)
-    started = time.perf_counter()
-    session.programs.compile(session.groups[0])
-    memory = session.programs.memory(plan.memory, checkpoints is not None)
-    memory.check(plan.lanes * jax.device_count(), len(plan.settings), jax.device_count())
-    session.plan = dataclasses.replace(
-        plan, memory=memory, compile_seconds=time.perf_counter() - started
-    )
+    runs = Runs(num_seeds, num_steps, over, num_records, lanes, first_seed)
+    found = forecast(agent, env, runs)
+    session = _session(key, agent, env, found, key=key)
+    session.compile(saves=checkpoints is not None)
     session.restore_or_start(checkpoints, observer or Silent())
     started = time.perf_counter()
     interrupted = session.go(checkpoints, checkpoint_seconds)
     return session.result(time.perf_counter() - started, interrupted)
 
 
-def plan_sweep(
-    agent: Agent,
-    env: Environment,
-    *,
-    num_seeds: int,
-    num_steps: int,
-    over: Mapping[str, Sequence[float]] | None = None,
-    num_records: int = 100,
-    lanes: int | None = None,
-    first_seed: int = 0,
-) -> SweepPlan:
-    """What `sweep` with these arguments would do, traced and not compiled.
-
-    Returns:
-        the plan, with the memory of the states alone.
+def forecast(agent: Agent, env: Environment, runs: Runs) -> Forecast:
+    """What `sweep` of these runs would do, traced and not compiled; with the memory of the states
+    alone.
 
     Raises:
         KeyError, ValueError, MemoryError: as `sweep` would.
     """
     check_training(agent, env)
-    num_seeds = check_whole("num_seeds", num_seeds)
-    first_seed = check_whole("first_seed", first_seed, low=0)
-    lanes = None if lanes is None else check_whole("lanes", lanes)
-    plan = make_plan(agent, num_steps, num_records)
-    settings = expand_settings(agent, {} if over is None else over)
-    lanes = lanes or default_lanes()
+    num_seeds = check_whole("num_seeds", runs.num_seeds)
+    first_seed = check_whole("first_seed", runs.first_seed, low=0)
+    lanes = default_lanes() if runs.lanes is None else check_whole("lanes", runs.lanes)
+    budget = cut_budget(agent, runs.num_steps, runs.num_records)
+    settings = expand_settings(agent, {} if runs.over is None else runs.over)
     width = lanes * jax.device_count()
     # Only the first group is laid out here, so that even an absurd number of seeds is answered.
     few = range(first_seed, first_seed + min(width, num_seeds))
     first = make_groups(jax.random.key(0), agent, settings[:1], few, width)[0]
     num_groups = math.ceil(len(settings) * num_seeds / width)
-    programs = Programs(strong_floats(env), plan, tuple(settings[0]), num_groups)
+    num_runs = len(settings) * num_seeds
     with explained(env):
-        memory = programs.memory_before_compiling(first, len(settings) * num_seeds)
+        memory = need_before_compiling(first, strong_floats(env), budget, num_groups, num_runs)
     memory.check(width, len(settings), jax.device_count())
     seeds = range(first_seed, first_seed + num_seeds)
-    return SweepPlan(plan, settings, seeds, lanes, num_groups, memory, 0.0)
+    return Forecast(budget, settings, seeds, lanes, num_groups, memory, 0.0)
 
 
 def restore_agents(
-    checkpoints: Checkpoints,
-    agent: Agent,
-    env: Environment,
-    *,
-    num_seeds: int,
-    num_steps: int,
-    over: Mapping[str, Sequence[float]] | None = None,
-    num_records: int = 100,
-    lanes: int | None = None,
+    checkpoints: Checkpoints, agent: Agent, env: Environment, runs: Runs
 ) -> tuple[int, PyTree] | None:
     """The agents of a sweep's newest good checkpoint.
 
     Args:
         checkpoints: of the sweep.
-        agent: as the sweep had it; likewise every other argument.
+        agent: as the sweep had it, likewise `env` and `runs`.
 
     Returns:
         environment steps of each run, agent states `[S, N, ...]`; None without a checkpoint.
@@ -163,28 +139,16 @@ def restore_agents(
     Raises:
         ValueError: the checkpoint is of another sweep.
     """
-    plan = plan_sweep(
-        agent,
-        env,
-        num_seeds=num_seeds,
-        num_steps=num_steps,
-        over=over,
-        num_records=num_records,
-        lanes=lanes,
-    )
-    session = _session(jax.random.key(0), agent, env, plan)
+    session = _session(jax.random.key(0), agent, env, forecast(agent, env, runs))
     if not session.restore(checkpoints):
         return None
-    return session.steps, session.agent_states()
+    return session.steps, session.result(0.0, interrupted=True).agent_states
 
 
 def _session(
-    group_key: Key, agent: Agent, env: Environment, plan: SweepPlan, **known: Key
+    group_key: Key, agent: Agent, env: Environment, found: Forecast, **known: Key
 ) -> Session:
-    width = plan.lanes * jax.device_count()
-    groups = make_groups(group_key, agent, plan.settings, plan.seeds, width)
-    programs = Programs(strong_floats(env), plan.plan, tuple(plan.settings[0]), len(groups))
-    run = identity(
-        agent=agent, env=env, over=plan.settings, seeds=plan.seeds, plan=plan.plan, **known
-    )
-    return Session(programs, groups, plan, run)
+    budget, settings, seeds = found.budget, found.settings, found.seeds
+    groups = make_groups(group_key, agent, settings, seeds, found.lanes * jax.device_count())
+    run = identity(agent=agent, env=env, over=settings, seeds=seeds, plan=budget, **known)
+    return Session(strong_floats(env), groups, found, run)
