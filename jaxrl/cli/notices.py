@@ -45,8 +45,8 @@ def why_no_contraction(operator: BellmanOperator) -> str:
     holds = {
         f"{describe(functional)} is not monotone": facts.monotone,
         f"{describe(functional)} does not move with a sure amount": facts.translation_equivariant,
-        f"{describe(improvement)} can spread values apart": improvement.nonexpansive,
-        f"{describe(composition)} does not shrink by the discount": composition.contracts,
+        f"{describe(improvement)} can spread values apart": improvement.facts.nonexpansive,
+        f"{describe(composition)} does not shrink by the discount": composition.facts.contracts,
         f"{describe(score)} of a return law chooses actions": score.facts.is_expectation,
     }
     return (
