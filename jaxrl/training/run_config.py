@@ -96,7 +96,7 @@ def differences(
     same: Callable[[str | None, str | None], bool] = operator.eq,
 ) -> list[str]:
     """One line for each name whose texts differ; `places` say where the two stand."""
-    names = [*found, *(name for name in asked if name not in found)]
+    names = [*asked, *(name for name in found if name not in asked)]
     return [
         f"{name}: {found.get(name, 'absent')} ({places[0]}) != "
         f"{asked.get(name, 'absent')} ({places[1]})"
