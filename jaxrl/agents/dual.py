@@ -58,7 +58,7 @@ class Dual:
 
     Example:
         >>> Dual().dual(functionals.CVaR(0.25))
-        UtilityDual(utility=PiecewiseLinear(gain_slope=0.0, loss_slope=4.0))
+        UtilityDual(utility=PiecewiseLinear(gain_slope=0.0, loss_slope=4.0), is_bound=False)
 
     Sources:
         Rockafellar & Uryasev (2000), theorem 1 (CVaR); Ben-Tal et al. (2013), theorem 1

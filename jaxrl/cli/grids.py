@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxrl import envs
 from jaxrl.core.mdp import TabularMDP
+from jaxrl.envs.mazes import FOUR_ROOMS
 from jaxrl.report.plan_picture import GridLayout
 
 _UP, _RIGHT, _DOWN, _LEFT = (-1, 0), (0, 1), (1, 0), (0, -1)
@@ -35,7 +36,7 @@ def grid_layout(env_name: str, parameters: Mapping[str, Any], mdp: TabularMDP) -
     num_states, moves, side = mdp.num_states, _FOUR, math.isqrt(mdp.num_states)
     floor = np.ones((side, side), bool)  # states are numbered row by row over it
     if env_name == "FourRooms":
-        floor = np.array([list(row) for row in envs.FOUR_ROOMS]) == "."
+        floor = np.array([list(row) for row in FOUR_ROOMS]) == "."
     elif env_name in ("FrozenLake-4x4", "FrozenLake-8x8"):
         moves = (_LEFT, _DOWN, _RIGHT, _UP)
     elif env_name == "WindyGridworld":

@@ -33,6 +33,7 @@ from jaxrl.planning.mirror_descent import (
     mirror_descent_value_iteration as mirror_descent_value_iteration,
 )
 from jaxrl.planning.return_laws import return_law as return_law
+from jaxrl.planning.solution import Solution as Solution
 from jaxrl.planning.static_risk import (
     static_cvar as static_cvar,
     static_var as static_var,

@@ -657,7 +657,7 @@ def test_the_command_line_says_what_was_clipped_at_the_end(agent, env):
         metrics={"clipped_fraction": clipped},
         groups=[],
         diverged_at=np.full((2, 2), -1),
-        plan=None,
+        forecast=None,
         run_seconds=1.0,
         interrupted=False,
     )

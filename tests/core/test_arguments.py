@@ -141,7 +141,7 @@ def test_builders_of_a_trace_do_not_look_at_numbers():
 
 @pytest.mark.parametrize("step", [1.5, True, "../x", -1, None])
 def test_a_checkpoint_needs_a_whole_step(step, tmp_path):
-    with pytest.raises(ValueError, match="whole step"):
+    with pytest.raises(ValueError, match="whole number"):
         Checkpoints(tmp_path / "inner").save(step, {"x": 1.0})
     assert not list(tmp_path.rglob("*x*"))
 

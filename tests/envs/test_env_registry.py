@@ -81,7 +81,7 @@ def test_listing_names_does_not_import_gymnax():
         ("CartPole-v2", {}, "did you mean CartPole-v1"),
         ("breakout", {}, "did you mean Breakout-MinAtar"),
         ("maze", {}, "did you mean RandomMaze or MetaMaze-misc|MetaMaze-misc or RandomMaze"),
-        ("lake", {}, "FrozenLake-4x4 or FrozenLake-8x8 or FrozenLake-misc"),
+        ("lake", {}, "FrozenLake-4x4, FrozenLake-8x8 or FrozenLake-misc"),
         ("CartPole-v1", {"gravty": 1.0}, "did you mean gravity"),
         ("CartPole-v1", {"total_mass": 1.0}, "derives 'total_mass'"),
         ("CartPole-v1", {"gravity": "heavy"}, "parameter gravity must be float32"),
