@@ -19,7 +19,9 @@ from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks import ActorCritic, GaussianPolicy, NetworkSettings, Policy, actor_critic
+from jaxrl.networks import GaussianPolicy, NetworkSettings, actor_critic
+from jaxrl.networks.distributions import Policy
+from jaxrl.networks.models import ActorCritic
 from jaxrl.rules import PolicyOutputs, ProximalPolicy
 
 

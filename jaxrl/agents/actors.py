@@ -21,8 +21,8 @@ from jaxrl.networks import (
     DeterministicActor,
     TanhGaussianActor,
     TanhGaussianPolicy,
-    Torso,
 )
+from jaxrl.networks.torsos import Torso
 from jaxrl.replay import Batch
 
 

@@ -16,7 +16,7 @@ from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.meta.inner import differentiable_iteration, repeat
-from jaxrl.networks import ActorCritic, NetworkSettings, actor_critic
+from jaxrl.networks.models import ActorCritic, NetworkSettings, actor_critic
 from jaxrl.returns import generalised_advantages
 from jaxrl.training.loop import TrainState
 

@@ -1,24 +1,5 @@
 """Networks and policy distributions, in flax.linen."""
 
-from jaxrl.networks.distributions import (
-    CategoricalPolicy as CategoricalPolicy,
-    GaussianPolicy as GaussianPolicy,
-    Policy as Policy,
-    TanhGaussianPolicy as TanhGaussianPolicy,
-)
-from jaxrl.networks.initialisers import lecun as lecun, orthogonal as orthogonal
-from jaxrl.networks.models import (
-    ActionCritic as ActionCritic,
-    ActorCritic as ActorCritic,
-    DeterministicActor as DeterministicActor,
-    ImplicitQNetwork as ImplicitQNetwork,
-    QNetwork as QNetwork,
-    TanhGaussianActor as TanhGaussianActor,
-    actor_critic as actor_critic,
-)
-from jaxrl.networks.torsos import (
-    MLP as MLP,
-    MinAtarTorso as MinAtarTorso,
-    NetworkSettings as NetworkSettings,
-    Torso as Torso,
-)
+from jaxrl.core.doors import door
+
+__getattr__, __dir__ = door(__file__, __name__)

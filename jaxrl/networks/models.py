@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -19,7 +18,7 @@ from jaxrl.networks.distributions import (
     TanhGaussianPolicy,
 )
 from jaxrl.networks.initialisers import INITIALISERS
-from jaxrl.networks.torsos import HIDDEN_GAIN, MLP, NetworkSettings, Torso
+from jaxrl.networks.torsos import HIDDEN_GAIN, NetworkSettings, Torso
 
 
 class QNetwork(nn.Module):
@@ -99,8 +98,7 @@ class ImplicitQNetwork(nn.Module):
         cosines = jnp.cos(math.pi * orders * levels[..., None])  # [..., K, C], or [K, C]
         width = features.shape[-1]
         phi = nn.relu(nn.Dense(width, kernel_init=init(HIDDEN_GAIN), name="level")(cosines))
-        last = MLP(s.hidden_sizes[-1:], s.activation, s.initialiser, s.layer_norm)
-        hidden = last(features[..., None, :] * phi)
+        hidden = s.dense_layers(s.hidden_sizes[-1:])(features[..., None, :] * phi)
         values = nn.Dense(self.num_actions, kernel_init=init(1.0), name="advantage")(hidden)
         if self.dueling:
             centred = values - jnp.mean(values, axis=-1, keepdims=True)
@@ -155,10 +153,12 @@ class ActorCritic(nn.Module):
         """Lay out the parts; the critic's are absent when shared."""
         s = self.network
         self.actor_torso = Torso(s, *self.observation_space)
-        self.critic_torso = None if self.shared else Torso(s, *self.observation_space)
+        if not self.shared:
+            self.critic_torso = Torso(s, *self.observation_space)
         if s.recurrent_size:
             self.actor_core = GRU(s.recurrent_size)
-            self.critic_core = None if self.shared else GRU(s.recurrent_size)
+            if not self.shared:
+                self.critic_core = GRU(s.recurrent_size)
         self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser)
         self.value_head = nn.Dense(1, kernel_init=INITIALISERS[s.initialiser](1.0))
         self.extra_heads = {
@@ -173,7 +173,7 @@ class ActorCritic(nn.Module):
 
         A shared torso is evaluated once.
         """
-        features, actor_memory = self._actor_features(observation, starts, memory)
+        features, actor_memory = self._features(0, observation, starts, memory)
         if self.shared:
             value, critic_memory = self.value_head(features)[..., 0], actor_memory
         else:
@@ -194,27 +194,25 @@ class ActorCritic(nn.Module):
 
     def policy(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Policy, PyTree]:
         """One step of the policy: `[..., *observation]` -> policy, actor memory `[..., H]`."""
-        features, actor_memory = self._actor_features(observation, starts, memory)
+        features, actor_memory = self._features(0, observation, starts, memory)
         return self.policy_head(features), actor_memory
-
-    def _actor_features(
-        self, observation: PyTree, starts: Array, memory: PyTree
-    ) -> tuple[Array, PyTree]:
-        features = self.actor_torso(observation)
-        if not self.network.recurrent_size:
-            return features, ()
-        actor_memory, features = self.actor_core(memory[0], (features, starts))
-        return features, actor_memory
 
     def value(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Array, PyTree]:
         """One step of the critic: `[..., *observation]` -> value `[...]`, memory `[..., H]`."""
-        torso = self.actor_torso if self.critic_torso is None else self.critic_torso
-        features = torso(observation)
-        if self.network.recurrent_size:
-            core = self.actor_core if self.critic_core is None else self.critic_core
-            critic_memory, features = core(memory[1], (features, starts))
-            return self.value_head(features)[..., 0], critic_memory
-        return self.value_head(features)[..., 0], ()
+        features, critic_memory = self._features(1, observation, starts, memory)
+        return self.value_head(features)[..., 0], critic_memory
+
+    def _features(
+        self, part: int, observation: PyTree, starts: Array, memory: PyTree
+    ) -> tuple[Array, PyTree]:
+        """Of the actor (0) or the critic (1), and its memory."""
+        is_own = part and not self.shared
+        features = (self.critic_torso if is_own else self.actor_torso)(observation)
+        if not self.network.recurrent_size:
+            return features, ()
+        core = self.critic_core if is_own else self.actor_core
+        next_memory, features = core(memory[part], (features, starts))
+        return features, next_memory
 
 
 def actor_critic(
@@ -278,9 +276,8 @@ class DeterministicActor(nn.Module):
     def __call__(self, observation: PyTree) -> Array:
         """`[..., *observation]` -> action `[..., D]`."""
         init = INITIALISERS[self.torso.settings.initialiser](0.01)
-        return jnp.tanh(
-            nn.Dense(self.action_size, kernel_init=init, name="output")(self.torso(observation))
-        )
+        features = self.torso(observation)
+        return jnp.tanh(nn.Dense(self.action_size, kernel_init=init, name="output")(features))
 
 
 class ActionCritic(nn.Module):
@@ -296,13 +293,7 @@ class ActionCritic(nn.Module):
     @nn.compact
     def __call__(self, observation: PyTree, action: Array) -> Array:
         """`[..., *observation]`, `[..., D]` -> `[num_critics, ..., *head_shape]` [return]."""
-        t = self.torso
-        if t.num_values:
-            features = jax.nn.one_hot(observation, t.num_values)
-        else:
-            lead = observation.shape[: observation.ndim - t.num_axes]
-            features = observation.reshape(*lead, -1).astype(jnp.float32)
-        inputs = jnp.concatenate([features, action], axis=-1)
+        inputs = jnp.concatenate([self.torso.flat(observation), action], axis=-1)
         body = nn.vmap(
             _CriticBody,
             variable_axes={"params": 0},
@@ -311,7 +302,7 @@ class ActionCritic(nn.Module):
             out_axes=0,
             axis_size=self.num_critics,
         )
-        return body(t.settings, self.head_shape)(inputs)
+        return body(self.torso.settings, self.head_shape)(inputs)
 
 
 class _CriticBody(nn.Module):

@@ -29,9 +29,9 @@ class MLP(nn.Module):
     """Dense layers, each followed by the activation, after layer normalisation if asked."""
 
     hidden_sizes: tuple[int, ...]
-    activation: str = "tanh"
-    initialiser: str = "orthogonal"
-    layer_norm: bool = False
+    activation: str
+    initialiser: str
+    layer_norm: bool
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
@@ -80,22 +80,18 @@ class Convolution3x3(nn.Module):
 class MinAtarTorso(nn.Module):
     """One 3x3 convolution, then dense layers (Young & Tian 2019, MinAtar, section 4)."""
 
-    hidden_sizes: tuple[int, ...] = (128,)
-    activation: str = "relu"
-    initialiser: str = "orthogonal"
-    layer_norm: bool = False
-    num_features: int = 16
+    settings: NetworkSettings
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
         """`[..., H, W, C]` of any dtype -> `[..., hidden_sizes[-1]]`."""
-        kernel_init = INITIALISERS[self.initialiser](HIDDEN_GAIN)
-        image = Convolution3x3(self.num_features, kernel_init)(image.astype(jnp.float32))
-        if self.layer_norm:
+        s = self.settings
+        kernel_init = INITIALISERS[s.initialiser](HIDDEN_GAIN)
+        image = Convolution3x3(s.num_features, kernel_init)(image.astype(jnp.float32))
+        if s.layer_norm:
             image = nn.LayerNorm()(image)
-        image = ACTIVATIONS[self.activation](image)
-        features = image.reshape(*image.shape[:-3], -1)
-        return MLP(self.hidden_sizes, self.activation, self.initialiser, self.layer_norm)(features)
+        image = ACTIVATIONS[s.activation](image)
+        return s.dense_layers(s.hidden_sizes)(image.reshape(*image.shape[:-3], -1))
 
 
 class Torso(nn.Module):
@@ -110,16 +106,15 @@ class Torso(nn.Module):
         """One observation or a batch `[..., *observation]` -> features `[..., D]`."""
         s = self.settings
         if self.num_axes == 3 and not s.flatten_images:
-            torso = MinAtarTorso(
-                s.hidden_sizes, s.activation, s.initialiser, s.layer_norm, s.num_features
-            )
-            return torso(observation)
+            return MinAtarTorso(s)(observation)
+        return s.dense_layers(s.hidden_sizes)(self.flat(observation))
+
+    def flat(self, observation: PyTree) -> Array:
+        """`[..., *observation]` -> `[..., D]`: one-hot where it is discrete."""
         if self.num_values:
-            features = jax.nn.one_hot(observation, self.num_values)
-        else:
-            lead = observation.shape[: observation.ndim - self.num_axes]
-            features = observation.reshape(*lead, -1).astype(jnp.float32)
-        return MLP(s.hidden_sizes, s.activation, s.initialiser, s.layer_norm)(features)
+            return jax.nn.one_hot(observation, self.num_values)
+        lead = observation.shape[: observation.ndim - self.num_axes]
+        return observation.reshape(*lead, -1).astype(jnp.float32)
 
 
 @struct.dataclass
@@ -135,6 +130,10 @@ class NetworkSettings:
     num_features: int = setting(16, "filters of the image convolution", unit="filters", low=1)
     flatten_images: bool = setting(False, "feed images to the dense layers, no convolution")
     recurrent_size: int = setting(0, "width of a GRU after the torso; 0 for none", low=0)
+
+    def dense_layers(self, hidden_sizes: tuple[int, ...]) -> MLP:
+        """Layers of these widths."""
+        return MLP(hidden_sizes, self.activation, self.initialiser, self.layer_norm)
 
     def torso(self, space: Space) -> Torso:
         """The torso for observations of `space`.

@@ -1,6 +1,5 @@
 """Stored experience: uniform, prioritised, episode-aware."""
 
-from jaxrl.replay.contract import Batch as Batch, Replay as Replay
-from jaxrl.replay.episodes import EpisodeReplay as EpisodeReplay, SequenceBatch as SequenceBatch
-from jaxrl.replay.prioritised import PrioritisedReplay as PrioritisedReplay
-from jaxrl.replay.ring import UniformReplay as UniformReplay
+from jaxrl.core.doors import door
+
+__getattr__, __dir__ = door(__file__, __name__)

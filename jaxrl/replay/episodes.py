@@ -8,19 +8,8 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Transition
-from jaxrl.replay.storage import (
-    STARTS,
-    TERMINATED,
-    TRUNCATED,
-    ReplayState,
-    check_sizes,
-    create,
-    num_bytes,
-    read,
-    row_of_age,
-    write,
-)
-from jaxrl.replay.windows import reach
+from jaxrl.replay.ring import UniformReplay
+from jaxrl.replay.storage import STARTS, TERMINATED, TRUNCATED, ReplayState, read, row_of_age
 
 
 @struct.dataclass
@@ -58,23 +47,18 @@ class EpisodeReplay:
     within_episode: bool = setting(False, "mask what follows the first end in a sequence")
 
     @property
-    def num_rows(self) -> int:
-        """Rows of the ring, each one step of all environments."""
-        return self.capacity // self.num_envs
-
-    @property
-    def reach(self) -> int:
-        """Newest rows that cannot start a sequence yet."""
-        return reach(self.length, self.store_next)
+    def uniform(self) -> UniformReplay:
+        """The ring below, whose windows are the sequences."""
+        return UniformReplay(self.capacity, self.num_envs, self.length, self.store_next)
 
     def check(self, batch_size: int = 1) -> None:
         """Raise `ValueError` when the sizes do not fit together."""
         check_settings(self)
-        check_sizes("replay", self.capacity, self.num_envs, self.reach, self.length, batch_size)
+        self.uniform.check(batch_size)
 
     def nbytes(self, example: Transition) -> int:
         """Bytes that one state takes, for transitions like `example[num_envs, ...]`."""
-        return num_bytes(jax.eval_shape(self.init, example))
+        return self.uniform.nbytes(example)
 
     def init(self, example: Transition) -> ReplayState:
         """An empty state; `example` is one step, arrays or shapes, `[num_envs, ...]`.
@@ -83,7 +67,7 @@ class EpisodeReplay:
             ValueError: sizes that do not fit together, or an example of another batch size.
         """
         self.check()
-        return create(example, self.num_rows, self.num_envs, self.store_next)
+        return self.uniform.init(example)
 
     def add(self, state: ReplayState, trajectory: Transition) -> ReplayState:
         """Append `trajectory[T, num_envs, ...]`, overwriting the oldest rows.
@@ -91,28 +75,28 @@ class EpisodeReplay:
         Raises:
             ValueError: the trajectory is not built like the example.
         """
-        return write(state, trajectory)
+        return self.uniform.add(state, trajectory)
 
     def size(self, state: ReplayState) -> Array:
         """Transitions stored, `[]` int32."""
-        return state.num_filled * self.num_envs
+        return self.uniform.size(state)
 
     def num_sequences(self, state: ReplayState) -> Array:
         """Complete sequences stored, `[]` int32."""
-        return jnp.maximum(state.num_filled - self.reach, 0) * self.num_envs
+        return self.uniform.num_windows(state)
 
     def can_sample(self, state: ReplayState, batch_size: int) -> Array:
         """Whether at least `batch_size` sequences are stored, `[]` bool."""
-        return self.num_sequences(state) >= max(batch_size, 1)
+        return self.uniform.can_sample(state, batch_size)
 
     def sample(self, key: Key, state: ReplayState, batch_size: int) -> SequenceBatch:
         """Draw `batch_size` sequences; from an empty state every mask is false."""
         num_sequences = self.num_sequences(state)
         draw = jax.random.randint(key, (batch_size,), 0, jnp.maximum(num_sequences, 1))
         env = draw % self.num_envs
-        row = row_of_age(state, self.reach + draw // self.num_envs)
+        row = row_of_age(state, self.uniform.reach + draw // self.num_envs)
         offsets = jnp.arange(self.length + 1, dtype=jnp.int32)[:, None]
-        rows = (row + offsets) % self.num_rows  # [length + 1, batch]
+        rows = (row + offsets) % self.uniform.num_rows  # [length + 1, batch]
         columns, memory = state.layout.tree(), state.memory
         if self.store_next:
             record = read(columns, memory, rows[:-1], env)
@@ -132,16 +116,7 @@ class EpisodeReplay:
         if self.within_episode:
             ends = jnp.cumsum(terminated | truncated, axis=0)
             mask = mask & (ends - (terminated | truncated) == 0)
-        transition = Transition(
-            observation=observation,
-            action=record.action,
-            reward=record.reward,
-            discount=record.discount,
-            next_observation=next_observation,
-            terminated=terminated,
-            truncated=truncated,
-            extras=record.extras,
-            env_state=record.env_state,
-        )
+        before = observation, record.action, record.reward, record.discount
+        after = next_observation, terminated, truncated, record.extras, record.env_state
         starts = (record.flags & STARTS) > 0
-        return SequenceBatch(transition, mask, starts, row * self.num_envs + env)
+        return SequenceBatch(Transition(*before, *after), mask, starts, row * self.num_envs + env)

@@ -9,10 +9,9 @@ from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Transition
 from jaxrl.replay.contract import Batch
-from jaxrl.replay.ring import UniformReplay
-from jaxrl.replay.storage import ReplayState, row_of_age
+from jaxrl.replay.ring import UniformReplay, is_valid_start, read_windows
+from jaxrl.replay.storage import ReplayState, num_bytes, row_of_age
 from jaxrl.replay.sum_tree import SumTree, sum_tree
-from jaxrl.replay.windows import is_valid_start, read_windows
 
 SMALLEST = 1e-30  # weight floor: a window that may be drawn never looks like one that may not
 
@@ -73,9 +72,7 @@ class PrioritisedReplay:
 
     def nbytes(self, example: Transition) -> int:
         """Bytes that one state takes, for transitions like `example[num_envs, ...]`."""
-        tree = jax.eval_shape(lambda: sum_tree(self.capacity))
-        sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
-        return self.uniform.nbytes(example) + sum(sizes) + 3 * jnp.dtype(jnp.float32).itemsize
+        return num_bytes(jax.eval_shape(self.init, example))
 
     def init(self, example: Transition) -> PrioritisedState:
         """An empty state; `example` is one step, arrays or shapes, `[num_envs, ...]`.
@@ -126,11 +123,7 @@ class PrioritisedReplay:
         return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), 0.0)
 
     def sample(
-        self,
-        key: Key,
-        state: PrioritisedState,
-        batch_size: int,
-        beta: Array | float | None = None,
+        self, key: Key, state: PrioritisedState, batch_size: int, beta: Array | float | None = None
     ) -> Batch:
         """Draw `batch_size` windows with their importance weights.
 
@@ -155,11 +148,7 @@ class PrioritisedReplay:
         return Batch(transition, weights, indices)
 
     def update_priorities(
-        self,
-        state: PrioritisedState,
-        indices: Array,
-        priorities: Array,
-        when: Array | bool = True,
+        self, state: PrioritisedState, indices: Array, priorities: Array, when: Array | bool = True
     ) -> PrioritisedState:
         """Set `priorities[batch]` of the windows at `indices[batch]`; O(batch log capacity).
 

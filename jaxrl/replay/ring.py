@@ -1,4 +1,4 @@
-"""Uniform replay: every complete window is equally likely."""
+"""Uniform replay, every complete window equally likely, and how windows are read."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Transition
+from jaxrl.replay import storage
 from jaxrl.replay.contract import Batch
-from jaxrl.replay.storage import (
-    ReplayState,
-    check_sizes,
-    create,
-    num_bytes,
-    row_of_age,
-    write,
-)
-from jaxrl.replay.windows import reach, read_windows
+from jaxrl.replay.storage import TERMINATED, TRUNCATED, ReplayState, read
 
 
 @struct.dataclass
@@ -65,17 +58,18 @@ class UniformReplay:
 
     @property
     def reach(self) -> int:
-        """Newest rows that cannot start a window yet."""
-        return reach(self.num_step, self.store_next)
+        """Newest rows that start no window yet: it needs `num_step` rows and a successor more."""
+        return self.num_step - 1 if self.store_next else self.num_step
 
     def check(self, batch_size: int = 1) -> None:
         """Raise `ValueError` when the sizes do not fit together."""
         check_settings(self)
-        check_sizes("replay", self.capacity, self.num_envs, self.reach, self.num_step, batch_size)
+        sizes = self.capacity, self.num_envs, self.reach, self.num_step, batch_size
+        storage.check_sizes(*sizes)
 
     def nbytes(self, example: Transition) -> int:
         """Bytes that one state takes, for transitions like `example[num_envs, ...]`."""
-        return num_bytes(jax.eval_shape(self.init, example))
+        return storage.num_bytes(jax.eval_shape(self.init, example))
 
     def init(self, example: Transition) -> ReplayState:
         """An empty state; `example` is one step, arrays or shapes, `[num_envs, ...]`.
@@ -84,7 +78,7 @@ class UniformReplay:
             ValueError: sizes that do not fit together, or an example of another batch size.
         """
         self.check()
-        return create(example, self.num_rows, self.num_envs, self.store_next)
+        return storage.create(example, self.num_rows, self.num_envs, self.store_next)
 
     def add(self, state: ReplayState, trajectory: Transition) -> ReplayState:
         """Append `trajectory[T, num_envs, ...]`, overwriting the oldest rows.
@@ -92,7 +86,7 @@ class UniformReplay:
         Raises:
             ValueError: the trajectory is not built like the example.
         """
-        return write(state, trajectory)
+        return storage.write(state, trajectory)
 
     def size(self, state: ReplayState) -> Array:
         """Transitions stored, `[]` int32."""
@@ -107,11 +101,7 @@ class UniformReplay:
         return self.num_windows(state) >= max(batch_size, 1)
 
     def sample(
-        self,
-        key: Key,
-        state: ReplayState,
-        batch_size: int,
-        beta: Array | float | None = None,
+        self, key: Key, state: ReplayState, batch_size: int, beta: Array | float | None = None
     ) -> Batch:
         """Draw `batch_size` windows; weights are 1, or 0 where a window is not valid.
 
@@ -124,17 +114,81 @@ class UniformReplay:
         num_windows = self.num_windows(state)
         draw = jax.random.randint(key, (batch_size,), 0, jnp.maximum(num_windows, 1))
         env = draw % self.num_envs
-        row = row_of_age(state, self.reach + draw // self.num_envs)
+        row = storage.row_of_age(state, self.reach + draw // self.num_envs)
         transition, valid = read_windows(state, row, env, self.num_step)
         weights = (valid & (num_windows > 0)).astype(jnp.float32)
         return Batch(transition, weights, row * self.num_envs + env)
 
     def update_priorities(
-        self,
-        state: ReplayState,
-        indices: Array,
-        priorities: Array,
-        when: Array | bool = True,
+        self, state: ReplayState, indices: Array, priorities: Array, when: Array | bool = True
     ) -> ReplayState:
         """The state unchanged."""
         return state
+
+
+def is_valid_start(flags: Array, store_next: bool) -> Array:
+    """Whether a complete window may start at a row with these flags, `[...]` bool."""
+    return (flags & TRUNCATED == 0) | store_next
+
+
+def read_windows(
+    state: ReplayState, row: Array, env: Array, num_step: int
+) -> tuple[Transition, Array]:
+    """n-step transitions that start at `row[batch]`, `env[batch]`.
+
+    With m steps used, the target `reward + discount * value(next_observation)` is
+
+        sum_{k<m} (prod_{i<k} discount_{t+i}) reward_{t+k} + (prod_{i<m} discount_{t+i}) V(s_{t+m})
+
+    where m is `num_step`, or less when the window meets the end of an episode:
+
+    * a terminated row is used and is the last; its discount is 0, so no successor is needed;
+    * a truncated row at t+j lost its successor (row t+j+1 is the next episode's first), so without
+      stored successors it is *not* used and the window bootstraps from its observation, which is
+      the exact (j)-step return. A window that starts at such a row has nothing to use: not valid;
+    * with stored successors a truncated row is used, is the last, and bootstraps from its own.
+
+    Returns:
+        The transitions, leaves `[batch, ...]`, and whether each is valid, `[batch]` bool.
+    """
+    layout = state.layout
+    columns, memory = layout.tree(), state.memory
+    offsets = jnp.arange(num_step, dtype=jnp.int32)[:, None]
+    rows = (row + offsets) % layout.num_rows  # [num_step, batch]
+    steps = (memory.reward, memory.discount, memory.flags)
+    rewards, discounts, flags = read(
+        (columns.reward, columns.discount, columns.flags), steps, rows, env
+    )
+    terminated, truncated = (flags & TERMINATED) > 0, (flags & TRUNCATED) > 0
+    alive = jnp.ones(row.shape, jnp.bool_)
+    num_used = jnp.zeros(row.shape, jnp.int32)
+    total = jnp.zeros_like(rewards[0])
+    discount = jnp.ones_like(discounts[0])
+    met_end, met_cut = jnp.zeros_like(alive), jnp.zeros_like(alive)
+    for k in range(num_step):
+        met_cut = met_cut | (alive & truncated[k])
+        used = alive if layout.store_next else alive & ~truncated[k]
+        # A reward may have channels, [batch, C]: discount and use are per window.
+        lanes = (..., *(None,) * (rewards.ndim - 2))
+        total = jnp.where(used[lanes], total + discount[lanes] * rewards[k], total)
+        discount = jnp.where(used, discount * discounts[k], discount)
+        num_used = num_used + used
+        met_end = met_end | (used & terminated[k])
+        alive = used & ~terminated[k] & ~truncated[k]
+
+    first = read(
+        (columns.observation, columns.action, columns.extras, columns.env_state),
+        (memory.observation, memory.action, memory.extras, memory.env_state),
+        row,
+        env,
+    )
+    if layout.store_next:
+        last = (row + num_used - 1) % layout.num_rows
+        successor = read(columns.next_observation, memory.next_observation, last, env)
+    else:
+        last = (row + num_used) % layout.num_rows
+        successor = read(columns.observation, memory.observation, last, env)
+    observation, action, extras, env_state = first
+    before = observation, action, total, discount
+    after = successor, met_end, met_cut, extras, env_state
+    return Transition(*before, *after), is_valid_start(flags[0], layout.store_next)

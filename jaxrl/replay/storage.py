@@ -183,13 +183,10 @@ def num_bytes(state: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-def check_sizes(
-    kind: str, capacity: int, num_envs: int, reach: int, window: int, batch_size: int
-) -> None:
+def check_sizes(capacity: int, num_envs: int, reach: int, window: int, batch_size: int) -> None:
     """Raise `ValueError` when the sizes of a replay do not fit together.
 
     Args:
-        kind: name of the replay, for the message.
         capacity: transitions kept.
         num_envs: environments written side by side.
         reach: newest rows that cannot start a window, because it would pass the write head.
@@ -198,33 +195,26 @@ def check_sizes(
     """
     if num_envs < 1 or capacity % num_envs:
         raise ValueError(
-            f"{kind}: capacity={capacity} is not a multiple of num_envs={num_envs}; "
+            f"replay: capacity={capacity} is not a multiple of num_envs={num_envs}; "
             f"use {max(capacity // max(num_envs, 1), 1) * max(num_envs, 1)}."
         )
     least = (reach + 1) * num_envs
     if capacity < least:
         raise ValueError(
-            f"{kind}: capacity={capacity} holds no window of {window} steps of {num_envs} "
+            f"replay: capacity={capacity} holds no window of {window} steps of {num_envs} "
             f"environments; use a capacity of at least {least}."
         )
     if batch_size > capacity - reach * num_envs:
         raise ValueError(
-            f"{kind}: a batch of {batch_size} is larger than the {capacity - reach * num_envs} "
+            f"replay: a batch of {batch_size} is larger than the {capacity - reach * num_envs} "
             f"windows that capacity={capacity} can hold; use a smaller batch or a larger capacity."
         )
 
 
-def _record(transition: Transition, flags: Array, store_next: bool) -> Record:
-    return Record(
-        observation=transition.observation,
-        action=transition.action,
-        reward=transition.reward,
-        discount=transition.discount,
-        flags=flags,
-        extras=transition.extras,
-        env_state=transition.env_state,
-        next_observation=transition.next_observation if store_next else (),
-    )
+def _record(kept: Transition, flags: Array, store_next: bool) -> Record:
+    successor = kept.next_observation if store_next else ()
+    step = kept.observation, kept.action, kept.reward, kept.discount
+    return Record(*step, flags, kept.extras, kept.env_state, successor)
 
 
 def _check_built_alike(layout: Layout, record: Record) -> None:

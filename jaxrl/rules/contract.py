@@ -12,7 +12,7 @@ from jaxrl.core import struct
 from jaxrl.core.holding import held
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks import Policy
+from jaxrl.networks.distributions import Policy
 from jaxrl.returns import generalised_advantages
 
 MOST_LOG_RATIO = 20.0  # e^20 and its square are float32

@@ -11,7 +11,7 @@ from jaxrl.core import struct
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, Transition
-from jaxrl.networks import CategoricalPolicy, Policy
+from jaxrl.networks.distributions import CategoricalPolicy, Policy
 from jaxrl.operators.tsallis import log_of_order
 from jaxrl.rules import contract
 from jaxrl.rules.contract import PolicyOutputs, PolicyTargets

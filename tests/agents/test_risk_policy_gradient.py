@@ -480,11 +480,8 @@ def augmented_optimum():
 
     def paid(first, before, after, reward, ends):
         state, _ = env.reset(jax.random.key(0))
-        state = state.replace(
-            inner=jnp.stack([reward, ends]),
-            threshold=before,
-            first=jnp.where(first, 1.0, 0.0),
-        )
+        kept = jnp.stack([before, jnp.where(first, 1.0, 0.0)])  # the threshold, and whether first
+        state = state.replace(inner=jnp.stack([reward, ends]), kept=kept)
         return env.step(jax.random.key(0), state, after)[1].reward
 
     columns = [np.array(column) for column in zip(*cases, strict=True)]

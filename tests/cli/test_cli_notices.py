@@ -60,7 +60,7 @@ def result(metrics: dict, diverged_at: list, settings: list) -> SweepResult:
         metrics={name: np.asarray(values, np.float32) for name, values in metrics.items()},
         groups=[],
         diverged_at=np.asarray(diverged_at),
-        plan=None,  # pyright: ignore
+        forecast=None,  # pyright: ignore
         run_seconds=1.0,
         interrupted=False,
     )

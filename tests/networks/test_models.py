@@ -12,7 +12,7 @@ import pytest
 import scipy.special
 from flax import linen as nn
 
-from jaxrl.core import Box, Discrete
+from jaxrl.core import Box, Discrete, list_settings
 from jaxrl.networks import (
     ActionCritic,
     DeterministicActor,
@@ -22,8 +22,6 @@ from jaxrl.networks import (
     TanhGaussianActor,
     actor_critic,
 )
-from jaxrl.networks.models import GRU
-from jaxrl.networks.torsos import ACTIVATIONS, Convolution3x3
 
 KEY = jax.random.key(0)
 SMALL = NetworkSettings(hidden_sizes=(16, 8), num_features=4, initialiser="lecun")
@@ -148,6 +146,7 @@ def test_what_no_torso_takes_is_refused():
 
 
 # Of each activation one kind of layer in every run, and the other by -m slow.
+ACTIVATIONS = {info.name: info for info in list_settings(SMALL)}["activation"].choices
 KINDS = [(activation, norm) for activation in ACTIVATIONS for norm in (False, True)]
 NORMED = ("relu", "gelu")
 
@@ -223,28 +222,42 @@ def convolutions():
     """Outputs and slopes of ours and of linen's, with the same parameters, by shape."""
     draw = np.random.default_rng(2)
     images = {shape: draw.normal(size=shape).astype(np.float32) for shape in SHAPES}
-    nets = (Convolution3x3(5, nn.initializers.lecun_normal()), nn.Conv(5, (3, 3), padding="VALID"))
-    params = {shape: weights(nets[0], image) for shape, image in images.items()}
+    bare = NetworkSettings(hidden_sizes=(), num_features=5)  # nothing behind the convolution
+    ours = {shape: bare.torso(Box(-9.0, 9.0, shape[-3:])) for shape in SHAPES}
+    theirs = nn.Conv(5, (3, 3), padding="VALID")
+    params = {shape: weights(theirs, image) for shape, image in images.items()}
 
-    def loss(params, net, image):
-        output = net.apply(params, image)
+    def by_torso(shape, params, image):
+        held = {"MinAtarTorso_0": {"Convolution3x3_0": params["params"]}}
+        return ours[shape].apply({"params": held}, image)
+
+    def by_linen(shape, params, image):
+        output = jnp.tanh(theirs.apply(params, image))
+        return output.reshape(*output.shape[:-3], -1)
+
+    def loss(params, apply, shape, image):
+        output = apply(shape, params, image)
         return jnp.sum(output**2), output
 
     @jax.jit
     def run(params, images):
+        slope = jax.grad(loss, has_aux=True)
         return {
-            shape: [jax.grad(loss, has_aux=True)(params[shape], net, images[shape]) for net in nets]
+            shape: [slope(params[shape], by, shape, images[shape]) for by in (by_torso, by_linen)]
             for shape in SHAPES
         }
 
-    shapes = {shape: jax.eval_shape(nets[1].init, KEY, image) for shape, image in images.items()}
+    shapes = {
+        shape: jax.eval_shape(ours[shape].init, KEY, image) for shape, image in images.items()
+    }
     return params, shapes, jax.device_get(run(params, images))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_convolution_is_linen_s_with_the_same_parameters(shape):
     params, shapes, outputs = convolutions()
-    assert jax.tree.map(np.shape, params[shape]) == jax.tree.map(np.shape, shapes[shape])
+    held = shapes[shape]["params"]["MinAtarTorso_0"]["Convolution3x3_0"]
+    assert jax.tree.map(np.shape, params[shape]["params"]) == jax.tree.map(np.shape, held)
     (slope, output), (their_slope, their_output) = outputs[shape]
     np.testing.assert_allclose(output, their_output, atol=1e-5)
     jax.tree.map(
@@ -302,23 +315,6 @@ def gru(params, memory, features):
     update = sigmoid(dense(cell["iz"], features) + memory @ cell["hz"]["kernel"])
     new = np.tanh(dense(cell["in"], features) + reset * dense(cell["hn"], memory))
     return (1.0 - update) * new + update * memory
-
-
-def test_gru_starts_afresh_where_an_episode_does():
-    cell = GRU(6)
-    features = RNG.normal(size=(5, 3, 4)).astype(np.float32)
-    memory = RNG.normal(size=(3, 6)).astype(np.float32)
-    starts = np.zeros((5, 3), bool)
-    starts[2, 1] = starts[0, 2] = True
-    params = weights(cell, memory, (features[0], starts[0]))
-    step = lambda memory, inputs: cell.apply(params, memory, inputs)  # noqa: E731
-    _, states = jax.jit(lambda m, f, s: jax.lax.scan(step, m, (f, s)))(memory, features, starts)
-    expected = np.asarray(memory, np.float64)
-    for time in range(5):
-        # The memory is forgotten before the step that begins an episode, and only there.
-        expected = np.where(starts[time][:, None], 0.0, expected)
-        expected = gru(params["params"], expected, features[time])
-        np.testing.assert_allclose(states[time], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

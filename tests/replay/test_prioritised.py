@@ -12,7 +12,6 @@ from scipy import stats
 
 from jaxrl.core import Transition
 from jaxrl.replay import PrioritisedReplay
-from jaxrl.replay.sum_tree import sum_tree
 
 NUM_ROWS = 12
 STARTS = np.arange(NUM_ROWS - 1)  # the newest row starts no window
@@ -61,7 +60,10 @@ def prioritised(priorities, **settings):
 
 @functools.partial(jax.jit, static_argnums=0)
 def found_in_tree(num_leaves, weights, fractions):
-    tree = sum_tree(num_leaves).update(jnp.arange(num_leaves), weights)
+    one, flag = jnp.ones(1), jnp.zeros(1, bool)
+    step = Transition(one, one, one, one, one, flag, flag, {})
+    tree = PrioritisedReplay(num_leaves).init(step).tree
+    tree = tree.update(jnp.arange(num_leaves), weights)
     return tree.total, *tree.find(fractions)
 
 

@@ -1,0 +1,15 @@
+from jaxrl.networks.distributions import (
+    CategoricalPolicy as CategoricalPolicy,
+    GaussianPolicy as GaussianPolicy,
+    TanhGaussianPolicy as TanhGaussianPolicy,
+)
+from jaxrl.networks.initialisers import lecun as lecun, orthogonal as orthogonal
+from jaxrl.networks.models import (
+    ActionCritic as ActionCritic,
+    DeterministicActor as DeterministicActor,
+    ImplicitQNetwork as ImplicitQNetwork,
+    QNetwork as QNetwork,
+    TanhGaussianActor as TanhGaussianActor,
+    actor_critic as actor_critic,
+)
+from jaxrl.networks.torsos import NetworkSettings as NetworkSettings
