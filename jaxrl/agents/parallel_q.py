@@ -104,9 +104,10 @@ class ParallelQAgent:
 
     def epsilon(self, state: ParallelQState) -> Array:
         """Probability of a uniform action, `[]`."""
-        if isinstance(self.exploration, ReactiveExploration):
-            return self.exploration(state.recent)
-        return jnp.asarray(value_at(self.exploration, state.progress), float)
+        exploration: Any = self.exploration
+        if isinstance(exploration, ReactiveExploration):
+            return exploration(state.recent)
+        return jnp.asarray(value_at(exploration, state.progress), float)
 
     def q_values(self, state: ParallelQState, observation: PyTree) -> Array:
         """`observation[..., *]` -> `[..., A]` [return]."""

@@ -193,10 +193,15 @@ def collecting_grid(
             raise ValueError(f"{name}={tuple(numbers)} is out of range: give values in [0, 1].")
     cells = [cell_index("position", place, height, width) for place in positions]
     first = cell_index("start", start, height, width)
-    numbers = (jnp.asarray(each, float) for each in lists.values())
-    places = jnp.asarray(cells, jnp.int32), *numbers, jnp.asarray(first, jnp.int32)
-    sizes = {"height": height, "width": width, "num_moves": num_moves}
-    env = CollectingGrid(*places, time_limit=time_limit, **sizes)
+    env = CollectingGrid(
+        jnp.asarray(cells, jnp.int32),
+        **{name: jnp.asarray(each, float) for name, each in lists.items()},
+        start=jnp.asarray(first, jnp.int32),
+        time_limit=time_limit,
+        height=height,
+        width=width,
+        num_moves=num_moves,
+    )
     check_settings(env)
     return env
 
