@@ -68,11 +68,10 @@ def measure() -> dict[str, dict[str, float]]:
 
     import jaxrl
     from jaxrl import envs
-    from jaxrl.agents import preset
 
     rows = {}
     for name, task in RUNS.items():
-        agent, env = preset(name), envs.make(task)
+        agent, env = getattr(jaxrl, name)(), envs.make(task)  # as older checkouts have it too
 
         def run(key, agent=agent, env=env):
             return jaxrl.train(key, agent, env, num_steps=NUM_STEPS, num_records=10).metrics
