@@ -14,7 +14,7 @@ from jaxrl.agents.successors import Outcomes, SourceState
 from jaxrl.core import struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional
-from jaxrl.core.settings import setting
+from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
 from jaxrl.networks import NetworkSettings
@@ -87,7 +87,8 @@ class Generative:
     num_samples: int = setting(16, "draws of the successor", low=1)
     num_models: int = setting(1, "settings of the environment", low=1)
     spread: Spread = setting((), "(name, low, high) of each parameter that differs")
-    models: PyTree = None  # an environment struct with leaves [M, ...]
+    # An environment struct with leaves [M, ...]: its settings are not the agent's.
+    models: PyTree = struct.field(default=None, metadata={"setting": False})
     over_models: Functional | None = None
 
     asked: ClassVar[tuple[str, ...]] = ("one_step",)
@@ -183,6 +184,7 @@ def _check_models(env: Environment, num_models: int, spread: Spread, models: PyT
                 f"models must hold num_models={num_models} settings, one along the first axis of "
                 f"every leaf; those have {sorted({shape[:1] for shape in found})}."
             )
+        check_settings(models)
     elif (num_models > 1) != bool(spread):
         raise ValueError(
             f"num_models={num_models} settings of the environment, and spread={spread}: name what "

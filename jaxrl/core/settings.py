@@ -109,7 +109,9 @@ def list_settings(owner: Any, prefix: str = "") -> list[SettingInfo]:
         if is_setting(field, value):
             known = {key: told for key, told in field.metadata.items() if key != "pytree_node"}
             found.append(SettingInfo(name=name, value=value, **{"infinite": True, **known}))
-        elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Schedule)):
+        elif not field.metadata.get("setting", True) or isinstance(value, (type, Schedule)):
+            continue
+        elif dataclasses.is_dataclass(value):
             found.extend(list_settings(value, name + "."))
     return found
 

@@ -27,6 +27,7 @@ class QNetwork(nn.Module):
     Sources: Wang et al. 2016, equation 9 (dueling); Bellemare et al. 2017 (distributional outputs).
 
     Example:
+        >>> import jax
         >>> from jaxrl.core.spaces import Discrete
         >>> model = QNetwork(NetworkSettings().torso(Discrete(5)), num_actions=3, head_shape=(7,))
         >>> observation = jnp.zeros((2,), jnp.int32)
@@ -69,6 +70,7 @@ class ImplicitQNetwork(nn.Module):
     Sources: Dabney, Ostrovski, Silver & Munos 2018, Implicit quantile networks, equation 4.
 
     Example:
+        >>> import jax
         >>> from jaxrl.core.spaces import Discrete
         >>> torso = NetworkSettings().torso(Discrete(5))
         >>> model = ImplicitQNetwork(torso, num_actions=3, num_levels=7)

@@ -38,7 +38,7 @@ from jaxrl.planning.static_risk import (
     static_cvar as static_cvar,
     static_var as static_var,
 )
-from jaxrl.planning.stock import stock_augmented as stock_augmented
+from jaxrl.planning.stock import StockPlan as StockPlan, stock_augmented as stock_augmented
 from jaxrl.planning.timed_risk import (
     chow_cvar_upper_bound as chow_cvar_upper_bound,
     nested_cvar as nested_cvar,

@@ -79,7 +79,8 @@ class HintedReward:
     it starts at 1, is our choice).
 
     Example:
-        >>> paid = HintedReward(FunctionReward(lambda s, a, r: r), lambda s, a: s + a, 0.5)
+        >>> plain = jax.tree_util.Partial(lambda s, a, r: r)
+        >>> paid = HintedReward(plain, lambda s, a: s + a, 0.5)
         >>> float(paid(jnp.array(2.0), jnp.array(1.0), jnp.array(10.0))), paid.learned
         (11.5, ('hint_factor',))
     """

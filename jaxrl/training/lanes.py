@@ -159,8 +159,12 @@ def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
 
 def lane_axes(agent: Agent, swept: Sequence[str]) -> Agent:
     """The `vmap` axes of an agent whose swept leaves carry a lane axis."""
-    axes = jax.tree.map(lambda _: None, agent)
-    return with_settings(axes, dict.fromkeys(swept, 0))
+    places = {resolve_setting(agent, name) for name in swept}
+
+    def axis(path: tuple, leaf: Any) -> int | None:
+        return 0 if jax.tree_util.keystr(path, simple=True, separator=".") in places else None
+
+    return jax.tree_util.tree_map_with_path(axis, agent)
 
 
 def start_lanes(

@@ -24,6 +24,7 @@ from jaxrl.agents import (
     preset,
 )
 from jaxrl.core import Linear, struct
+from jaxrl.envs.control import CartPole
 from jaxrl.envs.wrappers import RewardNoise, TimeLimit
 from jaxrl.functionals import (
     CVaR,
@@ -49,7 +50,7 @@ from jaxrl.operators import (
     TwoHot,
 )
 from jaxrl.replay import UniformReplay
-from jaxrl.training.loop import start_training, train_iteration
+from jaxrl.training.loop import check_training, start_training, train_iteration
 from jaxrl.training.memory import tree_bytes
 
 KEY = jax.random.key(0)
@@ -491,6 +492,17 @@ def test_an_environment_without_a_usable_state_is_refused(carries_key, problem):
     with pytest.raises(ValueError, match=problem):
         agent.check(Stateless(carries_key=carries_key))
     agent.check(PROBE)
+
+
+def test_environments_given_outright_are_no_settings_of_the_agent():
+    """Each of their numbers is one for each of them, and in the range of the environment's own."""
+    env = CartPole()
+    models = jax.tree.map(lambda leaf: jnp.full(2, leaf), env)
+    agent = small(successors=Generative(1, 2, models=models, over_models=CVaR(0.5)))
+    check_training(agent, env)
+    models = models.replace(gravity=jnp.asarray([9.8, -9.8]))
+    with pytest.raises(ValueError, match=r"gravity=.* is out of range"):
+        check_training(agent.replace(successors=agent.successors.replace(models=models)), env)
 
 
 ACCEPTED = {

@@ -125,7 +125,7 @@ def test_a_rule_is_learned_saved_and_gone_on_with(capsys, tmp_path, monkeypatch)
     assert "| numbers | as given |" in said and "| a2c | optimiser.learning_rate=" in said
     assert (folder / "result.md").read_text().strip() in said
     early = meta.load(folder / "numbers.rule")
-    assert "experiment tiny" in meta.read_card(folder / "numbers.rule").summary
+    assert "experiment tiny" in meta.Card.read(folder / "numbers.rule").summary
     # A step and one more are the two steps of a run that was not cut: one program makes all.
     assert main(words) == 0
     outer, key = tiny().learned["numbers"](3), jax.random.fold_in(jax.random.key(1), 3)

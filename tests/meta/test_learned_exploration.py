@@ -219,8 +219,8 @@ def test_exploration_goes_where_greedy_actions_change():
     @jax.vmap
     def explored(env):
         task = meta.Task(env, jnp.float32(1e9))
-        return meta.live_tuned(
-            KEY, learner, task, num_updates=400, watch=lambda agent, state: state.exploration
+        return learner.live(
+            KEY, task, num_updates=400, watch=lambda agent, state: state.exploration
         ).watched
 
     settled, noisy = explored(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from toys import KEY, Clock, Diary, num_different, spent
 
 from jaxrl.agents import PRESETS, Optimiser
-from jaxrl.core import Box, struct
+from jaxrl.core import Box, list_settings, notation, struct
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.networks import NetworkSettings
 from jaxrl.training import (
@@ -390,6 +391,19 @@ def test_a_checkpoint_of_other_seeds_is_refused(tmp_path):
     run(1, lanes=4, observer=StopAt(1), checkpoints=checkpoints)
     with pytest.raises(ValueError):
         run(3, lanes=4, checkpoints=checkpoints)
+
+
+def test_every_float_of_every_functional_has_an_axis_of_its_own():
+    """Also where 0, the number of the axis, is out of the setting's range."""
+    tried = 0
+    for name in notation.KINDS["functionals"].builders:
+        functional = notation.default_of("functionals", name)
+        for info in list_settings(functional):
+            if info.is_leaf and info.value is not None:
+                axes = groups.lane_axes(functional, [info.name])
+                assert jax.tree.leaves(axes) == [0] and attrgetter(info.name)(axes) == 0
+                tried += 1
+    assert tried > 20
 
 
 # --- bad input -----------------------------------------------------------------------------------
