@@ -135,6 +135,7 @@ def cpu_seconds(tree: pathlib.Path, words: str) -> float:
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree), "JAX_PLATFORMS": "cpu"},
             capture_output=True,
+            check=True,  # an older commit may need what is not installed
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
