@@ -130,13 +130,15 @@ def cpu_seconds(tree: pathlib.Path, words: str) -> float:
     found = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "jaxrl", *words.split()],
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree), "JAX_PLATFORMS": "cpu"},
             capture_output=True,
-            check=True,  # an older commit may need what is not installed
+            text=True,
         )
+        if done.returncode == 1:  # a refusal is 2; an older commit may need what is not installed
+            raise RuntimeError(done.stderr)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return min(found)
