@@ -172,12 +172,7 @@ def centred_ranks(fitness: Array) -> Array:
     return (centred[:, 0] - centred[:, 1]) / 2.0
 
 
-SHAPINGS: dict[str, Shaping] = {
-    "plain": plain,
-    "z_score": z_score,
-    "pair_sign": pair_sign,
-    "centred_ranks": centred_ranks,
-}
+SHAPINGS = {one.__name__: one for one in (plain, z_score, pair_sign, centred_ranks)}
 
 
 def _ordered(fitness: Array) -> Array:
