@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -18,7 +18,7 @@ from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, select
 from jaxrl.meta import lives, mirrored
 from jaxrl.meta.lives import Life, OuterState, over_rows
-from jaxrl.meta.mirrored import SHAPINGS, Rows
+from jaxrl.meta.mirrored import Rows, Shaping
 from jaxrl.meta.numbers import Tuned
 from jaxrl.meta.tasks import TaskDistribution, take
 
@@ -48,7 +48,8 @@ class Evolution:
         tuned: the agent, and which of its numbers are searched.
         tasks: where lives are lived.
         num_updates: of the longest life (`num_updates_of`); longer ones are cut there.
-        shaping: from fitness to weights: `pair_sign`, `centred_ranks`, `z_score` or `plain`.
+        shaping: from the fitness `[P, 2]` of centre + sigma e and of centre - sigma e to the weight
+            of e `[P]`: one of `shapings`, which has them by name, or any such function.
         optimiser: of the centre; it counts generations.
         sigma: of the perturbations, in the units of the free numbers of `tuned`: log-odds of a
             number with two ends, logarithms of one with one.
@@ -58,7 +59,7 @@ class Evolution:
         num_lives: of each candidate.
         common_tasks: all pairs of a generation in the same tasks.
         shape_each: shape every life's fitness apart and average the weights. With `common_tasks`
-            and `z_score`, tasks of unlike scales count alike.
+            and `shapings["z_score"]`, tasks of unlike scales count alike.
         fitness: a measure of `Lifetime`.
         last_part: share of a life that counts as its end.
         num_centre_lives: of the centre in each generation, in tasks of their own.
@@ -81,12 +82,12 @@ class Evolution:
         (20, '0.99')
     """
 
-    shapings: ClassVar[Mapping[str, Callable[[Array], Array]]] = SHAPINGS
+    shapings: ClassVar[Mapping[str, Shaping]] = mirrored.SHAPINGS
 
     tuned: Tuned
     tasks: TaskDistribution
     num_updates: int = struct.field(pytree_node=False)
-    shaping: str = setting("pair_sign", "from fitness to weights", choices=tuple(SHAPINGS))
+    shaping: Shaping = setting(mirrored.pair_sign, "from fitness to weights")
     optimiser: Optimiser = Optimiser(learning_rate=0.02, max_grad_norm=None)
     sigma: float | Schedule = setting(0.1, "spread of the perturbations", low=0.0, low_open=True)
     weight_decay: float = setting(0.0, "pull of the free numbers towards 0", low=0.0)
@@ -138,11 +139,11 @@ class Evolution:
         rows = mirrored.rows_of(self.num_pairs, self.num_lives, self.num_centre_lives)
         found = over_rows(of_row, (rows,), 2 * self.num_lives * self.chunk, self.num_devices)
         pairs, of_centre = mirrored.split_rows(found, self.num_pairs, 2, self.num_lives)
-        fitness, shape = pairs[self.fitness], SHAPINGS[self.shaping]
+        fitness = pairs[self.fitness]
         if self.shape_each:
-            weights = jnp.mean(jax.vmap(shape, 2)(fitness), axis=0)
+            weights = jnp.mean(jax.vmap(self.shaping, 2)(fitness), axis=0)
         else:
-            weights = shape(jnp.mean(fitness, axis=2))
+            weights = self.shaping(jnp.mean(fitness, axis=2))
         ascent = mirrored.estimate(key, centre, weights, sigma, self.chunk)
         state, report = climb(self, state, ascent, fitness, progress)
         return state, report | {f"centre_{name}": jnp.mean(row) for name, row in of_centre.items()}
@@ -174,7 +175,7 @@ class PersistentEvolution:
     perturbations keeps what the windows before did to this one: without it, as in meta-gradients
     through K updates, what pays late is not seen. The price is variance, which grows with the
     number of windows of a life, and the lag of lives that began under an older centre. Only `plain`
-    shaping keeps the mirrored.estimate unbiased.
+    shaping keeps the estimate unbiased.
 
     The fitness is reward, not the return of episodes, which do not end where windows do. Lives are
     replaced by new ones in new tasks when their steps are spent; the first ones end early, spread
@@ -189,7 +190,7 @@ class PersistentEvolution:
         tuned: the agent, and which of its numbers are searched.
         tasks: where lives are lived.
         window: updates of each life in an outer step.
-        shaping: `plain`, or one of `Evolution`'s that gives up unbiasedness for robustness.
+        shaping: `plain`, or another of `Evolution`'s, which gives up unbiasedness for robustness.
         optimiser: of the centre; it counts outer steps.
         sigma: of the perturbations, in the units of the free numbers of `tuned`.
         weight_decay: pulls free numbers towards 0, for weights of networks.
@@ -207,7 +208,7 @@ class PersistentEvolution:
     tuned: Tuned
     tasks: TaskDistribution
     window: int = setting(20, "updates of each life in an outer step", low=1)
-    shaping: str = setting("plain", "from fitness to weights", choices=tuple(SHAPINGS))
+    shaping: Shaping = setting(mirrored.plain, "from fitness to weights")
     optimiser: Optimiser = Optimiser(learning_rate=0.02, max_grad_norm=None)
     sigma: float | Schedule = setting(0.1, "spread of the perturbations", low=0.0, low_open=True)
     weight_decay: float = setting(0.0, "pull of the free numbers towards 0", low=0.0)
@@ -264,7 +265,7 @@ class PersistentEvolution:
             lambda s, e: s + e / jnp.asarray(sigma).astype(e.dtype), state.memory, noise
         )
         fitness, rates = of_pairs["rate"], of_centre["rate"]
-        weights = SHAPINGS[self.shaping](fitness)
+        weights = self.shaping(fitness)
         ascent = jax.tree.map(lambda s: mirrored.weighted(weights, s) / self.num_pairs, scores)
         after, report = climb(self, state, ascent, fitness, progress)
 

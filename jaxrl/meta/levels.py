@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxrl.meta.tasks import Task, take
 from jaxrl.training.evaluation import play_episodes
 from jaxrl.training.loop import Tally, TrainState, train_iteration
 
-# ---- how scores become odds at temperature 1: logarithms, up to a constant: `SCORES` -------------
+# ---- how scores become odds at temperature 1: logarithms, up to a constant -----------------------
 
 
 def _rank(scores: Array, filled: Array) -> Array:
@@ -58,13 +58,6 @@ def _softmax(scores: Array, filled: Array) -> Array:
     return jnp.where(filled, scores, 0.0)
 
 
-SCORES: dict[str, Callable[[Array, Array], Array]] = {
-    "rank": _rank,
-    "proportional": _proportional,
-    "softmax": _softmax,
-}
-
-
 @struct.dataclass
 class LevelBuffer:
     """Levels `[N, ...]` and what is known of them. A pytree of fixed shape."""
@@ -94,7 +87,8 @@ class LevelReplay:
     lowest score if its own is higher.
 
     Attributes:
-        transform: from scores to odds: by `rank`, `proportional` or by `softmax`.
+        transform: from scores `[N]` and which places are filled `[N]` to logarithms of odds `[N]`,
+            up to a constant: one of `transforms`, which has them by name, or any such function.
         temperature: odds are taken to the power of 1 / temperature; 1 suits all but ranks.
         replay_prob: probability of an old level.
         staleness: share of P_C.
@@ -104,7 +98,9 @@ class LevelReplay:
     Source: Jiang, Grefenstette & Rocktaschel 2021, Prioritized level replay.
     """
 
-    transform: str = setting("rank", "from scores to odds", choices=tuple(SCORES))
+    transforms: ClassVar = {"rank": _rank, "proportional": _proportional, "softmax": _softmax}
+
+    transform: Callable[[Array, Array], Array] = setting(_rank, "from scores to odds")
     temperature: float = setting(0.3, "high for more even odds", low=0.0, low_open=True)
     replay_prob: float = setting(0.5, "probability of an old level", low=0.0, high=1.0)
     staleness: float = setting(0.1, "share drawn by age", low=0.0, high=1.0)
@@ -126,7 +122,7 @@ class LevelReplay:
     def probs(self, buffer: LevelBuffer) -> Array:
         """Of each level, given that an old one is drawn, `[N]`; zeros while there is none."""
         filled = buffer.filled
-        odds = SCORES[self.transform](buffer.scores, filled) / self.temperature
+        odds = self.transform(buffer.scores, filled) / self.temperature
         by_score = jax.nn.softmax(jnp.where(filled, odds, -jnp.inf))
         age = jnp.where(filled, buffer.num_draws - buffer.drawn_at, 0).astype(by_score.dtype)
         total = jnp.sum(age)

@@ -1,6 +1,6 @@
 """Mirrored Gaussian perturbations of any pytree, and the gradients that they show.
 
-    weight[P] = SHAPINGS[name](fitness[P, 2]),   of centre + sigma e and of centre - sigma e
+    weight[P] = shaping(fitness[P, 2]),   of centre + sigma e and of centre - sigma e
 
 A fitness that is not finite loses: to its mirror image, and to all others of the generation. Where
 both of a pair are not finite the weight is 0.
@@ -21,6 +21,8 @@ from jax.scipy.stats import rankdata
 
 from jaxrl.core import struct
 from jaxrl.core.types import Array, Key, PyTree
+
+Shaping = Callable[[Array], Array]
 
 CENTRE = 2**32 - 1  # where a pair has its number, the centre and what all pairs share have these
 SHARED = 2**32 - 2
@@ -111,32 +113,32 @@ def weighted(weights: Array, rows: Array) -> Array:
 # ---- from the fitness of pairs to the weight of each direction: `SHAPINGS` ----------------------
 
 
-def _plain(fitness: Array) -> Array:
+def plain(fitness: Array) -> Array:
     """Half the difference, in the units of the fitness: the only shaping without a bias.
 
     A lost fitness counts as the least of the generation less one standard deviation.
 
     Example:
-        >>> _plain(jnp.array([[3.0, 1.0], [2.0, 2.0]])).tolist()
+        >>> plain(jnp.array([[3.0, 1.0], [2.0, 2.0]])).tolist()
         [1.0, 0.0]
     """
     scores, _ = _scores(fitness)
     return (scores[:, 0] - scores[:, 1]) / 2.0
 
 
-def _z_score(fitness: Array) -> Array:
+def z_score(fitness: Array) -> Array:
     """As `plain`, in standard deviations of the generation's fitness; nothing where all are equal.
 
     Example:
-        >>> _z_score(jnp.array([[6.0, 2.0], [6.0, 2.0]])).tolist()
+        >>> z_score(jnp.array([[6.0, 2.0], [6.0, 2.0]])).tolist()
         [1.0, 1.0]
     """
     _, deviation = _scores(fitness)
     some = deviation > 0
-    return jnp.where(some, _plain(fitness) / jnp.where(some, deviation, 1.0), 0.0)
+    return jnp.where(some, plain(fitness) / jnp.where(some, deviation, 1.0), 0.0)
 
 
-def _pair_sign(fitness: Array) -> Array:
+def pair_sign(fitness: Array) -> Array:
     """Which of the two is better: 1, 0 or -1.
 
     Blind to the scale of the task's rewards, so that pairs may live in different tasks.
@@ -144,14 +146,14 @@ def _pair_sign(fitness: Array) -> Array:
     Sources: Jackson et al. 2024, Discovering temporally-aware reinforcement learning algorithms.
 
     Example:
-        >>> _pair_sign(jnp.array([[9.0, 1.0], [jnp.nan, -4.0], [2.0, 2.0]])).tolist()
+        >>> pair_sign(jnp.array([[9.0, 1.0], [jnp.nan, -4.0], [2.0, 2.0]])).tolist()
         [1.0, -1.0, 0.0]
     """
     plus, minus = _ordered(fitness).T
     return (plus > minus).astype(fitness.dtype) - (plus < minus)
 
 
-def _centred_ranks(fitness: Array) -> Array:
+def centred_ranks(fitness: Array) -> Array:
     """Half the difference of ranks among the 2P of the generation, from -1/2 to 1/2 each.
 
     Ties share the mean of their ranks. Blind to the scale, but not to the task: pairs should live
@@ -162,7 +164,7 @@ def _centred_ranks(fitness: Array) -> Array:
     are ranked in the order that sorting leaves them in.
 
     Example:
-        >>> _centred_ranks(jnp.array([[9.0, jnp.nan], [5.0, 5.0]])).tolist()
+        >>> centred_ranks(jnp.array([[9.0, jnp.nan], [5.0, 5.0]])).tolist()
         [0.5, 0.0]
     """
     rank = rankdata(_ordered(fitness)).astype(fitness.dtype) - 1.0
@@ -170,12 +172,7 @@ def _centred_ranks(fitness: Array) -> Array:
     return (centred[:, 0] - centred[:, 1]) / 2.0
 
 
-SHAPINGS: dict[str, Callable[[Array], Array]] = {
-    "plain": _plain,
-    "z_score": _z_score,
-    "pair_sign": _pair_sign,
-    "centred_ranks": _centred_ranks,
-}
+SHAPINGS = {one.__name__: one for one in (plain, z_score, pair_sign, centred_ranks)}
 
 
 def _ordered(fitness: Array) -> Array:

@@ -36,7 +36,8 @@ _FORMAT = 1
 _MARK = b"sha256:"
 _TAIL = len(_MARK) + 64
 _MOST_BYTES = 2**31  # of a file that is read
-_DAMAGED = (
+_DAMAGED = (  # what JSON, `zipfile` and numpy raise; of the last ones, `zipfile` has all its own:
+    # NotImplementedError for an unknown compression or version, RuntimeError for an encrypted entry
     *(KeyError, TypeError, ValueError, AttributeError, IndexError, EOFError, RecursionError),
     *(zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, MemoryError),
 )

@@ -60,8 +60,9 @@ def check_identity(where: str, stored: Mapping[str, str] | None, here: Mapping[s
     compared = {name: text for name, text in stored.items() if name.split(".")[0] in parts}
     if different := differences(compared, here, ("checkpoint", "here"), _same):
         raise ValueError(
-            f"{where} was saved by another run: give the settings it was saved under, or another "
-            "folder.\n  " + "\n  ".join(shortened(different))
+            f"{where} was saved by another run, or under another version: give the settings it was "
+            "saved under, go on with that version, or give another folder.\n  "
+            + "\n  ".join(shortened(different))
         )
 
 

@@ -4,6 +4,9 @@ A record is one line: the environment step, and for every lane (a seed under a s
 of every metric. The table is long: one row for each seed, setting, step and metric. Its rows are
 sorted, so the table does not depend on how lanes were grouped, and equal metrics give equal bytes.
 A value that is not known yet (no episode has ended) is NaN and stays in the table.
+
+A line ends with its digest, which covers the digest of the line before: none is changed, moved or
+taken out from between others without notice. Lines of older runs cover less, or have none.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
 
 _LINES = "metrics.jsonl"
 _TABLE = "metrics.parquet"
+TAIL = len(f'{"":64}"}}\n')  # of a line: its digest, and what ends it
 _COLUMNS = {"seed": "int64", "setting": None, "step": "int64", "metric": None, "value": "double"}
-_ENTRIES = {"step", "seeds", "settings", "metrics"}  # of a line, beside its digest
+_ENTRIES = {"step", "seeds", "settings", "metrics"}  # of a line, beside digests
 
 
 def load_metrics(path: str | Path) -> pyarrow.Table:
@@ -147,13 +151,24 @@ def curves_of(
     return curves
 
 
-def line_of(record: Mapping[str, Any]) -> str:
-    """A record, `{"step": int, "seeds": [L], "settings": [L], "metrics": {name: [L]}}` with L
-    lanes, as a line with its digest. `settings` are names and may be left out: then they are "".
+def lines_of(records: Iterable[Mapping[str, Any]], end: str = "") -> Iterator[str]:
+    """Records, `{"step": int, "seeds": [L], "settings": [L], "metrics": {name: [L]}}` with L lanes
+    each, as lines that follow one another.
+
+    Args:
+        records: `settings` are names and may be left out: then they are "".
+        end: the last `TAIL` characters of what they are written after.
 
     Raises:
         ValueError: a metric has not one value for each lane.
     """
+    for record in records:
+        line = {**_plain(record), "after": end[:64]}
+        end = digest_of(line)
+        yield json.dumps({**line, "sha256": end}) + "\n"
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
     seeds = [int(seed) for seed in record["seeds"]]
     settings = [str(setting) for setting in record.get("settings") or [""] * len(seeds)]
     metrics = {}
@@ -165,8 +180,7 @@ def line_of(record: Mapping[str, Any]) -> str:
                 f"{len(settings)}: expected one for each of {len(seeds)} seeds."
             )
         metrics[name] = values.tolist()
-    line = {"step": int(record["step"]), "seeds": seeds, "settings": settings, "metrics": metrics}
-    return json.dumps({**line, "sha256": digest_of(line)}) + "\n"
+    return {"step": int(record["step"]), "seeds": seeds, "settings": settings, "metrics": metrics}
 
 
 def table_of_lines(file: Path) -> pyarrow.Table:
@@ -174,10 +188,10 @@ def table_of_lines(file: Path) -> pyarrow.Table:
     import pyarrow
 
     parts = []  # of each record: metric, setting, seed, step, value, of all its rows
-    metric_codes, setting_codes = {}, {}
+    metric_codes, setting_codes, before = {}, {}, ""
     text = read_text(file, most=math.inf) if file.exists() else ""
     for number, line in enumerate(text.split("\n")[:-1], start=1):  # the last one a kill may cut
-        record = _record(line, f"{file}, line {number}")
+        record, before = _record(line, f"{file}, line {number}", before)
         shape = (len(record["metrics"]), len(record["seeds"]))
         metric = [metric_codes.setdefault(name, len(metric_codes)) for name in record["metrics"]]
         setting = [setting_codes.setdefault(n, len(setting_codes)) for n in record["settings"]]
@@ -195,25 +209,26 @@ def table_of_lines(file: Path) -> pyarrow.Table:
     return pyarrow.table([seed[order], settings, step[order], metrics, value[order]], [*_COLUMNS])
 
 
-def _record(line: str, name: str) -> dict[str, Any]:
-    """The record in a line. Lines from before they had digests are taken by their form."""
+def _record(line: str, name: str, before: str | None) -> tuple[dict[str, Any], str | None]:
+    """The record in a line and its digest, given that of the line `before`. Lines from before they
+    had digests are taken by their form."""
     try:
         record = parse_json(line, name)
         stated, step = record.pop("sha256", None), np.asarray(record["step"])
         rows = [np.asarray(row) for row in (record["seeds"], *record["metrics"].values())]
-        good = set(record) == _ENTRIES and step.ndim == 0 and step.dtype.kind == "i"
+        good = set(record) - {"after"} == _ENTRIES and step.ndim == 0 and step.dtype.kind == "i"
         good &= all(row.shape == rows[0].shape and row.dtype.kind in "if" for row in rows)
         good &= rows[0].ndim == 1 and (rows[0].dtype.kind == "i" or not rows[0].size)
         good &= [type(name) for name in record["settings"]] == [str] * len(rows[0])
-        good &= stated in (None, digest_of(record))
+        good &= stated in (None, digest_of(record)) and record.get("after", before) == before
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         good = False
     if not good:
         raise ValueError(
-            f"{name} is not a record, or not as it was written: `jaxrl train --resume` writes it "
-            "anew."
+            f"{name} is not a record, not as it was written, or not the next one: "
+            "`jaxrl train --resume` writes it anew."
         )
-    return record
+    return record, stated
 
 
 def _sorted_codes(column: np.ndarray, codes: dict[str, int]) -> tuple[np.ndarray, list[str]]:

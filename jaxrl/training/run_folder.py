@@ -8,8 +8,8 @@ Every file but `metrics.jsonl` is replaced in one move, so a reader never sees h
 process writes at a time: a lock, which the system frees when the process dies, refuses a second.
 
 The last status holds the digests of what the end of a run leaves, and every line of
-`metrics.jsonl` its own: what was changed since is refused, and made again from the checkpoint by
-whoever goes on with the run.
+`metrics.jsonl` its own, which covers that of the line before: what was changed or taken out since
+is refused, and made again from the checkpoint by whoever goes on with the run.
 """
 
 from __future__ import annotations
@@ -136,17 +136,18 @@ class RunFolder:
         _replace(Path(self.path) / "status.json", _to_json(status))
 
     def append_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.line_of`."""
-        text = "".join(map(metrics_file.line_of, records))
-        with open(Path(self.path) / "metrics.jsonl", "a", encoding="utf-8") as stream:
-            stream.write(text)
+        """Add records to `metrics.jsonl` and flush them to disk: see `metrics_file.lines_of`."""
+        with open(Path(self.path) / "metrics.jsonl", "a+b") as stream:
+            stream.seek(max(stream.tell() - metrics_file.TAIL, 0))
+            lines = metrics_file.lines_of(records, stream.read().decode("latin-1"))
+            stream.write("".join(lines).encode())
             stream.flush()
             os.fsync(stream.fileno())
 
     def rewrite_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Replace every record: what a run does first, by those that its checkpoint holds."""
         with files.replacing(Path(self.path) / "metrics.jsonl") as stream:
-            stream.writelines(metrics_file.line_of(record).encode() for record in records)
+            stream.writelines(line.encode() for line in metrics_file.lines_of(records))
         (Path(self.path) / "metrics.parquet").unlink(missing_ok=True)  # made from others
 
     def is_finished(self) -> bool:

@@ -27,7 +27,7 @@ from jaxrl.meta import (
 from jaxrl.networks import NetworkSettings
 from jaxrl.training import Checkpoints
 
-SHAPINGS = tuple(Evolution.shapings)
+SHAPINGS = Evolution.shapings
 KEY = jax.random.key(3)
 CENTRE = {"a": np.float32([0.3, -0.5, 1.0]), "b": np.array(0.7, np.float32)}
 SIGMA = 0.5
@@ -65,7 +65,7 @@ def gradient(outer, key):
 
 CUBIC = Cubic(
     *(Free(), None, 1),
-    shaping="plain",
+    shaping=SHAPINGS["plain"],
     optimiser=ACCUMULATE,
     sigma=SIGMA,
     num_pairs=64,
@@ -98,7 +98,7 @@ NAN = float("nan")
 @pytest.mark.parametrize("shaping", SHAPINGS)
 def test_shaping(shaping):
     fitness = np.float32([[1.0, NAN], [0.0, 0.0], [NAN, NAN], [3.0, 2.0], [-5.0, 8.0], [NAN, -5.0]])
-    weights_of = jax.jit(Evolution.shapings[shaping])
+    weights_of = jax.jit(SHAPINGS[shaping])
     weights = np.asarray(weights_of(fitness))
     np.testing.assert_array_equal(np.sign(weights), [1, 0, 0, 1, -1, -1])  # what is lost loses
     np.testing.assert_allclose(weights_of(fitness[:, ::-1]), -weights, atol=1e-6)
@@ -311,7 +311,7 @@ def test_lives_that_blow_up_are_replaced():
 def loop_in_parts(kind, num_devices, chunk):
     """Three rows each, so that parts of two are padded."""
     if kind is not MetaGradient:
-        return toy_loop(kind, num_devices=num_devices, chunk=chunk, shaping="plain")
+        return toy_loop(kind, num_devices=num_devices, chunk=chunk, shaping=SHAPINGS["plain"])
     learner, walks = tuned(Toy(), ["push"]), ToyWalks(LogUniform(12.0, 36.0), spread=0.5)
     return MetaGradient(
         *(learner, walks),

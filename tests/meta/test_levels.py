@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +21,17 @@ SCORES = np.where(FILLED, [0.5, 2.0, 0.0, -1.0, 1.0], -np.inf)
 DRAWN_AT = np.array([3, 9, 0, 1, 10])
 
 
-def reference(transform, staleness):
+def reference(kind, staleness):
     """Probabilities of Jiang et al. 2021 for the buffer above, after 10 draws."""
     scores = SCORES[FILLED]
-    kind, temperature = transform
+    temperature = TEMPERATURES[kind]
     if kind == "rank":
         rank = 1 + np.sum(scores[:, None] < scores, axis=1)
         odds = (1.0 / rank) ** (1.0 / temperature)
     elif kind == "proportional":
         odds = np.maximum(scores, 0.0) ** (1.0 / temperature)
     else:
-        odds = np.exp(scores / temperature)
+        odds = np.exp({"softmax": 1.0, "own": 3.0}[kind] * scores / temperature)
     age = 10.0 - DRAWN_AT[FILLED]
     probs = np.zeros(5)
     probs[FILLED] = (1 - staleness) * odds / odds.sum() + staleness * age / age.sum()
@@ -58,7 +59,16 @@ def draw(replay, buffer, wanted):
     return replay.probs(buffer), *replay.draw(KEY, buffer, FRESH, wanted)
 
 
-TRANSFORMS = {"rank": 0.7, "proportional": 2.0, "softmax": 0.5}  # with their temperatures
+def own(scores, filled):
+    return jnp.where(filled, 3.0 * scores, -jnp.inf)
+
+
+TRANSFORMS = {**meta.LevelReplay.transforms, "own": own}
+TEMPERATURES = {"rank": 0.7, "proportional": 2.0, "softmax": 0.5, "own": 2.0}
+
+
+def replay_of(kind, **changes):
+    return meta.LevelReplay(TRANSFORMS[kind], TEMPERATURES[kind], num_levels=5, **changes)
 
 
 def test_probabilities_are_those_of_the_paper():
@@ -66,14 +76,11 @@ def test_probabilities_are_those_of_the_paper():
     def probs_of(replays, buffer):
         return [replay.probs(buffer) for replay in replays]
 
-    replays = [
-        meta.LevelReplay(kind, temperature, staleness=staleness, num_levels=5)
-        for kind, temperature in TRANSFORMS.items()
-        for staleness in (0.0, 0.3)
-    ]
+    rows = list(itertools.product(TRANSFORMS, (0.0, 0.3)))
+    replays = [replay_of(kind, staleness=staleness) for kind, staleness in rows]
     found = probs_of(replays, filled_buffer(replays[0]))
-    for replay, probs in zip(replays, found, strict=True):
-        expected = reference((replay.transform, replay.temperature), replay.staleness)
+    for replay, row, probs in zip(replays, rows, found, strict=True):
+        expected = reference(*row)
         np.testing.assert_allclose(probs, expected, rtol=1e-5, err_msg=str(replay))
 
 
@@ -81,12 +88,12 @@ def test_probabilities_are_those_of_the_paper():
 @pytest.mark.parametrize(
     "transform",
     [
-        pytest.param(one, id=one[0], marks=[] if one[0] == "rank" else [pytest.mark.slow])
-        for one in TRANSFORMS.items()
+        pytest.param(kind, marks=[] if kind == "rank" else [pytest.mark.slow])
+        for kind in meta.LevelReplay.transforms
     ],
 )
 def test_levels_are_drawn_with_their_probabilities(transform, staleness):
-    replay = meta.LevelReplay(*transform, replay_prob=0.75, staleness=staleness, num_levels=5)
+    replay = replay_of(transform, replay_prob=0.75, staleness=staleness)
     buffer, expected = filled_buffer(replay), reference(transform, staleness)
     wanted = np.arange(NUM_DRAWS) % 2 == 0
     probs, after, levels, ids, old = draw(replay, buffer, wanted)

@@ -34,12 +34,13 @@ def births_of(function, *arguments):
     return found, list(BIRTHS)
 
 
+SHAPINGS = meta.Evolution.shapings
 NUM_UPDATES, NUM_PAIRS, NUM_SAME, NUM_CENTRE = 4, 3, 2, 2
 EVOLUTION = meta.Evolution(
     meta.tuned(toy.Toy(told=told), ["push"]),
     toy.Walks(total_steps=6.0 * NUM_UPDATES, spread=0.5),
     num_updates=NUM_UPDATES,
-    shaping="plain",
+    shaping=SHAPINGS["plain"],
     optimiser=GradientDescent(learning_rate=RATE, momentum=0.5, max_grad_norm=None),
     sigma=Linear(0.3, 0.1),
     weight_decay=DECAY,
@@ -53,7 +54,11 @@ EVOLUTION = meta.Evolution(
 EVOLUTIONS = {
     "own tasks": EVOLUTION,
     "common tasks": EVOLUTION.replace(
-        common_tasks=True, shape_each=True, shaping="z_score", fitness="final_rate", chunk=2
+        common_tasks=True,
+        shape_each=True,
+        shaping=SHAPINGS["z_score"],
+        fitness="final_rate",
+        chunk=2,
     ),
 }
 
@@ -131,10 +136,18 @@ def test_a_generation_climbs_what_its_mirrored_lives_show(name):
 # ---- persistent evolution ------------------------------------------------------------------------
 
 WINDOW, NUM_STEPS = 2, 5
+
+
+def whole_difference(fitness):
+    """A shaping of a user's own, `[P]`."""
+    return fitness[:, 0] - fitness[:, 1]
+
+
 PERSISTENT = meta.PersistentEvolution(
     meta.tuned(toy.Toy(), ["push"]),
     toy.Walks(total_steps=6.0 * 6, spread=0.5),
     window=WINDOW,
+    shaping=whole_difference,
     optimiser=GradientDescent(learning_rate=RATE, momentum=0.5, max_grad_norm=None),
     sigma=Linear(0.3, 0.1),
     weight_decay=DECAY,
@@ -210,7 +223,7 @@ def test_a_window_climbs_by_all_perturbations_since_its_lives_began(last_part):
             age = age + 1
         fitness = earned[: 2 * NUM_PAIRS].reshape(NUM_PAIRS, 2)
         scores = scores + noise / sigma
-        ascent = np.mean((fitness[:, 0] - fitness[:, 1]) / 2 * scores)
+        ascent = np.mean((fitness[:, 0] - fitness[:, 1]) * scores)
         np.testing.assert_allclose(
             metrics["meta_gradient_norm"][step], abs(ascent), rtol=1e-3, atol=1e-6
         )
@@ -291,7 +304,7 @@ class Asked:
 
 def test_what_is_not_finite_is_told_the_least():
     """Minus the mean over lives that all candidates share; the centre's lives are others."""
-    search = meta.StrategySearch(EVOLUTION.replace(shaping="pair_sign"), Asked())
+    search = meta.StrategySearch(EVOLUTION.replace(shaping=SHAPINGS["pair_sign"]), Asked())
     state, step = jax.jit(search.init)(KEY), jax.jit(search.step)
     goals, keys = [], []
     for generation, centre in enumerate((0.3, 0.4)):

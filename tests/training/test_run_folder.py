@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -436,6 +437,15 @@ def test_no_changed_digit_is_read_silently(tmp_path: Path) -> None:
         content = change_a_digit(tmp_path / "metrics.jsonl")
         with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 .*train --resume"):
             run.metrics()
+        for taken in (0, 1):  # whole lines, of which each is as it was written
+            run.rewrite_metrics([record(1), record(2)])
+            run.append_metrics([record(3)])
+            lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+            assert run.metrics().num_rows == 3 * 2 * 2
+            del lines[taken]
+            (tmp_path / "metrics.jsonl").write_text("".join(lines))
+            with pytest.raises(ValueError, match=rf"line {taken + 1} .*not the next.*--resume"):
+                run.metrics()
         for damaged in (content.replace(b"\n", b"\x0b", 1), content.replace(b"sha256", b"sha257")):
             (tmp_path / "metrics.jsonl").write_bytes(damaged)
             with pytest.raises(ValueError, match=r"metrics.jsonl, line 1 .*train --resume"):
@@ -460,12 +470,16 @@ def test_no_changed_digit_is_read_silently(tmp_path: Path) -> None:
 def test_folders_from_before_there_were_digests_are_read(tmp_path: Path) -> None:
     with open_run(tmp_path, CONFIG) as run:
         run.append_metrics([record(1), record(2)])
-        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
-        for line in lines:
-            del line["sha256"]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (tmp_path / "metrics.jsonl").write_text(text)
         known = rows_of(run.metrics())
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+        lines = [{name: line[name] for name in GOOD} for line in lines]
+        digests = [json.dumps(line, sort_keys=True).encode() for line in lines]
+        digests = [{"sha256": hashlib.sha256(text).hexdigest()} for text in digests]
+        alone = [line | digest for line, digest in zip(lines, digests, strict=True)]
+        for older in (alone, lines):  # each with its own digest; without any
+            text = "".join(json.dumps(line) + "\n" for line in older)
+            (tmp_path / "metrics.jsonl").write_text(text)
+            assert rows_of(run.metrics()) == known
         run.finish({"iqm": 1.5})
     (tmp_path / "status.json").write_text('{"state": "done", "pid": 1}')
     assert run.is_finished() and run.summary() == {"iqm": 1.5}

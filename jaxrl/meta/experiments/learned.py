@@ -75,7 +75,7 @@ def timed_rates() -> Experiment:
             tuned(agent, names, timed),
             tasks,
             num_updates=num_updates_of(agent, longest),
-            shaping="z_score",
+            shaping=Evolution.shapings["z_score"],
             optimiser=Optimiser(learning_rate=decay, max_grad_norm=None),
             sigma=0.3,
             fitness="final_rate",

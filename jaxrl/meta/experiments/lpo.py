@@ -49,7 +49,7 @@ def _evolution(seed: int) -> Evolution:
         tuned(_AGENT.replace(rule=drift(jax.random.key(seed), num_hidden=16))),
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks),
         num_updates=_NUM_UPDATES,
-        shaping="z_score",
+        shaping=Evolution.shapings["z_score"],
         optimiser=Optimiser(learning_rate=0.03, max_grad_norm=None),
         num_pairs=24,
         num_lives=2,
