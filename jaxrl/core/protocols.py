@@ -81,10 +81,13 @@ class HeadFacts:
     Attributes:
         stores_law: it keeps a law of returns; false when only the mean survives.
         mean_preserving: `mean(encode(law))` is the law's mean, within the range of the head.
+        bounded: returns are stored on a grid of `num_atoms` from `low` to `high`, and what lies
+            beyond at its ends, which agents measure and the command line warns of.
     """
 
     stores_law: bool = True
     mean_preserving: bool = True
+    bounded: bool = False
 
 
 class Head(Protocol):
