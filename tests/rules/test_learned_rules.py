@@ -271,6 +271,18 @@ def test_a_network_without_output_weights_pays_the_environment_s_reward(spaces):
         np.testing.assert_allclose(one, found, rtol=1e-5, atol=1e-6)
 
 
+class OneByOne:
+    """A rule of a user's own that states its facts as they come."""
+
+    needs_episodes, learned = True, ("table",)
+
+
+def test_facts_that_stand_one_by_one_are_read_through_a_wrapper():
+    facts = with_reward(OneByOne(), abs).facts
+    assert facts.needs_episodes and not facts.raw_advantages
+    assert facts.learned == ("rule.table",)
+
+
 def test_everything_else_is_the_inner_rule_s():
     spaces = SPACES[0]
     key = jax.random.key(0)
@@ -279,6 +291,8 @@ def test_everything_else_is_the_inner_rule_s():
     assert with_reward(made(), abs).outputs == made().outputs
     assert with_reward(StaticRiskGradient(), abs).facts.needs_episodes
     assert not with_reward(A2C, abs).facts.needs_episodes
+    reactive = reactive_entropy(key, StaticRiskGradient())
+    assert reactive.facts.needs_episodes and reactive.facts.learned == ("weights",)
     assert with_reward(A2C, abs).init({}) == ()
     with pytest.raises(ValueError, match="observation_space"):
         with_reward(A2C, key)
