@@ -12,10 +12,9 @@ from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.networks import CategoricalPolicy, ImplicitQNetwork, NetworkSettings, QNetwork
-from jaxrl.operators import Categorical, HLGauss, ImplicitQuantile, TwoHot
+from jaxrl.operators import ImplicitQuantile
 
 ValueNetwork = QNetwork | ImplicitQNetwork
-_BOUNDED = (Categorical, TwoHot, HLGauss)
 _SLACK = 0.01  # of a step of the grid: rounding is no clipping
 
 
@@ -56,11 +55,6 @@ def each(function: Callable[[Array], Array], params: Array, head: Any) -> Array:
     return function(params)
 
 
-def has_bounds(head: Any) -> bool:
-    """Whether a head stores returns on a grid with two ends."""
-    return isinstance(head, _BOUNDED)
-
-
 def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:
     """Share of the targets that lies beyond the ends of a head's grid and is stored at them.
 
@@ -68,7 +62,7 @@ def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:
     not small as long as returns do not fit: a value at an end gives a target beyond it.
 
     Args:
-        head: one that `has_bounds`.
+        head: one that is `bounded`.
         target: laws `[B, N]` [return].
         weights: `[B]`, 0 where a transition does not count.
 
@@ -76,6 +70,7 @@ def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:
         `[]`, in [0, 1].
 
     Example:
+        >>> from jaxrl.operators import Categorical
         >>> head = Categorical(0.0, 1.0, num_atoms=3)
         >>> target = Law(jnp.array([[0.25, 0.75]]), jnp.array([[0.5, 1.5]]))
         >>> float(clipped_fraction(head, target, jnp.ones(1)))

@@ -14,7 +14,7 @@ from jaxrl.agents.checks import check_environment, longest_episode
 from jaxrl.agents.minibatches import check_minibatches, descend
 from jaxrl.agents.optimiser import GradientStep, Optimiser
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment, UpdateRule
+from jaxrl.core.protocols import Environment, UpdateRule, rule_facts
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import Discrete
@@ -84,7 +84,7 @@ class ActorCriticAgent:
     it as actions leave the agent; log-probabilities and entropies are those of the unclipped draw
     in these units. A coordinate that is not bounded on both sides is its own unit.
 
-    The numbers of `rule` may be schedules. A rule with a true attribute `needs_episodes`, such as
+    The numbers of `rule` may be schedules. A rule whose facts say `needs_episodes`, such as
     `StaticRiskGradient`, is told which episodes lie whole in a rollout.
 
     Sources: Mnih et al. 2016 (A2C); Schulman et al. 2016 (generalised advantages), 2017 (PPO).
@@ -124,14 +124,14 @@ class ActorCriticAgent:
                 "normalise_advantages=False."
             )
         check_environment(env, self.discount)
-        has_scale = self._needs_episodes or getattr(self.rule, "raw_advantages", False)
-        if self.normalise_advantages and has_scale:
+        facts = rule_facts(self.rule)
+        if self.normalise_advantages and (facts.raw_advantages or facts.needs_episodes):
             raise ValueError(
                 f"The advantages of {type(self.rule).__name__} have a scale and a mean of their "
                 "own, which normalise_advantages=True would take away: set "
                 "normalise_advantages=False."
             )
-        if self._needs_episodes:
+        if facts.needs_episodes:
             _check_episodes(env, self.rollout_length)
 
     def init(
@@ -140,7 +140,7 @@ class ActorCriticAgent:
         """Fresh parameters. `total_steps` [steps] is the life that schedules see."""
         params_key, reset_key = jax.random.split(key)
         model, marks = self._model(env), ()
-        if self._needs_episodes:
+        if rule_facts(self.rule).needs_episodes:
             longest = jnp.asarray(longest_episode(env), jnp.float32)
             marks = EpisodeMarks(jnp.ones(self.num_envs, bool), longest)
         _, observation = env.reset(reset_key)
@@ -155,10 +155,6 @@ class ActorCriticAgent:
             marks=marks,
             model=model,
         )
-
-    @property
-    def _needs_episodes(self) -> bool:
-        return getattr(self.rule, "needs_episodes", False)
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """Zero memories of actor and critic `[num_envs, H]`; `()` when feed-forward."""
@@ -201,7 +197,7 @@ class ActorCriticAgent:
     ) -> tuple[ActorCriticState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
         ended = (trajectory.terminated >= 1) | trajectory.truncated
-        if self._needs_episodes:
+        if state.marks:
             first = state.marks.first_steps(ended)
             trajectory = trajectory.replace(extras={**trajectory.extras, "first_step": first})
         targets, rule_state = self._targets(state, trajectory)
@@ -217,7 +213,7 @@ class ActorCriticAgent:
         learned, (mean_loss, entropy) = descend(key, self, state, loss, data, axis)
         progress = state.progress.advance(ended.size)
         learned = learned.replace(rule_state=rule_state, progress=progress)
-        if self._needs_episodes:
+        if state.marks:
             learned = learned.replace(marks=state.marks.replace(starts=ended[-1]))
         return learned, {"loss": mean_loss, "entropy": entropy}
 

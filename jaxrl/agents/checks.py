@@ -91,9 +91,9 @@ def _is_unused(value: Any) -> bool:
 
 def layers(env: Any) -> Iterator[Any]:
     """An environment and all that it wraps, from outside in."""
-    while env is not None:
-        yield env
-        env = getattr(env, "env", None)
+    yield env
+    while hasattr(env, "env"):
+        yield (env := env.env)
 
 
 def differs(first: float | Array, second: float | Array) -> bool:
@@ -141,8 +141,7 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
             f"The {unit_steps[0]} counts every step as one, but HeldActions lasts for several: "
             "leave one out."
         )
-    for layer in layers(env):
-        mdp: Any = getattr(layer, "mdp", None)
+    for mdp in jax.tree.leaves(env, is_leaf=lambda part: isinstance(part, TabularMDP)):
         known = isinstance(mdp, TabularMDP) and not isinstance(mdp.legal, jax.core.Tracer)
         if known and (num_illegal := int(np.sum(~np.asarray(mdp.legal)))):
             raise ValueError(
@@ -182,7 +181,8 @@ def check_replay_agent(agent: Any, env: Environment, asked: dict[str, tuple[str,
     check_feed_forward(agent.network, env)
     agent.memory.check(agent.batch_size)
     longest = longest_episode(env)
-    is_end = any(getattr(layer, "horizon_is_terminal", False) for layer in layers(env))
+    clocks = (layer for layer in layers(env) if hasattr(layer, "horizon_is_terminal"))
+    is_end = any(clock.horizon_is_terminal for clock in clocks)
     known = not is_end and not isinstance(longest, jax.core.Tracer)
     if known and not agent.replay.store_next and np.all(np.asarray(longest) <= 1):
         raise ValueError(

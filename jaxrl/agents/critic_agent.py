@@ -180,7 +180,7 @@ class CriticAgent:
     ) -> tuple[CriticState, dict[str, Array]]:
         """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
         names = ("critic_loss", "q_value", *self.actor.metrics)
-        names += ("clipped_fraction",) * action_values.has_bounds(self.operator.head)
+        names += ("clipped_fraction",) * self.operator.head.facts.bounded
         draw_key, learn_key = jax.random.split(key)
         state, ready = experience.store(self, state, trajectory)
         # One draw serves all steps, none of which changes the replay: it stays outside the
@@ -283,7 +283,7 @@ class CriticAgent:
         found, slope = jax.value_and_grad(loss, has_aux=True)(learner.params.critic)
         cost, (q_value, mean_scale) = found
         metrics = {"critic_loss": cost, "q_value": q_value}
-        if action_values.has_bounds(head):
+        if head.facts.bounded:
             clipped = action_values.clipped_fraction(head, target, batch.weights)
             metrics["clipped_fraction"] = clipped
         moved = learner.stepped(agent.optimiser, state.progress, critic=slope)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.flatten_util
@@ -12,6 +12,7 @@ import optax
 
 from jaxrl.core import struct
 from jaxrl.core.notation import register
+from jaxrl.core.protocols import LEARNED
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree
@@ -226,7 +227,7 @@ class LearnedOptimiser:
     num_steps: int = setting(1, "gradient steps between two rollouts", low=1)
     quiet: tuple[str, ...] = setting(("critic", "value"), "parts of paths without noise")
 
-    learned: ClassVar[tuple[str, ...]] = ("weights",)
+    facts = LEARNED
 
     def init(self, params: PyTree) -> LearnedOptimiserState:
         """Empty memories, and a key from the bits of `params`."""

@@ -194,7 +194,7 @@ class QNetworkAgent:
         """Store `trajectory[T, B]`, then take `num_updates` gradient steps once warmed up."""
         state, ready = experience.store(self, state, trajectory)
         beta = value_at(self.importance, state.progress)
-        names = ("loss", "q_value") + ("clipped_fraction",) * action_values.has_bounds(self.head)
+        names = ("loss", "q_value") + ("clipped_fraction",) * self.operator.head.facts.bounded
         nothing = dict.fromkeys(names, jnp.zeros((), jnp.float32))
 
         def learn(state: QNetworkState, key: Key) -> tuple[QNetworkState, dict[str, Array]]:
@@ -264,7 +264,7 @@ class QNetworkAgent:
             grads, state.optimiser, state.params, state.progress
         )
         logs = {"loss": total, "q_value": jnp.mean(q_value) - self._offset}
-        if action_values.has_bounds(head):
+        if self.operator.head.facts.bounded:
             logs["clipped_fraction"] = action_values.clipped_fraction(head, target, batch.weights)
         learner = state.replace(
             params=params,

@@ -30,7 +30,7 @@ def notices(job: Job) -> list[str]:
         return []
     found = [why_no_contraction(operator)]
     is_relative = getattr(job.agent, "average_reward", None) is not None
-    if hasattr(operator.head, "low") and hasattr(operator.head, "high") and not is_relative:
+    if operator.head.facts.bounded and not is_relative:
         found.append(_narrow_head(job, operator.head))
     return [text for text in found if text]
 

@@ -81,10 +81,13 @@ class HeadFacts:
     Attributes:
         stores_law: it keeps a law of returns; false when only the mean survives.
         mean_preserving: `mean(encode(law))` is the law's mean, within the range of the head.
+        bounded: returns are stored on a grid of `num_atoms` from `low` to `high`, and what lies
+            beyond at its ends, which agents measure and the command line warns of.
     """
 
     stores_law: bool = True
     mean_preserving: bool = True
+    bounded: bool = False
 
 
 class Head(Protocol):
@@ -93,7 +96,6 @@ class Head(Protocol):
     @property
     def facts(self) -> HeadFacts:
         """What holds of it: a class attribute will do."""
-        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -138,7 +140,6 @@ class Improvement(Protocol):
     @property
     def facts(self) -> ImprovementFacts:
         """What holds of it: a class attribute will do."""
-        ...
 
     def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """`q_values[A]`, `mask[A]` (true where legal) -> `probs[A]`, `bonus[A]` [return]."""
@@ -167,7 +168,6 @@ class Composition(Protocol):
     @property
     def facts(self) -> CompositionFacts:
         """What holds of it: a class attribute will do."""
-        ...
 
     def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
         """Elementwise, over arrays that broadcast [return]."""
@@ -242,6 +242,43 @@ class Agent(Policy, Protocol):
         """Fresh `[T, B]` data -> `state`, `metrics` (scalars)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class RuleFacts:
+    """What holds of an update rule whatever its numbers; stated once, as `facts`.
+
+    What a rule is made of (a drift, a reward), an optimiser and an exploration have facts as well
+    where something of them is learned.
+
+    Attributes:
+        needs_episodes: `targets` are of whole episodes: `trajectory.extras["first_step"]` says
+            where the episode of each step begins, -1 where it is not whole in the rollout.
+        raw_advantages: advantages have a scale of their own; an agent must not standardise them.
+        learned: the fields whose numbers an outer loop learns, by dotted path.
+    """
+
+    needs_episodes: bool = False
+    raw_advantages: bool = False
+    learned: tuple[str, ...] = ()
+
+
+LEARNED = RuleFacts(learned=("weights",))
+
+
+def rule_facts(part: Any) -> RuleFacts:
+    """The facts of a rule, or of any part; gathered where a class has them one by one, or none.
+
+    Example:
+        >>> class Mine:
+        ...     learned = ("table",)
+        >>> rule_facts(Mine())
+        RuleFacts(needs_episodes=False, raw_advantages=False, learned=('table',))
+    """
+    if hasattr(part, "facts"):
+        return part.facts
+    names = [fact.name for fact in dataclasses.fields(RuleFacts) if hasattr(part, fact.name)]
+    return RuleFacts(**{name: getattr(part, name) for name in names})
+
+
 class UpdateRule(Protocol):
     """What an actor-critic minimises, hand-written or learned.
 
@@ -249,6 +286,10 @@ class UpdateRule(Protocol):
     rule's parameters, which a sweep maps over and an outer loop differentiates or evolves. No
     stop-gradient stands between them and what a rule returns.
     """
+
+    @property
+    def facts(self) -> RuleFacts:
+        """What holds of it: a class attribute will do. All are false where there is none."""
 
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:

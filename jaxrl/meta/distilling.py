@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.core import struct
+from jaxrl.core.protocols import LEARNED
 from jaxrl.core.schedules import values_at
 from jaxrl.core.types import Array, Progress
 from jaxrl.rules import DriftPolicy, WithReward
@@ -98,7 +99,7 @@ class SparseDrift:
     scales: Array
     terms: tuple[str, ...] = struct.field(pytree_node=False)
 
-    learned: ClassVar[tuple[str, ...]] = ("weights",)
+    facts = LEARNED
 
     def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
         """-> `[...]` [return]."""

@@ -12,7 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import UpdateRule
+from jaxrl.core.protocols import UpdateRule, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
 from jaxrl.meta.inner import differentiable_iteration, lived, look_ahead, relive, repeat
@@ -339,7 +339,7 @@ class _Weighted:
 
     rule: UpdateRule
 
-    needs_episodes = of_inner("needs_episodes", False)
+    facts = property(lambda weighted: rule_facts(weighted.rule))
     outputs = of_inner("outputs")
     init = of_inner("init")
 

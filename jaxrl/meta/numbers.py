@@ -65,7 +65,7 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = (), timed: bool = Fa
         agent: with the numbers to start from.
         free: settings by dotted path or by unique last part (`discount`, `rule.lambda_`,
             `optimiser.learning_rate`), or paths of learned weights (`rule.weights`). Without any,
-            what the agent's rule, optimiser and exploration declare as `learned`.
+            what the agent's rule, optimiser and exploration say is `learned`.
         timed: learn them as curves over the life (`LifetimeCurve`), which start as the constants
             that they are: numbers of the rule, and the learning rate.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.core import struct
-from jaxrl.core.protocols import UpdateRule
+from jaxrl.core.protocols import UpdateRule, rule_facts
 from jaxrl.core.schedules import Schedule, value_at, values_at
 from jaxrl.core.types import Array, Progress, Transition
 from jaxrl.meta.distilling import drift_at
@@ -137,8 +137,7 @@ def probe(
         log_ratio = jnp.linspace(-edge, edge, num_points)
         advantage = jnp.linspace(-most_advantage, most_advantage, num_points)
         drift = _drift_map(lambda share: drift_at(inner, at(share)), points, log_ratio, advantage)
-    is_rule = getattr(inner, "targets", None) is not None
-    if is_rule and not getattr(inner, "needs_episodes", False):
+    if hasattr(inner, "targets") and not rule_facts(inner).needs_episodes:
         rewards = jnp.asarray([0.0, *pulses])
         response = _pulse_response(inner, at, points, rewards, num_lags, discount)
     line = jnp.linspace(0.0, 1.0, num_points)

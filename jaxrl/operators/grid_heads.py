@@ -109,7 +109,7 @@ class Categorical:
     high: float = setting(10.0, "greatest return of the grid", unit="return")
     num_atoms: int = setting(51, "points of the grid", low=2)
 
-    facts = HeadFacts()
+    facts = HeadFacts(bounded=True)
     __post_init__ = _check_grid
     shape = property(_shape)
     support = _points
@@ -157,7 +157,7 @@ class TwoHot:
     high: float = setting(10.0, "greatest return of the grid", unit="return")
     num_atoms: int = setting(51, "points of the grid", low=2)
 
-    facts = HeadFacts(stores_law=False)
+    facts = HeadFacts(stores_law=False, bounded=True)
     __post_init__ = _check_grid
     shape = property(_shape)
     support = _points
@@ -221,7 +221,7 @@ class HLGauss:
         0.75, "standard deviation in widths of a bin", low=0.0, low_open=True
     )
 
-    facts = HeadFacts(stores_law=False, mean_preserving=False)
+    facts = HeadFacts(stores_law=False, mean_preserving=False, bounded=True)
     __post_init__ = _check_grid
     shape = property(_shape)
     law = _law_of_mean

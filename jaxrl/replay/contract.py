@@ -30,46 +30,36 @@ class Replay(Protocol):
     @property
     def capacity(self) -> int:
         """Transitions kept."""
-        ...
 
     @property
     def num_envs(self) -> int:
         """Environments written side by side."""
-        ...
 
     def check(self, batch_size: int = 1) -> None:
         """Raise `ValueError` when the sizes do not fit together."""
-        ...
 
     def nbytes(self, example: Transition) -> int:
         """Bytes that one state takes, for transitions like `example[num_envs, ...]`."""
-        ...
 
     def init(self, example: Transition) -> PyTree:
         """An empty `state`; `example` is one step, arrays or shapes, `[num_envs, ...]`."""
-        ...
 
     def add(self, state: PyTree, trajectory: Transition) -> PyTree:
         """Append `trajectory[T, num_envs, ...]`."""
-        ...
 
     def size(self, state: PyTree) -> Array:
         """Transitions stored, `[]` int32."""
-        ...
 
     def can_sample(self, state: PyTree, batch_size: int) -> Array:
         """Whether at least `batch_size` windows are stored, `[]` bool."""
-        ...
 
     def sample(
         self, key: Key, state: PyTree, batch_size: int, beta: Array | float | None = None
     ) -> Batch:
         """Draw `batch_size` windows, with replacement. `beta` tempers the importance weights."""
-        ...
 
     def update_priorities(
         self, state: PyTree, indices: Array, priorities: Array, when: Array | bool = True
     ) -> PyTree:
         """Tell how surprising the drawn entries were, `[batch]`, unless `when` is false; uniform
         replay ignores it."""
-        ...

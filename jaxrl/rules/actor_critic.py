@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import RuleFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress
 from jaxrl.rules import contract
@@ -34,6 +35,7 @@ class AdvantageActorCritic:
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
+    facts = RuleFacts()
     outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
     init = contract.remember_nothing
     targets = contract.plain_targets
@@ -74,6 +76,7 @@ class ProximalPolicy:
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
+    facts = RuleFacts()
     outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
     init = contract.remember_nothing
     targets = contract.plain_targets

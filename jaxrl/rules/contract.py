@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.holding import held
+from jaxrl.core.protocols import rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks.distributions import Policy
@@ -104,22 +106,15 @@ def plain_targets(
     return advantage_targets(rule.lambda_, outputs, trajectory), rule_state
 
 
-def of_inner(name: str, otherwise: Any = None) -> Any:
+def of_inner(name: str) -> Any:
     """What a rule round another one, its `rule`, leaves to that: a property or method `name`."""
-
-    def inner(owner: Any) -> Any:
-        return getattr(owner.rule, name, otherwise)
-
-    return property(inner, doc=f"The inner rule's `{name}`.")
+    return property(attrgetter(f"rule.{name}"), doc=f"The inner rule's `{name}`.")
 
 
 def learned_in(owner: Any, *parts: str) -> tuple[str, ...]:
-    """What these parts of a rule or agent declare as `learned`, by dotted path."""
-    return tuple(
-        f"{part}.{name}"
-        for part in parts
-        for name in getattr(getattr(owner, part, None), "learned", ())
-    )
+    """What is learned of these parts of a rule or agent, by dotted path; it may lack some."""
+    held = {part: getattr(owner, part) for part in parts if hasattr(owner, part)}
+    return tuple(f"{part}.{name}" for part in held for name in rule_facts(held[part]).learned)
 
 
 # ---- weights of the small networks that rules are made of --------------------------------------

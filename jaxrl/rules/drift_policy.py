@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.lifetime import lifetime_features
+from jaxrl.core.protocols import LEARNED, RuleFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress
 from jaxrl.rules import contract
@@ -128,9 +129,9 @@ class DriftPolicy:
     targets = contract.plain_targets
 
     @property
-    def learned(self) -> tuple[str, ...]:
-        """What of the drift is learned, by dotted path."""
-        return contract.learned_in(self, "drift")
+    def facts(self) -> RuleFacts:
+        """What of the drift is learned."""
+        return RuleFacts(learned=contract.learned_in(self, "drift"))
 
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
@@ -174,7 +175,7 @@ class NetworkDrift:
     margin: float = setting(1e-4, "drift to overcome", unit="return", low=0.0, low_open=True)
     timed: bool = setting(False, "let the drift see how far the life has come")
 
-    learned: ClassVar[tuple[str, ...]] = ("weights",)
+    facts = LEARNED
 
     def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
         """-> `[...]` [return]."""
@@ -211,7 +212,7 @@ def drift(
 
     Example:
         >>> rule = drift(jax.random.key(0), num_hidden=16, timed=True)
-        >>> rule.learned, rule.drift.weights["hidden"].shape
+        >>> rule.facts.learned, rule.drift.weights["hidden"].shape
         (('drift.weights',), (24, 16))
         >>> rule = drift(lambda log_ratio, advantage, progress: log_ratio**4)
         >>> float(rule.drift(2.0, 1.0, Progress.start()))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.lifetime import lifetime_features
+from jaxrl.core.protocols import RuleFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, Transition
 from jaxrl.networks import CategoricalPolicy
@@ -54,7 +54,7 @@ class LearnedPolicyGradient:
 
     Example:
         >>> rule = lpg(jax.random.key(0), num_hidden=8, num_predictions=3)
-        >>> rule.outputs, rule.learned
+        >>> rule.outputs, rule.facts.learned
         ({'prediction': (3,)}, ('weights',))
     """
 
@@ -63,8 +63,7 @@ class LearnedPolicyGradient:
     num_predictions: int = setting(30, "logits of the prediction", low=1)
     timed: bool = setting(False, "let the rule see how far the life has come")
 
-    learned: ClassVar[tuple[str, ...]] = ("weights",)
-    raw_advantages: ClassVar[bool] = True  # the agent must not standardise pi_hat
+    facts = RuleFacts(raw_advantages=True, learned=("weights",))  # pi_hat is not standardised
     init = remember_nothing
 
     @property

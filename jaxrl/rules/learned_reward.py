@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import UpdateRule
+from jaxrl.core.protocols import LEARNED, RuleFacts, UpdateRule, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -43,7 +43,7 @@ class NetworkReward:
     num_observations: int = struct.field(pytree_node=False, default=0)
     num_actions: int = struct.field(pytree_node=False, default=0)
 
-    learned: ClassVar[tuple[str, ...]] = ("weights",)
+    facts = LEARNED
 
     def __call__(self, observation: PyTree, action: Array, reward: Array) -> Array:
         """-> `[...]` [return]."""
@@ -81,7 +81,7 @@ class HintedReward:
     Example:
         >>> plain = jax.tree_util.Partial(lambda s, a, r: r)
         >>> paid = HintedReward(plain, lambda s, a: s + a, 0.5)
-        >>> float(paid(jnp.array(2.0), jnp.array(1.0), jnp.array(10.0))), paid.learned
+        >>> float(paid(jnp.array(2.0), jnp.array(1.0), jnp.array(10.0))), paid.facts.learned
         (11.5, ('hint_factor',))
     """
 
@@ -90,9 +90,9 @@ class HintedReward:
     hint_factor: float = setting(1.0, "factor of the designer's hint")
 
     @property
-    def learned(self) -> tuple[str, ...]:
-        """What is learned of the other reward, by dotted path, and the factor."""
-        return (*learned_in(self, "reward"), "hint_factor")
+    def facts(self) -> RuleFacts:
+        """What is learned of the other reward, and the factor."""
+        return RuleFacts(learned=(*learned_in(self, "reward"), "hint_factor"))
 
     def __call__(self, observation: PyTree, action: Array, reward: Array) -> Array:
         """-> `[...]` [return]."""
@@ -132,16 +132,15 @@ class WithReward:
     reward: Reward
     discount_factor: float = setting(1.0, "factor of the discount", low=0.0, high=1.0)
 
-    needs_episodes = of_inner("needs_episodes", False)
-    raw_advantages = of_inner("raw_advantages", False)
     outputs = of_inner("outputs")
     init = of_inner("init")
     loss = of_inner("loss")
 
     @property
-    def learned(self) -> tuple[str, ...]:
-        """What is learned of the reward and of the inner rule, by dotted path."""
-        return learned_in(self, "reward", "rule")
+    def facts(self) -> RuleFacts:
+        """The inner rule's; learned is what is so of the reward and of the inner rule."""
+        learned = learned_in(self, "reward", "rule")
+        return dataclasses.replace(rule_facts(self.rule), learned=learned)
 
     def targets(
         self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress
@@ -183,7 +182,7 @@ def with_reward(
         >>> learned = with_reward(
         ...     AdvantageActorCritic(), jax.random.key(0), Discrete(5), Discrete(2), num_hidden=4
         ... )
-        >>> learned.learned, learned.reward.weights["hidden"].shape
+        >>> learned.facts.learned, learned.reward.weights["hidden"].shape
         (('reward.weights',), (7, 4))
     """
     reward: Reward

@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import RuleFacts
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, Transition
@@ -112,6 +113,7 @@ class MirrorDescentPolicy:
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
 
+    facts = RuleFacts()
     outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
     init = contract.remember_nothing
 

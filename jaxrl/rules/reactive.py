@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
+from jaxrl.core.protocols import LEARNED, RuleFacts, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, of_inner
@@ -84,7 +85,7 @@ class ReactiveEntropy:
     Example:
         >>> from jaxrl.rules import AdvantageActorCritic
         >>> rule = reactive_entropy(jax.random.key(0), AdvantageActorCritic())
-        >>> rule.init({}).shape, rule.learned
+        >>> rule.init({}).shape, rule.facts.learned
         ((10,), ('weights',))
     """
 
@@ -94,12 +95,15 @@ class ReactiveEntropy:
     lowest: float = setting(0.0, "least entropy weight", unit="per nat", low=0.0)
     num_recent: int = setting(10, "rollouts looked back on", low=1)
 
-    learned: ClassVar[tuple[str, ...]] = ("weights",)
-    raw_advantages = of_inner("raw_advantages", False)
     outputs = of_inner("outputs")
 
     init = nothing_yet
     weight = answer  # mean rewards `[..., N]`, the latest first -> entropy weight `[...]` [per nat]
+
+    @property
+    def facts(self) -> RuleFacts:
+        """The inner rule's; the weights here are learned."""
+        return dataclasses.replace(rule_facts(self.rule), learned=LEARNED.learned)
 
     def targets(
         self, rule_state: Array, outputs: PolicyOutputs, trajectory: Transition, progress: Progress
@@ -182,7 +186,7 @@ class ReactiveExploration:
         >>> import jax
         >>> exploration = reactive_exploration(jax.random.key(0), num_recent=3)
         >>> memory = exploration.remember(exploration.init(), jnp.array([1.0, 3.0]))
-        >>> memory.tolist(), exploration.learned
+        >>> memory.tolist(), exploration.facts.learned
         ([2.0, 0.0, 0.0], ('weights',))
         >>> f"{float(exploration(exploration.init())):.2f}"  # nothing seen yet
         '0.30'
@@ -193,7 +197,7 @@ class ReactiveExploration:
     highest: float = setting(0.99, "greatest probability of a uniform action", low=0.0, high=1.0)
     num_recent: int = setting(10, "rollouts looked back on", low=1)
 
-    learned: ClassVar[tuple[str, ...]] = ("weights",)
+    facts = LEARNED
 
     init = nothing_yet
     remember = remember

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import Functional
+from jaxrl.core.protocols import Functional, RuleFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, Transition
 from jaxrl.functionals.risk import CVaR
@@ -76,7 +76,7 @@ class StaticRiskGradient:
     functional: Functional = struct.field(default_factory=CVaR)
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
 
-    needs_episodes: ClassVar[bool] = True
+    facts = RuleFacts(needs_episodes=True)
     outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
     init = remember_nothing
 

@@ -167,11 +167,14 @@ def test_what_a_head_can_store_it_keeps(name):
 
 
 def test_facts_are_as_stated(name):
-    """stores_law: two laws of one mean are told apart; mean_preserving: means survive."""
+    """stores_law: two laws of one mean are told apart; mean_preserving: means survive; bounded:
+    what lies beyond the ends of a grid is stored at them."""
     head, found = HEADS[name], measured(name)
     apart = np.abs(found["narrow"]["params"] - found["wide"]["params"])
     if head.shape not in ((1,), ()):  # one number cannot
         assert bool(np.any(apart > 1e-3)) == head.facts.stores_law
+    far = Law(np.ones(1, np.float32), np.full(1, 1e3, np.float32))
+    assert (head.mean(head.encode(far)) < 9.0) == head.facts.bounded
     off = [abs(found[i]["mean"] - moments(bank()[i])[0]) for i in range(NUM_RANDOM)]
     # HL-Gauss keeps them nearly: its own accuracy is tested below.
     assert (max(off) < 1e-5) == head.facts.mean_preserving or isinstance(head, HLGauss)

@@ -235,6 +235,7 @@ def test_a_function_is_a_drift_and_a_width_of_none_is_refused():
     outputs, targets = step_of(0.5, 2.0)
     plain = DriftPolicy(ZeroDrift()).loss(outputs, targets, LIFE)
     np.testing.assert_allclose(rule.loss(outputs, targets, LIFE) - plain, 0.25, rtol=1e-5)
-    assert rule.learned == () and rules.DriftPolicy(networks()).learned == ("drift.weights",)
+    assert rule.facts.learned == ()
+    assert rules.DriftPolicy(networks()).facts.learned == ("drift.weights",)
     with pytest.raises(ValueError, match="num_hidden=0"):
         drift(jax.random.key(0), num_hidden=0)

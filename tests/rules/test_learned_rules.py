@@ -235,7 +235,7 @@ def test_a_hint_is_added_with_a_factor_of_its_own(source):
         expected = np.asarray(without) + factor * np.array([41.0, 0.0, 30.0])
         np.testing.assert_allclose(pay(paid), expected, rtol=1e-6)
     weights = ("reward.reward.weights",) if source == "network" else ()
-    assert rule.learned == (*weights, "reward.hint_factor")
+    assert rule.facts.learned == (*weights, "reward.hint_factor")
 
 
 BOX = Box(0.0, 1.0, (2, 3))
@@ -271,14 +271,28 @@ def test_a_network_without_output_weights_pays_the_environment_s_reward(spaces):
         np.testing.assert_allclose(one, found, rtol=1e-5, atol=1e-6)
 
 
+class OneByOne:
+    """A rule of a user's own that states its facts as they come."""
+
+    needs_episodes, learned = True, ("table",)
+
+
+def test_facts_that_stand_one_by_one_are_read_through_a_wrapper():
+    facts = with_reward(OneByOne(), abs).facts
+    assert facts.needs_episodes and not facts.raw_advantages
+    assert facts.learned == ("rule.table",)
+
+
 def test_everything_else_is_the_inner_rule_s():
     spaces = SPACES[0]
     key = jax.random.key(0)
-    assert with_reward(made(), key, *spaces).learned == ("reward.weights", "rule.weights")
-    assert with_reward(drift(key), abs).learned == ("rule.drift.weights",)
+    assert with_reward(made(), key, *spaces).facts.learned == ("reward.weights", "rule.weights")
+    assert with_reward(drift(key), abs).facts.learned == ("rule.drift.weights",)
     assert with_reward(made(), abs).outputs == made().outputs
-    assert with_reward(StaticRiskGradient(), abs).needs_episodes
-    assert not with_reward(A2C, abs).needs_episodes
+    assert with_reward(StaticRiskGradient(), abs).facts.needs_episodes
+    assert not with_reward(A2C, abs).facts.needs_episodes
+    reactive = reactive_entropy(key, StaticRiskGradient())
+    assert reactive.facts.needs_episodes and reactive.facts.learned == ("weights",)
     assert with_reward(A2C, abs).init({}) == ()
     with pytest.raises(ValueError, match="observation_space"):
         with_reward(A2C, key)
