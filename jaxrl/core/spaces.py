@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.types import Array, Key
@@ -13,10 +14,18 @@ from jaxrl.core.types import Array, Key
 
 @struct.dataclass
 class Discrete:
-    """The integers `0 .. num_values - 1`."""
+    """The integers `0 .. num_values - 1`.
+
+    Raises:
+        ValueError: `num_values` is no whole number of at least 1.
+    """
 
     num_values: int = struct.field(pytree_node=False)
     dtype: jnp.dtype = struct.field(pytree_node=False, default=jnp.dtype("int32"))
+
+    def __post_init__(self) -> None:
+        if not _is_count(self.num_values, least=1):
+            raise ValueError(f"Discrete takes a whole number of values; got {self.num_values!r}.")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,12 +44,20 @@ class Discrete:
 
 @struct.dataclass
 class Box:
-    """Arrays of one shape between `low` and `high`, which may be infinite and may be traced."""
+    """Arrays of one shape between `low` and `high`, which may be infinite and may be traced.
+
+    Raises:
+        ValueError: `shape` is no tuple of whole numbers.
+    """
 
     low: Array  # broadcasts to `shape`
     high: Array  # broadcasts to `shape`
     shape: tuple[int, ...] = struct.field(pytree_node=False)
     dtype: jnp.dtype = struct.field(pytree_node=False, default=jnp.dtype("float32"))
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.shape, tuple) and all(map(_is_count, self.shape))):
+            raise ValueError(f"Box(low, high, shape) takes a tuple as shape; got {self.shape!r}.")
 
     def sample(self, key: Key) -> Array:
         """A finite draw, `[*shape]`.
@@ -71,6 +88,10 @@ class Box:
         if value.shape != self.shape:
             return jnp.zeros((), bool)
         return jnp.all((value >= self.low) & (value <= self.high))
+
+
+def _is_count(value: object, least: int = 0) -> bool:
+    return isinstance(value, (int, np.integer)) and value >= least
 
 
 Space = Discrete | Box

@@ -110,6 +110,26 @@ def test_membership(space, value, inside):
     assert bool(jax.jit(space.contains)(np.asarray(value))) is inside
 
 
+@pytest.mark.parametrize(
+    "build, arguments",
+    [
+        (Box, ((1,), -2.0, 2.0)),  # in another order
+        (Box, (-2.0, 2.0, 3)),
+        (Box, (-2.0, 2.0, [3])),
+        (Box, (-2.0, 2.0, (3, 1.0))),
+        (Box, (-2.0, 2.0, (-1,))),
+        (Discrete, ((2,),)),
+        (Discrete, (2.0,)),
+        (Discrete, (0,)),
+        (Discrete, (np.ones(2),)),
+    ],
+)
+def test_sizes_that_are_none_are_refused_where_they_are_given(build, arguments):
+    with pytest.raises(ValueError, match=rf"{build.__name__}.*takes a (tuple|whole number)"):
+        build(*arguments)
+    assert Discrete(np.int64(2)).num_values == 2 and Box(0.0, 1.0, (np.int32(3),)).shape == (3,)
+
+
 def test_bounds_may_be_traced():
     draw = jax.jit(lambda low: Box(low, low + 1.0, (3,)).sample(jax.random.key(1)))
     np.testing.assert_allclose(
