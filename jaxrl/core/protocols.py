@@ -48,23 +48,6 @@ MONETARY = FunctionalFacts()
 COHERENT = FunctionalFacts(coherent=True)
 
 
-def state_facts(kind: type) -> None:
-    """Gather the facts of a functional's class that states them one by one: `monotone = True`.
-
-    Raises:
-        TypeError: it states neither `facts` nor the three that have no safe default.
-    """
-    if hasattr(kind, "facts"):
-        return
-    names = [fact.name for fact in dataclasses.fields(FunctionalFacts) if hasattr(kind, fact.name)]
-    if not {"monotone", "translation_equivariant", "needs_successors"} <= {*names}:
-        raise TypeError(
-            f"{kind.__name__} does not say what holds of it: give the class "
-            "`facts = FunctionalFacts(monotone=..., translation_equivariant=...)`, from jaxrl.core."
-        )
-    kind.facts = FunctionalFacts(**{name: getattr(kind, name) for name in names})  # pyright: ignore
-
-
 class Functional(Protocol):
     """A scalar of a finite law: expectation, risk measure or worst case over an ambiguity set."""
 
@@ -171,6 +154,36 @@ class Composition(Protocol):
 
     def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
         """Elementwise, over arrays that broadcast [return]."""
+
+
+_STATED = {  # facts without a safe default
+    FunctionalFacts: ("monotone", "translation_equivariant", "needs_successors"),
+    HeadFacts: ("stores_law",),
+    ImprovementFacts: ("deterministic", "nonexpansive"),
+    CompositionFacts: ("linear", "needs_law", "contracts"),
+}
+
+
+def state_facts(kind: type) -> None:
+    """Gather the facts of a part's class that states them one by one: `monotone = True`.
+
+    Args:
+        kind: class of a functional, a head, an improvement or a composition.
+
+    Raises:
+        TypeError: it states neither `facts` nor each that has no safe default.
+    """
+    if hasattr(kind, "facts"):
+        return
+    found = [facts for facts, needed in _STATED.items() if all(hasattr(kind, x) for x in needed)]
+    if not found:
+        raise TypeError(
+            f"{kind.__name__} does not say what holds of it: give the class `facts`, one of "
+            f"{', '.join(facts.__name__ for facts in _STATED)}, from jaxrl.core."
+        )
+    names = [fact.name for fact in dataclasses.fields(found[0]) if hasattr(kind, fact.name)]
+    gathered = lambda part: found[0](**{name: getattr(part, name) for name in names})  # noqa: E731
+    kind.facts = property(gathered)  # pyright: ignore
 
 
 class Environment(Protocol):

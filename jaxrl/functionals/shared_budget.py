@@ -7,6 +7,7 @@ is weak. The best policy then spreads the risk over several actions: it is rando
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,12 @@ _PAIRWISE = 32  # up to so many atoms, N^2 comparisons are faster than a sort
 _MAX_STEPS = 64
 _HALVINGS = 36  # of the logarithm of a tilt, before Newton's method takes over
 _POLISHES = 3
+
+
+def _of_one_action(functional: Any, probs: Array, values: Array) -> Array:
+    """One action with the whole budget: `(probs[N], values[N]) -> []` [return]."""
+    one = jnp.ones((1,), values.dtype)
+    return functional.for_policy(one, probs[None], values[None])
 
 
 @checked_struct
@@ -62,10 +69,7 @@ class SharedL1:
 
     facts = FunctionalFacts(coherent=True, shared_over_actions=True)
 
-    def __call__(self, probs: Array, values: Array) -> Array:
-        """One action with the whole budget: `(probs[N], values[N]) -> []` [return]."""
-        one = jnp.ones((1,), values.dtype)
-        return self.for_policy(one, probs[None], values[None])
+    __call__ = _of_one_action
 
     def over_actions(
         self, probs: Array, values: Array, mask: Array | None = None
@@ -191,24 +195,12 @@ class SharedKL:
 
     facts = FunctionalFacts(coherent=True, shared_over_actions=True)
 
-    def __call__(self, probs: Array, values: Array) -> Array:
-        """One action with the whole budget: `(probs[N], values[N]) -> []` [return]."""
-        one = jnp.ones((1,), values.dtype)
-        return self.for_policy(one, probs[None], values[None])
+    __call__ = _of_one_action
 
     def over_actions(
         self, probs: Array, values: Array, mask: Array | None = None
     ) -> tuple[Array, Array]:
-        """Value and policy of the game of one state.
-
-        Args:
-            probs: `[A, N]`, the nominal law of each action.
-            values: `[A, N]` [return]; an action with a possible -inf is not taken.
-            mask: `[A]`, the legal actions; all when absent.
-
-        Returns:
-            The value `[]` [return] and a best policy `[A]`, which carries no derivative.
-        """
+        """As `SharedL1.over_actions`: value `[]` [return] and policy `[A]` of one state's game."""
         held = worst_law.hold("nominal", probs, values, self.budget)
         parameters, reachable, (probs, values, budget) = held
         cells = _Cells.of(probs, values, _playable(values, reachable, mask))
@@ -271,16 +263,7 @@ class SharedKL:
         return cells.with_slopes(cells.value_at(level), slopes, parameters), policy
 
     def for_policy(self, policy: Array, probs: Array, values: Array) -> Array:
-        """Value of a fixed policy against nature's best reply.
-
-        Args:
-            policy: `[A]`, non-negative, summing to one.
-            probs: `[A, N]`, the nominal law of each action.
-            values: `[A, N]` [return].
-
-        Returns:
-            `[]` [return].
-        """
+        """As `SharedL1.for_policy`: value `[]` [return] of a policy `[A]`, nature replying."""
         held = worst_law.hold("nominal", probs, values, self.budget, policy)
         parameters, reachable, (probs, values, budget, policy) = held
         cells = _Cells.of(probs, values, reachable & (policy > 0)[:, None])

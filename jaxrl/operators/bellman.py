@@ -114,8 +114,8 @@ class BellmanOperator:
     composition: Composition = struct.field(default_factory=DiscountedSum)
 
     def __post_init__(self) -> None:
-        state_facts(type(self.successor_functional))
-        state_facts(type(self.return_functional))
+        for slot in dataclasses.fields(self):
+            state_facts(type(getattr(self, slot.name)))
 
     @property
     def contracts(self) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,6 +108,38 @@ def episodes(mdp: TabularMDP, horizon: int, initial_state: int | Array | None = 
         successor, reward = (jnp.concatenate([x, x], axis=-1) for x in (successor, reward))
         over = jnp.broadcast_to(jnp.arange(prob.shape[-1]) >= mdp.num_outcomes, prob.shape)
     return Episodes(prob, successor, reward, over, mdp.legal, initial, weights)
+
+
+def on_episodes(
+    function: Callable[..., Any],
+    mdp: TabularMDP,
+    horizon: int,
+    initial_state: int | Array | None,
+    *numbers: Any,
+    sizes: tuple[int, ...] = (),
+) -> Any:
+    """`function(model, *numbers, *sizes)` of checked `episodes`, as one program.
+
+    Args:
+        function: of the top of a module: the program is kept for it.
+        mdp: the model.
+        horizon: H, steps; static.
+        initial_state: where episodes start; None: the model's own initial law.
+        numbers: pytrees of arrays.
+        sizes: static.
+
+    Raises:
+        ValueError: see `check_episodes`.
+    """
+    check_episodes(mdp, horizon, initial_state)
+    return _on_episodes(function, mdp, horizon, initial_state, numbers, sizes)
+
+
+@partial(jax.jit, static_argnames=("function", "horizon", "sizes"))
+def _on_episodes(
+    function: Any, mdp: TabularMDP, horizon: int, initial_state: Any, numbers: tuple, sizes: tuple
+) -> Any:
+    return function(episodes(mdp, horizon, initial_state), *numbers, *sizes)
 
 
 def check_episodes(mdp: TabularMDP, horizon: int, initial_state: int | Array | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
-from jaxrl.planning.episodes import check_episodes, episodes
+from jaxrl.planning.episodes import Episodes, on_episodes
 from jaxrl.planning.solution import check_int, check_policy
 
 
@@ -70,18 +69,13 @@ def return_law(
         Bellemare, Dabney & Rowland (2023), Distributional Reinforcement Learning, sections 2.5 and
         5.2 (the recursion; the number of atoms).
     """
-    check_episodes(mdp, horizon, initial_state)
     check_int("num_atoms", num_atoms)
     policy = check_policy(mdp, policy, horizon)
-    policy = jnp.broadcast_to(policy, (horizon, *mdp.legal.shape))
-    return _return_law(mdp, policy, initial_state, horizon, num_atoms)
+    return on_episodes(_return_law, mdp, horizon, initial_state, policy, sizes=(num_atoms,))
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_atoms"))
-def _return_law(
-    mdp: TabularMDP, policy: Array, initial_state: Array | None, horizon: int, num_atoms: int
-) -> ReturnLaw:
-    model = episodes(mdp, horizon, initial_state)
+def _return_law(model: Episodes, policy: Array, num_atoms: int) -> ReturnLaw:
+    policy = jnp.broadcast_to(policy, (model.horizon, *model.legal.shape))
     dtype = model.prob.dtype
     eps = jnp.finfo(dtype).eps
     size = jnp.max(jnp.abs(jnp.stack(model.return_range())))
@@ -117,7 +111,7 @@ def _return_law(
     mixed = Law((initial[:, None] * laws.probs).reshape(-1), laws.atoms.reshape(-1))
     law, shifted, kept = merge(mixed, num_atoms, near)
     # Each sum of probabilities moves at most that share of mass over the whole range.
-    rounding = eps * (horizon + 1) * (model.prob.shape[-1] * policy.shape[-1] + 16) * size
+    rounding = eps * (model.horizon + 1) * (model.prob.shape[-1] * policy.shape[-1] + 16) * size
     return ReturnLaw(
         law,
         shifted + jnp.sum(initial * moved) + rounding,
@@ -193,13 +187,9 @@ def merge_each(
     return jax.tree.map(lambda leaf: leaf[:num_owners], (merged, moved, fits))
 
 
-@partial(jax.jit, static_argnames="num_atoms")
-def law_of_plan(
-    mdp: TabularMDP, plan: Any, initial_state: Array | None, num_atoms: int
-) -> ReturnLaw:
+def law_of_plan(model: Episodes, plan: Any, num_atoms: int) -> ReturnLaw:
     """The law of the return under a `StockPlan`, forward in time; see `StockPlan.return_law`."""
-    horizon, num_states = plan.weights.shape[0], mdp.num_states
-    model = episodes(mdp, horizon, initial_state)
+    horizon, num_states = model.horizon, model.legal.shape[0]
     dtype = model.prob.dtype
     eps = jnp.finfo(dtype).eps
     bounds = [*model.gained_range(), jnp.stack(model.return_range()).ravel(), plan.initial_stock]

@@ -14,7 +14,7 @@ from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings
 from jaxrl.core.types import Array
 from jaxrl.functionals.risk import CVaR, VaR
-from jaxrl.planning.episodes import Episodes, check_episodes, episodes
+from jaxrl.planning.episodes import Episodes, check_episodes, episodes, on_episodes
 from jaxrl.planning.solution import is_traced
 from jaxrl.planning.stock import (
     BETWEEN,
@@ -243,21 +243,9 @@ def _plan(
         plan = _plan_exactly(mdp, horizon, initial_state, utility, choose)
         if plan is not None:
             return plan
-    plan = _plan_on_grid(mdp, functional.level, (initial_state, lattice), on_grid, horizon, count)
+    numbers = functional.level, lattice
+    plan = on_episodes(on_grid, mdp, horizon, initial_state, *numbers, sizes=(count,))
     return plan if lattice is not None else with_own_value(mdp, plan, initial_state, functional)
-
-
-@partial(jax.jit, static_argnames=("on_grid", "horizon", "num_stocks"))
-def _plan_on_grid(
-    mdp: TabularMDP,
-    level: Array,
-    numbers: tuple[Array | None, ...],
-    on_grid: Callable[..., StockPlan],
-    horizon: int,
-    num_stocks: int,
-) -> StockPlan:
-    model = episodes(mdp, horizon, numbers[0])
-    return on_grid(model, level, numbers[1], num_stocks)
 
 
 def _plan_exactly(
@@ -282,7 +270,7 @@ def _plan_exactly(
         None when gains and returns are more than 4096.
     """
     model: Any = jax.tree.map(np.asarray, episodes(mdp, horizon, initial_state))
-    possible = (model.prob > 0) & model.legal[:, :, None]
+    possible = model.possible
     weights, reward = (np.asarray(x, np.float64) for x in (model.weights, model.reward))
     size = np.sum(weights) * np.max(np.abs(reward), where=possible, initial=0.0)
     near = 4 * float(np.finfo(model.prob.dtype).eps) * float(size)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxrl.core import struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
-from jaxrl.planning.episodes import Episodes, check_episodes, episodes
+from jaxrl.planning.episodes import Episodes, check_episodes, on_episodes
 from jaxrl.planning.return_laws import ReturnLaw, law_of_plan
 from jaxrl.planning.solution import check_int, check_range, check_shape, is_traced
 
@@ -111,14 +111,14 @@ class StockPlan:
             Bäuerle & Ott (2011), Markov decision processes with average-value-at-risk criteria
             (the stock as a state).
         """
-        check_episodes(mdp, self.weights.shape[-1], initial_state)
         check_int("num_atoms", num_atoms)
         if self.first_action.shape != (mdp.num_states,):
             raise ValueError(
                 f"The plan is of {self.first_action.shape[-1]} states, the model of "
                 f"{mdp.num_states}: give the model that was planned on, and jax.vmap over batches."
             )
-        return law_of_plan(mdp, self, initial_state, num_atoms)
+        horizon = self.weights.shape[-1]
+        return on_episodes(law_of_plan, mdp, horizon, initial_state, self, sizes=(num_atoms,))
 
 
 @struct.dataclass
@@ -262,13 +262,9 @@ def grid_steps(
     return jnp.where(width > 0, width / num_cells, 1.0)
 
 
-@partial(jax.jit, static_argnames="horizon")
-def stock_width(
-    mdp: TabularMDP, horizon: int, initial_state: Array | None, stocks: Array | None
-) -> Array:
+def _stock_width(model: Episodes, stocks: Array | None) -> Array:
     """The greatest range `[]` [return] of a stock at one time: what may follow, when `stocks` is
     None, or from those at time 0 what has been gained."""
-    model = episodes(mdp, horizon, initial_state)
     low, high = model.return_range() if stocks is None else model.gained_range()
     return jnp.max(high - low) + (0.0 if stocks is None else jnp.ptp(stocks))
 
@@ -287,7 +283,7 @@ def choose_grid(
         horizon: H.
         initial_state: where episodes start.
         num_stocks: what was asked for, or None.
-        stocks: initial stocks, of `stock_width`.
+        stocks: initial stocks, of `_stock_width`.
     """
     if num_stocks is not None:
         check_int("num_stocks", num_stocks, 3)
@@ -295,7 +291,8 @@ def choose_grid(
     step = lattice_step(mdp, horizon, stocks)
     if step is None or is_traced(initial_state):
         return 1025, None
-    count = round(float(stock_width(mdp, horizon, initial_state, stocks)) / step) + 2
+    width = on_episodes(_stock_width, mdp, horizon, initial_state, stocks)
+    count = round(float(width) / step) + 2
     if count > MOST_STOCKS:
         return 1025, None
     return -(-count // BLOCK) * BLOCK, step
@@ -361,7 +358,7 @@ def with_own_value(
     """
     if mdp.num_states * mdp.prob.shape[-1] * _FEW > 1_000_000:
         return plan
-    found = law_of_plan(mdp, plan, initial_state, _FEW)
+    found = plan.return_law(mdp, initial_state=initial_state, num_atoms=_FEW)
     value = functional(found.law.probs, found.law.atoms)
     missed = jnp.maximum(plan.value + plan.error_bound - value, found.error_bound)
     return plan.replace(
@@ -435,27 +432,25 @@ def stock_augmented(
     if lipschitz is not None:
         check_range("lipschitz", lipschitz, 0)
     num_stocks, lattice = choose_grid(mdp, horizon, initial_state, num_stocks, stocks)
-    numbers = initial_state, lattice, lipschitz
     # A struct has leaves that may be traced; a plain function is a static part of the program.
     utility, outer = (
         f if f is None or hasattr(f, "replace") else jax.tree_util.Partial(f)
         for f in (utility, outer)
     )
-    return _stock_augmented(mdp, utility, outer, stocks, numbers, horizon, num_stocks)
+    numbers = utility, outer, stocks, lattice, lipschitz
+    return on_episodes(_stock_augmented, mdp, horizon, initial_state, *numbers, sizes=(num_stocks,))
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_stocks"))
 def _stock_augmented(
-    mdp: TabularMDP,
+    model: Episodes,
     utility: Callable,
     outer: Callable | None,
     stocks: Array,
-    numbers: tuple[Array | None, ...],
-    horizon: int,
+    lattice: Array | None,
+    lipschitz: Array | None,
     num_stocks: int,
 ) -> StockPlan:
-    initial_state, lattice, lipschitz = numbers
-    model = episodes(mdp, horizon, initial_state)
+    horizon = model.horizon
     low, high = model.gained_range()
     low, high = low + jnp.min(stocks), high + jnp.max(stocks)
     steps = grid_steps(model, low, high, num_stocks - 1, lattice)

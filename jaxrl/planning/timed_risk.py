@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
@@ -15,7 +13,7 @@ from jaxrl.core.settings import check_settings
 from jaxrl.core.types import Array
 from jaxrl.functionals.per_pair import over_pairs
 from jaxrl.functionals.risk import CVaR, Entropic
-from jaxrl.planning.episodes import Episodes, check_episodes, episodes
+from jaxrl.planning.episodes import Episodes, on_episodes
 from jaxrl.planning.solution import check_int
 
 NUM_CELLS = 64
@@ -69,16 +67,11 @@ def static_entropic(
     """
     risk_aversion = jnp.asarray(risk_aversion, mdp.prob.dtype)
     check_settings(Entropic(risk_aversion))
-    check_episodes(mdp, horizon, initial_state)
-    plan = _plan(mdp, Entropic(risk_aversion), initial_state, horizon)
+    plan = on_episodes(_plan, mdp, horizon, initial_state, Entropic(risk_aversion))
     return plan.replace(risk_aversion=risk_aversion)
 
 
-@partial(jax.jit, static_argnames="horizon")
-def _plan(
-    mdp: TabularMDP, functional: Functional, initial_state: Array | None, horizon: int
-) -> TimedPlan:
-    model = episodes(mdp, horizon, initial_state)
+def _plan(model: Episodes, functional: Functional) -> TimedPlan:
     value, policy = _solve(model, functional)
     return TimedPlan(value, _rounding_bound(model), policy)
 
@@ -151,16 +144,11 @@ def static_evar(
         (2023), Entropic risk optimization in discounted MDPs, section 4 (a grid, first order).
     """
     check_settings(CVaR(level))
-    check_episodes(mdp, horizon, initial_state)
     check_int("num_rounds", num_rounds, 0)
-    return _static_evar(mdp, level, initial_state, horizon, num_rounds)
+    return on_episodes(_static_evar, mdp, horizon, initial_state, level, sizes=(num_rounds,))
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_rounds"))
-def _static_evar(
-    mdp: TabularMDP, level: Array, initial_state: Array | None, horizon: int, num_rounds: int
-) -> TimedPlan:
-    model = episodes(mdp, horizon, initial_state)
+def _static_evar(model: Episodes, level: Array, num_rounds: int) -> TimedPlan:
     dtype = model.prob.dtype
     low, high = model.return_range()
     width = high[0] - low[0]
@@ -250,8 +238,7 @@ def nested_cvar(
         et al. (2024), Provably efficient iterated CVaR reinforcement learning, section 3.
     """
     check_settings(CVaR(level))
-    check_episodes(mdp, horizon, initial_state)
-    plan = _plan(mdp, CVaR(level), initial_state, horizon)
+    plan = on_episodes(_plan, mdp, horizon, initial_state, CVaR(level))
     # A probability may be off by rounding, and the tail divides by the level.
     return plan.replace(error_bound=plan.error_bound / level)
 
@@ -297,16 +284,11 @@ def chow_cvar_upper_bound(
         risk measures in Markov decision processes, section 3 (why it over-estimates).
     """
     check_settings(CVaR(level))
-    check_episodes(mdp, horizon, initial_state)
     check_int("num_levels", num_levels, 2)
-    return _chow(mdp, level, initial_state, horizon, num_levels)
+    return on_episodes(_chow, mdp, horizon, initial_state, level, sizes=(num_levels,))
 
 
-@partial(jax.jit, static_argnames=("horizon", "num_levels"))
-def _chow(
-    mdp: TabularMDP, level: Array, initial_state: Array | None, horizon: int, num_levels: int
-) -> Array:
-    model = episodes(mdp, horizon, initial_state)
+def _chow(model: Episodes, level: Array, num_levels: int) -> Array:
     dtype = model.prob.dtype
     equal = jnp.linspace(0.0, 1.0, num_levels, dtype=dtype)
     levels = jnp.sort(jnp.concatenate([equal, jnp.asarray(level, dtype)[None]]))

@@ -242,6 +242,47 @@ def test_stock_is_added_before_a_return_is_scored():
     np.testing.assert_array_equal(laws, [[-1.0, -1.0], [-4.0, 4.0], [-4.0, 4.0]])
 
 
+def test_parts_that_state_their_facts_one_by_one_are_taken():
+    """As a user's own parts may: by class attributes or properties, without a `facts`."""
+
+    @struct.dataclass
+    class Sum:
+        weight: float = 1.0
+        needs_law, contracts = False, True
+        linear = property(lambda self: self.weight == 1.0)
+
+        def __call__(self, reward, discount, next_return):
+            return reward + self.weight * discount * next_return
+
+    @struct.dataclass
+    class Even:
+        deterministic, nonexpansive = False, False
+
+        def __call__(self, q_values, mask=None):
+            return jnp.full_like(q_values, 1.0 / q_values.shape[0]), jnp.zeros_like(q_values)
+
+    @struct.dataclass
+    class Total:
+        monotone, translation_equivariant, needs_successors = True, False, False
+
+        def __call__(self, probs, values):
+            return jnp.sum(probs * values)
+
+    @struct.dataclass
+    class Mute:
+        def __call__(self, reward, discount, next_return):
+            return reward
+
+    operator = BellmanOperator(Scalar(), Even(), Total(), composition=Sum())
+    facts = operator.improvement.facts, operator.successor_functional.facts
+    assert (facts[0].nonexpansive, facts[1].monotone) == (False, True)
+    assert not facts[1].translation_equivariant
+    assert operator.composition.facts.linear and not Sum(0.5).facts.linear
+    assert float(mean_after_transition(operator, 1.0, 0.5, np.float32([2.0, 6.0]))) == 3.0
+    with pytest.raises(TypeError, match=r"Mute does not say .*CompositionFacts"):
+        BellmanOperator(composition=Mute())
+
+
 @pytest.mark.parametrize("functional", [CVaR(0.25), Entropic(0.5)], ids=kind)
 def test_one_sampled_successor_is_refused_with_a_remedy(functional):
     operator = BellmanOperator(Scalar(), successor_functional=functional)
