@@ -101,11 +101,13 @@ def _kind(value: Any) -> str:
 def _spaces(env: Environment) -> list[str]:
     wrong = []
     for name in ("observation_space", "action_space"):
-        space = getattr(env, name, None)
+        try:
+            space = getattr(env, name, None)
+        except ValueError as error:
+            wrong.append(f"{name}: {error}")
+            continue
         if not isinstance(space, (Discrete, Box)):
             wrong.append(f"{name} is {space!r}: give a jaxrl.core.spaces.Discrete or Box.")
-        elif isinstance(space, Discrete) and space.num_values < 1:
-            wrong.append(f"{name} has {space.num_values} values: give at least one.")
         elif isinstance(space, Box) and np.any(np.asarray(space.low) > np.asarray(space.high)):
             wrong.append(f"{name} has a lower bound above the upper one.")
     return wrong

@@ -171,6 +171,8 @@ def check_policy(mdp: TabularMDP, policy: ArrayLike, horizon: int | None = None)
         ValueError: its shape is wrong, or concrete rows are no law over legal actions.
     """
     check_model(mdp)
+    if horizon is not None:
+        check_int("horizon", horizon)
     policy = jnp.asarray(policy, mdp.prob.dtype)
     shape = mdp.legal.shape
     shapes = [shape] if horizon is None else [shape, (horizon, *shape)]

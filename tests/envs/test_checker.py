@@ -68,7 +68,7 @@ class Counter:
 SAID = {
     "no space": "observation_space is None",
     "bounds": "lower bound above",
-    "no action": "action_space has 0 values",
+    "no action": "action_space: Discrete takes a whole number of values; got 0",
     "shape": r"observation is float32\[1\], but its space says float32\[2\]",
     "dtype": "float32.* after reset, float16",
     "weak": "Python number",

@@ -22,6 +22,7 @@ from jaxrl.rules import (
     StaticRiskGradient,
     drift,
     lpg,
+    reactive_entropy,
     with_reward,
 )
 
