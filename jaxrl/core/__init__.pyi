@@ -1,4 +1,4 @@
-from jaxrl.core import protocols as protocols, struct as struct
+from jaxrl.core import notation as notation, protocols as protocols, struct as struct
 from jaxrl.core.distances import (
     cramer_distance as cramer_distance,
     wasserstein_distance as wasserstein_distance,

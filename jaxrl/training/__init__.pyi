@@ -21,7 +21,11 @@ from jaxrl.training.iwocs import (
     LeastValueState as LeastValueState,
     train_iwocs as train_iwocs,
 )
-from jaxrl.training.loop import train as train
+from jaxrl.training.loop import (
+    start_training as start_training,
+    train as train,
+    train_iteration as train_iteration,
+)
 from jaxrl.training.rollouts import rollout as rollout, start_rollout as start_rollout
 from jaxrl.training.run_folder import (
     RunFolder as RunFolder,

@@ -10,8 +10,7 @@ from linear_policy import Counter, Linear
 from toys import KEY
 
 import jaxrl
-from jaxrl.agents import NormalisedAgent
-from jaxrl.agents.readers import response
+from jaxrl.agents import NormalisedAgent, response
 from jaxrl.core import Box, Discrete, TimeStep, struct
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.envs.control import CartPole, Pendulum

@@ -13,8 +13,7 @@ from toys import KEY
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents import Optimiser, preset
-from jaxrl.agents.readers import response
+from jaxrl.agents import Optimiser, preset, response
 from jaxrl.core import Linear, outcome_mdp, struct
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.networks import NetworkSettings
