@@ -19,7 +19,16 @@ from small_run import SMALL, Run, no_pictures, strong
 from jaxrl import envs
 from jaxrl.agents import PRESETS, preset
 from jaxrl.cli import evaluate as played_by_command, job as jobs, listing, main
-from jaxrl.core import Box, Discrete, TimeStep, list_settings, replace_setting, setting, struct
+from jaxrl.core import (
+    Box,
+    Discrete,
+    TimeStep,
+    list_settings,
+    notation,
+    replace_setting,
+    setting,
+    struct,
+)
 from jaxrl.training import evaluate
 
 
@@ -251,9 +260,13 @@ def test_help_shows_every_setting_of_the_agent(agent: str, jaxrl: Run) -> None:
 
 @pytest.mark.parametrize(
     ("words", "shown"),
-    [(["--help"], ["train", "evaluate", "plot", "list"]), (["train", "--help"], ["clip_epsilon"])],
+    [
+        (["--help"], ["train", "evaluate", "plot", "list"]),
+        (["train", "--help"], ["clip_epsilon"]),
+        (["list"], ["envs", "operators", *notation.KINDS]),
+    ],
 )
-def test_help_is_quick_because_it_imports_no_jax(words: list[str], shown: list[str]) -> None:
+def test_what_is_quick_is_so_because_it_imports_no_jax(words: list[str], shown: list[str]) -> None:
     code = (
         f"import sys; from jaxrl.cli import main; main({words});"
         "sys.exit('jax' in sys.modules or 'gymnax' in sys.modules)"
