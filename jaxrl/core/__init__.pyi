@@ -17,7 +17,6 @@ from jaxrl.core.protocols import (
     Agent as Agent,
     CompositionFacts as CompositionFacts,
     Environment as Environment,
-    Functional as Functional,
     FunctionalFacts as FunctionalFacts,
     HeadFacts as HeadFacts,
     ImprovementFacts as ImprovementFacts,

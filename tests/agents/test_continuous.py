@@ -11,7 +11,8 @@ import pytest
 import scipy.stats
 
 from jaxrl import SquashedGaussian, sac, td3
-from jaxrl.agents import ActionBox, Optimiser, TargetUpdate
+from jaxrl.agents import Optimiser, TargetUpdate
+from jaxrl.agents.action_box import ActionBox
 from jaxrl.core import Box, Linear
 from jaxrl.networks import NetworkSettings, TanhGaussianPolicy
 from jaxrl.replay import UniformReplay

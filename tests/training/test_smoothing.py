@@ -22,10 +22,10 @@ from jaxrl.training import (
     GradientAttack,
     SensorBias,
     SmoothedPolicy,
-    SmoothingCertificate,
-    play_episodes,
     smoothing,
 )
+from jaxrl.training.evaluation import play_episodes
+from jaxrl.training.smoothing import SmoothingCertificate
 
 IDENTITY = np.ones((1, 1), np.float32)
 

@@ -18,7 +18,8 @@ from jaxrl.core import Linear, outcome_mdp, struct
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import UniformReplay
-from jaxrl.training import LeastValuePolicy, LeastValueState, iwocs, train_iwocs
+from jaxrl.training import LeastValuePolicy, iwocs, train_iwocs
+from jaxrl.training.iwocs import LeastValueState
 
 TRACES = []
 
