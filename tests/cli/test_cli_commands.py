@@ -234,6 +234,7 @@ def test_list_names_everything(what: str, names: list[str], jaxrl: Run) -> None:
 def test_list_without_a_kind_names_the_kinds(jaxrl: Run) -> None:
     listed = jaxrl("list")
     assert listed == jaxrl("list", "kinds")
+    assert set(listing._kinds()) == {"envs", "experiments", "operators", *notation.KINDS}
     _, _, error = jaxrl("list", "robots")
     choices = re.findall(r"\w+", error.rpartition(": ")[2])
     assert [line.split()[1] for line in listed[1].splitlines() if line.startswith("│")] == choices
