@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents.action_box import ActionBox
 from jaxrl.agents.experience import normalised_weights
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep
 from jaxrl.agents.successors import SourceState
 from jaxrl.core import struct
 from jaxrl.core.schedules import Schedule, value_at
@@ -51,7 +51,9 @@ class CriticLearner:
         """Parameters of the lagged critics."""
         return self.target_params.critic if self.target_params else self.target_critic
 
-    def stepped(self, optimiser: Optimiser, progress: Progress, **grads: PyTree) -> CriticLearner:
+    def stepped(
+        self, optimiser: GradientStep, progress: Progress, **grads: PyTree
+    ) -> CriticLearner:
         """After a step down these gradients, each of a part of the parameters."""
         params, states = {}, {}
         for name, grad in grads.items():

@@ -18,7 +18,7 @@ from jaxrl.networks.distributions import (
     TanhGaussianPolicy,
 )
 from jaxrl.networks.initialisers import INITIALISERS
-from jaxrl.networks.torsos import HIDDEN_GAIN, NetworkSettings, Torso
+from jaxrl.networks.torsos import HIDDEN_GAIN, Network, Torso
 
 
 class QNetwork(nn.Module):
@@ -91,8 +91,7 @@ class ImplicitQNetwork(nn.Module):
     def __call__(self, observation: PyTree, levels: Array | None = None) -> Array:
         """`[..., *observation]`, `levels[..., K]` (default mid-levels) -> `[..., A, K, 2]`."""
         s = self.torso.settings
-        first = s.replace(hidden_sizes=s.hidden_sizes[:-1])
-        features = Torso(first, self.torso.num_axes, self.torso.num_values)(observation)
+        features = Torso(s.before_last(), self.torso.num_axes, self.torso.num_values)(observation)
         if levels is None:  # shared by all observations, and embedded once
             levels = quantile_levels(self.num_levels, features.dtype)
         init = INITIALISERS[s.initialiser]
@@ -100,7 +99,7 @@ class ImplicitQNetwork(nn.Module):
         cosines = jnp.cos(math.pi * orders * levels[..., None])  # [..., K, C], or [K, C]
         width = features.shape[-1]
         phi = nn.relu(nn.Dense(width, kernel_init=init(HIDDEN_GAIN), name="level")(cosines))
-        hidden = s.dense_layers(s.hidden_sizes[-1:])(features[..., None, :] * phi)
+        hidden = s.last(width)(features[..., None, :] * phi)
         values = nn.Dense(self.num_actions, kernel_init=init(1.0), name="advantage")(hidden)
         if self.dueling:
             centred = values - jnp.mean(values, axis=-1, keepdims=True)
@@ -144,7 +143,7 @@ class GRU(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and value, on one torso or on two, with or without a GRU between torso and outputs."""
 
-    network: NetworkSettings
+    network: Network
     observation_space: tuple[int, int]  # (num_axes, num_values), as `Torso` takes them
     action_size: int
     discrete: bool
@@ -218,7 +217,7 @@ class ActorCritic(nn.Module):
 
 
 def actor_critic(
-    network: NetworkSettings,
+    network: Network,
     observation_space: Space,
     action_space: Space,
     shared: bool,
@@ -286,6 +285,9 @@ class ActionCritic(nn.Module):
     """Return parameters of (observation, action) pairs, from an ensemble of independent networks.
 
     Values for the default `head_shape`.
+
+    Raises:
+        ValueError: several networks of parameters that are all the same.
     """
 
     torso: Torso
@@ -295,7 +297,13 @@ class ActionCritic(nn.Module):
     @nn.compact
     def __call__(self, observation: PyTree, action: Array) -> Array:
         """`[..., *observation]`, `[..., D]` -> `[num_critics, ..., *head_shape]` [return]."""
-        inputs = jnp.concatenate([self.torso.flat(observation), action], axis=-1)
+        if self.num_critics > 1 and not self.torso.settings.is_drawn:
+            raise ValueError(
+                f"{self.num_critics} networks would start from the very parameters that the given "
+                "module has: give what builds it, such as network=functools.partial(nnx.Linear, "
+                "4, 64), so that each draws its own."
+            )
+        inputs = self.torso.settings.pair(self.torso, observation, action)
         body = nn.vmap(
             _CriticBody,
             variable_axes={"params": 0},
@@ -308,12 +316,12 @@ class ActionCritic(nn.Module):
 
 
 class _CriticBody(nn.Module):
-    settings: NetworkSettings
+    settings: Network
     head_shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
-        features = Torso(self.settings, 1)(inputs)
+    def __call__(self, inputs: PyTree) -> Array:
+        features = self.settings.pair_features(inputs)
         init = INITIALISERS[self.settings.initialiser](1.0)
         flat = nn.Dense(math.prod(self.head_shape), kernel_init=init)(features)
         return flat.reshape(*flat.shape[:-1], *self.head_shape)

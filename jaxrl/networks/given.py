@@ -1,0 +1,231 @@
+"""Networks of your own: any module of flax, and any pair of functions, in the place of settings.
+
+    a flax.linen module                  MyModule(width=64)
+    what builds a flax.nnx module        functools.partial(nnx.Linear, 4, 64), called with `rngs`
+    a flax.nnx module                    nnx.Linear(4, 64, rngs=nnx.Rngs(0)): every life starts from
+                                         the parameters that it has
+    two functions `(init, apply)`        init(key, observations) -> params, a pytree of arrays;
+                                         apply(params, observations) -> features
+
+Each is fed a batch of observations `[N, *observation]` as the space has them, states of a Discrete
+space as `[N]` int32, and gives *features* `[N, D]`. The agent's own output layer stands on these,
+whatever it is: values of actions, a policy, the numbers of a head, dueling or not. So a module that
+ends in one number for each action is a torso with as many features: leave its last layer out.
+
+Where an agent puts something between its torso and its last hidden layer, a layer of D rectified
+units follows the features: the actions, which join them in critics of (state, action) pairs as in
+Lillicrap et al. 2016, section 7, or the levels of an implicit quantile network.
+
+Each use draws its own parameters: actor and critic, every critic of an ensemble, every seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrl.core import struct
+from jaxrl.core.spaces import Discrete, Space
+from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.networks.torsos import MLP, Network, Torso
+
+_KINDS = (
+    "NetworkSettings, a flax.linen module, a flax.nnx module or what builds one, or a pair of "
+    "functions (init, apply)"
+)
+
+
+@struct.dataclass
+class GivenNetwork:
+    """A module of flax.linen as the torso of an agent; `as_network` makes it.
+
+    Attributes:
+        module: from `[N, *observation]` to features `[N, D]`.
+        name: of what was given, for messages.
+        is_drawn: whether another key gives other parameters.
+    """
+
+    module: nn.Module = struct.field(
+        pytree_node=False,
+        metadata={
+            "setting": False,
+            "closed": "the numbers of a network of your own are its own: give another one",
+        },
+    )
+    name: str = struct.field(pytree_node=False, default="")
+    is_drawn: bool = struct.field(pytree_node=False, default=True)
+
+    initialiser: ClassVar[str] = "orthogonal"
+    recurrent_size: ClassVar[int] = 0
+
+    def torso(self, space: Space) -> Torso:
+        """The module round which agents build.
+
+        Raises:
+            ValueError: it does not take such observations, does not give features, or keeps
+                anything beside its parameters.
+        """
+        num_values = space.num_values if isinstance(space, Discrete) else 0
+        torso = Torso(self, len(space.shape), num_values)
+        batch = jax.ShapeDtypeStruct((2, *space.shape), space.dtype)
+        told = f"network={self.name} with observations {batch.dtype}{list(batch.shape)}"
+        try:
+            variables = jax.eval_shape(torso.init, jax.random.key(0), batch)
+            jax.eval_shape(torso.apply, variables, batch)
+        except Exception as error:  # whatever a module of another's raises
+            raise ValueError(f"{told}: {str(error).strip() or type(error).__name__}") from error
+        _check_rest(told, [name for name in variables if name != "params"])
+        return torso
+
+    def features(self, torso: Torso, observation: PyTree) -> Array:
+        """All leading axes made one for the module, and again as they were."""
+        num_lead = jax.tree.leaves(observation)[0].ndim - torso.num_axes
+        lead = observation.shape[:num_lead]
+        batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[num_lead:]), observation)
+        found = self.module.clone(parent=torso, name="given")(batch)
+        shape, kind = jnp.shape(found), jnp.result_type(found)
+        if shape[:-1] != batch.shape[:1] or not jnp.issubdtype(kind, jnp.floating):
+            raise ValueError(
+                f"it gives {kind}{list(shape)}, not features, real numbers [{batch.shape[0]}, D]: "
+                "end it with x.reshape(x.shape[0], -1)."
+            )
+        return found.reshape(*lead, -1)
+
+    def before_last(self) -> GivenNetwork:
+        """The whole module."""
+        return self
+
+    def last(self, width: int) -> MLP:
+        """A layer of as many rectified units as there are features."""
+        return MLP((width,), "relu", self.initialiser, layer_norm=False)
+
+    def pair(self, torso: Torso, observation: PyTree, action: Array) -> tuple[PyTree, Array]:
+        """As they are."""
+        return observation, action
+
+    def pair_features(self, inputs: tuple[PyTree, Array]) -> Array:
+        """The features and the action, joined in the last layer."""
+        observation, action = inputs
+        num_axes = jax.tree.leaves(observation)[0].ndim - action.ndim + 1
+        features = Torso(self, num_axes)(observation)
+        return self.last(features.shape[-1])(jnp.concatenate([features, action], axis=-1))
+
+
+def as_network(given: Any) -> Network:
+    """What is given as `network` of an agent, as agents read it: see the head of this module.
+
+    Raises:
+        ValueError: it is nothing that agents can build on.
+
+    Example:
+        >>> as_network(nn.Dense(64)).torso(Discrete(5))
+        Traceback (most recent call last):
+        ValueError: network=Dense with observations int32[2]: ...
+    """
+    if isinstance(given, Network) and not isinstance(given, type):
+        return given
+    nnx = sys.modules.get("flax.nnx")  # whoever gives one has imported it
+    if isinstance(given, nn.Module):
+        network = GivenNetwork(given.clone(parent=None, name=None), type(given).__name__)
+    elif nnx is not None and isinstance(given, nnx.Module):
+        name = type(given).__name__
+        network = GivenNetwork(_NnxModule(_Copy.of(given, name), (), ()), name, is_drawn=False)
+    elif isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
+        network = GivenNetwork(_Pair(*given), _name_of(given[1]))
+    elif callable(given) and not (isinstance(given, type) and issubclass(given, nn.Module)):
+        build = given if isinstance(given, functools.partial) else functools.partial(given)
+        module = _NnxModule(build.func, build.args, tuple(build.keywords.items()))
+        network = GivenNetwork(module, _name_of(build.func))
+    else:
+        raise ValueError(f"network={given!r} cannot be built on: give {_KINDS}.")
+    try:
+        hash(network.module)
+    except TypeError as error:
+        raise ValueError(
+            f"network={network.name} has a field that cannot be told from others ({error}): give "
+            "tuples for lists, and no arrays."
+        ) from error
+    return network
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _check_rest(told: str, kinds: Iterable[str]) -> None:
+    """Raise `ValueError` where a module keeps such kinds of numbers beside its parameters."""
+    if kinds := sorted({*kinds}):
+        raise ValueError(
+            f"{told}: it keeps {', '.join(kinds)} beside its parameters, which agents do not carry "
+            "from step to step: normalise by LayerNorm, not BatchNorm, and leave out dropout."
+        )
+
+
+class _Pair(nn.Module):
+    """Two functions as a module: its one parameter is all that the first gives."""
+
+    make: Callable[[Key, PyTree], PyTree]
+    use: Callable[[PyTree, PyTree], Array]
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        return self.use(self.param("own", self.make, observation), observation)
+
+
+class _NnxModule(nn.Module):
+    """What builds a flax.nnx module, as a module of flax.linen."""
+
+    build: Callable[..., Any]
+    args: tuple
+    keywords: tuple[tuple[str, Any], ...]
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        from flax import nnx
+
+        def built(key: Key) -> Any:
+            return self.build(*self.args, **dict(self.keywords), rngs=nnx.Rngs(key))
+
+        def init(key: Key) -> PyTree:
+            return nnx.to_pure_dict(nnx.state(built(key), nnx.Param))
+
+        graph, state = _split(nnx.eval_shape(built, jax.random.key(0)), "it is of flax.nnx")
+        nnx.replace_by_pure_dict(state, self.param("own", init))
+        return nnx.merge(graph, state)(observation)
+
+
+def _split(module: Any, told: str) -> tuple[Any, Any]:
+    """The graph and the parameters of a flax.nnx module, which must be all that it keeps."""
+    from flax import nnx
+
+    graph, state, rest = nnx.split(module, nnx.Param, ...)
+    _check_rest(told, (type(one).__name__ for _, one in nnx.to_flat_state(rest)))
+    return graph, state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Copy:
+    """A flax.nnx module as it is, told from others by its numbers; called, it is built again."""
+
+    graph: Any
+    structure: Any
+    leaves: tuple[tuple[bytes, str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, module: Any, name: str) -> _Copy:
+        graph, state = _split(module, f"network={name}")
+        leaves, structure = jax.tree.flatten(state)
+        return cls(graph, structure, tuple((x.tobytes(), x.dtype.name, x.shape) for x in leaves))
+
+    def __call__(self, rngs: Any) -> Any:
+        from flax import nnx
+
+        leaves = [jnp.frombuffer(x, name).reshape(shape) for x, name, shape in self.leaves]
+        return nnx.merge(self.graph, jax.tree.unflatten(self.structure, leaves))
