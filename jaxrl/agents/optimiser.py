@@ -166,8 +166,8 @@ class OptaxStep:
     transformation: optax.GradientTransformation = struct.field(
         pytree_node=False,
         metadata={
-            "closed": "the numbers of an optax transformation are fixed inside it: give another, "
-            "such as optimiser=optax.adamw(1e-3), or a jaxrl.Optimiser, whose numbers are settings"
+            "closed": "The numbers of an optax transformation are fixed inside it: give another, "
+            "such as optimiser=optax.adamw(1e-3), or a jaxrl.Optimiser, whose numbers are settings."
         },
     )
 

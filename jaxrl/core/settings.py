@@ -272,7 +272,7 @@ def _resolved(owner: Any, names: list[str], name: str) -> str:
     try:
         return resolve_name(names, name)
     except KeyError as error:
-        raise KeyError("; ".join([error.args[0], *_closed(owner)])) from None
+        raise KeyError(" ".join([error.args[0], *_closed(owner)])) from None
 
 
 def _closed(owner: Any) -> list[str]:

@@ -23,23 +23,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxrl.core import struct
 from jaxrl.core.spaces import Discrete, Space
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.networks.torsos import MLP, Network, Torso
-
-_KINDS = (
-    "NetworkSettings, a flax.linen module, a flax.nnx module or what builds one, or a pair of "
-    "functions (init, apply)"
-)
 
 
 @struct.dataclass
@@ -56,7 +53,8 @@ class GivenNetwork:
         pytree_node=False,
         metadata={
             "setting": False,
-            "closed": "the numbers of a network of your own are its own: give another one",
+            "closed": "The numbers of a network that is no NetworkSettings are its own: give "
+            "another one.",
         },
     )
     name: str = struct.field(pytree_node=False, default="")
@@ -78,25 +76,25 @@ class GivenNetwork:
         told = f"network={self.name} with observations {batch.dtype}{list(batch.shape)}"
         try:
             variables = jax.eval_shape(torso.init, jax.random.key(0), batch)
+            _check_rest(name for name in variables if name != "params")
             jax.eval_shape(torso.apply, variables, batch)
         except Exception as error:  # whatever a module of another's raises
             raise ValueError(f"{told}: {str(error).strip() or type(error).__name__}") from error
-        _check_rest(told, [name for name in variables if name != "params"])
         return torso
 
     def features(self, torso: Torso, observation: PyTree) -> Array:
         """All leading axes made one for the module, and again as they were."""
         num_lead = jax.tree.leaves(observation)[0].ndim - torso.num_axes
-        lead = observation.shape[:num_lead]
+        lead = jax.tree.leaves(observation)[0].shape[:num_lead]
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[num_lead:]), observation)
-        found = self.module.clone(parent=torso, name="given")(batch)
-        shape, kind = jnp.shape(found), jnp.result_type(found)
-        if shape[:-1] != batch.shape[:1] or not jnp.issubdtype(kind, jnp.floating):
+        found = jnp.asarray(self.module.clone(parent=torso, name="given")(batch))
+        size = jax.tree.leaves(batch)[0].shape[0]
+        if found.shape[:-1] != (size,) or not jnp.issubdtype(found.dtype, jnp.floating):
             raise ValueError(
-                f"it gives {kind}{list(shape)}, not features, real numbers [{batch.shape[0]}, D]: "
-                "end it with x.reshape(x.shape[0], -1)."
+                f"it gives {found.dtype}{list(found.shape)}, not features, real numbers "
+                f"[{size}, D], as x.reshape(x.shape[0], -1) makes of more axes."
             )
-        return found.reshape(*lead, -1)
+        return found.reshape(*lead, found.shape[-1])
 
     def before_last(self) -> GivenNetwork:
         """The whole module."""
@@ -133,38 +131,27 @@ def as_network(given: Any) -> Network:
         return given
     nnx = sys.modules.get("flax.nnx")  # whoever gives one has imported it
     if isinstance(given, nn.Module):
-        network = GivenNetwork(given.clone(parent=None, name=None), type(given).__name__)
-    elif nnx is not None and isinstance(given, nnx.Module):
-        name = type(given).__name__
-        network = GivenNetwork(_NnxModule(_Copy.of(given, name), (), ()), name, is_drawn=False)
-    elif isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
-        network = GivenNetwork(_Pair(*given), _name_of(given[1]))
-    elif callable(given) and not (isinstance(given, type) and issubclass(given, nn.Module)):
-        build = given if isinstance(given, functools.partial) else functools.partial(given)
+        return GivenNetwork(given.clone(parent=None, name=None), type(given).__name__)
+    if nnx is not None and isinstance(given, nnx.Module):
+        return GivenNetwork(_NnxModule(_Copy.of(given)), type(given).__name__, is_drawn=False)
+    if isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
+        return GivenNetwork(_Pair(*given), getattr(given[1], "__name__", "(init, apply)"))
+    if callable(given) and not (isinstance(given, type) and issubclass(given, nn.Module)):
+        build = functools.partial(given)  # of a partial: its function and arguments
         module = _NnxModule(build.func, build.args, tuple(build.keywords.items()))
-        network = GivenNetwork(module, _name_of(build.func))
-    else:
-        raise ValueError(f"network={given!r} cannot be built on: give {_KINDS}.")
-    try:
-        hash(network.module)
-    except TypeError as error:
-        raise ValueError(
-            f"network={network.name} has a field that cannot be told from others ({error}): give "
-            "tuples for lists, and no arrays."
-        ) from error
-    return network
+        return GivenNetwork(module, getattr(build.func, "__name__", "what builds one"))
+    raise ValueError(
+        f"network={given!r} cannot be built on: give NetworkSettings, a flax.linen module, a "
+        "flax.nnx module or what builds one, or a pair of functions (init, apply)."
+    )
 
 
-def _name_of(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _check_rest(told: str, kinds: Iterable[str]) -> None:
+def _check_rest(kinds: Iterable[str]) -> None:
     """Raise `ValueError` where a module keeps such kinds of numbers beside its parameters."""
     if kinds := sorted({*kinds}):
         raise ValueError(
-            f"{told}: it keeps {', '.join(kinds)} beside its parameters, which agents do not carry "
-            "from step to step: normalise by LayerNorm, not BatchNorm, and leave out dropout."
+            f"it keeps {', '.join(kinds)} beside its parameters, which agents do not carry from "
+            "step to step: normalise by LayerNorm, not BatchNorm, and leave out dropout."
         )
 
 
@@ -183,8 +170,8 @@ class _NnxModule(nn.Module):
     """What builds a flax.nnx module, as a module of flax.linen."""
 
     build: Callable[..., Any]
-    args: tuple
-    keywords: tuple[tuple[str, Any], ...]
+    args: tuple = ()
+    keywords: tuple[tuple[str, Any], ...] = ()
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Array:
@@ -196,36 +183,37 @@ class _NnxModule(nn.Module):
         def init(key: Key) -> PyTree:
             return nnx.to_pure_dict(nnx.state(built(key), nnx.Param))
 
-        graph, state = _split(nnx.eval_shape(built, jax.random.key(0)), "it is of flax.nnx")
+        graph, state = _split(nnx.eval_shape(built, jax.random.key(0)))
         nnx.replace_by_pure_dict(state, self.param("own", init))
         return nnx.merge(graph, state)(observation)
 
 
-def _split(module: Any, told: str) -> tuple[Any, Any]:
+def _split(module: Any) -> tuple[Any, Any]:
     """The graph and the parameters of a flax.nnx module, which must be all that it keeps."""
     from flax import nnx
 
     graph, state, rest = nnx.split(module, nnx.Param, ...)
-    _check_rest(told, (type(one).__name__ for _, one in nnx.to_flat_state(rest)))
+    _check_rest(type(one).__name__ for _, one in nnx.to_flat_state(rest))
     return graph, state
 
 
 @dataclasses.dataclass(frozen=True)
 class _Copy:
-    """A flax.nnx module as it is, told from others by its numbers; called, it is built again."""
+    """A flax.nnx module as it is; called, it is built again. Equal ones have the same numbers."""
 
-    graph: Any
-    structure: Any
-    leaves: tuple[tuple[bytes, str, tuple[int, ...]], ...]
+    digest: str
+    graph: Any = dataclasses.field(repr=False)
+    structure: Any = dataclasses.field(repr=False)
+    leaves: list[np.ndarray] = dataclasses.field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, module: Any, name: str) -> _Copy:
-        graph, state = _split(module, f"network={name}")
-        leaves, structure = jax.tree.flatten(state)
-        return cls(graph, structure, tuple((x.tobytes(), x.dtype.name, x.shape) for x in leaves))
+    def of(cls, module: Any) -> _Copy:
+        graph, state = _split(module)
+        leaves, structure = jax.tree.flatten(jax.device_get(state))
+        numbers = b"".join(f"{x.dtype}{x.shape}".encode() + x.tobytes() for x in leaves)
+        return cls(hashlib.sha256(numbers).hexdigest(), graph, structure, leaves)
 
     def __call__(self, rngs: Any) -> Any:
         from flax import nnx
 
-        leaves = [jnp.frombuffer(x, name).reshape(shape) for x, name, shape in self.leaves]
-        return nnx.merge(self.graph, jax.tree.unflatten(self.structure, leaves))
+        return nnx.merge(self.graph, jax.tree.unflatten(self.structure, self.leaves))

@@ -109,12 +109,12 @@ class NatureTorso(nn.Module):
         (1, 512)
     """
 
-    hidden_size: int = setting(512, "width of the dense layer", unit="units", low=1)
+    hidden_size: int = 512
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
         """`[..., H, W, C]` -> `[..., hidden_size]`."""
-        _check_sides(image, 36, "ResNetTorso()")
+        _check_sides(image, 36)
         init, features = INITIALISERS["lecun"](HIDDEN_GAIN), _unit_image(image)
         for width, side, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             layer = nn.Conv(width, (side, side), (stride, stride), "VALID", kernel_init=init)
@@ -138,13 +138,13 @@ class ResNetTorso(nn.Module):
         (1, 256)
     """
 
-    widths: tuple[int, ...] = setting((16, 32, 32), "filters of each stage", unit="filters", low=1)
-    hidden_size: int = setting(256, "width of the dense layer", unit="units", low=1)
+    widths: tuple[int, ...] = (16, 32, 32)
+    hidden_size: int = 256
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
         """`[..., H, W, C]` -> `[..., hidden_size]`."""
-        _check_sides(image, 2 ** len(self.widths), "fewer widths, or NetworkSettings()")
+        _check_sides(image, 2 ** len(self.widths))
         init, features = INITIALISERS["lecun"](HIDDEN_GAIN), _unit_image(image)
         for width in self.widths:
             features = nn.Conv(width, (3, 3), kernel_init=init)(features)
@@ -162,10 +162,10 @@ def _unit_image(image: Array) -> Array:
     return image.astype(jnp.float32) / (255.0 if image.dtype == jnp.uint8 else 1.0)
 
 
-def _check_sides(image: Array, least: int, instead: str) -> None:
+def _check_sides(image: Array, least: int) -> None:
     if image.ndim < 3 or min(image.shape[-3:-1]) < least:
         raise ValueError(
-            f"it takes images [H, W, C] with sides of at least {least}: give {instead}."
+            f"it takes images [H, W, C] with sides of at least {least}: use NetworkSettings()."
         )
 
 
