@@ -17,8 +17,8 @@ from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.meta.inner import differentiable_iteration, repeat
 from jaxrl.networks.given import as_network
-from jaxrl.networks.models import ActorCritic, NetworkSettings, actor_critic
-from jaxrl.networks.torsos import Network
+from jaxrl.networks.models import ActorCritic, actor_critic
+from jaxrl.networks.torsos import Network, NetworkSettings
 from jaxrl.returns import generalised_advantages
 from jaxrl.training.loop import TrainState
 

@@ -38,6 +38,8 @@ from jaxrl.core.spaces import Discrete, Space
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.networks.torsos import MLP, Network, Torso
 
+_CLOSED = {"setting": False, "closed": "A network of your own has no settings: give another one."}
+
 
 @struct.dataclass
 class GivenNetwork:
@@ -46,19 +48,10 @@ class GivenNetwork:
     Attributes:
         module: from `[N, *observation]` to features `[N, D]`.
         name: of what was given, for messages.
-        is_drawn: whether another key gives other parameters.
     """
 
-    module: nn.Module = struct.field(
-        pytree_node=False,
-        metadata={
-            "setting": False,
-            "closed": "The numbers of a network that is no NetworkSettings are its own: give "
-            "another one.",
-        },
-    )
+    module: nn.Module = struct.field(pytree_node=False, metadata=_CLOSED)
     name: str = struct.field(pytree_node=False, default="")
-    is_drawn: bool = struct.field(pytree_node=False, default=True)
 
     initialiser: ClassVar[str] = "orthogonal"
     recurrent_size: ClassVar[int] = 0
@@ -82,8 +75,9 @@ class GivenNetwork:
             raise ValueError(f"{told}: {str(error).strip() or type(error).__name__}") from error
         return torso
 
-    def features(self, torso: Torso, observation: PyTree) -> Array:
-        """All leading axes made one for the module, and again as they were."""
+    def features(self, torso: Torso, observation: PyTree, action: Array | None) -> Array:
+        """All leading axes made one for the module, and again as they were; a layer that joins the
+        action."""
         num_lead = jax.tree.leaves(observation)[0].ndim - torso.num_axes
         lead = jax.tree.leaves(observation)[0].shape[:num_lead]
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[num_lead:]), observation)
@@ -91,10 +85,13 @@ class GivenNetwork:
         size = jax.tree.leaves(batch)[0].shape[0]
         if found.shape[:-1] != (size,) or not jnp.issubdtype(found.dtype, jnp.floating):
             raise ValueError(
-                f"it gives {found.dtype}{list(found.shape)}, not features, real numbers "
+                f"the module gives {found.dtype}{list(found.shape)}, not features, real numbers "
                 f"[{size}, D], as x.reshape(x.shape[0], -1) makes of more axes."
             )
-        return found.reshape(*lead, found.shape[-1])
+        features = found.reshape(*lead, found.shape[-1])
+        if action is None:
+            return features
+        return self.last(found.shape[-1])(jnp.concatenate([features, action], axis=-1))
 
     def before_last(self) -> GivenNetwork:
         """The whole module."""
@@ -103,17 +100,6 @@ class GivenNetwork:
     def last(self, width: int) -> MLP:
         """A layer of as many rectified units as there are features."""
         return MLP((width,), "relu", self.initialiser, layer_norm=False)
-
-    def pair(self, torso: Torso, observation: PyTree, action: Array) -> tuple[PyTree, Array]:
-        """As they are."""
-        return observation, action
-
-    def pair_features(self, inputs: tuple[PyTree, Array]) -> Array:
-        """The features and the action, joined in the last layer."""
-        observation, action = inputs
-        num_axes = jax.tree.leaves(observation)[0].ndim - action.ndim + 1
-        features = Torso(self, num_axes)(observation)
-        return self.last(features.shape[-1])(jnp.concatenate([features, action], axis=-1))
 
 
 def as_network(given: Any) -> Network:
@@ -133,10 +119,11 @@ def as_network(given: Any) -> Network:
     if isinstance(given, nn.Module):
         return GivenNetwork(given.clone(parent=None, name=None), type(given).__name__)
     if nnx is not None and isinstance(given, nnx.Module):
-        return GivenNetwork(_NnxModule(_Copy.of(given)), type(given).__name__, is_drawn=False)
+        return GivenNetwork(_NnxModule(_Copy.of(given)), type(given).__name__)
     if isinstance(given, tuple) and len(given) == 2 and all(map(callable, given)):
         return GivenNetwork(_Pair(*given), getattr(given[1], "__name__", "(init, apply)"))
-    if callable(given) and not (isinstance(given, type) and issubclass(given, nn.Module)):
+    builds = not isinstance(given, type) or (nnx is not None and issubclass(given, nnx.Module))
+    if builds and callable(given):
         build = functools.partial(given)  # of a partial: its function and arguments
         module = _NnxModule(build.func, build.args, tuple(build.keywords.items()))
         return GivenNetwork(module, getattr(build.func, "__name__", "what builds one"))
@@ -150,8 +137,8 @@ def _check_rest(kinds: Iterable[str]) -> None:
     """Raise `ValueError` where a module keeps such kinds of numbers beside its parameters."""
     if kinds := sorted({*kinds}):
         raise ValueError(
-            f"it keeps {', '.join(kinds)} beside its parameters, which agents do not carry from "
-            "step to step: normalise by LayerNorm, not BatchNorm, and leave out dropout."
+            f"the module keeps {', '.join(kinds)} beside its parameters, which agents do not carry "
+            "along: normalise by LayerNorm, not BatchNorm, and leave out dropout."
         )
 
 

@@ -285,9 +285,6 @@ class ActionCritic(nn.Module):
     """Return parameters of (observation, action) pairs, from an ensemble of independent networks.
 
     Values for the default `head_shape`.
-
-    Raises:
-        ValueError: several networks of parameters that are all the same.
     """
 
     torso: Torso
@@ -297,13 +294,6 @@ class ActionCritic(nn.Module):
     @nn.compact
     def __call__(self, observation: PyTree, action: Array) -> Array:
         """`[..., *observation]`, `[..., D]` -> `[num_critics, ..., *head_shape]` [return]."""
-        if self.num_critics > 1 and not self.torso.settings.is_drawn:
-            raise ValueError(
-                f"{self.num_critics} networks would start from the very parameters that the given "
-                "module has: give what builds it, such as network=functools.partial(nnx.Linear, "
-                "4, 64), so that each draws its own."
-            )
-        inputs = self.torso.settings.pair(self.torso, observation, action)
         body = nn.vmap(
             _CriticBody,
             variable_axes={"params": 0},
@@ -312,16 +302,20 @@ class ActionCritic(nn.Module):
             out_axes=0,
             axis_size=self.num_critics,
         )
-        return body(self.torso.settings, self.head_shape)(inputs)
+        torso = self.torso
+        body = body(torso.settings, torso.num_axes, torso.num_values, self.head_shape)
+        return body(observation, action)
 
 
 class _CriticBody(nn.Module):
     settings: Network
+    num_axes: int
+    num_values: int
     head_shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, inputs: PyTree) -> Array:
-        features = self.settings.pair_features(inputs)
+    def __call__(self, observation: PyTree, action: Array) -> Array:
+        features = Torso(self.settings, self.num_axes, self.num_values)(observation, action)
         init = INITIALISERS[self.settings.initialiser](1.0)
         flat = nn.Dense(math.prod(self.head_shape), kernel_init=init)(features)
         return flat.reshape(*flat.shape[:-1], *self.head_shape)

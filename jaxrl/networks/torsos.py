@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -164,9 +164,7 @@ def _unit_image(image: Array) -> Array:
 
 def _check_sides(image: Array, least: int) -> None:
     if image.ndim < 3 or min(image.shape[-3:-1]) < least:
-        raise ValueError(
-            f"it takes images [H, W, C] with sides of at least {least}: use NetworkSettings()."
-        )
+        raise ValueError(f"it takes images with sides of at least {least}: use NetworkSettings().")
 
 
 @runtime_checkable
@@ -185,27 +183,17 @@ class Network(Protocol):
     def recurrent_size(self) -> int:
         """Width of a GRU behind the torso; 0 for none."""
 
-    @property
-    def is_drawn(self) -> bool:
-        """Whether another key gives other parameters."""
-
     def torso(self, space: Space) -> Torso:
         """For observations of `space`; `ValueError` where they do not fit."""
 
-    def features(self, torso: Torso, observation: PyTree) -> Array:
-        """What `torso` makes of `[..., *observation]`: `[..., D]`."""
+    def features(self, torso: Torso, observation: PyTree, action: Array | None) -> Array:
+        """What `torso` makes of `[..., *observation]`, and of `action[..., A]`: `[..., D]`."""
 
     def before_last(self) -> Network:
         """Without the last hidden layer, which `last` gives: in between an agent may multiply."""
 
     def last(self, width: int) -> nn.Module:
         """The last hidden layer, on `width` features."""
-
-    def pair(self, torso: Torso, observation: PyTree, action: Array) -> PyTree:
-        """`[..., *observation]` and `[..., A]` as `pair_features` takes them."""
-
-    def pair_features(self, inputs: PyTree) -> Array:
-        """`[..., D]` of a critic, of observation and action together."""
 
 
 class Torso(nn.Module):
@@ -216,9 +204,10 @@ class Torso(nn.Module):
     num_values: int = 0  # of a discrete space, else 0
 
     @nn.compact
-    def __call__(self, observation: PyTree) -> Array:
-        """One observation or a batch `[..., *observation]` -> features `[..., D]`."""
-        return self.settings.features(self, observation)
+    def __call__(self, observation: PyTree, action: Array | None = None) -> Array:
+        """One observation or a batch `[..., *observation]` -> features `[..., D]`, of a critic
+        with `action[..., A]`."""
+        return self.settings.features(self, observation, action)
 
     def flat(self, observation: PyTree) -> Array:
         """`[..., *observation]` -> `[..., D]`: one-hot where it is discrete."""
@@ -241,8 +230,6 @@ class NetworkSettings:
     num_features: int = setting(16, "filters of the image convolution", unit="filters", low=1)
     flatten_images: bool = setting(False, "feed images to the dense layers, no convolution")
     recurrent_size: int = setting(0, "width of a GRU after the torso; 0 for none", low=0)
-
-    is_drawn: ClassVar[bool] = True
 
     def dense_layers(self, hidden_sizes: tuple[int, ...]) -> MLP:
         """Layers of these widths."""
@@ -268,8 +255,12 @@ class NetworkSettings:
             )
         return Torso(self, len(space.shape))
 
-    def features(self, torso: Torso, observation: PyTree) -> Array:
-        """A convolution and dense layers on images, dense layers on everything else."""
+    def features(self, torso: Torso, observation: PyTree, action: Array | None) -> Array:
+        """A convolution and dense layers on images, dense layers on everything else, which images
+        beside actions are too: flat, side by side."""
+        if action is not None:
+            inputs = jnp.concatenate([torso.flat(observation), action], axis=-1)
+            return self.dense_layers(self.hidden_sizes)(inputs)
         if torso.num_axes == 3 and not self.flatten_images:
             return MinAtarTorso(self)(observation)
         return self.dense_layers(self.hidden_sizes)(torso.flat(observation))
@@ -281,14 +272,6 @@ class NetworkSettings:
     def last(self, width: int) -> MLP:
         """The last hidden layer, if there is one."""
         return self.dense_layers(self.hidden_sizes[-1:])
-
-    def pair(self, torso: Torso, observation: PyTree, action: Array) -> Array:
-        """Side by side, flat: images too."""
-        return jnp.concatenate([torso.flat(observation), action], axis=-1)
-
-    def pair_features(self, inputs: Array) -> Array:
-        """Dense layers."""
-        return Torso(self, 1)(inputs)
 
 
 register(
