@@ -250,7 +250,7 @@ def _replaced(owner: Any, /, **changes: Any) -> Any:
     owner = dataclasses.replace(owner, **{n: changes[n] for n in changes if n in fields})
     settings = {info.name: info for info in list_settings(owner)}
     for name, value in changes.items():
-        full = name if name in fields else _resolved(owner, [*settings, *fields], name)
+        full = name if name in fields else resolve_among(owner, [*settings, *fields], name)
         if full in settings:
             check_value(settings[full], value)
         if full not in fields:
@@ -264,10 +264,10 @@ def resolve_setting(owner: Any, name: str) -> str:
     Raises:
         KeyError: no such setting, or several inner ones; the message lists what is near.
     """
-    return _resolved(owner, [info.name for info in list_settings(owner)], name)
+    return resolve_among(owner, [info.name for info in list_settings(owner)], name)
 
 
-def _resolved(owner: Any, names: list[str], name: str) -> str:
+def resolve_among(owner: Any, names: list[str], name: str) -> str:
     """As `resolve_name`; where there is none, with the parts that have no settings to look in."""
     try:
         return resolve_name(names, name)

@@ -109,9 +109,11 @@ def as_network(given: Any) -> Network:
         ValueError: it is nothing that agents can build on.
 
     Example:
-        >>> as_network(nn.Dense(64)).torso(Discrete(5))
-        Traceback (most recent call last):
-        ValueError: network=Dense with observations int32[2]: ...
+        >>> from jaxrl.core.spaces import Box
+        >>> torso = as_network(nn.Dense(64)).torso(Box(-1.0, 1.0, (3,)))
+        >>> found, _ = jax.eval_shape(torso.init_with_output, jax.random.key(0), jnp.zeros((7, 3)))
+        >>> found.shape
+        (7, 64)
     """
     if isinstance(given, Network) and not isinstance(given, type):
         return given
