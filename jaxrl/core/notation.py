@@ -31,6 +31,7 @@ from jaxrl.core.settings import (
     list_settings,
     near_names,
     replace_setting,
+    resolve_among,
     resolve_name,
 )
 
@@ -230,7 +231,7 @@ def parse_setting(
     parts = {name: kind for name, kind in part_fields(owner).items() if name not in infos}
     fields = (field.name for field in dataclasses.fields(owner))
     tuples = [name for name in fields if isinstance(getattr(owner, name), tuple)]
-    full = resolve_name(list(dict.fromkeys([*infos, *parts, *tuples])), name)
+    full = resolve_among(owner, list(dict.fromkeys([*infos, *parts, *tuples])), name)
     path, _, last = full.rpartition(".")
     hints, old = _members(_hints(type(get_path(owner, path)))[last]), get_path(owner, full)
     if full in parts:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.schedules import Schedule, value_at
@@ -88,7 +88,9 @@ class Evolution:
     tasks: TaskDistribution
     num_updates: int = struct.field(pytree_node=False)
     shaping: Shaping = setting(mirrored.pair_sign, "from fitness to weights")
-    optimiser: Optimiser = Optimiser(learning_rate=0.02, max_grad_norm=None)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=0.02, max_grad_norm=None), converter=as_optimiser
+    )
     sigma: float | Schedule = setting(0.1, "spread of the perturbations", low=0.0, low_open=True)
     weight_decay: float = setting(0.0, "pull of the free numbers towards 0", low=0.0)
     num_generations: float = setting(float("inf"), "generations that schedules see", low=1.0)
@@ -209,7 +211,9 @@ class PersistentEvolution:
     tasks: TaskDistribution
     window: int = setting(20, "updates of each life in an outer step", low=1)
     shaping: Shaping = setting(mirrored.plain, "from fitness to weights")
-    optimiser: Optimiser = Optimiser(learning_rate=0.02, max_grad_norm=None)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=0.02, max_grad_norm=None), converter=as_optimiser
+    )
     sigma: float | Schedule = setting(0.1, "spread of the perturbations", low=0.0, low_open=True)
     weight_decay: float = setting(0.0, "pull of the free numbers towards 0", low=0.0)
     num_steps: float = setting(float("inf"), "outer steps that schedules see", low=1.0)

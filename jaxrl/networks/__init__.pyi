@@ -11,4 +11,9 @@ from jaxrl.networks.models import (
     TanhGaussianActor as TanhGaussianActor,
     actor_critic as actor_critic,
 )
-from jaxrl.networks.torsos import NetworkSettings as NetworkSettings
+from jaxrl.networks.torsos import (
+    NatureTorso as NatureTorso,
+    Network as Network,
+    NetworkSettings as NetworkSettings,
+    ResNetTorso as ResNetTorso,
+)
