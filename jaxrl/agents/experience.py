@@ -114,8 +114,9 @@ def normalised_weights(batch: Batch) -> Array:
 
 
 def at_present(agent: Any, progress: Progress) -> Any:
-    """An agent with the present values of the schedules in its operator and its successors."""
+    """An agent with the present values of the schedules in operator, successors and parts."""
     return agent.replace(
         operator=values_at(agent.operator, progress),
+        parts=values_at(agent.parts, progress),
         successors=values_at(agent.successors, progress),
     )

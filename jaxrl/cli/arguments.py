@@ -23,6 +23,10 @@ PARTS = {
     "head": ("heads", "how returns are stored"),
     "composition": ("compositions", "how a reward and what follows make a return"),
     "successors": ("successors", "where successors come from, such as generative:16"),
+    "parts": (
+        "parts",
+        "added to the agent's, NAME+NAME for several, such as munchausen:0.9",
+    ),
     "average_reward": (
         "average_rewards",
         "values against the average reward, such as differential:0.01",

@@ -27,11 +27,14 @@ from jaxrl.core.schedules import Cosine, Exponential, Linear, LinearSteps, Sched
 from jaxrl.core.settings import (
     check_value,
     get_path,
+    is_chain,
     is_setting,
+    labelled,
     list_settings,
     near_names,
     replace_setting,
     resolve_name,
+    snake_case,
 )
 
 _SCHEDULED = ("operator.", "rule.", "successors.", "improvement.")  # where any number may be one
@@ -59,6 +62,7 @@ KINDS: dict[str, Kind] = {
     "compositions": Kind("how rewards make a return, for --composition", (Composition,)),
     "rules": Kind("what an actor-critic minimises, for --rule", (UpdateRule,)),
     "successors": Kind("where successors come from, for --successors"),
+    "parts": Kind("what targets are made of besides operators, for --parts", scheduled=False),
     "average_rewards": Kind("values against the average, for --average-reward", scheduled=False),
     "channels": Kind("gains and losses stored apart, for --channels", scheduled=False),
     "optimisers": Kind("how gradients become steps, for --optimiser"),
@@ -87,7 +91,7 @@ def register(
     if kind not in KINDS:
         raise KeyError(f"unknown kind of parts {kind!r}; known: {', '.join(KINDS)}.")
     for builder in builders:
-        name = _snake_case(builder.__name__)
+        name = snake_case(builder.__name__)
         old = KINDS[kind].builders.get(name, builder)
         if (old.__module__, old.__qualname__) != (builder.__module__, builder.__qualname__):
             raise ValueError(
@@ -145,6 +149,16 @@ def show(part: Any, kind: str | None = None) -> str:
         if index == 0 or value != get_path(default, argument):
             words.append(f"{argument}=" * (index > 0) + to_text(value, "/"))
     return f"{name}:{','.join(words)}" if words else name
+
+
+def parse_chain(text: str, kind: str = "parts") -> tuple[Any, ...]:
+    """The parts in `NAME[:ARG,...]+NAME[:ARG,...]`, each as `parse` reads it."""
+    return tuple(parse(kind, one) for one in re.split(r"\+(?=\s*[A-Za-z])", text))
+
+
+def show_chain(parts: tuple[Any, ...], kind: str = "parts") -> str:
+    """The text that `parse_chain` turns back into `parts`."""
+    return "+".join(show(part, kind) for part in parts)
 
 
 def arguments(part: Any, kind: str) -> list[str]:
@@ -209,6 +223,9 @@ def part_fields(owner: Any, prefix: str = "") -> dict[str, str]:
             found[prefix + field.name] = kind
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             found |= part_fields(value, f"{prefix}{field.name}.")
+        elif is_chain(field):
+            for label, part in labelled(value).items():
+                found |= part_fields(part, f"{prefix}{field.name}.{label}.")
     return found
 
 
@@ -231,7 +248,7 @@ def parse_setting(
     """
     infos = {info.name: info for info in list_settings(owner)}
     parts = {name: kind for name, kind in part_fields(owner).items() if name not in infos}
-    fields = (field.name for field in dataclasses.fields(owner))
+    fields = (field.name for field in dataclasses.fields(owner) if not is_chain(field))
     tuples = [name for name in fields if isinstance(getattr(owner, name), tuple)]
     full = resolve_name(list(dict.fromkeys([*infos, *parts, *tuples])), name)
     path, _, last = full.rpartition(".")
@@ -374,14 +391,6 @@ def _with_arguments(kind: str, part: Any, name: str, words: list[str]) -> Any:
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
-
-
-def _snake_case(name: str) -> str:
-    """`EpsilonGreedy` -> `epsilon_greedy`, `KLBall` -> `kl_ball`, `CVaR` -> `cvar`."""
-    if name.islower() or name in ("CVaR", "EVaR", "VaR"):
-        return name.lower()
-    words = re.findall(r"[A-Z][A-Z0-9]*(?![a-z])|[A-Z][a-z0-9]*", name)
-    return "_".join(word.lower() for word in words)
 
 
 @functools.cache
