@@ -51,4 +51,8 @@ from jaxrl.agents.stock import (
     static_cvar_stocks as static_cvar_stocks,
 )
 from jaxrl.agents.successors import Sampled as Sampled
-from jaxrl.agents.value_parts import AverageReward as AverageReward, Munchausen as Munchausen
+from jaxrl.agents.value_parts import (
+    AverageReward as AverageReward,
+    Munchausen as Munchausen,
+    RewardShift as RewardShift,
+)

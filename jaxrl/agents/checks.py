@@ -105,6 +105,8 @@ def check_parts(agent: Any, env: Environment) -> None:
             if word in owners:
                 raise ValueError(f"{owners[word]} and {name} both decide {word}: leave one out.")
             owners[word] = name
+    for part in agent.parts:
+        facts, name = part.facts, type(part).__name__
         if facts.discrete and not isinstance(env.action_space, Discrete):
             raise ValueError(
                 f"{name} compares discrete actions, and this environment's are continuous: leave "

@@ -12,9 +12,9 @@ from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Head, PartFacts
-from jaxrl.core.schedules import Linear, Schedule, value_at
+from jaxrl.core.schedules import Linear, Schedule
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Progress
+from jaxrl.core.types import Array
 from jaxrl.losses import huber_loss
 from jaxrl.operators import BellmanOperator, Gaussian
 
@@ -124,7 +124,7 @@ class Optimism:
     and code were not at hand, and the first level of 0.9 is one of several that it tries.
 
     Example:
-        >>> Optimism(level=0.75).weights(jnp.array([2.0, -2.0]), Progress.start()).tolist()
+        >>> Optimism(level=0.75).weigh((), None, jnp.array([2.0, -2.0])).tolist()
         [1.5, 0.5]
 
     Sources:
@@ -138,14 +138,9 @@ class Optimism:
         Linear(0.9, 0.5), "expectile of the errors", low=0.5, high=1.0
     )
 
-    def weights(self, td_errors: Array, progress: Progress) -> Array:
-        """`td_errors[...]` [return] -> weights `[...]` in [0, 2]."""
-        level = value_at(self.level, progress)
-        return 2.0 * jnp.where(td_errors < 0, 1.0 - level, level)
-
-    def weigh(self, state: tuple, step: Step, td_error: Array) -> Array:
-        """As `weights`, at present."""
-        return self.weights(td_error, step.state.progress)
+    def weigh(self, state: tuple, step: Step | None, td_error: Array) -> Array:
+        """`td_error[...]` [return] -> weights `[...]` in [0, 2]."""
+        return 2.0 * jnp.where(td_error < 0, 1.0 - self.level, self.level)
 
 
 register("parts", Optimism)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -273,14 +274,10 @@ class QNetworkAgent:
             selector_params=selector,
             exact=outcomes.exact,
         )
-        operator, part = (
-            self.successors.operator(self.operator),
-            chain.first(self.parts, chain.Stores),
-        )
-        lookahead = chain.rewarded(_REWARDS, step, lookahead)
-        if part is None:
-            return jax.vmap(operator.backup)(lookahead)
-        return jax.vmap(lambda row: part.backup(operator, row))(lookahead)
+        operator = self.successors.operator(self.operator)
+        part = chain.first(self.parts, chain.Stores)
+        backup = operator.backup if part is None else functools.partial(part.backup, operator)
+        return jax.vmap(backup)(chain.rewarded(_REWARDS, step, lookahead))
 
     def rows(self, state: QNetworkState, observation: PyTree) -> tuple[Array, Array | None]:
         """Head parameters `[..., A, *head.shape]` of the lagged copy at `observation[..., *]`, and

@@ -282,4 +282,4 @@ def shifted_reward(reward: Array, discount: Array, constant: Array) -> Array:
     return reward + (1.0 - discount) * constant
 
 
-register("parts", Munchausen, AverageReward, RewardShift)
+register("parts", Munchausen, differential, RewardShift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -236,19 +237,23 @@ def make_job(given: Namespace) -> Job:
 
 
 def parse_part(option: str, text: str) -> Any:
-    """The part that an option gives; `BadInput`, which names the option, where there is none."""
+    """The part that an option gives; `BadInput`, which names the option, where there is none.
+
+    Those of --parts are several, `NAME[:ARG,...]+NAME[:ARG,...]`, in a tuple.
+    """
     with refusing(KeyError, ValueError, about=f"{as_option(option)} {text}: "):
-        read = notation.parse_chain(text) if option == "parts" else None
-        return read or notation.parse(PARTS[option][0], text)
+        if option == "parts":
+            texts = re.split(r"\+(?=\s*[A-Za-z])", text)
+            return tuple(notation.parse(option, one) for one in texts)
+        return notation.parse(PARTS[option][0], text)
 
 
 def shown_parts(parts: Mapping[str, Any]) -> dict[str, str]:
     """Parts by option, each in the one text that a configuration keeps."""
+    several = {name: part if name == "parts" else (part,) for name, part in parts.items()}
     return {
-        option: notation.show_chain(part)
-        if isinstance(part, tuple)
-        else notation.show(part, PARTS[option][0])
-        for option, part in parts.items()
+        name: "+".join(notation.show(part, PARTS[name][0]) for part in chain)
+        for name, chain in several.items()
     }
 
 

@@ -29,7 +29,7 @@ def notices(job: Job) -> list[str]:
     if operator is None:
         return []
     found = [why_no_contraction(operator)]
-    is_relative = any(part.facts.undiscounted for part in _parts(job))
+    is_relative = any(part.facts.undiscounted for part in getattr(job.agent, "parts", ()))
     if operator.head.facts.bounded and not is_relative:
         found.append(_narrow_head(job, operator.head))
     return [text for text in found if text]
@@ -75,17 +75,12 @@ def final_notices(job: Job, result: SweepResult) -> list[str]:
     return found
 
 
-def _parts(job: Job) -> tuple[Any, ...]:
-    """The parts of the chain of an agent that has one."""
-    return getattr(job.agent, "parts", ())
-
-
 def _narrow_head(job: Job, head: Any) -> str:
     """Whether a grid of returns is too narrow, by what random play is paid; empty when it holds."""
     key = jax.random.fold_in(root_key(job.config["seed"]), _STREAM)
     discount = float(job.agent.discount)
     reward, returns = map(np.asarray, _random_play(key, job.env, discount))
-    shift = float(chain.offset(_parts(job), discount))
+    shift = float(chain.offset(getattr(job.agent, "parts", ()), discount))
     returns = returns + shift
     least, most = float(reward.min()), float(reward.max())
     if discount < 1:

@@ -62,9 +62,9 @@ KINDS: dict[str, Kind] = {
     "compositions": Kind("how rewards make a return, for --composition", (Composition,)),
     "rules": Kind("what an actor-critic minimises, for --rule", (UpdateRule,)),
     "successors": Kind("where successors come from, for --successors"),
-    "parts": Kind("what targets are made of besides operators, for --parts", scheduled=False),
     "average_rewards": Kind("values against the average, for --average-reward", scheduled=False),
     "channels": Kind("gains and losses stored apart, for --channels", scheduled=False),
+    "parts": Kind("what targets are made of besides operators, for --parts", scheduled=False),
     "optimisers": Kind("how gradients become steps, for --optimiser"),
     "networks": Kind("what networks are made of, for --network", scheduled=False),
     "wrappers": Kind(
@@ -149,16 +149,6 @@ def show(part: Any, kind: str | None = None) -> str:
         if index == 0 or value != get_path(default, argument):
             words.append(f"{argument}=" * (index > 0) + to_text(value, "/"))
     return f"{name}:{','.join(words)}" if words else name
-
-
-def parse_chain(text: str, kind: str = "parts") -> tuple[Any, ...]:
-    """The parts in `NAME[:ARG,...]+NAME[:ARG,...]`, each as `parse` reads it."""
-    return tuple(parse(kind, one) for one in re.split(r"\+(?=\s*[A-Za-z])", text))
-
-
-def show_chain(parts: tuple[Any, ...], kind: str = "parts") -> str:
-    """The text that `parse_chain` turns back into `parts`."""
-    return "+".join(show(part, kind) for part in parts)
 
 
 def arguments(part: Any, kind: str) -> list[str]:
