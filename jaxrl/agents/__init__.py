@@ -9,7 +9,8 @@
 | `value_parts`, `channels`, `stock` | parts: bonuses, shifts, average reward, channels, stocks |
 | `actors`, `critics`, `action_box` | who climbs critics, how several are one; action units |
 | `successors`, `generative`, `ensemble`, `dual` | where the outcomes of a backup come from |
-| `experience`, `action_values` | replay and lagged copies; networks of heads, epsilon-greedy |
+| `experience`, `iterated` | replay and lagged copies; a chain of networks |
+| `action_values` | networks of heads, epsilon-greedy |
 | `optimiser` | how gradients become steps |
 | `normalised`, `readers`, `checks` | an agent round another; what others may ask; what is refused |
 """

@@ -17,6 +17,7 @@ from jaxrl.agents.dual import Dual as Dual
 from jaxrl.agents.ensemble import Ensemble as Ensemble
 from jaxrl.agents.experience import TargetUpdate as TargetUpdate
 from jaxrl.agents.generative import Generative as Generative
+from jaxrl.agents.iterated import IteratedCopies as IteratedCopies
 from jaxrl.agents.normalised import NormalisedAgent as NormalisedAgent
 from jaxrl.agents.optimiser import (
     GradientDescent as GradientDescent,

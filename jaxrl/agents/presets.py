@@ -19,6 +19,7 @@ from jaxrl.agents.actors import Deterministic
 from jaxrl.agents.channels import ValueChannels
 from jaxrl.agents.critic_agent import CriticAgent
 from jaxrl.agents.critics import Optimism, TruncatedMixture, VarianceAdjustment
+from jaxrl.agents.iterated import IteratedCopies
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.parallel_q import ParallelQAgent
 from jaxrl.agents.q_network import QNetworkAgent
@@ -146,6 +147,12 @@ def iqn() -> QNetworkAgent:
 def differential_dqn() -> QNetworkAgent:
     """DQN for the average reward per step instead of a discounted return (Wan et al. 2021)."""
     return QNetworkAgent(parts=(AverageReward(),), discount=1.0)
+
+
+@_named
+def iterated_dqn() -> QNetworkAgent:
+    """DQN of five networks, each one Bellman step behind the next (Vincent et al. 2025)."""
+    return QNetworkAgent(target=IteratedCopies())
 
 
 @_named

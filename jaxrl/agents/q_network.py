@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxrl.agents import action_values, chain, checks, experience, value_parts
 from jaxrl.agents.action_values import ValueNetwork
 from jaxrl.agents.chain import Step, TargetPart
-from jaxrl.agents.experience import TargetUpdate
+from jaxrl.agents.experience import LaggedCopies, TargetUpdate
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.successors import Outcomes, Sampled, SourceState, Successors
 from jaxrl.core import struct
@@ -82,7 +82,7 @@ class QNetworkAgent:
     )
     optimiser: Optimiser = Optimiser(learning_rate=Linear(5e-4, 0.0), max_grad_norm=10.0)
     replay: UniformReplay | PrioritisedReplay = UniformReplay(capacity=10_000)
-    target: TargetUpdate = TargetUpdate(period=32, step_size=1.0)
+    target: LaggedCopies = TargetUpdate(period=32, step_size=1.0)
     successors: Successors = Sampled()
     parts: tuple[TargetPart, ...] = chain_field()
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
@@ -136,30 +136,56 @@ class QNetworkAgent:
         params_key, reset_key, source_key = jax.random.split(key, 3)
         model = action_values.value_network(self.network, env, self.head, self.dueling)
         env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
-        params = model.init(params_key, observation)
         action = jnp.zeros(self.num_envs, jnp.int32)
+
+        def own(key: Key) -> dict[str, PyTree]:
+            params = model.init(key, observation)
+            return {
+                "params": params,
+                "optimiser": self.optimiser.init(params),
+                "source": self.successors.init(source_key, env, self.operator, self.network),
+                "parts": chain.start(source_key, value_parts.explicit(self), env, params),
+            }
+
+        learners = self.target.start(own, params_key)
         return QNetworkState(
-            params=params,
-            target_params=jax.tree.map(jnp.copy, params),
-            optimiser=self.optimiser.init(params),
+            **learners,
+            target_params=self.target.init(learners["params"]),
             replay=experience.empty_replay(self, env, env_state, observation, action),
             progress=Progress.start(total_steps),
             num_updates=jnp.zeros((), jnp.int32),
-            source=self.successors.init(source_key, env, self.operator, self.network),
-            parts=chain.start(source_key, value_parts.explicit(self), env, params),
             model=model,
         )
 
-    act = action_values.act
+    def act(
+        self,
+        key: Key,
+        state: QNetworkState,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+    ) -> tuple[Array, dict[str, PyTree]]:
+        """`observation[B, ...]` -> `action[B]`, no extras; to explore, uniform with probability
+        `epsilon(state)`. Of several networks each row draws the one that it acts by."""
+        scores = self.target.drawn(key, self._all_scores(state, observation))
+        return action_values.chosen(key, scores, self.epsilon(state), explore), {}
 
     def epsilon(self, state: QNetworkState) -> Array:
         """Probability of a uniform action, `[]`."""
         return value_at(self.exploration, state.progress)
 
     def q_values(self, state: QNetworkState, observation: PyTree) -> Array:
-        """`observation[..., *]` -> the present scores `[..., A]` [return]."""
-        params = state.model.apply(state.params, observation)
-        return experience.at_present(self, state.progress).scores(params, observation)
+        """`observation[..., *]` -> the present scores `[..., A]` [return]; of several networks,
+        their mean."""
+        return self.target.mean(self._all_scores(state, observation))
+
+    def _all_scores(self, state: QNetworkState, observation: PyTree) -> Array:
+        present = experience.at_present(self, state.progress)
+
+        def scores(params: PyTree) -> Array:
+            return present.scores(state.model.apply(params, observation), observation)
+
+        return self.target.each(scores)(state.params)
 
     def acting(self, state: QNetworkState) -> QNetworkState:
         """`state` without what learning alone needs."""
@@ -189,9 +215,7 @@ class QNetworkAgent:
             batch = self.memory.sample(draw_key, state.replay, self.batch_size, beta)
 
             def step(learner: QNetworkState) -> tuple:
-                present = self._at_present(state.progress)
-                drawn = chain.drawn(draw_key, _RELABELS, present, learner, batch)
-                after = present._step(step_key, learner, drawn)
+                after = self._at_present(state.progress)._learn(draw_key, step_key, learner, batch)
                 return typed_like(skip(learner), after)
 
             def skip(learner: QNetworkState) -> tuple:
@@ -207,6 +231,25 @@ class QNetworkAgent:
 
         state, logs = jax.lax.scan(learn, state, jax.random.split(key, self.num_updates))
         return state, jax.tree.map(jnp.mean, logs) | chain.metrics(self.parts, state.parts)
+
+    def _learn(
+        self, draw_key: Key, key: Key, state: QNetworkState, batch: Batch
+    ) -> tuple[QNetworkState, Array, dict[str, Array]]:
+        """One step of every network that learns, each of its own; then the copies move."""
+        names = ("params", "target_params", "optimiser", "source", "parts")
+
+        def one(own: dict[str, PyTree]) -> tuple[dict[str, PyTree], tuple]:
+            learner = state.replace(**own)
+            drawn = chain.drawn(draw_key, _RELABELS, self, learner, batch)
+            learner, *told = self._step(key, learner, drawn)
+            return {name: getattr(learner, name) for name in names}, tuple(told)
+
+        moved, told = self.target.each(one)({name: getattr(state, name) for name in names})
+        priority, logs = self.target.mean(told)
+        params, count = moved.pop("params"), state.num_updates + 1
+        learner = state.replace(**moved, params=self.target.shift(params, count))
+        lagged = self.target.move(state.target_params, params, count)
+        return learner.replace(target_params=lagged), priority, logs
 
     def _step(
         self, key: Key, state: QNetworkState, batch: Batch
@@ -246,7 +289,6 @@ class QNetworkAgent:
             logs["clipped_fraction"] = action_values.clipped_fraction(head, target, batch.weights)
         learner = state.replace(
             params=params,
-            target_params=self.target.move(state.target_params, params, state.num_updates + 1),
             optimiser=optimiser,
             source=state.source.replace(learned=learned),
             parts=chain.updated(step, target, lagged),

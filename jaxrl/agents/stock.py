@@ -11,7 +11,6 @@ import numpy as np
 from jaxrl.agents import chain
 from jaxrl.agents.chain import Step
 from jaxrl.agents.checks import differs
-from jaxrl.agents.experience import at_present
 from jaxrl.core import struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, FunctionalFacts, PartFacts
@@ -162,13 +161,10 @@ def static_cvar_stocks(
     if stocks is None:
         stocks = jnp.linspace(part.low, part.high, 257)
 
-    present = at_present(agent, agent_state.progress)
-
     def shortfall(stock: Array) -> Array:
         """The mean of min(c + Z(c), 0) over the starts, `[]`."""
         here = observation.at[:, -1].set(stock)
-        params = agent_state.model.apply(agent_state.params, here)
-        return jnp.mean(jnp.max(present.scores(params, here), axis=-1))
+        return jnp.mean(jnp.max(agent.q_values(agent_state, here), axis=-1))
 
     values = -stocks + jax.lax.map(shortfall, stocks) / jnp.asarray(levels)[:, None]  # [L, C]
     best = jnp.argmax(values, axis=1)

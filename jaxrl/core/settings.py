@@ -373,8 +373,9 @@ def get_path(owner: Any, path: str) -> Any:
 
 
 def _entry(owner: Any, name: str) -> Any:
-    """A field of a struct, or a part of a chain."""
-    return labelled(owner)[name] if isinstance(owner, tuple) else getattr(owner, name)
+    """A field of a struct, an entry of a mapping, or a part of a chain."""
+    named = labelled(owner) if isinstance(owner, tuple) else owner
+    return named[name] if isinstance(named, Mapping) else getattr(owner, name)
 
 
 def replace_path(owner: Any, path: str, value: Any) -> Any:
@@ -387,4 +388,6 @@ def replace_path(owner: Any, path: str, value: Any) -> Any:
         value = replace_path(_entry(owner, head), rest, value)
     if isinstance(owner, tuple):
         return tuple({**labelled(owner), head: value}.values())
+    if isinstance(owner, Mapping):
+        return {**owner, head: value}
     return dataclasses.replace(owner, **{head: value})

@@ -20,7 +20,13 @@ import numpy as np
 from jaxrl.core.arguments import check_names, check_numbers
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
-from jaxrl.core.settings import check_value, list_settings, replace_setting, resolve_setting
+from jaxrl.core.settings import (
+    check_value,
+    get_path,
+    list_settings,
+    replace_setting,
+    resolve_setting,
+)
 from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.training.loop import (
     Sums,
@@ -159,12 +165,8 @@ def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
 
 def lane_axes(agent: Agent, swept: Sequence[str]) -> Agent:
     """The `vmap` axes of an agent whose swept leaves carry a lane axis."""
-    places = {resolve_setting(agent, name) for name in swept}
-
-    def axis(path: tuple, leaf: Any) -> int | None:
-        return 0 if jax.tree_util.keystr(path, simple=True, separator=".") in places else None
-
-    return jax.tree_util.tree_map_with_path(axis, agent)
+    carried = [get_path(agent, resolve_setting(agent, name)) for name in swept]
+    return jax.tree.map(lambda leaf: 0 if any(leaf is one for one in carried) else None, agent)
 
 
 def start_lanes(
