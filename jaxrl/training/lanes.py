@@ -24,6 +24,7 @@ from jaxrl.core.settings import (
     check_value,
     get_path,
     list_settings,
+    replace_path,
     replace_setting,
     resolve_setting,
 )
@@ -126,15 +127,16 @@ def make_groups(
     same seeds.
     """
     runs = [(setting, seed) for setting in range(len(settings)) for seed in seeds]
-    swept = list(settings[0])
+    # By full names of the agent as it was given: of an array nobody can tell that it was a float.
+    swept = {resolve_setting(agent, name): name for name in settings[0]}
     groups = []
     for start in range(0, len(runs), width):
         chosen = runs[start : start + width]
         padded = chosen + [chosen[-1]] * (width - len(chosen))
-        values = {
-            name: jnp.asarray([settings[s][name] for s, _ in padded], jnp.float32) for name in swept
-        }
-        lane_agent = with_settings(strong_floats(agent), values)
+        lane_agent = strong_floats(agent)
+        for place, name in swept.items():
+            column = jnp.asarray([settings[s][name] for s, _ in padded], jnp.float32)
+            lane_agent = replace_path(lane_agent, place, column)
         keys = keys_of_seeds(key, [seed for _, seed in padded])
         groups.append(Group(len(chosen), lane_agent, keys, tuple(swept)))
     return groups
@@ -154,7 +156,12 @@ def root_key(seed: int) -> Key:
 def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
     """`fold_in(key, seed)` `[N]`; from seed 2^32 on, the upper half is folded in as well."""
     words = np.asarray(seeds, np.uint64)
-    low, high = (jnp.asarray(x.astype(np.uint32)) for x in (words & 0xFFFFFFFF, words >> 32))
+    return _fold_in(key, *(x.astype(np.uint32) for x in (words & 0xFFFFFFFF, words >> 32)))
+
+
+@jax.jit
+def _fold_in(key: Key, low: Array, high: Array) -> Key:
+    """`key` with both halves `[N]` of each seed."""
 
     def one(low: Array, high: Array) -> Key:
         first = jax.random.fold_in(key, low)
@@ -164,8 +171,8 @@ def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
 
 
 def lane_axes(agent: Agent, swept: Sequence[str]) -> Agent:
-    """The `vmap` axes of an agent whose swept leaves carry a lane axis."""
-    carried = [get_path(agent, resolve_setting(agent, name)) for name in swept]
+    """The `vmap` axes of an agent whose leaves at the dotted paths `swept` carry a lane axis."""
+    carried = [get_path(agent, name) for name in swept]
     return jax.tree.map(lambda leaf: 0 if any(leaf is one for one in carried) else None, agent)
 
 
