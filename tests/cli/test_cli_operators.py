@@ -23,11 +23,10 @@ from jaxrl.agents import (
     Whole,
     preset,
 )
-from jaxrl.cli import job as jobs, notices as warned
+from jaxrl.cli import job as jobs, notices as warned, train
 from jaxrl.core import Linear, check_settings, notation
 from jaxrl.envs import make
 from jaxrl.envs.wrappers import HeldActions
-from jaxrl.training import run_config
 
 KINDS, parse, show = notation.KINDS, notation.parse, notation.show
 KNOWN = [(kind, name) for kind, known in KINDS.items() for name in known.builders]
@@ -201,11 +200,11 @@ def test_configurations_from_before_there_was_a_chain_are_read(name: str) -> Non
     gone = {"reward_shift": settings.get("reward_shift", 0.0)}
     moved = {path.replace("parts.", ""): value for path, value in now["resolved"].items()}
     old = {**now, "settings": settings, "sweep": sweep, "resolved": moved | gone | settings}
-    read = run_config.parse(yaml.safe_dump(old))
+    read = yaml.safe_load(yaml.safe_dump(old))
     made = jobs.job_from_config(read)
     assert made.agent.parts == parts  # pyright: ignore
     assert made.config["sweep"] == {f"parts.reward_shift.{key}": swept[key] for key in swept}
-    assert run_config.describe_difference(read, made.config) == []
+    assert train.describe_difference(read, made.config) == []
 
 
 def test_a_wrapper_is_put_round_the_environment_under_the_agents_discount() -> None:
