@@ -86,14 +86,14 @@ def store(agent: Any, state: Any, trajectory: Transition) -> tuple[Any, Array]:
     Args:
         agent: its replay and its warm-up.
         state: a struct with `replay` and `progress`.
-        trajectory: `[T, B, ...]`; its extras are not kept.
+        trajectory: `[T, B, ...]`; its extras and costs are not kept.
 
     Returns:
         `state` after those steps, and whether learning may begin, `[]` bool.
     """
     replay = agent.memory
     state = state.replace(
-        replay=replay.add(state.replay, trajectory.replace(extras={})),
+        replay=replay.add(state.replay, trajectory.replace(extras={}, cost=())),
         progress=state.progress.advance(trajectory.reward.size),
     )
     ready = replay.can_sample(state.replay, agent.batch_size)

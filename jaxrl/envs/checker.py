@@ -57,6 +57,25 @@ def explained(env: Environment) -> Iterator[None]:
         raise
 
 
+def step_shape(env: Environment) -> TimeStep:
+    """Shapes and types of what a step of `env` gives; nothing is computed.
+
+    Its `cost` tells how many costs there are, its `reward` how many channels.
+
+    Example:
+        >>> from jaxrl.envs import make
+        >>> step_shape(make("CartPole")).cost.shape
+        (0,)
+    """
+
+    def step(key: Key) -> TimeStep:
+        reset_key, act_key, step_key = jax.random.split(key, 3)
+        state, _ = env.reset(reset_key)
+        return env.step(step_key, state, env.action_space.sample(act_key))[1]
+
+    return jax.eval_shape(lambda: step(jax.random.key(0)))
+
+
 def structure(env: Environment) -> list[str]:
     """What is wrong with the types and shapes that `reset` and `step` give, nothing computed."""
     key, call = jax.random.key(0), "reset(key)"
@@ -90,6 +109,10 @@ def structure(env: Environment) -> list[str]:
         wrong.append(f"reward is {seen.reward.dtype}: give a float32.")
     if seen.truncated.dtype != jnp.bool_:
         wrong.append(f"truncated is {seen.truncated.dtype}: give a bool.")
+    if len(seen.cost.shape) != 1 or not jnp.issubdtype(seen.cost.dtype, jnp.floating):
+        wrong.append(f"cost is {_kind(seen.cost)}: give a float32[num_costs], [0] for none.")
+    if len(seen.reward.shape) > 1:
+        wrong.append(f"reward has shape {list(seen.reward.shape)}: give a scalar, or channels [C].")
     return wrong
 
 
@@ -148,6 +171,7 @@ def _play(env: Environment, key: Key, num_steps: int) -> list[str]:
         rules = {
             "an observation lies outside its space.": inside(seen.observation) & inside(start[1]),
             "a reward is not finite.": jnp.all(jnp.isfinite(seen.reward)),
+            "a cost is not finite.": jnp.all(jnp.isfinite(seen.cost)),
             "terminated lies outside [0, 1].": (seen.terminated >= 0) & (seen.terminated <= 1),
             "terminated and truncated are true at once: the end wins.": ~(
                 (seen.terminated >= 1) & seen.truncated
