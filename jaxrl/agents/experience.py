@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.checks import check_signals
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import values_at
@@ -91,6 +92,7 @@ def store(agent: Any, state: Any, trajectory: Transition) -> tuple[Any, Array]:
     Returns:
         `state` after those steps, and whether learning may begin, `[]` bool.
     """
+    check_signals(trajectory)
     replay = agent.memory
     state = state.replace(
         replay=replay.add(state.replay, trajectory.replace(extras={}, cost=())),

@@ -57,25 +57,6 @@ def explained(env: Environment) -> Iterator[None]:
         raise
 
 
-def step_shape(env: Environment) -> TimeStep:
-    """Shapes and types of what a step of `env` gives; nothing is computed.
-
-    Its `cost` tells how many costs there are, its `reward` how many channels.
-
-    Example:
-        >>> from jaxrl.envs import make
-        >>> step_shape(make("CartPole")).cost.shape
-        (0,)
-    """
-
-    def step(key: Key) -> TimeStep:
-        reset_key, act_key, step_key = jax.random.split(key, 3)
-        state, _ = env.reset(reset_key)
-        return env.step(step_key, state, env.action_space.sample(act_key))[1]
-
-    return jax.eval_shape(lambda: step(jax.random.key(0)))
-
-
 def structure(env: Environment) -> list[str]:
     """What is wrong with the types and shapes that `reset` and `step` give, nothing computed."""
     key, call = jax.random.key(0), "reset(key)"

@@ -20,8 +20,11 @@ from jaxrl.core import Discrete, Environment, Space, TabularMDP, check_settings
 from jaxrl.core.arguments import check_whole
 from jaxrl.core.settings import near_names
 from jaxrl.envs import bandits, chains, collecting, finance, gridworlds, mazes, operations, regimes
+from jaxrl.envs.constrained import hazard_grid
 from jaxrl.envs.control import Acrobot, CartPole, MountainCar, Pendulum
 from jaxrl.envs.control.mountain_car import mountain_car_continuous
+from jaxrl.envs.control.pendulum import SpeedLimitedPendulum
+from jaxrl.envs.control.point_mass import PointMass
 from jaxrl.envs.gymnax import gymnax_env
 from jaxrl.envs.gymnax_cures import cure_of
 from jaxrl.envs.gymnax_suites import GYMNAX_SUITES
@@ -215,6 +218,15 @@ def _regime_option(
     return regimes.regime_option(terms, multipliers, num_steps=num_steps, is_put=is_put)
 
 
+def _speed_limited(speed_limit: Any = 4.0, **pendulum: Any) -> Environment:
+    """The pendulum of the entry `Pendulum`, under a limit."""
+    inner = _registered["Pendulum"].build(**pendulum)
+    env = SpeedLimitedPendulum(inner, _scalar("speed_limit", speed_limit))  # pyright: ignore
+    check_settings(env)
+    return env
+
+
+_PENDULUM = _struct(Pendulum, (3,), (1,))
 _registered: dict[str, EnvFacts] = {
     **{
         name: EnvFacts(partial(gymnax_env, name), *row, suite=suite)
@@ -222,7 +234,15 @@ _registered: dict[str, EnvFacts] = {
         for name, row in rows.items()
     },
     "CartPole": _struct(CartPole, (4,), 2),
-    "Pendulum": _struct(Pendulum, (3,), (1,)),
+    "Pendulum": _PENDULUM,
+    "PendulumSpeedLimit": EnvFacts(
+        _speed_limited,
+        _about(SpeedLimitedPendulum),
+        (3,),
+        (1,),
+        parameters=_PENDULUM.parameters | {"speed_limit"},
+    ),
+    "PointMass": _struct(PointMass, (4,), (2,)),
     "Acrobot": _struct(Acrobot, (6,), 3),
     "MountainCar": _struct(MountainCar, (2,), 3),
     "MountainCarContinuous": _struct(mountain_car_continuous, (2,), (1,)),
@@ -230,6 +250,7 @@ _registered: dict[str, EnvFacts] = {
     "CollectingGrid": EnvFacts(
         collecting.collecting_grid, _about(collecting.CollectingGrid), 100, 4
     ),
+    "HazardGrid": EnvFacts(hazard_grid, _about(hazard_grid), (12,), 4),
     "WalledGrid": EnvFacts(walled_grid, _about(WalledGrid), 25, 4),
     "Bandit": EnvFacts(bandits.bandit, _about(bandits.Bandit), 1, 3),
     "RiverSwim": _table(chains.riverswim, 6, 2, 100.0),

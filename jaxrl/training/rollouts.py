@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition, select
-from jaxrl.envs.checker import step_shape
 
 
 @struct.dataclass
@@ -56,8 +55,14 @@ def signals_of(step: TimeStep) -> dict[str, Array]:
 
 def start_rollout(key: Key, agent: Agent, env: Environment) -> RolloutState:
     """Reset `agent.num_envs` environments."""
-    env_state, observation = jax.vmap(env.reset)(jax.random.split(key, agent.num_envs))
-    signals = jax.eval_shape(signals_of, step_shape(env))
+    keys = jax.random.split(key, agent.num_envs)
+    env_state, observation = jax.vmap(env.reset)(keys)
+
+    def first_signals(keys: Key, env_state: PyTree) -> dict[str, Array]:
+        actions = jax.vmap(env.action_space.sample)(keys)
+        return signals_of(jax.vmap(env.step)(keys, env_state, actions)[1])
+
+    signals = jax.eval_shape(first_signals, keys, env_state)  # nothing is computed
     return RolloutState(
         env_state=env_state,
         observation=observation,
