@@ -117,7 +117,7 @@ def each_of(numbers: Any) -> Array:
 
 
 def reported(rule: Any, rule_state: PyTree) -> dict[str, Array]:
-    """Metrics `[]` of what the rule's facts say is reported: `cost_0`, `cost_1` of a field `[C]`."""
+    """Metrics `[]` of what the rule's facts name: `cost_0`, `cost_1`, ... of a field `[C]`."""
     found = {}
     for name in rule_facts(rule).reported:
         value = getattr(rule_state, name)

@@ -43,7 +43,8 @@ class Lagrangian:
 
         max over policies, min over multipliers l >= 0 of  return - sum_c l_c (cost_c - budget_c)
 
-        advantage = (A - sum_c p_c A_c) / (1 + sum_c l_c),   p = (1 + optimism) l_k - optimism l_{k-1}
+        advantage = (A - sum_c p_c A_c) / (1 + sum_c l_c),
+        p = (1 + optimism) l_k - optimism l_{k-1}
         l <- max(0, l + multiplier_step ((1 + optimism) d_k - optimism d_{k-1})),  d = cost - budget
         loss = the inner rule's + cost_weight sum_c (v_c - R_c)^2 / 2
 
@@ -87,7 +88,7 @@ class Lagrangian:
 
     rule: UpdateRule = ProximalPolicy()
     budgets: float | tuple[float, ...] = setting(
-        25.0, "greatest mean cost, for each cost", unit="cost"
+        25.0, "greatest mean cost, for each cost", unit="cost", several=True
     )
     multiplier_step: float = setting(
         0.05, "step of the multipliers", unit="return per squared cost", low=0.0

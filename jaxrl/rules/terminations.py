@@ -54,14 +54,15 @@ class ConstraintTerminations:
     Example:
         >>> from jaxrl.rules import AdvantageActorCritic
         >>> rule = ConstraintTerminations(AdvantageActorCritic(), limits=1.0, probability=0.5)
-        >>> rows = {"reward": jnp.array([[4.0]]), "discount": jnp.array([[0.8]])}
-        >>> ended, _ = rule.terminated(rule.init(()), jnp.array([[[3.0]]]), Progress.start())
-        >>> [float(row[0, 0] * (1 - ended[0, 0])) for row in rows.values()]
-        [2.0, 0.4]
+        >>> costs = jnp.array([[3.0, 2.0, 0.5]])[..., None]  # of a step of three environments
+        >>> rule.terminated(rule.init(()), costs, Progress.start())[0].tolist()
+        [[0.5, 0.25, 0.0]]
     """
 
     rule: UpdateRule = ProximalPolicy()
-    limits: float | tuple[float, ...] = setting(0.0, "greatest cost of a step", unit="cost")
+    limits: float | tuple[float, ...] = setting(
+        0.0, "greatest cost of a step, for each cost", unit="cost", several=True
+    )
     probability: float | Schedule = setting(
         1.0, "of an end at the greatest excess", low=0.0, high=1.0
     )

@@ -36,6 +36,7 @@ class PointMass:
     safe exploration in deep reinforcement learning"; map, dynamics and numbers are ours.
 
     Example:
+        >>> import jax
         >>> state, _ = PointMass().reset(jax.random.key(0))
         >>> middle = state.replace(position=jnp.zeros(2))
         >>> _, step = PointMass().step(jax.random.key(0), middle, jnp.zeros(2))
