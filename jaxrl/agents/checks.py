@@ -16,7 +16,7 @@ from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Environment, PartFacts
 from jaxrl.core.settings import get_path
 from jaxrl.core.spaces import Discrete
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Transition
 from jaxrl.envs.parameters import list_parameters
 from jaxrl.envs.wrappers import HeldActions
 from jaxrl.functionals import PerPair
@@ -177,6 +177,29 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
                 "agents choose among all: give the illegal ones the outcomes of a legal one and "
                 "call them legal, or use a planner."
             )
+
+
+def check_signals(trajectory: Transition, num_costs: int = 0) -> None:
+    """Raise `ValueError` where a step has several rewards, or not as many costs as are asked for.
+
+    Args:
+        trajectory: `[...]`; looked at are shapes alone.
+        num_costs: that the learner asks for; 0 where it takes no notice of them.
+    """
+    lanes = jnp.ndim(trajectory.truncated)
+    if jnp.ndim(trajectory.reward) > lanes:
+        count = jnp.shape(trajectory.reward)[-1]
+        raise ValueError(
+            f"Steps have {count} rewards, and this agent learns from one: weigh them by "
+            f"jaxrl.envs.wrappers.ScalarReward(env, weights), {count} weights."
+        )
+    known = 0 if isinstance(trajectory.cost, tuple) else jnp.shape(trajectory.cost)[-1]
+    if num_costs and known != num_costs:
+        raise ValueError(
+            f"The rule has a number for each of {num_costs} costs, and steps of this environment "
+            f"have {known}: give as many as there are costs, in an environment that has some, such "
+            'as jaxrl.envs.make("HazardGrid").'
+        )
 
 
 def check_discrete_actions(env: Environment) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.checks import differs
+from jaxrl.agents.checks import check_signals, differs
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import values_at
@@ -151,14 +151,15 @@ def store(agent: Any, state: Any, trajectory: Transition) -> tuple[Any, Array]:
     Args:
         agent: its replay and its warm-up.
         state: a struct with `replay` and `progress`.
-        trajectory: `[T, B, ...]`; its extras are not kept.
+        trajectory: `[T, B, ...]`; its extras and costs are not kept.
 
     Returns:
         `state` after those steps, and whether learning may begin, `[]` bool.
     """
+    check_signals(trajectory)
     replay = agent.memory
     state = state.replace(
-        replay=replay.add(state.replay, trajectory.replace(extras={})),
+        replay=replay.add(state.replay, trajectory.replace(extras={}, cost=())),
         progress=state.progress.advance(trajectory.reward.size),
     )
     ready = replay.can_sample(state.replay, agent.batch_size)

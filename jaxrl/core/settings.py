@@ -30,6 +30,7 @@ def setting(
     choices: tuple = (),
     infinite: bool = False,
     optional: bool = False,
+    several: bool = False,
 ) -> Any:
     """A field of a settings struct: floats become leaves, everything else is static.
 
@@ -45,6 +46,7 @@ def setting(
         choices: the values allowed, when they are few.
         infinite: whether an infinite value means something; implied by an infinite default.
         optional: whether None means something.
+        several: whether a tuple of numbers will do where the default is one.
 
     Example:
         >>> @struct.dataclass
@@ -60,7 +62,7 @@ def setting(
         "infinite": infinite or (isinstance(default, float) and math.isinf(default)),
         "whole": _is_whole(default)
         or (isinstance(default, tuple) and default != () and all(map(_is_whole, default))),
-        "kind": object if optional else type(default),
+        "kind": object if optional or several else type(default),
     }
     if dataclasses.is_dataclass(default):
         return struct.field(default_factory=lambda: default, metadata=metadata)
