@@ -190,7 +190,7 @@ def check_replay_agent(agent: Any, env: Environment, asked: dict[str, tuple[str,
             "no successor of such a step: nothing would be learned from. Set "
             "replay.store_next=True, or give episodes more time."
         )
-    _check_without_table(agent.operator)
+    check_without_table(agent.operator)
     check_environment(env, agent.discount, *({"stock", "average_reward"} & {*asked}))
     source = {f"successors={type(agent.successors).__name__}": agent.successors.asked}
     for name, words in (asked | source).items():
@@ -198,7 +198,7 @@ def check_replay_agent(agent: Any, env: Environment, asked: dict[str, tuple[str,
     agent.successors.check(agent.operator, env)
 
 
-def _check_without_table(operator: BellmanOperator) -> None:
+def check_without_table(operator: BellmanOperator) -> None:
     """Raise `ValueError` for parts of an operator that only a table can apply."""
     functional, improvement = operator.successor_functional, operator.improvement
     for part in (functional, improvement):

@@ -74,6 +74,7 @@ class Dual:
     asked: ClassVar[tuple[str, ...]] = ("one_step", "means")
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
 
     def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Raise `ValueError` for functionals without a dual, and actions that are not discrete."""

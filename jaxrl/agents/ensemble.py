@@ -137,6 +137,7 @@ class Ensemble:
     asked: ClassVar[tuple[str, ...]] = ("one_step",)
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = True
+    learns: ClassVar[bool] = True
 
     def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Refuse what Gaussians cannot model, and functionals that see too few outcomes.

@@ -94,6 +94,7 @@ class Generative:
     asked: ClassVar[tuple[str, ...]] = ("one_step",)
     keeps_env_state: ClassVar[bool] = True
     is_random: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
 
     def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Refuse what cannot be stepped again, and functionals that see too few outcomes.

@@ -50,6 +50,7 @@ class Successors(Protocol):
     asked: ClassVar[tuple[str, ...]]  # of the agent, see `checks.check_asked`
     keeps_env_state: ClassVar[bool]  # rollouts and replay record the state acted in
     is_random: ClassVar[bool]  # `outcomes` spends its key
+    learns: ClassVar[bool]  # `learn` needs the batches of a replay
 
     def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Raise `ValueError` where `operator` asks for more than this source gives in `env`."""
@@ -110,6 +111,7 @@ class Sampled:
     asked: ClassVar[tuple[str, ...]] = ()
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
 
     def check(self, operator: BellmanOperator, env: Environment | None = None) -> None:
         """Raise `ValueError` for a functional that one successor says nothing about."""
