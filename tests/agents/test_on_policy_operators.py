@@ -20,10 +20,10 @@ from jaxrl.agents import (
     ParallelQAgent,
     Sampled,
 )
-from jaxrl.core import Law, Linear, RuleFacts, outcome_mdp, struct
+from jaxrl.core import Law, Linear, Progress, RuleFacts, outcome_mdp, struct
 from jaxrl.envs.control import CartPole
 from jaxrl.functionals import CVaR, Mean
-from jaxrl.networks import NetworkSettings
+from jaxrl.networks import CategoricalPolicy, NetworkSettings
 from jaxrl.operators import (
     BellmanOperator,
     Categorical,
@@ -36,7 +36,16 @@ from jaxrl.operators import (
     SignedHyperbolic,
     Softmax,
 )
-from jaxrl.rules import AdvantageActorCritic, StaticRiskGradient, advantage_targets
+from jaxrl.rules import (
+    AdvantageActorCritic,
+    DriftPolicy,
+    MirrorDescentPolicy,
+    PolicyOutputs,
+    PolicyTargets,
+    ProximalPolicy,
+    StaticRiskGradient,
+    advantage_targets,
+)
 
 DISCOUNT, NUM_STATES, NUM_ACTIONS = 0.5, 4, 2
 GRID = Categorical(-4.0, 4.0, num_atoms=33)
@@ -67,6 +76,7 @@ def worlds():
     draw = np.random.default_rng(1)
     shape = (NUM_STATES, NUM_ACTIONS, 2)
     following, reward = draw.integers(0, NUM_STATES, shape), draw.normal(size=shape)
+    following[:, 0, 0] = (np.arange(NUM_STATES) + 1) % NUM_STATES  # every state is seen
     half = np.full(shape, 0.5)
     both = outcome_mdp(half, following, reward, DISCOUNT)
     one = [
@@ -108,7 +118,7 @@ def learned(agent, num_steps=80_000, over=None):
         key, agent, env, num_steps=num_steps, num_seeds=1, num_records=1, over=over, lanes=1
     )
     states = jnp.eye(NUM_STATES)
-    read = [found.agent_state(*index) for index in np.ndindex(found.shape)]
+    read = [found.agent_state(setting, 0) for setting in range(len(found.settings))]
     values = [np.asarray(agent.values(state, states)) for state in read]
     policy = [np.exp(np.asarray(agent.policy(state, states).log_probs())) for state in read]
     return np.stack(values), np.stack(policy)
@@ -233,6 +243,22 @@ def test_an_outer_gradient_reaches_the_level_of_risk():
     (high, _), (low, _) = outer(jnp.float32(0.71)), outer(jnp.float32(0.69))
     assert abs(float(slope)) > 1e-3
     np.testing.assert_allclose(slope, (high - low) / 0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [AdvantageActorCritic(), ProximalPolicy(), DriftPolicy(), MirrorDescentPolicy()],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_rules_leave_the_value_s_loss_to_the_head(rule):
+    def loss(value_loss):
+        law, value = CategoricalPolicy(jnp.zeros(2)), jnp.float32(1.0)
+        outputs = PolicyOutputs(-1.0, 0.0, value, policy=law, value_loss=value_loss)
+        targets = PolicyTargets(0.0, jnp.float32(5.0), -1.0, value, policy=law)
+        return rule.replace(entropy_weight=0.0).loss(outputs, targets, Progress.start())
+
+    np.testing.assert_allclose(loss(3.0) - loss(1.0), 2.0 * rule.value_weight, rtol=1e-6)
+    assert abs(loss(None) - loss(1.0)) > 1.0
 
 
 REFUSED = {
