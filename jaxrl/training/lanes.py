@@ -155,7 +155,12 @@ def root_key(seed: int) -> Key:
 def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
     """`fold_in(key, seed)` `[N]`; from seed 2^32 on, the upper half is folded in as well."""
     words = np.asarray(seeds, np.uint64)
-    low, high = (jnp.asarray(x.astype(np.uint32)) for x in (words & 0xFFFFFFFF, words >> 32))
+    return _fold_in(key, *(x.astype(np.uint32) for x in (words & 0xFFFFFFFF, words >> 32)))
+
+
+@jax.jit
+def _fold_in(key: Key, low: Array, high: Array) -> Key:
+    """`key` with both halves `[N]` of each seed."""
 
     def one(low: Array, high: Array) -> Key:
         first = jax.random.fold_in(key, low)
