@@ -116,10 +116,14 @@ def act(
 ) -> tuple[Array, dict[str, PyTree]]:
     """`observation[B, ...]` -> `action[B]` by `agent.q_values`, no extras; to explore, uniform with
     probability `agent.epsilon(state)`."""
-    scores = agent.q_values(state, observation)
-    if not explore:
-        return jnp.argmax(scores, axis=-1).astype(jnp.int32), {}
-    return epsilon_greedy(key, scores, agent.epsilon(state)), {}
+    return chosen(key, agent.q_values(state, observation), agent.epsilon(state), explore), {}
+
+
+def chosen(key: Key, scores: Array, epsilon: float | Array, explore: bool) -> Array:
+    """The best actions `[B]` by `scores[B, A]`, or those of `epsilon_greedy` to explore."""
+    if explore:
+        return epsilon_greedy(key, scores, epsilon)
+    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
 def epsilon_greedy_law(scores: Array, epsilon: float | Array) -> CategoricalPolicy:

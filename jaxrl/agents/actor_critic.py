@@ -156,7 +156,7 @@ class ActorCriticAgent:
             _check_episodes(env, self.rollout_length)
         if self.operator is not None:
             self._check_operator(self.operator, env)
-        elif self.successors.is_random or self.successors.learns:
+        elif self.successors.is_random or self.successors.facts.replay:
             raise ValueError(
                 f"successors={type(self.successors).__name__} feed an operator: give one, such as "
                 "operator=BellmanOperator(successor_functional=CVaR(0.1))."

@@ -117,7 +117,7 @@ def check_operator(agent: Any, operator: BellmanOperator, env: Environment) -> N
     """
     checks.check_without_table(operator)
     agent.successors.check(operator, env)
-    if agent.successors.learns:
+    if agent.successors.facts.replay:
         raise ValueError(
             f"successors={type(agent.successors).__name__} learn from the batches of a replay, "
             "which this agent has not: use Generative(num_samples=16), or an agent with a replay."

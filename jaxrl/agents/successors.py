@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, Functional, FunctionalFacts
+from jaxrl.core.protocols import Environment, Functional, FunctionalFacts, PartFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import Network
@@ -47,10 +47,9 @@ class Successors(Protocol):
     `discount` below is gamma [per step].
     """
 
-    asked: ClassVar[tuple[str, ...]]  # of the agent, see `checks.check_asked`
+    facts: ClassVar[PartFacts]  # what it asks of the agent
     keeps_env_state: ClassVar[bool]  # rollouts and replay record the state acted in
     is_random: ClassVar[bool]  # `outcomes` spends its key
-    learns: ClassVar[bool]  # `learn` needs the batches of a replay
 
     def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Raise `ValueError` where `operator` asks for more than this source gives in `env`."""
@@ -108,10 +107,9 @@ class Sampled:
 
     accept_bias: bool = setting(False, "let functionals over successors act as the mean")
 
-    asked: ClassVar[tuple[str, ...]] = ()
+    facts = PartFacts()
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
-    learns: ClassVar[bool] = False
 
     def check(self, operator: BellmanOperator, env: Environment | None = None) -> None:
         """Raise `ValueError` for a functional that one successor says nothing about."""

@@ -156,6 +156,51 @@ class Composition(Protocol):
         """Elementwise, over arrays that broadcast [return]."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PartFacts:
+    """What a part of a learner from replay asks of the rest of it; stated once, as `facts`.
+
+    Two parts of which each says more than the agent can give are refused by these facts alone, in
+    one sentence that names the setting and the remedy.
+
+    Attributes:
+        name: of the part in dotted names of settings; its class's, in snake case, where empty.
+        owns: what it alone decides, in words; of two parts with a word in common one must go.
+        replay: it learns from the batches of a replay.
+        one_step: replay draws single steps (`replay.num_step=1`).
+        unit_steps: every step counts as one; none is held for several.
+        undiscounted: the discount is 1.
+        discounted: the discount is below 1, or sums have no end.
+        sums: the return is the discounted sum of rewards.
+        means: the head stores a mean, not a law.
+        moves: the functional over successors moves with a constant.
+        moves_returns: so does the functional over returns.
+        plain: the operator stores one mean, of a sum of rewards, and its improvement is
+            deterministic.
+        gaussian: the head is of means and deviations.
+        linear: a value is one linear function of the network's features.
+        whole_copies: a lagged copy, when it moves, takes all of the parameters.
+        discrete: actions are discrete, and compared.
+    """
+
+    name: str = ""
+    owns: tuple[str, ...] = ()
+    replay: bool = False
+    one_step: bool = False
+    unit_steps: bool = False
+    undiscounted: bool = False
+    discounted: bool = False
+    sums: bool = False
+    means: bool = False
+    moves: bool = False
+    moves_returns: bool = False
+    plain: bool = False
+    gaussian: bool = False
+    linear: bool = False
+    whole_copies: bool = False
+    discrete: bool = False
+
+
 _STATED = {  # facts without a safe default
     FunctionalFacts: ("monotone", "translation_equivariant", "needs_successors"),
     HeadFacts: ("stores_law",),
