@@ -3,7 +3,6 @@ from jaxrl.networks.distributions import (
     GaussianPolicy as GaussianPolicy,
     TanhGaussianPolicy as TanhGaussianPolicy,
 )
-from jaxrl.networks.initialisers import lecun as lecun, orthogonal as orthogonal
 from jaxrl.networks.models import (
     ActionCritic as ActionCritic,
     DeterministicActor as DeterministicActor,

@@ -28,7 +28,7 @@ class QNetwork(nn.Module):
 
     Example:
         >>> import jax
-        >>> from jaxrl.core.spaces import Discrete
+        >>> from jaxrl.core import Discrete
         >>> model = QNetwork(NetworkSettings().torso(Discrete(5)), num_actions=3, head_shape=(7,))
         >>> observation = jnp.zeros((2,), jnp.int32)
         >>> params = model.init(jax.random.key(0), observation)
@@ -71,7 +71,7 @@ class ImplicitQNetwork(nn.Module):
 
     Example:
         >>> import jax
-        >>> from jaxrl.core.spaces import Discrete
+        >>> from jaxrl.core import Discrete
         >>> torso = NetworkSettings().torso(Discrete(5))
         >>> model = ImplicitQNetwork(torso, num_actions=3, num_levels=7)
         >>> observation = jnp.zeros((2,), jnp.int32)
