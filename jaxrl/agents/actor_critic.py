@@ -330,7 +330,7 @@ class ActorCriticAgent:
         if self.successors.is_random:
             ahead = on_policy.one_step_ahead(
                 jax.random.fold_in(key, _SOURCE),
-                experience.at_present(self, state.progress),
+                on_policy.at_present(self, state.progress),
                 state.source,
                 trajectory,
                 outputs.next_value,

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents import checks
+from jaxrl.agents import checks, experience
 from jaxrl.agents.action_values import clipped_fraction
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, Head
-from jaxrl.core.types import Array, Key, PyTree, Transition
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.operators import BellmanOperator, ImplicitQuantile
 from jaxrl.operators.bellman import Lookahead, describe
 
@@ -24,6 +24,11 @@ class Ahead:
 
     reward: Array  # [T, B] [return]: its value less the discounted value of the successor seen
     law: Law  # [T, B, K] of the return
+
+
+def at_present(agent: Any, progress: Progress) -> Any:
+    """An agent with the present values of the schedules in its operator and its successors."""
+    return experience.at_present(agent, progress, ("operator", "successors"))
 
 
 def one_step_ahead(

@@ -138,7 +138,7 @@ class ParallelQAgent:
     def q_values(self, state: ParallelQState, observation: PyTree) -> Array:
         """`observation[..., *]` -> scores `[..., A]` [return]: the return functional of each
         action's law."""
-        agent = experience.at_present(self, state.progress)
+        agent = on_policy.at_present(self, state.progress)
         params = state.model.apply(state.params, observation)
         return action_values.each(agent.operator.score, params, self.operator.head)
 
@@ -158,7 +158,7 @@ class ParallelQAgent:
 
     def _laws(self, state: ParallelQState, observation: PyTree) -> Law:
         """The improvement's laws at `observation[..., *]`, `[..., K]` [return]."""
-        operator = experience.at_present(self, state.progress).operator
+        operator = on_policy.at_present(self, state.progress).operator
         state_law = operator.state_law
         params = state.model.apply(state.params, observation)
         for _ in range(params.ndim - 1 - len(operator.head.shape)):
@@ -182,7 +182,7 @@ class ParallelQAgent:
         if self.successors.is_random:
             ahead = on_policy.one_step_ahead(
                 jax.random.fold_in(key, _SOURCE),
-                experience.at_present(self, state.progress),
+                on_policy.at_present(self, state.progress),
                 state.source,
                 trajectory,
                 next_laws.mean(),
