@@ -195,7 +195,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         "# Robust training",
         "",
         "Written by `benchmarks/robust.py`, which says what is measured. Mean over seeds with its "
-        "95 % bootstrap interval; the gain at worst is over the nominal agent, or the plain PPO, of the same seed.",
+        "95 % bootstrap interval; the gain at worst is over the nominal agent, or the plain PPO, "
+        "of the same seed.",
     ]
     for name, task in TASKS.items():
         mine = {a: rows[f"{name}/{a}"] for a in AGENTS if f"{name}/{a}" in rows}
