@@ -24,9 +24,10 @@ class IteratedCopies:
         every `period` updates:   copy_{k-1} <- theta_k                     for k = 1 ... K,
                                   then theta_k <- theta_{k+1}, the last one staying
 
-    copy_0 moves with the window alone, every `period`: were it refreshed, all K would be one
-    network that learns from itself. So a `period` is worth K iterations, where `TargetUpdate` makes
-    one. Each has an optimiser of its own, whose state stays in its place when the window moves (as
+    copy_0 moves with the chain alone, every `period`: were it refreshed, all K would be one network
+    that learns from itself. A period advances by one iteration, as one of `TargetUpdate` does, but
+    each iterate is fitted for K of them, on its way from the last place to the first: the period may
+    be K times shorter at equal care. Each has an optimiser of its own, whose state stays in its place when the window moves (as
     in the release; that of theta_1 then goes on under what was theta_2). To act, each environment
     draws one of the K, all alike; `q_values` are their mean. One network is `TargetUpdate(period,
     1.0)`, up to rounding.
