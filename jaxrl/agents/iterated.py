@@ -26,11 +26,11 @@ class IteratedCopies:
 
     copy_0 moves with the chain alone, every `period`: were it refreshed, all K would be one network
     that learns from itself. A period advances by one iteration, as one of `TargetUpdate` does, but
-    each iterate is fitted for K of them, on its way from the last place to the first: the period may
-    be K times shorter at equal care. Each has an optimiser of its own, whose state stays in its place when the window moves (as
-    in the release; that of theta_1 then goes on under what was theta_2). To act, each environment
-    draws one of the K, all alike; `q_values` are their mean. One network is `TargetUpdate(period,
-    1.0)`, up to rounding.
+    each iterate is fitted for K of them, on its way from the last place to the first: the period
+    may be K times shorter at equal care. Each has an optimiser of its own, whose state stays in its
+    place when the chain moves (as in the release; that of theta_1 then goes on under what was
+    theta_2). To act, each environment draws one of the K, all alike; `q_values` are their mean. One
+    network is `TargetUpdate(period, 1.0)`, up to rounding.
 
     Every gradient step costs K of one network, and the parameters are K times as many: compare at
     equal gradient work.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tables import FROM_REPLAY, HALF, Line, filled, kernel, rows, started
 
-from jaxrl.agents import PRESETS, IteratedCopies, RewardShift, TargetUpdate
+from jaxrl.agents import PRESETS, BellmanRank, IteratedCopies, RewardShift, TargetUpdate
 from jaxrl.core import Array, PartFacts, setting, struct
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.replay import UniformReplay
@@ -173,6 +173,76 @@ def test_one_network_is_the_usual_copy():
     one, chain = (jax.tree.leaves(tree) for tree in found)
     for left, right in zip(one, chain, strict=True):
         np.testing.assert_allclose(left, np.reshape(right, np.shape(left)), rtol=1e-6, atol=1e-7)
+
+
+# --- the rank of features -------------------------------------------------------------------------
+
+
+@jax.jit
+def many_bounds(key):
+    """Cosines and bounds of triples that obey the equation: any, and with phi - d phi' along w."""
+
+    def one(key):
+        next_features, weights, other = jax.random.normal(key, (3, 5))
+        discount = jax.random.uniform(key, minval=0.1)
+        found = []
+        for features in (other, discount * next_features + 0.7 * weights):
+            reward = weights @ (features - discount * next_features)
+            pair = (features, next_features, weights, reward, discount)
+            found.append(jnp.stack(BellmanRank.cosine_and_bound(*pair)))
+        return jnp.stack(found)
+
+    return jax.vmap(one)(jax.random.split(key, 500))
+
+
+def test_what_obeys_the_bellman_equation_obeys_the_bound():
+    found = np.asarray(many_bounds(KEY))
+    assert np.all(found[:, 0, 0] <= found[:, 0, 1] + 1e-5)
+    np.testing.assert_allclose(found[:, 1, 0], found[:, 1, 1], atol=1e-4)  # equality along w
+    assert np.median(found[:, 0, 1] - found[:, 0, 0]) > 0.1
+
+
+RANK = {
+    # Of a reward, and how the transition ends: 8 times the excess, by NumPy below.
+    "contradicts": (3.0, ""),
+    "agrees": (0.0, ""),
+    "ends": (3.0, "terminated"),
+}
+
+
+@pytest.mark.parametrize("name", RANK)
+def test_the_penalty_of_a_critic_is_what_its_cosine_is_above_the_bound(name):
+    """Critics of (one-hot state, action): phi is their input and 1, and w the kernel and bias."""
+    reward, end = RANK[name]
+    base = {one: FROM_REPLAY[one] for one in FROM_REPLAY if one != "replay"}
+    losses = []
+    for weight in (0.0, 8.0):
+        agent = PRESETS["td3"]().replace(**base | REPLAY | {"parts": (BellmanRank(weight),)})
+        agent = agent.replace(smoothing=0.0, num_critics=1)
+        state = started(agent, Line(discrete=False))
+        learner = jax.tree.map(np.zeros_like, state.learner)
+        critic = jax.tree.map(lambda leaf: np.full_like(leaf, 0.5), learner.params.critic)
+        state = state.replace(learner=learner.replace(params=learner.params.replace(critic=critic)))
+        data = rows((0, reward, 1, end), (0, reward, 1, end), discrete=False)
+        losses.append(float(jax.device_get(update(agent, state, data))[1]["critic_loss"]))
+    here, there = np.array([1.0, 0, 0, 0, 1]), np.array([0, 1.0, 0, 0, 1])  # the actor is at 0
+    bound = (2 + 2 * HALF**2 - reward**2 / (5 * 0.5**2)) / (2 * HALF * 2)
+    excess = max(here @ there / 2 - bound, 0.0) if end == "" else 0.0
+    assert (excess > 0) == (name == "contradicts")
+    np.testing.assert_allclose(losses[1] - losses[0], 8.0 * excess, atol=1e-4)
+
+
+def test_the_features_of_all_actions_stand_in_the_block_of_each():
+    """Values are linear in them, by the network that learns and by the lagged copy."""
+    agent = PRESETS["dqn"]().replace(**FROM_REPLAY | {"parts": (BellmanRank(),)})
+    state = started(agent, Line())
+    state = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.25, state.params))
+    data = jax.tree.map(lambda leaf: leaf[0], TAKEN)
+    pair = agent._pair(state, data, state.params)
+    values = state.model.apply(state.params, data.observation)
+    np.testing.assert_allclose(pair.features @ pair.weights, values[:, 0], rtol=1e-6)
+    with pytest.raises(ValueError, match="leave dueling off"):
+        stepped(agent.replace(dueling=True))
 
 
 assert HALF == 0.5  # as the sums above have it
