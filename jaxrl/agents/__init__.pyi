@@ -58,3 +58,4 @@ from jaxrl.agents.value_parts import (
     Munchausen as Munchausen,
     RewardShift as RewardShift,
 )
+from jaxrl.agents.variance_weights import VarianceWeights as VarianceWeights

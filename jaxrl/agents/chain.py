@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.successors import Outcomes
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, PartFacts
@@ -62,8 +63,13 @@ class Step:
     key: Key  # of the step; what a method spends is its own argument, or folded from this one
     state: Any  # the agent's, before the step
     batch: Batch  # [B], relabelled
-    successors: PyTree  # [B, N, ...], the observations that may follow
+    outcomes: Outcomes  # [B, N], what may follow, as it was before the parts
     pair: Callable[[PyTree], Pair]  # by the network's parameters
+
+    def backup(self, params: PyTree) -> Any:
+        """The targets `[B]`, of an agent with discrete actions, were `params` the lagged copy's."""
+        state = self.state.replace(target_params=params)
+        return self.agent.backup(dataclasses.replace(self, state=state))
 
 
 class TargetPart(Protocol):

@@ -298,7 +298,7 @@ class CriticAgent:
                 jnp.concatenate([here.kernel[..., 0], here.bias], axis=-1),
             )
 
-        step = Step(agent, root, state, batch, outcomes.observation, pair)
+        step = Step(agent, root, state, batch, outcomes, pair)
         lookahead = Lookahead(outcomes.reward, outcomes.discount, outcomes.probs, each)
         lookahead = chain.rewarded(_REWARDS, step, lookahead)
         outcomes = outcomes.replace(reward=lookahead.reward, discount=lookahead.discount)

@@ -59,6 +59,10 @@ class IteratedCopies:
 
     whole = True
 
+    def is_due(self, num_updates: Array) -> Array:
+        """At every `period`."""
+        return num_updates % self.period == 0
+
     def start(self, build: Callable[[Key], PyTree], key: Key) -> PyTree:
         """K networks, the first of which is built from `key` itself."""
         keys = [key, *(jax.random.fold_in(key, k) for k in range(1, self.num_networks))]
@@ -74,7 +78,7 @@ class IteratedCopies:
 
     def move(self, target: PyTree, params: PyTree, num_updates: Array) -> PyTree:
         """The copies `[K, ...]` after update number `num_updates`, from 0 to K - 1."""
-        moves, refreshed = num_updates % self.period == 0, num_updates % self.refresh == 0
+        moves, refreshed = self.is_due(num_updates), num_updates % self.refresh == 0
 
         def one(old: Array, new: Array) -> Array:
             inner = jnp.where(refreshed, jnp.concatenate([old[:1], new[:-1]]), old)
@@ -84,7 +88,7 @@ class IteratedCopies:
 
     def shift(self, params: PyTree, num_updates: Array) -> PyTree:
         """The networks `[K, ...]`, from 1 to K, each in the place of the one before it."""
-        moves = num_updates % self.period == 0
+        moves = self.is_due(num_updates)
         return jax.tree.map(lambda p: jnp.where(moves, jnp.concatenate([p[1:], p[-1:]]), p), params)
 
     def mean(self, found: PyTree) -> PyTree:

@@ -13,7 +13,7 @@ from jaxrl.agents.action_values import ValueNetwork
 from jaxrl.agents.chain import Pair, Step, TargetPart
 from jaxrl.agents.experience import LaggedCopies, TargetUpdate
 from jaxrl.agents.optimiser import Optimiser
-from jaxrl.agents.successors import Outcomes, Sampled, SourceState, Successors
+from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
@@ -258,8 +258,8 @@ class QNetworkAgent:
         head, model, data = self.head, state.model, batch.transition
         outcomes = self.successors.outcomes(key, state.source, data, self.discount)
         pair = functools.partial(self._pair, state, data)
-        step = Step(self, key, state, batch, outcomes.observation, pair)
-        target = self.backup(step, outcomes)
+        step = Step(self, key, state, batch, outcomes, pair)
+        target = self.backup(step)
         outputs = model.apply(state.target_params, data.observation)  # dropped where not read
         lagged = jax.vmap(head.mean)(self._taken(outputs, data.action))
         learned, target = self.successors.learn(
@@ -297,14 +297,10 @@ class QNetworkAgent:
         )
         return learner, priority, logs
 
-    def backup(self, step: Step, outcomes: Outcomes) -> Any:
-        """The targets `[B]` of a step by the lagged copy in its state: laws, or what a part stores
-        in the head's place.
-
-        Args:
-            step: one of this agent at present.
-            outcomes: `[B, N]`, what may follow.
-        """
+    def backup(self, step: Step) -> Any:
+        """The targets `[B]` of a step of this agent by the lagged copy in its state: laws, or what
+        a part stores in the head's place."""
+        outcomes = step.outcomes
         size, shape = outcomes.reward.size, outcomes.reward.shape  # [B, N]
         flat = jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), outcomes.observation)
         next_params, selector = jax.tree.map(

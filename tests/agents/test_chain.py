@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from tables import FROM_REPLAY, HALF, Line, filled, kernel, rows, started
 
-from jaxrl.agents import PRESETS, BellmanRank, IteratedCopies, RewardShift, TargetUpdate
+from jaxrl.agents import (
+    PRESETS,
+    BellmanRank,
+    GradientDescent,
+    IteratedCopies,
+    RewardShift,
+    TargetUpdate,
+    VarianceWeights,
+)
 from jaxrl.core import Array, PartFacts, setting, struct
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.replay import UniformReplay
@@ -243,6 +251,62 @@ def test_the_features_of_all_actions_stand_in_the_block_of_each():
     np.testing.assert_allclose(pair.features @ pair.weights, values[:, 0], rtol=1e-6)
     with pytest.raises(ValueError, match="leave dueling off"):
         stepped(agent.replace(dueling=True))
+
+
+# --- weights of a variance ------------------------------------------------------------------------
+
+VARIANCE = VarianceWeights(
+    least=0.5, scale_rate=0.25, optimiser=GradientDescent(learning_rate=1.0, max_grad_norm=None)
+)
+
+
+@functools.cache
+def weighted(num_updates):
+    """One step, as update number `num_updates`, of a state whose parts are tables too."""
+    target = TargetUpdate(period=2, step_size=1.0)
+    agent = PRESETS["dqn"]().replace(
+        **FROM_REPLAY | REPLAY | {"parts": (VARIANCE,), "target": target}
+    )
+    state = started(agent, Line())
+    (own,) = state.parts
+    own = own.replace(
+        params=filled(own.params, advantage=np.zeros((3, 2))),
+        frozen=filled(own.frozen, advantage=np.log([[1.5, 1.0], [1.0, 1.0], [1.0, 1.0]])),
+        previous=filled(own.previous, advantage=LAGGED + 1.0),
+    )
+    state = state.replace(
+        params=filled(state.params, advantage=ONLINE),
+        target_params=filled(state.target_params, advantage=LAGGED),
+        parts=(own,),
+        num_updates=np.int32(num_updates - 1),
+    )
+    return state, *jax.device_get(update(agent, state, TAKEN))
+
+
+def test_errors_are_divided_by_the_frozen_variance_of_their_pair():
+    """1.5 + 0.5 = 2 halves the error of 4. The former copy's target is 1 + 11 / 2 = 6.5, and the
+    present one holds 7: a square of 1/4, above which the variance of 1.5 is by more than 1."""
+    before, after, metrics = weighted(1)
+    moved = kernel(after.params, "advantage") - kernel(before.params, "advantage")
+    np.testing.assert_allclose(moved[0, 0], 0.5 * (6.0 - 2.0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 0.5 * 4.0**2 / 2, rtol=1e-5)
+    now, then = after.parts[0], before.parts[0]
+    slope = kernel(now.params, "advantage") - kernel(then.params, "advantage")
+    expected = np.zeros((3, 2))
+    expected[0, 0] = -1.0  # Huber's slope times that of exp at 0
+    np.testing.assert_allclose(slope, expected, atol=1e-5)
+    # The mean weight is 1/2: the scale goes up by 1/4 (1 - 1/2) 1/2.
+    np.testing.assert_allclose(metrics["variance_scale"], np.exp(1 / 16), rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_variances_are_frozen_and_the_former_copy_kept_where_the_copy_moves(number):
+    before, after, _ = weighted(number)
+    now, then, moves = after.parts[0], before.parts[0], number == 2
+    frozen = now.params if moves else then.frozen
+    previous = before.target_params if moves else then.previous
+    for found, known in ((now.frozen, frozen), (now.previous, previous)):
+        np.testing.assert_array_equal(kernel(found, "advantage"), kernel(known, "advantage"))
 
 
 assert HALF == 0.5  # as the sums above have it
