@@ -20,7 +20,7 @@ import numpy as np
 import jaxrl
 from jaxrl import agents, core, envs
 
-NUM_SEEDS, NUM_STEPS = 5, 20_000
+NUM_SEEDS, NUM_STEPS = 5, 10_000
 WEIGHTS = (0.0, 1e-3, 1e-1, 10.0)
 
 
@@ -50,25 +50,24 @@ class FeatureRank:
         return {"rank": state[0], "above": state[1]}
 
 
-def learned(weight: float) -> dict[str, np.ndarray]:
+@jax.jit
+def learned(keys: jax.Array, agent: agents.CriticAgent) -> dict[str, jax.Array]:
     """The last tenth of a life, `[seed]` of each number."""
-    agent, env = (
-        agents.td3(parts=(agents.BellmanRank(weight), FeatureRank())),
-        envs.make("Pendulum-v1"),
-    )
+    env, names = envs.make("Pendulum-v1"), ("rank", "above", "episode_return")
 
     def run(key: jax.Array) -> dict[str, jax.Array]:
         result = jaxrl.train(key, agent, env, num_steps=NUM_STEPS, num_records=20)
-        names = ("rank", "above", "episode_return")
         return {name: jnp.nanmean(result.metrics[name][-2:]) for name in names}
 
-    return jax.device_get(jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), NUM_SEEDS)))
+    return jax.vmap(run)(keys)
 
 
 def main() -> None:
     started, found = time.process_time(), {}
+    keys = jax.random.split(jax.random.key(0), NUM_SEEDS)
     for weight in WEIGHTS:
-        found[weight] = learned(weight)
+        agent = agents.td3(parts=(agents.BellmanRank(weight), FeatureRank()))
+        found[weight] = jax.device_get(learned(keys, agent))
         print(f"weight {weight:g}{' (control)' * (weight == 0)}, {NUM_SEEDS} seeds, mean [range]:")
         for name, values in found[weight].items():
             low, high = values.min(), values.max()
