@@ -12,7 +12,7 @@
 | `successors`, `generative`, `ensemble`, `dual` | where the outcomes of a backup come from |
 | `experience`, `iterated` | replay and lagged copies; a chain of networks |
 | `action_values` | networks of heads, epsilon-greedy |
-| `optimiser` | how gradients become steps |
+| `optimiser` | how gradients become steps, by optax's transformations too |
 | `normalised`, `readers`, `checks` | an agent round another; what others may ask; what is refused |
 """
 

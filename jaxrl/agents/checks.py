@@ -16,11 +16,11 @@ from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Environment, PartFacts
 from jaxrl.core.settings import get_path
 from jaxrl.core.spaces import Discrete
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Transition
 from jaxrl.envs.parameters import list_parameters
 from jaxrl.envs.wrappers import HeldActions
 from jaxrl.functionals import PerPair
-from jaxrl.networks import NetworkSettings
+from jaxrl.networks import Network
 from jaxrl.operators import BellmanOperator, Gaussian, PerState, Scalar
 from jaxrl.operators.bellman import describe
 
@@ -179,6 +179,29 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
             )
 
 
+def check_signals(trajectory: Transition, num_costs: int = 0) -> None:
+    """Raise `ValueError` where a step has several rewards, or not as many costs as are asked for.
+
+    Args:
+        trajectory: `[...]`; looked at are shapes alone.
+        num_costs: that the learner asks for; 0 where it takes no notice of them.
+    """
+    lanes = jnp.ndim(trajectory.truncated)
+    if jnp.ndim(trajectory.reward) > lanes:
+        count = jnp.shape(trajectory.reward)[-1]
+        raise ValueError(
+            f"Steps have {count} rewards, and this agent learns from one: weigh them by "
+            f"jaxrl.envs.wrappers.ScalarReward(env, weights), {count} weights."
+        )
+    known = 0 if isinstance(trajectory.cost, tuple) else jnp.shape(trajectory.cost)[-1]
+    if num_costs and known != num_costs:
+        raise ValueError(
+            f"The rule has a number for each of {num_costs} costs, and steps of this environment "
+            f"have {known}: give as many as there are costs, in an environment that has some, such "
+            'as jaxrl.envs.make("HazardGrid").'
+        )
+
+
 def check_discrete_actions(env: Environment) -> None:
     """Raise `ValueError` unless the actions are discrete."""
     if not isinstance(env.action_space, Discrete):
@@ -188,7 +211,7 @@ def check_discrete_actions(env: Environment) -> None:
         )
 
 
-def check_feed_forward(network: NetworkSettings, env: Environment) -> None:
+def check_feed_forward(network: Network, env: Environment) -> None:
     """Raise `ValueError` for observations without a torso, or a recurrent network."""
     network.torso(env.observation_space)
     if network.recurrent_size:
@@ -217,7 +240,7 @@ def check_replay_agent(agent: Any, env: Environment) -> None:
             "no successor of such a step: nothing would be learned from. Set "
             "replay.store_next=True, or give episodes more time."
         )
-    _check_without_table(agent.operator)
+    check_without_table(agent.operator)
     check_parts(agent, env)
     unit_steps = [type(part).__name__ for part in agent.parts if part.facts.unit_steps]
     check_environment(env, agent.discount, *unit_steps)
@@ -226,7 +249,7 @@ def check_replay_agent(agent: Any, env: Environment) -> None:
     source.check(agent.operator, env)
 
 
-def _check_without_table(operator: BellmanOperator) -> None:
+def check_without_table(operator: BellmanOperator) -> None:
     """Raise `ValueError` for parts of an operator that only a table can apply."""
     functional, improvement = operator.successor_functional, operator.improvement
     for part in (functional, improvement):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.checks import differs
+from jaxrl.agents.checks import check_signals, differs
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import values_at
@@ -158,14 +158,15 @@ def store(agent: Any, state: Any, trajectory: Transition) -> tuple[Any, Array]:
     Args:
         agent: its replay and its warm-up.
         state: a struct with `replay` and `progress`.
-        trajectory: `[T, B, ...]`; its extras are not kept.
+        trajectory: `[T, B, ...]`; its extras and costs are not kept.
 
     Returns:
         `state` after those steps, and whether learning may begin, `[]` bool.
     """
+    check_signals(trajectory)
     replay = agent.memory
     state = state.replace(
-        replay=replay.add(state.replay, trajectory.replace(extras={})),
+        replay=replay.add(state.replay, trajectory.replace(extras={}, cost=())),
         progress=state.progress.advance(trajectory.reward.size),
     )
     ready = replay.can_sample(state.replay, agent.batch_size)
@@ -185,10 +186,9 @@ def normalised_weights(batch: Batch) -> Array:
     return batch.weights / jnp.maximum(jnp.sum(batch.weights), 1.0)
 
 
-def at_present(agent: Any, progress: Progress) -> Any:
-    """An agent with the present values of the schedules in operator, successors and parts."""
-    return agent.replace(
-        operator=values_at(agent.operator, progress),
-        parts=values_at(agent.parts, progress),
-        successors=values_at(agent.successors, progress),
-    )
+_TIMED = ("operator", "successors", "parts")
+
+
+def at_present(agent: Any, progress: Progress, fields: tuple[str, ...] = _TIMED) -> Any:
+    """An agent with the present values of the schedules in some of its fields."""
+    return agent.replace(**{name: values_at(getattr(agent, name), progress) for name in fields})

@@ -12,14 +12,15 @@ from jaxrl.agents import action_values, chain, checks, experience, value_parts
 from jaxrl.agents.action_values import ValueNetwork
 from jaxrl.agents.chain import Pair, Step, TargetPart
 from jaxrl.agents.experience import LaggedCopies, TargetUpdate
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import chain_field, settable, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
-from jaxrl.networks import NetworkSettings
+from jaxrl.networks import Network, NetworkSettings
+from jaxrl.networks.given import as_network
 from jaxrl.networks.models import last_layer
 from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.operators.bellman import Lookahead
@@ -78,10 +79,14 @@ class QNetworkAgent:
     """
 
     operator: BellmanOperator = BellmanOperator(Scalar(float("inf")))
-    network: NetworkSettings = NetworkSettings(
-        hidden_sizes=(64, 64), activation="relu", layer_norm=True
+    network: Network = struct.field(
+        default=NetworkSettings(hidden_sizes=(64, 64), activation="relu", layer_norm=True),
+        converter=as_network,
     )
-    optimiser: Optimiser = Optimiser(learning_rate=Linear(5e-4, 0.0), max_grad_norm=10.0)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=Linear(5e-4, 0.0), max_grad_norm=10.0),
+        converter=as_optimiser,
+    )
     replay: UniformReplay | PrioritisedReplay = UniformReplay(capacity=10_000)
     target: LaggedCopies = TargetUpdate(period=32, step_size=1.0)
     successors: Successors = Sampled()

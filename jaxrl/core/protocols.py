@@ -166,6 +166,7 @@ class PartFacts:
     Attributes:
         name: of the part in dotted names of settings; its class's, in snake case, where empty.
         owns: what it alone decides, in words; of two parts with a word in common one must go.
+        replay: it learns from the batches of a replay.
         one_step: replay draws single steps (`replay.num_step=1`).
         unit_steps: every step counts as one; none is held for several.
         undiscounted: the discount is 1.
@@ -184,6 +185,7 @@ class PartFacts:
 
     name: str = ""
     owns: tuple[str, ...] = ()
+    replay: bool = False
     one_step: bool = False
     unit_steps: bool = False
     undiscounted: bool = False
@@ -310,11 +312,15 @@ class RuleFacts:
             where the episode of each step begins, -1 where it is not whole in the rollout.
         raw_advantages: advantages have a scale of their own; an agent must not standardise them.
         learned: the fields whose numbers an outer loop learns, by dotted path.
+        num_costs: costs of a step that it learns from; 0 where it takes no notice of them.
+        reported: fields of its state, `[]` or `[C]`, that an agent adds to its metrics.
     """
 
     needs_episodes: bool = False
     raw_advantages: bool = False
     learned: tuple[str, ...] = ()
+    num_costs: int = 0
+    reported: tuple[str, ...] = ()
 
 
 LEARNED = RuleFacts(learned=("weights",))
@@ -326,8 +332,8 @@ def rule_facts(part: Any) -> RuleFacts:
     Example:
         >>> class Mine:
         ...     learned = ("table",)
-        >>> rule_facts(Mine())
-        RuleFacts(needs_episodes=False, raw_advantages=False, learned=('table',))
+        >>> rule_facts(Mine()) == RuleFacts(learned=("table",))
+        True
     """
     if hasattr(part, "facts"):
         return part.facts

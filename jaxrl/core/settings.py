@@ -30,6 +30,7 @@ def setting(
     choices: tuple = (),
     infinite: bool = False,
     optional: bool = False,
+    several: bool = False,
 ) -> Any:
     """A field of a settings struct: floats become leaves, everything else is static.
 
@@ -45,6 +46,7 @@ def setting(
         choices: the values allowed, when they are few.
         infinite: whether an infinite value means something; implied by an infinite default.
         optional: whether None means something.
+        several: whether a tuple of numbers will do where the default is one.
 
     Example:
         >>> @struct.dataclass
@@ -60,7 +62,7 @@ def setting(
         "infinite": infinite or (isinstance(default, float) and math.isinf(default)),
         "whole": _is_whole(default)
         or (isinstance(default, tuple) and default != () and all(map(_is_whole, default))),
-        "kind": object if optional else type(default),
+        "kind": object if optional or several else type(default),
     }
     if dataclasses.is_dataclass(default):
         return struct.field(default_factory=lambda: default, metadata=metadata)
@@ -276,7 +278,7 @@ def _replaced(owner: Any, /, **changes: Any) -> Any:
     owner = dataclasses.replace(owner, **{n: changes[n] for n in changes if n in fields})
     settings = {info.name: info for info in list_settings(owner)}
     for name, value in changes.items():
-        full = name if name in fields else resolve_name([*settings, *fields], name)
+        full = name if name in fields else resolve_among(owner, [*settings, *fields], name)
         if full in settings:
             check_value(settings[full], value)
         if full not in fields:
@@ -290,7 +292,25 @@ def resolve_setting(owner: Any, name: str) -> str:
     Raises:
         KeyError: no such setting, or several inner ones; the message lists what is near.
     """
-    return resolve_name([info.name for info in list_settings(owner)], name)
+    return resolve_among(owner, [info.name for info in list_settings(owner)], name)
+
+
+def resolve_among(owner: Any, names: list[str], name: str) -> str:
+    """As `resolve_name`; where there is none, with the parts that have no settings to look in."""
+    try:
+        return resolve_name(names, name)
+    except KeyError as error:
+        raise KeyError(" ".join([error.args[0], *_closed(owner)])) from None
+
+
+def _closed(owner: Any) -> list[str]:
+    """What fields that hold another's work say of its numbers, in a struct and structs in it."""
+    found = [
+        one.metadata["closed"] for one in dataclasses.fields(owner) if "closed" in one.metadata
+    ]
+    parts = (getattr(owner, one.name) for one in dataclasses.fields(owner))
+    inner = (part for part in parts if dataclasses.is_dataclass(part) and hasattr(part, "replace"))
+    return found + [told for part in inner for told in _closed(part)]
 
 
 def resolve_name(names: list[str], name: str) -> str:

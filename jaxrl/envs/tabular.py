@@ -27,7 +27,7 @@ class TabularEnv:
     which actions are in the state that was reached.
 
     Example:
-        >>> from jaxrl.envs.chains import riverswim
+        >>> from jaxrl.envs import riverswim
         >>> env = TabularEnv(riverswim(num_states=6), time_limit=20.0)
         >>> state, observation = env.reset(jax.random.key(0))
         >>> int(observation)

@@ -20,7 +20,7 @@ from jaxrl.networks.distributions import (
     TanhGaussianPolicy,
 )
 from jaxrl.networks.initialisers import INITIALISERS
-from jaxrl.networks.torsos import HIDDEN_GAIN, NetworkSettings, Torso
+from jaxrl.networks.torsos import HIDDEN_GAIN, Network, Torso
 
 
 class QNetwork(nn.Module):
@@ -30,7 +30,7 @@ class QNetwork(nn.Module):
 
     Example:
         >>> import jax
-        >>> from jaxrl.core.spaces import Discrete
+        >>> from jaxrl.core import Discrete
         >>> model = QNetwork(NetworkSettings().torso(Discrete(5)), num_actions=3, head_shape=(7,))
         >>> observation = jnp.zeros((2,), jnp.int32)
         >>> params = model.init(jax.random.key(0), observation)
@@ -76,7 +76,7 @@ class ImplicitQNetwork(nn.Module):
 
     Example:
         >>> import jax
-        >>> from jaxrl.core.spaces import Discrete
+        >>> from jaxrl.core import Discrete
         >>> torso = NetworkSettings().torso(Discrete(5))
         >>> model = ImplicitQNetwork(torso, num_actions=3, num_levels=7)
         >>> observation = jnp.zeros((2,), jnp.int32)
@@ -96,8 +96,7 @@ class ImplicitQNetwork(nn.Module):
     def __call__(self, observation: PyTree, levels: Array | None = None) -> Array:
         """`[..., *observation]`, `levels[..., K]` (default mid-levels) -> `[..., A, K, 2]`."""
         s = self.torso.settings
-        first = s.replace(hidden_sizes=s.hidden_sizes[:-1])
-        features = Torso(first, self.torso.num_axes, self.torso.num_values)(observation)
+        features = Torso(s.before_last(), self.torso.num_axes, self.torso.num_values)(observation)
         if levels is None:  # shared by all observations, and embedded once
             levels = quantile_levels(self.num_levels, features.dtype)
         init = INITIALISERS[s.initialiser]
@@ -105,7 +104,7 @@ class ImplicitQNetwork(nn.Module):
         cosines = jnp.cos(math.pi * orders * levels[..., None])  # [..., K, C], or [K, C]
         width = features.shape[-1]
         phi = nn.relu(nn.Dense(width, kernel_init=init(HIDDEN_GAIN), name="level")(cosines))
-        hidden = s.dense_layers(s.hidden_sizes[-1:])(features[..., None, :] * phi)
+        hidden = s.last(width)(features[..., None, :] * phi)
         values = nn.Dense(self.num_actions, kernel_init=init(1.0), name="advantage")(hidden)
         if self.dueling:
             centred = values - jnp.mean(values, axis=-1, keepdims=True)
@@ -149,12 +148,13 @@ class GRU(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and value, on one torso or on two, with or without a GRU between torso and outputs."""
 
-    network: NetworkSettings
+    network: Network
     observation_space: tuple[int, int]  # (num_axes, num_values), as `Torso` takes them
     action_size: int
     discrete: bool
     shared: bool = False
     heads: tuple[tuple[str, tuple[int, ...]], ...] = ()  # (name, shape), on the actor's features
+    value_shape: tuple[int, ...] = ()  # of the head that stores a value
 
     def setup(self) -> None:
         """Lay out the parts; the critic's are absent when shared."""
@@ -167,7 +167,8 @@ class ActorCritic(nn.Module):
             if not self.shared:
                 self.critic_core = GRU(s.recurrent_size)
         self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser)
-        self.value_head = nn.Dense(1, kernel_init=INITIALISERS[s.initialiser](1.0))
+        size = math.prod(self.value_shape)
+        self.value_head = nn.Dense(size, kernel_init=INITIALISERS[s.initialiser](1.0))
         self.extra_heads = {
             name: nn.Dense(math.prod(shape), kernel_init=INITIALISERS[s.initialiser](0.01))
             for name, shape in self.heads
@@ -176,13 +177,13 @@ class ActorCritic(nn.Module):
     def __call__(
         self, observation: PyTree, starts: Array, memory: PyTree
     ) -> tuple[Policy, Array, dict[str, Array], PyTree]:
-        """Policy, value `[...]`, extra heads `[..., *shape]` and both memories after one step.
+        """Policy, value `[..., *value_shape]`, extra heads `[..., *shape]`, both memories after it.
 
         A shared torso is evaluated once.
         """
         features, actor_memory = self._features(0, observation, starts, memory)
         if self.shared:
-            value, critic_memory = self.value_head(features)[..., 0], actor_memory
+            value, critic_memory = self._value(features), actor_memory
         else:
             value, critic_memory = self.value(observation, starts, memory)
         next_memory = (actor_memory, critic_memory) if self.network.recurrent_size else ()
@@ -205,9 +206,13 @@ class ActorCritic(nn.Module):
         return self.policy_head(features), actor_memory
 
     def value(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Array, PyTree]:
-        """One step of the critic: `[..., *observation]` -> value `[...]`, memory `[..., H]`."""
+        """One step of the critic: `[..., *observation]` -> value `[..., *value_shape]`, memory."""
         features, critic_memory = self._features(1, observation, starts, memory)
-        return self.value_head(features)[..., 0], critic_memory
+        return self._value(features), critic_memory
+
+    def _value(self, features: Array) -> Array:
+        """`[..., D]` -> `[..., *value_shape]`."""
+        return self.value_head(features).reshape(*features.shape[:-1], *self.value_shape)
 
     def _features(
         self, part: int, observation: PyTree, starts: Array, memory: PyTree
@@ -223,13 +228,15 @@ class ActorCritic(nn.Module):
 
 
 def actor_critic(
-    network: NetworkSettings,
+    network: Network,
     observation_space: Space,
     action_space: Space,
     shared: bool,
     heads: Mapping[str, tuple[int, ...]] | None = None,
+    value_shape: tuple[int, ...] = (),
 ) -> ActorCritic:
-    """The actor-critic network for these spaces, with extra `heads` by name and shape.
+    """The actor-critic network for these spaces, with extra `heads` by name and shape, and values
+    of `value_shape`.
 
     Raises:
         ValueError: a space without a torso, or actions that are neither discrete nor a box.
@@ -243,7 +250,8 @@ def actor_critic(
     else:
         raise ValueError(f"Actions must be Discrete or a Box, not {action_space}.")
     shapes = tuple(sorted((heads or {}).items()))
-    return ActorCritic(network, (torso.num_axes, torso.num_values), size, discrete, shared, shapes)
+    sizes = (torso.num_axes, torso.num_values), size
+    return ActorCritic(network, *sizes, discrete, shared, shapes, value_shape)
 
 
 class TanhGaussianActor(nn.Module):
@@ -300,7 +308,6 @@ class ActionCritic(nn.Module):
     @nn.compact
     def __call__(self, observation: PyTree, action: Array) -> Array:
         """`[..., *observation]`, `[..., D]` -> `[num_critics, ..., *head_shape]` [return]."""
-        inputs = jnp.concatenate([self.torso.flat(observation), action], axis=-1)
         body = nn.vmap(
             _CriticBody,
             variable_axes={"params": 0, "intermediates": 0},
@@ -309,16 +316,20 @@ class ActionCritic(nn.Module):
             out_axes=0,
             axis_size=self.num_critics,
         )
-        return body(self.torso.settings, self.head_shape)(inputs)
+        torso = self.torso
+        body = body(torso.settings, torso.num_axes, torso.num_values, self.head_shape)
+        return body(observation, action)
 
 
 class _CriticBody(nn.Module):
-    settings: NetworkSettings
+    settings: Network
+    num_axes: int
+    num_values: int
     head_shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
-        features = Torso(self.settings, 1)(inputs)
+    def __call__(self, observation: PyTree, action: Array) -> Array:
+        features = Torso(self.settings, self.num_axes, self.num_values)(observation, action)
         init = INITIALISERS[self.settings.initialiser](1.0)
         layer = nn.Dense(math.prod(self.head_shape), kernel_init=init)
         flat = layer(features)

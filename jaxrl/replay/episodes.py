@@ -118,5 +118,6 @@ class EpisodeReplay:
             mask = mask & (ends - (terminated | truncated) == 0)
         before = observation, record.action, record.reward, record.discount
         after = next_observation, terminated, truncated, record.extras, record.env_state
+        after = (*after, record.cost)
         starts = (record.flags & STARTS) > 0
         return SequenceBatch(Transition(*before, *after), mask, starts, row * self.num_envs + env)

@@ -87,6 +87,7 @@ class Record:
     extras: PyTree
     env_state: PyTree
     next_observation: PyTree  # `()` unless the replay stores it
+    cost: PyTree = ()  # `()` unless the example has some
 
 
 @struct.dataclass
@@ -214,14 +215,14 @@ def check_sizes(capacity: int, num_envs: int, reach: int, window: int, batch_siz
 def _record(kept: Transition, flags: Array, store_next: bool) -> Record:
     successor = kept.next_observation if store_next else ()
     step = kept.observation, kept.action, kept.reward, kept.discount
-    return Record(*step, flags, kept.extras, kept.env_state, successor)
+    return Record(*step, flags, kept.extras, kept.env_state, successor, kept.cost)
 
 
 def _check_built_alike(layout: Layout, record: Record) -> None:
     if jax.tree.structure(record) != layout.treedef:
         raise ValueError(
             f"replay add: the trajectory has the entries {jax.tree.structure(record)}, but the "
-            f"replay was made for {layout.treedef}; drop or add `extras` and `env_state` alike."
+            f"replay was made for {layout.treedef}; drop or add extras, env_state and cost alike."
         )
     found = jax.tree_util.tree_leaves_with_path(record)
     for (path, leaf), column in zip(found, layout.columns, strict=True):

@@ -72,8 +72,7 @@ class NormaliseObservation:
     which begins as the identity up to `clip`.
 
     Example:
-        >>> from jaxrl.envs.chains import riverswim
-        >>> from jaxrl.envs.tabular import TabularEnv
+        >>> from jaxrl.envs import TabularEnv, riverswim
         >>> env = NormaliseObservation.start(TabularEnv(riverswim(), one_hot=True))
         >>> env = env.updated(jnp.eye(6))
         >>> float(env.moments.count)
