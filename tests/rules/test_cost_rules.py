@@ -38,7 +38,7 @@ def outputs_of(trajectory, cost_value=0.0):
 
 def plain(**changes):
     settings = {"multiplier_step": 0.5, "lambda_": 1.0, "budgets": 2.0} | changes
-    return rules.Lagrangian(rules.AdvantageActorCritic(lambda_=1.0), **settings)
+    return rules.Lagrangian(rule=rules.AdvantageActorCritic(lambda_=1.0), **settings)
 
 
 @jax.jit
@@ -126,7 +126,7 @@ def test_both_players_extrapolate():
 def terminations(**changes):
     inner = rules.AdvantageActorCritic(lambda_=1.0)
     settings = {"limits": (1.0, 0.0), "probability": 0.5, "decay": 0.75} | changes
-    return rules.ConstraintTerminations(inner, **settings)
+    return rules.ConstraintTerminations(rule=inner, **settings)
 
 
 def test_a_violation_ends_by_its_share_of_the_greatest():
