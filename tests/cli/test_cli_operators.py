@@ -27,6 +27,7 @@ from jaxrl.cli import job as jobs, notices as warned, train
 from jaxrl.core import Linear, check_settings, notation
 from jaxrl.envs import make
 from jaxrl.envs.wrappers import HeldActions
+from jaxrl.training import RunFolder
 
 KINDS, parse, show = notation.KINDS, notation.parse, notation.show
 KNOWN = [(kind, name) for kind, known in KINDS.items() for name in known.builders]
@@ -194,13 +195,14 @@ EARLIER = {
 
 
 @pytest.mark.parametrize("name", EARLIER)
-def test_configurations_from_before_there_was_a_chain_are_read(name: str) -> None:
+def test_configurations_from_before_there_was_a_chain_are_read(name: str, tmp_path: Path) -> None:
     agent, settings, sweep, parts, swept = EARLIER[name]
     now = job(agent).config
     gone = {"reward_shift": settings.get("reward_shift", 0.0)}
     moved = {path.replace("parts.", ""): value for path, value in now["resolved"].items()}
     old = {**now, "settings": settings, "sweep": sweep, "resolved": moved | gone | settings}
-    read = yaml.safe_load(yaml.safe_dump(old))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    read = RunFolder(tmp_path).config()
     made = jobs.job_from_config(read)
     assert made.agent.parts == parts  # pyright: ignore
     assert made.config["sweep"] == {f"parts.reward_shift.{key}": swept[key] for key in swept}
@@ -249,8 +251,9 @@ REFUSED = {
         "start one run for each value",
     ),
     "one successor": (["--functional", "cvar:0.1"], "--successors generative:16"),
-    "no operator": (["--agent", "ppo", "--functional", "cvar"], "take --agent dqn,"),
-    "no source": (["--agent", "pqn", "--successors", "generative:4"], "no successors to change"),
+    "no rule": (["--agent", "dqn", "--rule", "a2c"], "take --agent a2c,"),
+    "no source": (["--agent", "ppo", "--functional", "cvar"], "--successors generative:16"),
+    "no operator": (["--agent", "ppo", "--successors", "generative:4"], "feed an operator"),
     "no such head": (["--head", "quantil"], "--head quantil: unknown head"),
     "no such source": (["--successors", "generativ:4"], "did you mean generative"),
     "resume with more": (["--resume", "nowhere", "--head", "scalar"], "leave out --head"),
