@@ -143,8 +143,8 @@ def test_a_violation_ends_by_its_share_of_the_greatest():
 
 
 def test_the_greatest_violation_is_of_all_environments():
-    ended, _ = terminated(terminations(), np.float32([[[5, 0], [3, 0], [1, -1]]]))
-    np.testing.assert_allclose(ended[0], [0.5, 0.25, 0.0])
+    ended, _ = terminated(terminations(), np.float32([[[3, 0], [5, 0], [1, -1]]]))
+    np.testing.assert_allclose(ended[0], [0.25, 0.5, 0.0])
 
 
 def test_an_end_takes_what_is_paid_and_what_follows():
