@@ -128,7 +128,7 @@ class Lagrangian:
 
         @functools.partial(jax.vmap, in_axes=-1, out_axes=-1)
         def of_cost(cost: Array, value: Array, next_value: Array) -> tuple[Array, Array]:
-            seen = outputs.replace(value=value, next_value=next_value)
+            seen = outputs.replace(value=value, next_value=next_value, next_laws=None)
             found = advantage_targets(self.lambda_, seen, trajectory.replace(reward=cost))
             return found.advantage, found.returns
 

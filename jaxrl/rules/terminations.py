@@ -73,10 +73,12 @@ class ConstraintTerminations:
     @property
     def facts(self) -> RuleFacts:
         """The inner rule's, with as many costs as limits, and what becomes a metric."""
-        facts, num_costs = rule_facts(self.rule), each_of(self.limits).size
-        learned = learned_in(self, "rule")
         return dataclasses.replace(
-            facts, learned=learned, num_costs=num_costs, reported=("violated", "scale")
+            rule_facts(self.rule),
+            learned=learned_in(self, "rule"),
+            own_rewards=True,
+            num_costs=each_of(self.limits).size,
+            reported=("violated", "scale"),
         )
 
     def init(self, params: PyTree) -> Violations:

@@ -4,8 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl import rules
+import jaxrl
+from jaxrl import BellmanOperator, rules
+from jaxrl.agents import Generative
 from jaxrl.core import Progress, Transition
+from jaxrl.envs import make
+from jaxrl.functionals import CVaR
 from jaxrl.rules import PolicyOutputs
 
 
@@ -166,3 +170,12 @@ def test_one_number_is_one_cost(kind):
     name = "budgets" if kind is rules.Lagrangian else "limits"
     for given, count in ((0.5, 1), ((0.5, 1.0, 2.0), 3)):
         assert kind(**{name: given}).facts.num_costs == count
+
+
+def test_ends_by_costs_leave_no_place_for_an_operator():
+    operator = BellmanOperator(successor_functional=CVaR(0.5))
+    settings = {"operator": operator, "successors": Generative(num_samples=4)}
+    env = make("HazardGrid")
+    jaxrl.ppo(rule=rules.Lagrangian(), **settings).check(env)
+    with pytest.raises(ValueError, match="leave out the operator"):
+        jaxrl.ppo(rule=rules.ConstraintTerminations(), **settings).check(env)
