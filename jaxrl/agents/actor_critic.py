@@ -17,7 +17,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule, rule_facts
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import settable, setting
-from jaxrl.core.spaces import Discrete
+from jaxrl.core.spaces import Box
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import GaussianPolicy, NetworkSettings, actor_critic
 from jaxrl.networks.distributions import Policy
@@ -109,7 +109,7 @@ class ActorCriticAgent:
                 under another discount, rollouts that may hold no whole episode, where the rule
                 needs them, or standardised advantages, where the rule gives them a scale.
         """
-        if not isinstance(env.action_space, Discrete):
+        if isinstance(env.action_space, Box):
             check_action_box(env, bounded=False)
         self._model(env)
         recurrent = self.network.recurrent_size > 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Environment
-from jaxrl.core.spaces import Discrete
+from jaxrl.core.spaces import Box, Discrete
 from jaxrl.core.types import Array
 from jaxrl.envs.parameters import list_parameters
 from jaxrl.envs.wrappers import HeldActions
@@ -152,12 +152,18 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
 
 
 def check_discrete_actions(env: Environment) -> None:
-    """Raise `ValueError` unless the actions are discrete."""
-    if not isinstance(env.action_space, Discrete):
+    """Raise `ValueError` unless an action is one of several."""
+    if isinstance(env.action_space, Discrete):
+        return
+    if isinstance(env.action_space, Box):
         raise ValueError(
             "Q-learning chooses among discrete actions, and this environment's are continuous: "
             "use ppo, sac or td3."
         )
+    raise ValueError(
+        "Q-learning values each of the actions of a Discrete space, and this environment's are "
+        f"{env.action_space}: use ppo or a2c, which take a MultiDiscrete, or number its actions."
+    )
 
 
 def check_feed_forward(network: NetworkSettings, env: Environment) -> None:

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxrl.core import struct
 from jaxrl.core.notation import register
 from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.spaces import Box, Leaf, Space, is_leaf, leaves
 from jaxrl.core.types import Array, PyTree
 from jaxrl.networks.initialisers import INITIALISERS, Initialiser
 
@@ -86,35 +86,81 @@ class MinAtarTorso(nn.Module):
     def __call__(self, image: Array) -> Array:
         """`[..., H, W, C]` of any dtype -> `[..., hidden_sizes[-1]]`."""
         s = self.settings
-        kernel_init = INITIALISERS[s.initialiser](HIDDEN_GAIN)
-        image = Convolution3x3(s.num_features, kernel_init)(image.astype(jnp.float32))
-        if s.layer_norm:
-            image = nn.LayerNorm()(image)
-        image = ACTIVATIONS[s.activation](image)
-        return s.dense_layers(s.hidden_sizes)(image.reshape(*image.shape[:-3], -1))
+        return s.dense_layers(s.hidden_sizes)(_convolved(s, image))
+
+
+def _convolved(s: NetworkSettings, image: Array) -> Array:
+    """`[..., H, W, C]` -> the outputs of one convolution, `[..., D]`, in the module that calls."""
+    kernel_init = INITIALISERS[s.initialiser](HIDDEN_GAIN)
+    image = Convolution3x3(s.num_features, kernel_init)(image.astype(jnp.float32))
+    if s.layer_norm:
+        image = nn.LayerNorm()(image)
+    image = ACTIVATIONS[s.activation](image)
+    return image.reshape(*image.shape[:-3], -1)
+
+
+# What an encoder must know of a leaf: its axes, and of how many values each number of a discrete
+# one is (of several numbers, each their own).
+LeafFacts = tuple[int, int | tuple[int, ...]]
+
+
+def _flat(leaf: Array, facts: LeafFacts) -> Array:
+    """`[..., *shape]` -> `[..., D]`: one-hot where it is discrete."""
+    num_axes, num_values = facts
+    if isinstance(num_values, tuple):
+        ones = [jax.nn.one_hot(leaf[..., i], count) for i, count in enumerate(num_values)]
+        return jnp.concatenate(ones, axis=-1)
+    if num_values:
+        return jax.nn.one_hot(leaf, num_values)
+    lead = leaf.shape[: leaf.ndim - num_axes]
+    return leaf.reshape(*lead, -1).astype(jnp.float32)
 
 
 class Torso(nn.Module):
-    """The torso that fits an observation space: one-hot, image or flat observations."""
+    """The torso that fits an observation space: one-hot, image or flat observations.
+
+    Of a tree of spaces, each leaf has an encoder of its own: images a convolution, of which there
+    are as many as images, the others one-hot or as they are. What they give stands side by side
+    before the dense layers.
+    """
 
     settings: NetworkSettings
     num_axes: int  # of one observation
-    num_values: int = 0  # of a discrete space, else 0
+    num_values: int | tuple[int, ...] = 0  # of a discrete space, else 0; several of several numbers
+    leaves: tuple[
+        LeafFacts, ...
+    ] = ()  # of a tree of spaces: what the two above are of a single one
+
+    @property
+    def facts(self) -> tuple[int, int | tuple[int, ...], tuple[LeafFacts, ...]]:
+        """What it knows of the observation: `Torso(settings, *facts)` is the same torso."""
+        return self.num_axes, self.num_values, self.leaves
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Array:
         """One observation or a batch `[..., *observation]` -> features `[..., D]`."""
         s = self.settings
+        if self.leaves:
+            return s.dense_layers(s.hidden_sizes)(self._side_by_side(observation, s.flatten_images))
         if self.num_axes == 3 and not s.flatten_images:
             return MinAtarTorso(s)(observation)
         return s.dense_layers(s.hidden_sizes)(self.flat(observation))
 
     def flat(self, observation: PyTree) -> Array:
-        """`[..., *observation]` -> `[..., D]`: one-hot where it is discrete."""
-        if self.num_values:
-            return jax.nn.one_hot(observation, self.num_values)
-        lead = observation.shape[: observation.ndim - self.num_axes]
-        return observation.reshape(*lead, -1).astype(jnp.float32)
+        """`[..., *observation]` -> `[..., D]`: one-hot where it is discrete, images as numbers."""
+        if self.leaves:
+            return self._side_by_side(observation, flatten_images=True)
+        return _flat(observation, (self.num_axes, self.num_values))
+
+    def _side_by_side(self, observation: PyTree, flatten_images: bool) -> Array:
+        """What the encoders of the leaves give, `[..., D]`."""
+        encoded = [
+            _flat(leaf, facts)
+            if flatten_images or facts[0] != 3
+            else _convolved(self.settings, leaf)
+            for leaf, facts in zip(jax.tree.leaves(observation), self.leaves, strict=True)
+        ]
+        return jnp.concatenate(encoded, axis=-1)
 
 
 @struct.dataclass
@@ -139,21 +185,23 @@ class NetworkSettings:
         """The torso for observations of `space`.
 
         Three axes are an image `[H, W, C]`; a discrete observation is one-hot; everything else is
-        flattened.
+        flattened. Of a tree of spaces so is each leaf, see `Torso`.
 
         Raises:
             ValueError: an image with sides under 3, or a space that no torso takes.
         """
-        if isinstance(space, Discrete):
-            return Torso(self, 0, space.num_values)
+        found = tuple(self._facts(leaf) for leaf in leaves(space))
+        return Torso(self, *found[0]) if is_leaf(space) else Torso(self, 0, leaves=found)
+
+    def _facts(self, space: Leaf) -> LeafFacts:
         if not isinstance(space, Box):
-            raise ValueError(f"No torso takes observations of {space}; give a Box or a Discrete.")
+            return len(space.shape), space.num_values
         if len(space.shape) == 3 and min(space.shape[:2]) < 3 and not self.flatten_images:
             raise ValueError(
                 f"An image of shape {space.shape} is smaller than the 3x3 convolution: "
                 "set flatten_images=true."
             )
-        return Torso(self, len(space.shape))
+        return len(space.shape), 0
 
 
 register("networks", NetworkSettings, field_types=[NetworkSettings], mlp="network_settings")

@@ -66,7 +66,7 @@ class Counter:
 
 
 SAID = {
-    "no space": "observation_space is None",
+    "no space": "observation_space: None is no space",
     "bounds": "lower bound above",
     "no action": "action_space: Discrete takes a whole number of values; got 0",
     "shape": r"observation is float32\[1\], but its space says float32\[2\]",

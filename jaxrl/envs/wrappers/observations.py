@@ -93,9 +93,14 @@ class FrameStack:
 
 def float_box(space: Space, owner: str) -> Box:
     """The space, if it is a box of floats, as `owner` needs it."""
-    if not isinstance(space, Box) or not jnp.issubdtype(space.dtype, jnp.floating):
-        raise ValueError(f"{owner} needs float observations; got {space.dtype} in {space}.")
+    if not is_float_box(space):
+        raise ValueError(f"{owner} needs float observations, a Box of them; got {space}.")
     return space
+
+
+def is_float_box(space: Space) -> bool:
+    """Whether it is a box of floats."""
+    return isinstance(space, Box) and bool(jnp.issubdtype(space.dtype, jnp.floating))
 
 
 def _stackable(space: Space) -> Box:
