@@ -17,10 +17,10 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule, rule_facts
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import settable, setting
-from jaxrl.core.spaces import Box
+from jaxrl.core.spaces import Box, is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import GaussianPolicy, NetworkSettings, actor_critic
-from jaxrl.networks.distributions import Policy
+from jaxrl.networks.distributions import Policy, ProductPolicy
 from jaxrl.networks.models import ActorCritic
 from jaxrl.rules import PolicyOutputs, ProximalPolicy
 
@@ -170,14 +170,19 @@ class ActorCriticAgent:
         observation: PyTree,
         explore: bool = True,
         memory: PyTree = (),
+        mask: PyTree = (),
     ) -> tuple[Array, dict[str, Any]]:
-        """`observation[B, ...]` -> `action[B, ...]`, extras with `log_prob[B]`."""
+        """`observation[B, ...]` -> `action[B, ...]`, extras with `log_prob[B]`.
+
+        Only what is true in `mask[B, A]` is taken, if one is given.
+        """
         arguments, extras = self._arguments(state, observation, memory), {}
         if self.network.recurrent_size:
             policy, _, _, extras["memory"] = state.model.apply(*arguments)
             extras["memory_before"] = arguments[-1]
         else:
             policy, _ = state.model.apply(*arguments, method="policy")
+        policy = _masked(policy, mask)
         # What was done is data: an outer gradient reaches parameters through its log-probability.
         raw = jax.lax.stop_gradient(policy.sample(key) if explore else policy.mode())
         extras["log_prob"] = policy.log_prob(raw)
@@ -203,7 +208,7 @@ class ActorCriticAgent:
         targets, rule_state = self._targets(state, trajectory)
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
         action = trajectory.extras.get("raw_action", trajectory.action)
-        data = (trajectory.observation, action, targets, starts)
+        data = (trajectory.observation, action, targets, starts, trajectory.mask)
         if self.network.recurrent_size:  # whole sequences, each with the memory at its start
             before = trajectory.extras["memory_before"]
             data = (*data, jax.tree.map(lambda leaf: leaf[:1], before))
@@ -221,12 +226,17 @@ class ActorCriticAgent:
         spaces = (env.observation_space, env.action_space)
         return actor_critic(self.network, *spaces, self.shared_torso, self.rule.outputs)
 
-    def policy(self, state: ActorCriticState, observation: PyTree, memory: PyTree = ()) -> Policy:
-        """The law of draws at `observation[..., *]`; of box actions, in units of the box."""
-        return self._read("policy", state, observation, memory)
+    def policy(
+        self, state: ActorCriticState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
+    ) -> Policy:
+        """The law of draws at `observation[..., *]`, on the actions that are true in
+        `mask[..., A]`, if one is given; of box actions, in units of the box."""
+        return _masked(self._read("policy", state, observation, memory), mask)
 
-    def values(self, state: ActorCriticState, observation: PyTree, memory: PyTree = ()) -> Array:
-        """The critic's values at `observation[..., *]` [return]."""
+    def values(
+        self, state: ActorCriticState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
+    ) -> Array:
+        """The critic's values at `observation[..., *]` [return], whatever is legal there."""
         return self._read("value", state, observation, memory)
 
     def response(
@@ -236,6 +246,8 @@ class ActorCriticAgent:
         policy = self.policy(state, observation, memory)
         if isinstance(policy, GaussianPolicy):
             return state.box.stretched(policy.mode()), False
+        if isinstance(policy, ProductPolicy):
+            raise ValueError("no gradient attack on MultiDiscrete actions is known.")
         return policy.logits, True
 
     def _read(self, what: str, state: ActorCriticState, observation: PyTree, memory: PyTree) -> Any:
@@ -249,6 +261,7 @@ class ActorCriticAgent:
             return state.model.apply(*self._arguments(state, observation, memory))
 
         policy, value, heads, _ = outputs_of(trajectory.observation, memory)
+        policy = _masked(policy, trajectory.mask)
         _, next_value, next_heads, _ = outputs_of(trajectory.next_observation, next_memory)
         outputs = PolicyOutputs(
             log_prob=trajectory.extras["log_prob"],
@@ -263,12 +276,13 @@ class ActorCriticAgent:
         return rule.targets(state.rule_state, outputs, trajectory, state.progress)
 
     def _loss(self, state: ActorCriticState, params: PyTree, batch: tuple) -> tuple[Array, Array]:
-        observation, action, targets, starts, *memory = batch
+        observation, action, targets, starts, mask, *memory = batch
         if memory:
             before = jax.tree.map(lambda leaf: leaf[0], memory[0])
             policy, value, heads = _unroll(state.model, params, observation, starts, before)
         else:
             policy, value, heads, _ = state.model.apply(params, observation, starts, ())
+        policy = _masked(policy, mask)
         if self.normalise_advantages:
             centred = targets.advantage - jnp.mean(targets.advantage)
             targets = targets.replace(advantage=centred / (jnp.std(targets.advantage) + 1e-8))
@@ -277,6 +291,11 @@ class ActorCriticAgent:
         # The targets were computed before: constants to this gradient, not to an outer one.
         loss = values_at(self.rule, state.progress).loss(outputs, targets, state.progress)
         return jnp.mean(loss), jnp.mean(entropy)
+
+
+def _masked(policy: Any, mask: PyTree) -> Any:
+    """On the legal actions, where a mask says which they are."""
+    return policy.masked(mask) if is_masked(mask) else policy
 
 
 def _unroll(

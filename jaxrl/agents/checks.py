@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, has_legal
 from jaxrl.core.spaces import Box, Discrete
 from jaxrl.core.types import Array
 from jaxrl.envs.parameters import list_parameters
@@ -123,7 +123,7 @@ def longest_episode(env: Environment) -> float | Array:
 
 def check_environment(env: Environment, discount: float | Array, *unit_steps: str) -> None:
     """Raise `ValueError` for what no agent can learn in: actions held under another discount, or
-    beside a stock, and MDPs of which some actions are illegal, which agents cannot see.
+    beside a stock, and MDPs of which some actions are illegal while the environment tells nobody.
 
     Args:
         env: to be learned in, with its wrappers.
@@ -143,11 +143,13 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
         )
     for mdp in jax.tree.leaves(env, is_leaf=lambda part: isinstance(part, TabularMDP)):
         known = isinstance(mdp, TabularMDP) and not isinstance(mdp.legal, jax.core.Tracer)
-        if known and (num_illegal := int(np.sum(~np.asarray(mdp.legal)))):
+        if has_legal(env) or not known:
+            continue
+        if num_illegal := int(np.sum(~np.asarray(mdp.legal))):
             raise ValueError(
                 f"{num_illegal} of the {np.size(mdp.legal)} actions of this MDP are illegal, but "
-                "agents choose among all: give the illegal ones the outcomes of a legal one and "
-                "call them legal, or use a planner."
+                f"{type(env).__name__} has no legal(state) that would tell agents which: give it "
+                "one, as TabularEnv has, or use a planner."
             )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, legal_actions
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, PyTree, Transition
@@ -64,7 +65,8 @@ def empty_replay(
 
     def step(env_state: PyTree, observation: PyTree, action: Array) -> Transition:
         keys = jax.random.split(jax.random.key(0), action.shape[0])
-        _, seen = jax.vmap(env.step)(keys, env_state, action)
+        after, seen = jax.vmap(env.step)(keys, env_state, action)
+        legal = jax.vmap(functools.partial(legal_actions, env))
         return Transition(
             observation=observation,
             action=action,
@@ -75,6 +77,8 @@ def empty_replay(
             truncated=seen.truncated,
             extras={},
             env_state=env_state if agent.keep_env_state else (),
+            mask=legal(env_state),
+            next_mask=legal(after),
         )
 
     return agent.memory.init(jax.eval_shape(step, env_state, observation, action))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents.readers import of_inner, response
 from jaxrl.core import struct
-from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.protocols import Agent, Environment, act, check_obeys, has_legal
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import leaves
 from jaxrl.core.types import Array, Key, PyTree, Transition
@@ -79,6 +79,8 @@ class NormalisedAgent:
                 "set observations=false."
             )
         self.agent.check(env)
+        if has_legal(env):
+            check_obeys(self.agent)
 
     def init(
         self, key: Key, env: Environment, total_steps: float = float("inf")
@@ -105,10 +107,11 @@ class NormalisedAgent:
         observation: PyTree,
         explore: bool = True,
         memory: PyTree = (),
+        mask: PyTree = (),
     ) -> tuple[Array, dict[str, Any]]:
         """Raw `observation[B, ...]` -> the inner agent's action and extras."""
         seen = self._normalise(state, observation)
-        return self.agent.act(key, state.inner, seen, explore, memory)
+        return act(self.agent, key, state.inner, seen, explore, memory, mask)
 
     def response(
         self, key: Key, state: NormalisedState, observation: Array, memory: PyTree

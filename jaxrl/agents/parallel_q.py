@@ -16,6 +16,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, Improvement
 from jaxrl.core.schedules import Linear, Schedule, value_at, values_at
 from jaxrl.core.settings import settable, setting
+from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import CategoricalPolicy, NetworkSettings, QNetwork
 from jaxrl.operators import Greedy
@@ -116,20 +117,24 @@ class ParallelQAgent:
         return state.model.apply(state.params, observation)
 
     def policy(
-        self, state: ParallelQState, observation: PyTree, memory: PyTree = ()
+        self, state: ParallelQState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
     ) -> CategoricalPolicy:
         """The epsilon-greedy law at `observation[..., *]`.
 
         It explores as the agent did that `state` comes from, which may be another one: the target
         of a `Bootstrap` explores as its plain agent does.
         """
-        return epsilon_greedy_law(self.q_values(state, observation), state.exploration)
+        return epsilon_greedy_law(self.q_values(state, observation), state.exploration, mask)
 
-    def values(self, state: ParallelQState, observation: PyTree, memory: PyTree = ()) -> Array:
+    def values(
+        self, state: ParallelQState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
+    ) -> Array:
         """The improvement's values at `observation[..., *]`, `[...]` [return]."""
-        q_values = self.q_values(state, observation)
+        rows = (self.q_values(state, observation), *[mask] * is_masked(mask))
         improvement = values_at(self.improvement, state.progress)
-        probs, bonus = jnp.vectorize(improvement, signature="(a)->(a),(a)")(q_values)
+        each = ",".join(["(a)"] * len(rows))
+        probs, bonus = jnp.vectorize(improvement, signature=f"{each}->(a),(a)")(*rows)
+        q_values = rows[0]
         return jnp.sum(probs * (q_values + bonus), axis=-1)
 
     def response(
@@ -142,7 +147,8 @@ class ParallelQAgent:
         self, key: Key, state: ParallelQState, trajectory: Transition
     ) -> tuple[ParallelQState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
-        next_value = self.values(state, trajectory.next_observation)
+        seen = (trajectory.next_observation, (), trajectory.next_mask)
+        next_value = self.values(state, *seen)
         trace = self.lambda_ * (1.0 - trajectory.truncated)
         target = lambda_returns(trajectory.reward, trajectory.discount, next_value, trace)
         data = (trajectory.observation, trajectory.action, target)

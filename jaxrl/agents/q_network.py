@@ -18,9 +18,10 @@ from jaxrl.agents.stock import StockConditioned, check_stock
 from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.agents.value_parts import AverageReward, Munchausen
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, legal_actions
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import settable, setting
+from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Scalar
@@ -290,16 +291,19 @@ class QNetworkAgent:
         end_value = self._offset
         if self.average_reward is not None:
             keys = jax.random.split(jax.random.fold_in(key, _STARTS), self.batch_size)
-            _, observation = jax.vmap(state.restart.reset)(keys)
+            fresh, observation = jax.vmap(state.restart.reset)(keys)
+            mask = jax.vmap(functools.partial(legal_actions, state.restart))(fresh)
             rows, selector = outputs(observation)
-            end_value = jnp.mean(jax.vmap(operator.state_law)(rows, None, selector).mean())
+            law = jax.vmap(operator.state_law)(rows, mask if is_masked(mask) else None, selector)
+            end_value = jnp.mean(law.mean())
         shifted = value_parts.shifted_reward(outcomes.reward, outcomes.discount, end_value)
         reward = shifted - state.gain
         if munchausen is not None:
             lagged = model.apply(state.target_params, data.observation)
             scores = self.scores(lagged, data.observation)
-            bonus = jax.vmap(lambda row, action: munchausen.bonus(operator, row, action))
-            reward = reward + bonus(scores, data.action)[:, None]
+            mask = data.mask if is_masked(data.mask) else None
+            bonus = jax.vmap(functools.partial(munchausen.bonus, operator))
+            reward = reward + bonus(scores, data.action, mask)[:, None]
         size, shape = reward.size, reward.shape  # [B, N]
         flat = jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), outcomes.observation)
         next_params, selector = jax.tree.map(
@@ -311,6 +315,7 @@ class QNetworkAgent:
             probs=outcomes.probs,
             next_params=next_params,
             selector_params=selector,
+            mask=outcomes.mask if is_masked(outcomes.mask) else None,
             stock=None if self.stock is None else self.stock.of(outcomes.observation),
             exact=outcomes.exact,
         )

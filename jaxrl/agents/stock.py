@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.agents.action_values import legal_scores
 from jaxrl.agents.checks import differs
 from jaxrl.agents.experience import at_present
 from jaxrl.core import struct
@@ -112,6 +113,7 @@ def static_cvar_stocks(
     observation: Array,
     levels: Array,
     stocks: Array | None = None,
+    mask: PyTree = (),
 ) -> tuple[Array, Array]:
     """The initial stock for each level of static CVaR, and the CVaR that the agent expects.
 
@@ -124,6 +126,7 @@ def static_cvar_stocks(
         observation: `[B, D + 1]` of freshly reset environments; their stocks do not matter.
         levels: `[L]` in (0, 1].
         stocks: `[C]` candidates [return]; default 257 between `agent.stock`'s low and high.
+        mask: `[B, A]` bool, which actions are legal at the starts; `()` where all are.
 
     Returns:
         Stocks `[L]` and predicted CVaR `[L]` [return], for the mixture of the `B` starts.
@@ -149,7 +152,7 @@ def static_cvar_stocks(
         """The mean of min(c + Z(c), 0) over the starts, `[]`."""
         here = observation.at[:, -1].set(stock)
         params = agent_state.model.apply(agent_state.params, here)
-        return jnp.mean(jnp.max(present.scores(params, here), axis=-1))
+        return jnp.mean(jnp.max(legal_scores(present.scores(params, here), mask), axis=-1))
 
     values = -stocks + jax.lax.map(shortfall, stocks) / jnp.asarray(levels)[:, None]  # [L, C]
     best = jnp.argmax(values, axis=1)

@@ -50,9 +50,11 @@ class Munchausen:
     weight: float = setting(0.9, "share of the advantage added to the reward", low=0.0, high=1.0)
     clip: float = setting(-1.0, "least advantage", unit="return", high=0.0, infinite=True)
 
-    def bonus(self, operator: BellmanOperator, scores: Array, action: Array) -> Array:
+    def bonus(
+        self, operator: BellmanOperator, scores: Array, action: Array, mask: Array | None = None
+    ) -> Array:
         """`scores[A]` [return] of the lagged copy at the state, `action[]` -> `[]` [return]."""
-        return gap_bonus(operator.improvement, scores, action, self.weight, self.clip)
+        return gap_bonus(operator.improvement, scores, action, self.weight, self.clip, mask)
 
 
 def check_mirror_descent(agent: Any) -> None:

@@ -40,7 +40,7 @@ class Discrete:
 
     def sample(self, key: Key, mask: PyTree = ()) -> Array:
         """A uniform draw, `[]`; from those that are true in `mask[num_values]`, if one is given."""
-        if not jax.tree.leaves(mask):
+        if not is_masked(mask):
             return jax.random.randint(key, (), 0, self.num_values, self.dtype)
         return share_to_legal(mask, jax.random.uniform(key)).astype(self.dtype)
 
@@ -90,7 +90,7 @@ class MultiDiscrete:
 
     def sample(self, key: Key, mask: PyTree = ()) -> Array:
         """A uniform draw, `[D]`; from those whose coordinates are all true in `mask`, if given."""
-        if not jax.tree.leaves(mask):
+        if not is_masked(mask):
             return jax.random.randint(key, self.shape, 0, jnp.array(self.num_values), self.dtype)
         shares = jax.random.uniform(key, self.shape)
         drawn = map(share_to_legal, columns(mask, self.num_values), shares)
@@ -220,6 +220,11 @@ def columns(values: Array, num_values: tuple[int, ...]) -> list[Array]:
     those of each: `[..., num_values[i]]`."""
     ends = list(itertools.accumulate(num_values))
     return [values[..., end - size : end] for end, size in zip(ends, num_values, strict=True)]
+
+
+def is_masked(mask: PyTree) -> bool:
+    """Whether there is a mask; `()` and `None` are none."""
+    return bool(jax.tree.leaves(mask))
 
 
 def share_to_legal(mask: Array, share: Array) -> Array:

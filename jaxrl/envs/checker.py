@@ -15,6 +15,7 @@ import numpy as np
 import jaxrl.core.spaces as spaces
 from jaxrl.core import Box, Environment, Key, PyTree, TimeStep
 from jaxrl.core.arguments import check_parts
+from jaxrl.core.protocols import draw_action, has_legal, legal_actions
 from jaxrl.core.types import select
 
 _EXAMPLE = 'jaxrl.envs.make("CartPole")'
@@ -69,6 +70,7 @@ def structure(env: Environment) -> list[str]:
         (state, observation), call = reset, "step(key, state, action)"
         action = jax.eval_shape(lambda key: spaces.sample(key, env.action_space), key)
         stepped = jax.eval_shape(env.step, key, state, action)
+        mask = jax.eval_shape(lambda state: legal_actions(env, state), state)
     except (TypeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return [f"{call} cannot be traced: {first}"]
@@ -92,6 +94,17 @@ def structure(env: Environment) -> list[str]:
             if _kind(array) != _kind(leaf):
                 name = f"observation{jax.tree_util.keystr(path)}"
                 wrong.append(f"{name} is {_kind(array)}, but its space says {_kind(leaf)}.")
+    if has_legal(env):
+        space = env.action_space
+        size = (
+            None
+            if isinstance(space, Box) or not spaces.is_leaf(space)
+            else [spaces.flat_size(space)]
+        )
+        if size is None:
+            wrong.append(f"legal is of Discrete or MultiDiscrete actions, and these are {space}.")
+        elif _kind(mask) != f"bool{size}":
+            wrong.append(f"legal gives {_kind(mask)}: give bool{size}, true where legal.")
     for name, flag in (("terminated", seen.terminated), ("truncated", seen.truncated)):
         if flag.shape != ():
             wrong.append(f"{name} has shape {list(flag.shape)}: give a scalar.")
@@ -154,7 +167,7 @@ def _play(env: Environment, key: Key, num_steps: int) -> list[str]:
 
     def one(carry: tuple, key: Key) -> tuple[tuple, tuple]:
         act_key, step_key, other_key, reset_key = jax.random.split(key, 4)
-        action = spaces.sample(act_key, env.action_space)
+        action, mask = draw_action(act_key, env, carry[0]), legal_actions(env, carry[0])
         after, seen = env.step(step_key, carry[0], action)
         again, _ = env.step(other_key, carry[0], action)
         start, ended = env.reset(reset_key), (seen.terminated >= 1) | seen.truncated
@@ -166,6 +179,7 @@ def _play(env: Environment, key: Key, num_steps: int) -> list[str]:
             "terminated and truncated are true at once: the end wins.": ~(
                 (seen.terminated >= 1) & seen.truncated
             ),
+            "no action is legal in a state that goes on.": jnp.any(mask) | ~has_legal(env),
         }
         found = rules, ended, _numbers(start[0]), _numbers(after), _numbers(again)
         return select(ended, start, (after, seen.observation)), found

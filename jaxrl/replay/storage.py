@@ -87,6 +87,8 @@ class Record:
     extras: PyTree
     env_state: PyTree
     next_observation: PyTree  # `()` unless the replay stores it
+    mask: PyTree = ()  # bool; `()` where every action is legal
+    next_mask: PyTree = ()  # `()` unless the replay stores successors
 
 
 @struct.dataclass
@@ -212,9 +214,10 @@ def check_sizes(capacity: int, num_envs: int, reach: int, window: int, batch_siz
 
 
 def _record(kept: Transition, flags: Array, store_next: bool) -> Record:
-    successor = kept.next_observation if store_next else ()
+    after = (kept.next_observation, kept.next_mask) if store_next else ((), ())
     step = kept.observation, kept.action, kept.reward, kept.discount
-    return Record(*step, flags, kept.extras, kept.env_state, successor)
+    rest = flags, kept.extras, kept.env_state
+    return Record(*step, *rest, after[0], kept.mask, after[1])
 
 
 def _check_built_alike(layout: Layout, record: Record) -> None:

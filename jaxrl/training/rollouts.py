@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.protocols import Agent, Environment, act, legal_actions
 from jaxrl.core.types import Array, Key, PyTree, Transition, select
 
 
@@ -78,11 +80,14 @@ def rollout(
     """
     num_envs = state.episode_return.shape[0]
     fresh_memory = agent.initial_memory(num_envs)
+    legal = functools.partial(legal_actions, env)
 
     def step(carry: tuple, keys: Key) -> tuple[tuple, Transition]:
         state, sums = carry
         act_key, step_keys, reset_keys = keys[0], keys[1 : num_envs + 1], keys[num_envs + 1 :]
-        action, extras = agent.act(act_key, agent_state, state.observation, explore, state.memory)
+        mask = jax.vmap(legal)(state.env_state)
+        seen = (state.observation, explore, state.memory, mask)
+        action, extras = act(agent, act_key, agent_state, *seen)
         memory = extras.pop("memory", ())
         if jax.tree.leaves(memory):
             extras["memory_after"] = memory
@@ -111,6 +116,8 @@ def rollout(
             truncated=timestep.truncated,
             extras=extras,
             env_state=state.env_state if keep_env_state else (),
+            mask=mask,
+            next_mask=jax.vmap(legal)(env_state),
         )
         observation = timestep.observation
         if auto_reset:

@@ -141,7 +141,7 @@ def test_what_no_torso_takes_is_refused():
     with pytest.raises(ValueError, match="flatten_images"):
         SMALL.torso(Box(0.0, 1.0, (2, 9, 1)))
     SMALL.replace(flatten_images=True).torso(Box(0.0, 1.0, (2, 9, 1)))
-    with pytest.raises(ValueError, match="is no space: give a jaxrl.Discrete, Box or MultiDiscrete"):
+    with pytest.raises(ValueError, match="is no space: give"):
         SMALL.torso("space")
 
 

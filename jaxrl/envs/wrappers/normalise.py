@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jaxrl.core import Array, Box, Key, PyTree, Space, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
 from jaxrl.core.spaces import Leaf, is_leaf, leaves
-from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
+from jaxrl.envs.wrappers.inner import (
+    WrapperState,
+    inner_actions,
+    inner_legal,
+    inner_observations,
+    same_legal,
+)
 from jaxrl.envs.wrappers.observations import float_box, is_float_box
 
 _CLIP = "largest size of a normalised number"
@@ -149,6 +155,7 @@ class NormaliseObservation:
         return jax.tree.map(scaled, self.env.observation_space, is_leaf=is_leaf)
 
     action_space = inner_actions
+    legal = same_legal
 
     def reset(self, key: Key) -> tuple[PyTree, PyTree]:
         """A new episode, its first observation normalised."""
@@ -199,6 +206,7 @@ class NormaliseReward:
 
     observation_space = inner_observations
     action_space = inner_actions
+    legal = inner_legal
 
     def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode with an empty accumulator."""
