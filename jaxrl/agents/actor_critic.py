@@ -276,13 +276,13 @@ class ActorCriticAgent:
         return rule.targets(state.rule_state, outputs, trajectory, state.progress)
 
     def _loss(self, state: ActorCriticState, params: PyTree, batch: tuple) -> tuple[Array, Array]:
-        observation, action, targets, starts, mask, *memory = batch
+        observation, action, targets, starts, legal, *memory = batch
         if memory:
             before = jax.tree.map(lambda leaf: leaf[0], memory[0])
             policy, value, heads = _unroll(state.model, params, observation, starts, before)
         else:
             policy, value, heads, _ = state.model.apply(params, observation, starts, ())
-        policy = _masked(policy, mask)
+        policy = _masked(policy, legal)
         if self.normalise_advantages:
             centred = targets.advantage - jnp.mean(targets.advantage)
             targets = targets.replace(advantage=centred / (jnp.std(targets.advantage) + 1e-8))

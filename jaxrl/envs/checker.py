@@ -179,7 +179,9 @@ def _play(env: Environment, key: Key, num_steps: int) -> list[str]:
             "terminated and truncated are true at once: the end wins.": ~(
                 (seen.terminated >= 1) & seen.truncated
             ),
-            "no action is legal in a state that goes on.": jnp.any(mask) | ~has_legal(env),
+            "no action is legal in a state that goes on.": jnp.any(
+                mask if has_legal(env) else jnp.ones((), bool)
+            ),
         }
         found = rules, ended, _numbers(start[0]), _numbers(after), _numbers(again)
         return select(ended, start, (after, seen.observation)), found
