@@ -4,11 +4,10 @@
 
 Lines of code leave out docstrings, comments and blank lines. A public name is one that a package's
 `__all__` or stub lists or, in a package without one, any name without an underscore that stands at
-the top of its modules. A deep import takes something from behind a package's door, or a whole
-module that the door does not list: in tests, benchmarks, notebooks and README. Repeated lines are
-those of runs of six that stand in two places or more, blank lines aside. CPU seconds are the least
-of three runs of the command. The table is written to `results/house.md`; `--quick` leaves the
-commands out and writes nothing.
+the top of its modules. A deep import takes something from behind a package's door where it should
+not: `deep_imports.py` says who may. Repeated lines are those of runs of six that stand in two
+places or more, blank lines aside. CPU seconds are the least of three runs of the command. The table
+is written to `results/house.md`; `--quick` leaves the commands out and writes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import argparse
 import ast
 import collections
 import io
-import json
 import os
 import pathlib
 import re
@@ -26,9 +24,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
+from deep_imports import deep_imports, door
 from provenance import ROOT, made_by, told
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -55,23 +53,6 @@ def code(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def listed(tree: ast.Module) -> list[str] | None:
-    """What `__all__` of a module holds."""
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return [ast.literal_eval(one) for one in getattr(node.value, "elts", [])]
-    return None
-
-
-def door(folder: pathlib.Path) -> list[str] | None:
-    """The names that a package lists; None where it lists none."""
-    stub = folder / "__init__.pyi"
-    if stub.exists():
-        nodes = ast.parse(stub.read_text()).body
-        return [one.asname or one.name for node in nodes for one in getattr(node, "names", [])]
-    return listed(ast.parse((folder / "__init__.py").read_text()))
-
-
 def public(folder: pathlib.Path) -> int:
     """Public names of a package, those of packages inside it included."""
     names = door(folder)
@@ -86,43 +67,6 @@ def public(folder: pathlib.Path) -> int:
             elif isinstance(node, ast.Assign):
                 count += not ast.unparse(node.targets[0]).startswith("_")
     return count + inner
-
-
-def texts(tree: pathlib.Path) -> Iterator[str]:
-    """Code of tests, benchmarks, notebooks and README."""
-    for path in [*tree.glob("tests/**/*.py"), *tree.glob("benchmarks/*.py")]:
-        yield path.read_text()
-    for path in tree.glob("notebooks/*.ipynb"):
-        cells = json.loads(path.read_text())["cells"]
-        sources = ("".join(one["source"]) for one in cells if one["cell_type"] == "code")
-        yield "\n".join(re.sub(r"^[%!].*", "", one, flags=re.M) for one in sources)
-    yield from re.findall(r"```python\n(.*?)```", (tree / "README.md").read_text(), re.S)
-
-
-def deep_imports(tree: pathlib.Path) -> int:
-    """Imports of modules of jaxrl that are no packages."""
-    count = 0
-    for text in texts(tree):
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Import):
-                count += sum(behind(tree, one.name) for one in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names = door(tree / node.module.replace(".", "/")) if package(tree, node) else None
-                others = [one.name for one in node.names if one.name not in (names or [])]
-                inside = any(behind(tree, f"{node.module}.{one}") for one in others)
-                count += behind(tree, node.module) or inside
-    return count
-
-
-def package(tree: pathlib.Path, node: ast.ImportFrom) -> bool:
-    """Whether what is imported from is a package of jaxrl."""
-    return (tree / (node.module or "").replace(".", "/") / "__init__.py").exists()
-
-
-def behind(tree: pathlib.Path, module: str) -> bool:
-    """Whether this is a module of jaxrl and no package."""
-    path = tree / module.replace(".", "/")
-    return module.startswith("jaxrl.") and path.with_suffix(".py").exists()
 
 
 def cpu_seconds(tree: pathlib.Path, words: str) -> float:
@@ -171,7 +115,7 @@ def measured(tree: pathlib.Path, quick: bool) -> dict[str, Any]:
             isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance" for node in nodes
         ),
         "repeated runs of six lines": sum(count > 1 for count in runs.values()),
-        "deep imports outside jaxrl/": deep_imports(tree),
+        "deep imports": len(deep_imports(tree)),
         "words not confirmed": sum(
             len(re.findall(r"to\s+confirm\)|as we\s+remember", text)) for text in files.values()
         ),

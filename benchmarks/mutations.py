@@ -82,8 +82,9 @@ def _piece(value: object) -> object:
 
 
 def make_copy(folder: pathlib.Path) -> pathlib.Path:
-    for name in ("jaxrl", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    left_out = shutil.ignore_patterns("__pycache__", "results")
+    for name in ("jaxrl", "tests", "benchmarks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=left_out)
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 

@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     )
     from jaxrl.agents import *  # noqa: F403
     from jaxrl.core import *  # noqa: F403
-    from jaxrl.operators.bellman import (
-        BellmanOperator as BellmanOperator,
-        Lookahead as Lookahead,
-    )
+    from jaxrl.operators import BellmanOperator as BellmanOperator, Lookahead as Lookahead
     from jaxrl.training import *  # noqa: F403
 
 __version__ = "0.1.0"
@@ -43,7 +40,7 @@ def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"jaxrl.{name}")
     if name in ("BellmanOperator", "Lookahead"):
-        return getattr(importlib.import_module("jaxrl.operators.bellman"), name)
+        return getattr(importlib.import_module("jaxrl.operators"), name)
     if name == "__all__":
         doors = (importlib.import_module(f"jaxrl.{package}").__all__ for package in _OPEN)
         own = ("BellmanOperator", "Lookahead", *_PACKAGES)

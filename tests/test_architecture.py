@@ -1,16 +1,16 @@
-"""The house: imports go strictly down, importing stays cheap."""
+"""The house: imports go strictly down and through doors, importing stays cheap."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import importlib
-import json
+import inspect
 import pathlib
-import re
 import subprocess
 import sys
 
+import deep_imports
 import pytest
 
 import jaxrl
@@ -117,26 +117,49 @@ def test_public_names_exist() -> None:
             assert all(hasattr(door, name) for name in getattr(door, "__all__", ())), package
 
 
-def shown() -> list[tuple[str, str]]:
-    """The code of README, notebooks and benchmarks."""
-    readme = (ROOT.parent / "README.md").read_text()
-    found = [("README.md", text) for text in re.findall(r"```python\n(.*?)```", readme, re.S)]
-    for path in (ROOT.parent / "notebooks").glob("*.ipynb"):
-        cells = json.loads(path.read_text())["cells"]
-        sources = ["".join(one["source"]) for one in cells if one["cell_type"] == "code"]
-        found += [(path.name, re.sub(r"^[%!].*", "", text, flags=re.M)) for text in sources]
-    return found + [(p.name, p.read_text()) for p in (ROOT.parent / "benchmarks").glob("*.py")]
+def test_who_is_outside_a_package_comes_through_its_door() -> None:
+    """Benchmarks, notebooks, documents and examples; tests of other packages: see the helper."""
+    assert not deep_imports.deep_imports(ROOT.parent)
 
 
-def test_what_users_are_shown_comes_through_the_doors() -> None:
-    behind, seen = [], 0
-    for name, text in shown():
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxrl."):
-                seen += 1
-                if not (ROOT.parent / str(node.module).replace(".", "/")).is_dir():
-                    behind.append(f"{name}: {ast.unparse(node)}")
-    assert seen > 50 and not behind, "\n".join(behind)
+TAKEN = {
+    "import jaxrl.core.files": "core.files",
+    "import jaxrl.core.files as f": "core.files",
+    "from jaxrl.core import files": "core.files",
+    "from jaxrl.core.files import take_lock": "core.files",
+    "from jaxrl import envs\nenvs.registry.make": "envs.registry",
+    "import jaxrl\njaxrl.envs.wrappers.limits.TimeLimit": "envs.wrappers.limits",
+    "patch('jaxrl.report.plots.learning_curves')": "report.plots",
+    "from jaxrl.meta.experiments import Experiment": "meta.experiments.Experiment",
+    "from jaxrl.cli.command import main": "cli.command",
+    "import jaxrl.envs\nimport jaxrl.envs.wrappers as w\nw.TimeLimit": None,
+    "from jaxrl import Box, core, envs\nfrom jaxrl.cli import main": None,
+    "from jaxrl.core import notation, struct\nstruct.dataclass": None,
+    "from jaxrl.core.protocols import Head\nfrom jaxrl.core import *": None,
+    "from jaxrl import operators\noperators.items\nenvs = {}\nenvs.values": None,
+    "from numpy import linalg\nimport jax.numpy as jnp\nlinalg.norm": None,
+}
+
+
+@pytest.mark.parametrize("code", TAKEN)
+def test_what_is_behind_a_door_is_seen_however_it_is_taken(code: str) -> None:
+    tree = ROOT.parent
+    found = {deep_imports.behind(tree, path) for path in deep_imports.paths(tree, code)} - {None}
+    assert found == ({f"jaxrl.{TAKEN[code]}"} if TAKEN[code] else set())
+
+
+def test_no_public_name_is_that_of_a_module_beside_it() -> None:
+    """It would hide the module, or be hidden by it, as imports come. A module may be public."""
+    hidden, seen = [], 0
+    for init in ROOT.rglob("__init__.py"):
+        package = ".".join(init.relative_to(ROOT.parent).parent.parts)
+        door = importlib.import_module(package)
+        for name in door.__all__:
+            seen += 1
+            beside = (init.parent / name).is_dir() or init.with_name(f"{name}.py").exists()
+            if beside and not inspect.ismodule(getattr(door, name)):
+                hidden.append(f"{package}.{name}")
+    assert seen > 300 and not hidden, hidden
 
 
 def test_importing_the_top_level_loads_no_heavy_library() -> None:

@@ -9,7 +9,7 @@
 | `actors`, `critics`, `action_box` | who climbs critics, how several are one; action units |
 | `successors`, `generative`, `ensemble`, `dual` | where the outcomes of a backup come from |
 | `experience`, `action_values` | replay and lagged copies; networks of heads, epsilon-greedy |
-| `optimiser` | how gradients become steps |
+| `optimiser` | how gradients become steps, by optax's transformations too |
 | `normalised`, `readers`, `checks` | an agent round another; what others may ask; what is refused |
 """
 

@@ -1,4 +1,3 @@
-from jaxrl.agents.action_box import ActionBox as ActionBox
 from jaxrl.agents.actor_critic import ActorCriticAgent as ActorCriticAgent
 from jaxrl.agents.actors import Deterministic as Deterministic, SquashedGaussian as SquashedGaussian
 from jaxrl.agents.channels import (

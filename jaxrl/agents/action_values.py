@@ -12,16 +12,14 @@ from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.spaces import is_masked, share_to_legal
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.networks import CategoricalPolicy, ImplicitQNetwork, NetworkSettings, QNetwork
+from jaxrl.networks import CategoricalPolicy, ImplicitQNetwork, Network, QNetwork
 from jaxrl.operators import ImplicitQuantile
 
 ValueNetwork = QNetwork | ImplicitQNetwork
 _SLACK = 0.01  # of a step of the grid: rounding is no clipping
 
 
-def value_network(
-    network: NetworkSettings, env: Environment, head: Any, dueling: bool
-) -> ValueNetwork:
+def value_network(network: Network, env: Environment, head: Any, dueling: bool) -> ValueNetwork:
     """The network from observations to `[..., A, *head.shape]`.
 
     Args:

@@ -12,15 +12,21 @@ import numpy as np
 from jaxrl.agents.action_box import ActionBox, check_action_box
 from jaxrl.agents.checks import check_environment, longest_episode
 from jaxrl.agents.minibatches import check_minibatches, descend
-from jaxrl.agents.optimiser import GradientStep, Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule, rule_facts
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import Box, is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+<<<<<<< HEAD
 from jaxrl.networks import GaussianPolicy, NetworkSettings, actor_critic
 from jaxrl.networks.distributions import Policy, ProductPolicy
+=======
+from jaxrl.networks import GaussianPolicy, Network, NetworkSettings, actor_critic
+from jaxrl.networks.distributions import Policy
+from jaxrl.networks.given import as_network
+>>>>>>> origin/main
 from jaxrl.networks.models import ActorCritic
 from jaxrl.rules import PolicyOutputs, ProximalPolicy
 
@@ -91,8 +97,8 @@ class ActorCriticAgent:
     """
 
     rule: UpdateRule = ProximalPolicy()
-    network: NetworkSettings = NetworkSettings()
-    optimiser: GradientStep = Optimiser()
+    network: Network = struct.field(default=NetworkSettings(), converter=as_network)
+    optimiser: GradientStep = struct.field(default=Optimiser(), converter=as_optimiser)
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     num_envs: int = setting(16, "environments stepped side by side", low=1)
     rollout_length: int = setting(64, "length of each rollout", unit="steps", low=1)

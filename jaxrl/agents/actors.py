@@ -3,14 +3,14 @@ that targets are built on, and how it climbs the critics."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.action_box import ActionBox
 from jaxrl.agents.experience import normalised_weights
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep
 from jaxrl.agents.successors import SourceState
 from jaxrl.core import struct
 from jaxrl.core.schedules import Schedule, value_at
@@ -51,7 +51,7 @@ class CriticLearner:
         """Parameters of the lagged critics."""
         return self.target_params.critic if self.target_params else self.target_critic
 
-    def stepped(self, optimiser: Optimiser, progress: Progress, **grads: PyTree) -> CriticLearner:
+    def stepped(self, optimiser: GradientStep, progress: Progress, **grads: PyTree) -> Self:
         """After a step down these gradients, each of a part of the parameters."""
         params, states = {}, {}
         for name, grad in grads.items():

@@ -19,7 +19,7 @@ from jaxrl.core.types import Array
 from jaxrl.envs.parameters import list_parameters
 from jaxrl.envs.wrappers import HeldActions
 from jaxrl.functionals import PerPair
-from jaxrl.networks import NetworkSettings
+from jaxrl.networks import Network
 from jaxrl.operators import BellmanOperator, Gaussian, PerState, Scalar
 from jaxrl.operators.bellman import describe
 
@@ -168,7 +168,7 @@ def check_discrete_actions(env: Environment) -> None:
     )
 
 
-def check_feed_forward(network: NetworkSettings, env: Environment) -> None:
+def check_feed_forward(network: Network, env: Environment) -> None:
     """Raise `ValueError` for observations without a torso, or a recurrent network."""
     network.torso(env.observation_space)
     if network.recurrent_size:

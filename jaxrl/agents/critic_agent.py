@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from jaxrl.agents import action_values, checks, critics, experience
 from jaxrl.agents.action_box import ActionBox, check_action_box
 from jaxrl.agents.actors import Actor, CriticLearner, CriticParams, CriticState, SquashedGaussian
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Outcomes, Sampled, SourceState, Successors
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
-from jaxrl.networks import ActionCritic, NetworkSettings
+from jaxrl.networks import ActionCritic, Network, NetworkSettings
+from jaxrl.networks.given import as_network
 from jaxrl.operators import BellmanOperator, Greedy, ImplicitQuantile, Scalar
 from jaxrl.operators.bellman import describe
 from jaxrl.replay import Batch, UniformReplay
@@ -51,8 +52,13 @@ class CriticAgent:
 
     operator: BellmanOperator = BellmanOperator(Scalar(float("inf")))
     actor: Actor = SquashedGaussian()
-    network: NetworkSettings = NetworkSettings(hidden_sizes=(64, 64), activation="relu")
-    optimiser: Optimiser = Optimiser(learning_rate=1e-3, max_grad_norm=1e3, epsilon=1e-8)
+    network: Network = struct.field(
+        default=NetworkSettings(hidden_sizes=(64, 64), activation="relu"), converter=as_network
+    )
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=1e-3, max_grad_norm=1e3, epsilon=1e-8),
+        converter=as_optimiser,
+    )
     replay: UniformReplay = UniformReplay()
     target: experience.TargetUpdate = experience.TargetUpdate(step_size=0.005)
     successors: Successors = Sampled()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxrl.functionals as functionals
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Outcomes, Sampled, SourceState
 from jaxrl.core import struct
 from jaxrl.core.law import Law
@@ -19,7 +19,7 @@ from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Discrete
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.functionals import duals
-from jaxrl.networks import NetworkSettings, QNetwork
+from jaxrl.networks import Network, QNetwork
 from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.replay import Batch
 
@@ -69,7 +69,9 @@ class Dual:
     scale: float = setting(1.0, "spread of next values", unit="return", low=0.0, low_open=True)
     least: float = setting(0.05, "least multiplier, in scales", low=0.0, low_open=True)
     penalty: float = setting(100.0, "pull towards feasible parameters", low=0.0)
-    optimiser: Optimiser = Optimiser(learning_rate=1e-3, max_grad_norm=10.0)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=1e-3, max_grad_norm=10.0), converter=as_optimiser
+    )
 
     asked: ClassVar[tuple[str, ...]] = ("one_step", "means")
     keeps_env_state: ClassVar[bool] = False
@@ -108,7 +110,7 @@ class Dual:
         return operator.replace(successor_functional=functionals.Mean())
 
     def init(
-        self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
+        self, key: Key, env: Environment, operator: BellmanOperator, network: Network
     ) -> SourceState:
         """A network like the agent's, with the dual's parameters for every action."""
         shape = self.dual(operator.successor_functional).shape

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents import successors
 from jaxrl.agents.checks import check_feed_forward
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Outcomes, SourceState
 from jaxrl.core import struct
 from jaxrl.core.law import Law
@@ -23,7 +23,8 @@ from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.envs.wrappers import RunningMoments
-from jaxrl.networks import ActionCritic, NetworkSettings
+from jaxrl.networks import ActionCritic, Network, NetworkSettings
+from jaxrl.networks.given import as_network
 from jaxrl.operators import BellmanOperator
 from jaxrl.replay import Batch
 
@@ -128,10 +129,14 @@ class Ensemble:
     bootstrap: float = setting(
         1.0, "share of data for each network", low=0.0, high=1.0, low_open=True
     )
-    network: NetworkSettings = NetworkSettings(
-        hidden_sizes=(64, 64), activation="silu", initialiser="lecun"
+    network: Network = struct.field(
+        default=NetworkSettings(hidden_sizes=(64, 64), activation="silu", initialiser="lecun"),
+        converter=as_network,
     )
-    optimiser: Optimiser = Optimiser(learning_rate=1e-3, max_grad_norm=10.0, epsilon=1e-8)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=1e-3, max_grad_norm=10.0, epsilon=1e-8),
+        converter=as_optimiser,
+    )
     over_models: Functional | None = None
 
     asked: ClassVar[tuple[str, ...]] = ("one_step",)
@@ -157,7 +162,7 @@ class Ensemble:
     operator = successors.over_own_models
 
     def init(
-        self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
+        self, key: Key, env: Environment, operator: BellmanOperator, network: Network
     ) -> SourceState:
         """Fresh networks, and statistics of nothing."""
         params_key, mask_key = jax.random.split(key)

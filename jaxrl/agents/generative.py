@@ -17,7 +17,7 @@ from jaxrl.core.protocols import Environment, Functional, legal_actions
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
-from jaxrl.networks import NetworkSettings
+from jaxrl.networks import Network
 from jaxrl.operators import BellmanOperator
 
 Spread = tuple[tuple[str, float, float], ...]  # (name, low, high) of each parameter
@@ -110,7 +110,7 @@ class Generative:
     operator = successors.over_own_models
 
     def init(
-        self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
+        self, key: Key, env: Environment, operator: BellmanOperator, network: Network
     ) -> SourceState:
         """The environment; what differs between its settings has a leading axis `[M]`."""
         return SourceState(fixed=self.env_models(env))

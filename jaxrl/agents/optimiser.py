@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.flatten_util
@@ -21,10 +21,15 @@ from jaxrl.rules.contract import random_weights
 _DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 _NUM_FEATURES = 7 + 2 * len(_DECAYS)
 _TINY = 1e-13  # below the logarithms
+_CLOSED = (
+    "The numbers of an optax transformation are fixed inside it: give another, such as "
+    "optimiser=optax.adamw(1e-3), or a jaxrl.Optimiser, whose numbers are settings."
+)
 
 
+@runtime_checkable
 class GradientStep(Protocol):
-    """Any optimiser: how a gradient becomes new parameters."""
+    """Any optimiser: how a gradient becomes new parameters. `as_optimiser` makes one of optax's."""
 
     def init(self, params: PyTree) -> PyTree:
         """-> `state` for `params`."""
@@ -142,6 +147,69 @@ class RMSProp:
         return jax.tree.map(jnp.divide, grads, scale), state
 
     init, step = _zeros, _step
+
+
+@struct.dataclass
+class OptaxStep:
+    """A transformation of optax in the place of an optimiser; `as_optimiser` makes it.
+
+    Its numbers, learning rate and clipping included, are fixed inside it: they are no settings, so
+    that no sweep and no outer loop reaches them, and a schedule of optax counts gradient steps.
+
+    Attributes:
+        transformation: of gradients to what is added to the parameters.
+
+    Example:
+        >>> descent = as_optimiser(optax.sgd(0.25))
+        >>> params = jnp.array([1.0])
+        >>> params, _ = descent.step(2.0 * params, descent.init(params), params, Progress.start())
+        >>> float(params[0])
+        0.5
+    """
+
+    transformation: optax.GradientTransformation = struct.field(
+        pytree_node=False, metadata={"closed": _CLOSED}
+    )
+
+    def init(self, params: PyTree) -> PyTree:
+        """The transformation's state for `params`."""
+        return self.transformation.init(params)
+
+    def step(
+        self, grads: PyTree, state: PyTree, params: PyTree, progress: Progress
+    ) -> tuple[PyTree, PyTree]:
+        """The parameters with the transformed gradient added, `state`.
+
+        Raises:
+            ValueError: it asks for more than gradients and parameters.
+        """
+        try:
+            updates, state = self.transformation.update(grads, state, params)
+        except TypeError as error:
+            raise ValueError(
+                f"optimiser: {error}. Agents give a transformation of optax gradients and "
+                "parameters alone: use one that needs no values of the loss."
+            ) from error
+        return optax.apply_updates(params, updates), state
+
+
+def as_optimiser(given: Any) -> GradientStep:
+    """What is given as `optimiser`, as agents read it: any of ours, or a transformation of optax.
+
+    Make a transformation once and use it again: two of the same numbers are not equal to JAX, which
+    compiles for each.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(given, GradientStep) and not isinstance(given, type):
+        return given
+    if not isinstance(given, optax.GradientTransformation):
+        raise ValueError(
+            f"optimiser={given!r} makes no steps: give Optimiser(...), GradientDescent(...), "
+            "RMSProp(...) or a transformation of optax, such as optax.adamw(1e-3)."
+        )
+    return OptaxStep(given)
 
 
 def clipped_by_norm(grads: PyTree, max_norm: float | Array | None) -> PyTree:

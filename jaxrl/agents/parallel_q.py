@@ -11,14 +11,15 @@ from jaxrl.agents.action_values import act, epsilon_greedy_law
 from jaxrl.agents.checks import check_discrete_actions, check_environment, check_feed_forward
 from jaxrl.agents.experience import no_memory
 from jaxrl.agents.minibatches import check_minibatches, descend
-from jaxrl.agents.optimiser import GradientStep, Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, Improvement
 from jaxrl.core.schedules import Linear, Schedule, value_at, values_at
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks import CategoricalPolicy, NetworkSettings, QNetwork
+from jaxrl.networks import CategoricalPolicy, Network, NetworkSettings, QNetwork
+from jaxrl.networks.given import as_network
 from jaxrl.operators import Greedy
 from jaxrl.returns import lambda_returns
 from jaxrl.rules import ReactiveExploration
@@ -54,11 +55,13 @@ class ParallelQAgent:
     """
 
     improvement: Improvement = Greedy()
-    network: NetworkSettings = NetworkSettings(
-        hidden_sizes=(128, 128), activation="relu", layer_norm=True
+    network: Network = struct.field(
+        default=NetworkSettings(hidden_sizes=(128, 128), activation="relu", layer_norm=True),
+        converter=as_network,
     )
-    optimiser: GradientStep = Optimiser(
-        learning_rate=Linear(1e-3, 1e-5), max_grad_norm=10.0, epsilon=1e-8
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=Linear(1e-3, 1e-5), max_grad_norm=10.0, epsilon=1e-8),
+        converter=as_optimiser,
     )
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     lambda_: float = setting(0.95, "trace decay of the returns", low=0.0, high=1.0)

@@ -13,7 +13,7 @@ from jaxrl.agents.action_values import ValueNetwork
 from jaxrl.agents.channels import ValueChannels
 from jaxrl.agents.experience import TargetUpdate
 from jaxrl.agents.generative import own_copy
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.stock import StockConditioned, check_stock
 from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.agents.value_parts import AverageReward, Munchausen
@@ -23,7 +23,8 @@ from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
-from jaxrl.networks import NetworkSettings
+from jaxrl.networks import Network, NetworkSettings
+from jaxrl.networks.given import as_network
 from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.operators.bellman import Lookahead
 from jaxrl.replay import Batch, PrioritisedReplay, UniformReplay
@@ -77,10 +78,14 @@ class QNetworkAgent:
     """
 
     operator: BellmanOperator = BellmanOperator(Scalar(float("inf")))
-    network: NetworkSettings = NetworkSettings(
-        hidden_sizes=(64, 64), activation="relu", layer_norm=True
+    network: Network = struct.field(
+        default=NetworkSettings(hidden_sizes=(64, 64), activation="relu", layer_norm=True),
+        converter=as_network,
     )
-    optimiser: Optimiser = Optimiser(learning_rate=Linear(5e-4, 0.0), max_grad_norm=10.0)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=Linear(5e-4, 0.0), max_grad_norm=10.0),
+        converter=as_optimiser,
+    )
     replay: UniformReplay | PrioritisedReplay = UniformReplay(capacity=10_000)
     target: TargetUpdate = TargetUpdate(period=32, step_size=1.0)
     successors: Successors = Sampled()

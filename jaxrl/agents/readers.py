@@ -102,7 +102,7 @@ def of_inner(name: str, unit: str = "") -> Any:
 
     Example:
         >>> import dataclasses
-        >>> from jaxrl.agents.presets import ppo
+        >>> from jaxrl.agents import ppo
         >>> @dataclasses.dataclass(frozen=True)
         ... class Cautious:
         ...     agent: Any

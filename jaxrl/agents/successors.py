@@ -17,7 +17,7 @@ from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional, FunctionalFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks import NetworkSettings
+from jaxrl.networks import Network
 from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.replay import Batch
 
@@ -59,7 +59,7 @@ class Successors(Protocol):
         """The operator as it is applied to these outcomes."""
 
     def init(
-        self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
+        self, key: Key, env: Environment, operator: BellmanOperator, network: Network
     ) -> SourceState:
         """What the other methods read. `network` is the agent's, for what is learned."""
 
@@ -128,7 +128,7 @@ class Sampled:
         return operator
 
     def init(
-        self, key: Key, env: Environment, operator: BellmanOperator, network: NetworkSettings
+        self, key: Key, env: Environment, operator: BellmanOperator, network: Network
     ) -> SourceState:
         """Nothing."""
         return SourceState()

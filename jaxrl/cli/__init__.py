@@ -1,5 +1,5 @@
 """The `jaxrl` command. Nothing here imports jax before it has to: `jaxrl --help` is quick."""
 
-from jaxrl.cli.main import main
+from jaxrl.cli.command import main
 
 __all__ = ["main"]

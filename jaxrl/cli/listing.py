@@ -13,7 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from jaxrl.cli.arguments import BadInput, import_modules, refusing
+from jaxrl.cli.arguments import PARTS, BadInput, import_modules, refusing
 from jaxrl.cli.screen import say, show
 
 _RECORDED = Path(__file__).with_name("settings.json")
@@ -25,16 +25,8 @@ def run(arguments: Namespace, words: list[str]) -> int:
     Raises:
         BadInput: no such kind.
     """
-    from jaxrl.core.notation import KINDS
-    from jaxrl.core.settings import near_names
-
     import_modules(arguments.imports)
-    kinds = {
-        "envs": "environments, for --env",
-        "experiments": "what `jaxrl meta` learns",
-        "operators": "functionals, improvements, heads and compositions: what an operator is of",
-        **{name: kind.about for name, kind in KINDS.items()},
-    }
+    kinds = _kinds()
     lists = {"envs": _list_envs, "agents": _list_agents, "experiments": _list_experiments}
     what = arguments.what
     if what == "kinds":
@@ -43,8 +35,25 @@ def run(arguments: Namespace, words: list[str]) -> int:
     elif what in kinds:
         lists.get(what, functools.partial(_list_parts, what))()
     else:
+        from jaxrl.core.settings import near_names
+
         raise BadInput(f"no kind {what!r}; {near_names(what, [*kinds], '')}")
     return 0
+
+
+def _kinds() -> dict[str, str]:
+    """Of each kind what it is and which option takes it; known without what makes them."""
+    kinds = {
+        "envs": "environments, for --env",
+        "experiments": "what `jaxrl meta` learns",
+        "agents": "learners, for --agent",
+        "operators": "functionals, improvements, heads and compositions: what an operator is of",
+        "wrappers": "what stands round an environment, for --env-wrap",
+    }
+    for option, (kind, about) in PARTS.items():
+        what = about.partition(", such as")[0]
+        kinds.setdefault(kind, f"{what}, for --{option.replace('_', '-')}")
+    return kinds
 
 
 def show_settings(agent_name: str) -> None:

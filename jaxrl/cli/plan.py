@@ -112,7 +112,7 @@ def _solve_in(
     parameters: dict[str, Any],
 ) -> int:
     """Solve, show, write; the exit code."""
-    from jaxrl.report.plan_picture import PlanPicture, draw_plan
+    from jaxrl.report import PlanPicture, draw_plan
 
     start, relative = time.perf_counter(), arguments.average_reward
     with refusing(ValueError):

@@ -176,7 +176,7 @@ def _finish(
     run: RunFolder, job: Job, arguments: Namespace, result: SweepResult, watch: Watch
 ) -> dict[str, Any]:
     """Write everything a finished run leaves, and return its summary."""
-    from jaxrl.report.plots import learning_curves
+    from jaxrl.report import learning_curves
 
     _warn(final_notices(job, result))
     rows = settings_summary(result, job.labels)

@@ -1,4 +1,4 @@
-from jaxrl.core import protocols as protocols, struct as struct
+from jaxrl.core import notation as notation, protocols as protocols, struct as struct
 from jaxrl.core.distances import (
     cramer_distance as cramer_distance,
     wasserstein_distance as wasserstein_distance,
@@ -17,7 +17,6 @@ from jaxrl.core.protocols import (
     Agent as Agent,
     CompositionFacts as CompositionFacts,
     Environment as Environment,
-    Functional as Functional,
     FunctionalFacts as FunctionalFacts,
     HeadFacts as HeadFacts,
     ImprovementFacts as ImprovementFacts,

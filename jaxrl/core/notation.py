@@ -31,6 +31,7 @@ from jaxrl.core.settings import (
     list_settings,
     near_names,
     replace_setting,
+    resolve_among,
     resolve_name,
 )
 
@@ -43,7 +44,6 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 class Kind:
     """Parts of one kind by name."""
 
-    about: str
     field_types: tuple[Any, ...] = ()  # of the fields that hold such a part
     given: tuple[str, ...] = ()  # fields of a part that are filled by whoever uses it
     scheduled: bool = True  # any number may be a schedule
@@ -52,20 +52,18 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "agents": Kind("learners, for --agent"),
-    "functionals": Kind("over successors, or a law of returns, for --functional", (Functional,)),
-    "improvements": Kind("which next actions count, for --improvement", (Improvement,)),
-    "heads": Kind("how returns are stored, for --head", (Head,)),
-    "compositions": Kind("how rewards make a return, for --composition", (Composition,)),
-    "rules": Kind("what an actor-critic minimises, for --rule", (UpdateRule,)),
-    "successors": Kind("where successors come from, for --successors"),
-    "average_rewards": Kind("values against the average, for --average-reward", scheduled=False),
-    "channels": Kind("gains and losses stored apart, for --channels", scheduled=False),
-    "optimisers": Kind("how gradients become steps, for --optimiser"),
-    "networks": Kind("what networks are made of, for --network", scheduled=False),
-    "wrappers": Kind(
-        "what stands round an environment, for --env-wrap", (), ("env", "discount"), scheduled=False
-    ),
+    "agents": Kind(),
+    "functionals": Kind((Functional,)),
+    "improvements": Kind((Improvement,)),
+    "heads": Kind((Head,)),
+    "compositions": Kind((Composition,)),
+    "rules": Kind((UpdateRule,)),
+    "successors": Kind(),
+    "average_rewards": Kind(scheduled=False),
+    "channels": Kind(scheduled=False),
+    "optimisers": Kind(),
+    "networks": Kind(scheduled=False),
+    "wrappers": Kind(given=("env", "discount"), scheduled=False),
 }
 
 
@@ -233,7 +231,7 @@ def parse_setting(
     parts = {name: kind for name, kind in part_fields(owner).items() if name not in infos}
     fields = (field.name for field in dataclasses.fields(owner))
     tuples = [name for name in fields if isinstance(getattr(owner, name), tuple)]
-    full = resolve_name(list(dict.fromkeys([*infos, *parts, *tuples])), name)
+    full = resolve_among(owner, list(dict.fromkeys([*infos, *parts, *tuples])), name)
     path, _, last = full.rpartition(".")
     hints, old = _members(_hints(type(get_path(owner, path)))[last]), get_path(owner, full)
     if full in parts:

@@ -250,7 +250,7 @@ def _replaced(owner: Any, /, **changes: Any) -> Any:
     owner = dataclasses.replace(owner, **{n: changes[n] for n in changes if n in fields})
     settings = {info.name: info for info in list_settings(owner)}
     for name, value in changes.items():
-        full = name if name in fields else resolve_name([*settings, *fields], name)
+        full = name if name in fields else resolve_among(owner, [*settings, *fields], name)
         if full in settings:
             check_value(settings[full], value)
         if full not in fields:
@@ -264,7 +264,25 @@ def resolve_setting(owner: Any, name: str) -> str:
     Raises:
         KeyError: no such setting, or several inner ones; the message lists what is near.
     """
-    return resolve_name([info.name for info in list_settings(owner)], name)
+    return resolve_among(owner, [info.name for info in list_settings(owner)], name)
+
+
+def resolve_among(owner: Any, names: list[str], name: str) -> str:
+    """As `resolve_name`; where there is none, with the parts that have no settings to look in."""
+    try:
+        return resolve_name(names, name)
+    except KeyError as error:
+        raise KeyError(" ".join([error.args[0], *_closed(owner)])) from None
+
+
+def _closed(owner: Any) -> list[str]:
+    """What fields that hold another's work say of its numbers, in a struct and structs in it."""
+    found = [
+        one.metadata["closed"] for one in dataclasses.fields(owner) if "closed" in one.metadata
+    ]
+    parts = (getattr(owner, one.name) for one in dataclasses.fields(owner))
+    inner = (part for part in parts if dataclasses.is_dataclass(part) and hasattr(part, "replace"))
+    return found + [told for part in inner for told in _closed(part)]
 
 
 def resolve_name(names: list[str], name: str) -> str:

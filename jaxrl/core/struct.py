@@ -26,6 +26,7 @@ def field(
     pytree_node: bool = True,
     default: Any = dataclasses.MISSING,
     default_factory: Callable[[], Any] | Any = dataclasses.MISSING,
+    converter: Callable[[Any], Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Any:
     """A field of a struct; `pytree_node=False` makes it static: part of the structure, no leaf.
@@ -34,9 +35,13 @@ def field(
         pytree_node: whether the field is traced, swept and differentiated.
         default: the default value.
         default_factory: makes the default value; for structs within structs.
+        converter: makes what the field holds of what the constructor or `replace` is given. JAX,
+            which rebuilds structs with tracers, does not call it.
         metadata: anything else to know about the field.
     """
     metadata = {**(metadata or {}), "pytree_node": pytree_node}
+    if converter is not None:
+        metadata["converter"] = converter
     return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
 
 
@@ -48,6 +53,9 @@ def dataclass(cls: type[T]) -> type[T]:
     are shown by dtype and shape, `float32[64,2]`, and single numbers as they are.
     """
     cls.__repr__ = vars(cls).get("__repr__", _repr)
+    own = [one for one in vars(cls).values() if isinstance(one, dataclasses.Field)]
+    if any("converter" in one.metadata for one in own):
+        cls.__post_init__ = _converting(vars(cls).get("__post_init__"))
     made: Any = dataclasses.dataclass(frozen=True, repr=False)(cls)
     is_node = {f.name: f.metadata.get("pytree_node", True) for f in dataclasses.fields(made)}
     children = tuple(name for name, node in is_node.items() if node)
@@ -73,6 +81,18 @@ def dataclass(cls: type[T]) -> type[T]:
     if made.__module__.startswith("jaxrl."):
         STRUCTS.setdefault(made.__name__, made)
     return made
+
+
+def _converting(check: Callable[[Any], None] | None) -> Callable[[Any], None]:
+    def post_init(owner: Any) -> None:
+        for one in dataclasses.fields(owner):
+            if "converter" in one.metadata:
+                value = one.metadata["converter"](getattr(owner, one.name))
+                object.__setattr__(owner, one.name, value)
+        if check is not None:
+            check(owner)
+
+    return post_init
 
 
 def _repr(owner: Any) -> str:

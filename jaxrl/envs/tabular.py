@@ -31,7 +31,7 @@ class TabularEnv:
     environment has `legal(state)`, which agents obey.
 
     Example:
-        >>> from jaxrl.envs.chains import riverswim
+        >>> from jaxrl.envs import riverswim
         >>> env = TabularEnv(riverswim(num_states=6), time_limit=20.0)
         >>> state, observation = env.reset(jax.random.key(0))
         >>> int(observation)

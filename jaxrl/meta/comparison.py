@@ -245,7 +245,7 @@ def _scores(
     lives, found = range(held_out.num_lives), []
     one_program = held_out.replace(num_lives=width)
     for group in make_groups(key, agent, settings, lives, width):
-        scores = _life_scores(group.agent, group.keys, one_program, tuple(settings[0]))
+        scores = _life_scores(group.agent, group.keys, one_program, group.swept)
         found.append(np.asarray(scores[measure], np.float64)[: group.num_runs])
     return np.concatenate(found).reshape(len(settings), -1)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.schedules import Schedule, value_at
@@ -47,7 +47,8 @@ class Evolution:
     Attributes:
         tuned: the agent, and which of its numbers are searched.
         tasks: where lives are lived.
-        num_updates: of the longest life (`num_updates_of`); longer ones are cut there.
+        num_updates: of the longest life, each of `num_envs * rollout_length` steps; longer ones are
+            cut there.
         shaping: from the fitness `[P, 2]` of centre + sigma e and of centre - sigma e to the weight
             of e `[P]`: one of `shapings`, which has them by name, or any such function.
         optimiser: of the centre; it counts generations.
@@ -72,11 +73,10 @@ class Evolution:
 
     Example:
         >>> from jaxrl import a2c
-        >>> from jaxrl.meta import RandomBandits
-        >>> from jaxrl.meta.lives import num_updates_of
-        >>> from jaxrl.meta.numbers import tuned
+        >>> from jaxrl.meta import RandomBandits, tuned
         >>> rule = tuned(a2c(), ["discount", "entropy_weight"])
-        >>> outer = Evolution(rule, RandomBandits(1e4), num_updates=num_updates_of(a2c(), 1e4))
+        >>> steps = a2c().num_envs * a2c().rollout_length  # of an update
+        >>> outer = Evolution(rule, RandomBandits(10_240.0), num_updates=10_240 // steps)
         >>> state = outer.init(jax.random.key(0))  # then `outer.step`, jitted, or `meta.fit`
         >>> outer.num_updates, f"{float(outer.agent(state).discount):.2f}"
         (20, '0.99')
@@ -88,7 +88,9 @@ class Evolution:
     tasks: TaskDistribution
     num_updates: int = struct.field(pytree_node=False)
     shaping: Shaping = setting(mirrored.pair_sign, "from fitness to weights")
-    optimiser: Optimiser = Optimiser(learning_rate=0.02, max_grad_norm=None)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=0.02, max_grad_norm=None), converter=as_optimiser
+    )
     sigma: float | Schedule = setting(0.1, "spread of the perturbations", low=0.0, low_open=True)
     weight_decay: float = setting(0.0, "pull of the free numbers towards 0", low=0.0)
     num_generations: float = setting(float("inf"), "generations that schedules see", low=1.0)
@@ -209,7 +211,9 @@ class PersistentEvolution:
     tasks: TaskDistribution
     window: int = setting(20, "updates of each life in an outer step", low=1)
     shaping: Shaping = setting(mirrored.plain, "from fitness to weights")
-    optimiser: Optimiser = Optimiser(learning_rate=0.02, max_grad_norm=None)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=0.02, max_grad_norm=None), converter=as_optimiser
+    )
     sigma: float | Schedule = setting(0.1, "spread of the perturbations", low=0.0, low_open=True)
     weight_decay: float = setting(0.0, "pull of the free numbers towards 0", low=0.0)
     num_steps: float = setting(float("inf"), "outer steps that schedules see", low=1.0)

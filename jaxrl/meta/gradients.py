@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import check_settings, setting
@@ -79,7 +79,9 @@ class MetaGradient:
     tasks: TaskDistribution
     objective: Objective = PolicyReturn()
     critic: OuterCritic = OuterCritic()
-    optimiser: Optimiser = Optimiser(learning_rate=1e-3, max_grad_norm=1.0)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=1e-3, max_grad_norm=1.0), converter=as_optimiser
+    )
     num_lives: int = setting(64, "lives side by side", low=1)
     num_updates: int = setting(20, "updates of each life in an outer step", low=1)
     keep_every: int = setting(1, "updates between two states that are kept", low=1)

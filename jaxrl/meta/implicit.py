@@ -327,6 +327,9 @@ def _data_weights(trajectory: Transition) -> tuple[Array, Array]:
 class _Gradients:
     """An optimiser whose new parameters are the gradient."""
 
+    def init(self, params: PyTree) -> tuple:
+        return ()
+
     def step(
         self, grads: PyTree, state: tuple, params: PyTree, progress: Progress
     ) -> tuple[PyTree, tuple]:

@@ -9,14 +9,16 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.readers import along
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.meta.inner import differentiable_iteration, repeat
-from jaxrl.networks.models import ActorCritic, NetworkSettings, actor_critic
+from jaxrl.networks.given import as_network
+from jaxrl.networks.models import ActorCritic, actor_critic
+from jaxrl.networks.torsos import Network, NetworkSettings
 from jaxrl.returns import generalised_advantages
 from jaxrl.training.loop import TrainState
 
@@ -45,8 +47,12 @@ class OuterCritic:
         num_passes: over the trajectories of a window, one gradient step for each.
     """
 
-    network: NetworkSettings = NetworkSettings(hidden_sizes=(), initialiser="lecun")
-    optimiser: Optimiser = Optimiser(learning_rate=3e-2, max_grad_norm=None)
+    network: Network = struct.field(
+        default=NetworkSettings(hidden_sizes=(), initialiser="lecun"), converter=as_network
+    )
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=3e-2, max_grad_norm=None), converter=as_optimiser
+    )
     discount: float = setting(0.99, "of the outer objective", unit="per step", low=0.0, high=1.0)
     lambda_: float = setting(0.95, "trace decay", low=0.0, high=1.0)
     num_passes: int = setting(1, "passes over the trajectories of a window", low=1)

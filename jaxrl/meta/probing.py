@@ -113,8 +113,8 @@ def probe(
         ValueError: fewer than 2 points or lags, or `most_ratio` is not above 1.
 
     Example:
-        >>> from jaxrl.agents.presets import dpo
-        >>> found = probe(dpo(), num_points=5)
+        >>> from jaxrl.agents import preset
+        >>> found = probe(preset("dpo"), num_points=5)
         >>> found.drift.drift.shape, list(found.curves)
         ((1, 5, 5), ['optimiser.learning_rate'])
         >>> f"{float(found.response.decay[0, 0]):.4f}"  # discount 0.99, lambda_ 0.95

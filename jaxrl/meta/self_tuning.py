@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.optimiser import Optimiser
+from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.core import struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
@@ -70,7 +70,9 @@ class SelfTuning:
     tuned: Tuned
     objective: Objective = PolicyReturn(last_only=True)
     critic: OuterCritic = OuterCritic()
-    optimiser: Optimiser = Optimiser(learning_rate=1e-2, max_grad_norm=None)
+    optimiser: GradientStep = struct.field(
+        default=Optimiser(learning_rate=1e-2, max_grad_norm=None), converter=as_optimiser
+    )
     num_updates: int = setting(5, "updates that the outer gradient passes through", low=1)
 
     @property

@@ -3,7 +3,6 @@ from jaxrl.networks.distributions import (
     GaussianPolicy as GaussianPolicy,
     TanhGaussianPolicy as TanhGaussianPolicy,
 )
-from jaxrl.networks.initialisers import lecun as lecun, orthogonal as orthogonal
 from jaxrl.networks.models import (
     ActionCritic as ActionCritic,
     DeterministicActor as DeterministicActor,
@@ -12,4 +11,9 @@ from jaxrl.networks.models import (
     TanhGaussianActor as TanhGaussianActor,
     actor_critic as actor_critic,
 )
-from jaxrl.networks.torsos import NetworkSettings as NetworkSettings
+from jaxrl.networks.torsos import (
+    NatureTorso as NatureTorso,
+    Network as Network,
+    NetworkSettings as NetworkSettings,
+    ResNetTorso as ResNetTorso,
+)

@@ -20,7 +20,7 @@ from jaxrl.networks.distributions import (
     TanhGaussianPolicy,
 )
 from jaxrl.networks.initialisers import INITIALISERS
-from jaxrl.networks.torsos import HIDDEN_GAIN, NetworkSettings, Torso
+from jaxrl.networks.torsos import HIDDEN_GAIN, Network, Torso
 
 
 class QNetwork(nn.Module):
@@ -30,7 +30,7 @@ class QNetwork(nn.Module):
 
     Example:
         >>> import jax
-        >>> from jaxrl.core.spaces import Discrete
+        >>> from jaxrl.core import Discrete
         >>> model = QNetwork(NetworkSettings().torso(Discrete(5)), num_actions=3, head_shape=(7,))
         >>> observation = jnp.zeros((2,), jnp.int32)
         >>> params = model.init(jax.random.key(0), observation)
@@ -73,7 +73,7 @@ class ImplicitQNetwork(nn.Module):
 
     Example:
         >>> import jax
-        >>> from jaxrl.core.spaces import Discrete
+        >>> from jaxrl.core import Discrete
         >>> torso = NetworkSettings().torso(Discrete(5))
         >>> model = ImplicitQNetwork(torso, num_actions=3, num_levels=7)
         >>> observation = jnp.zeros((2,), jnp.int32)
@@ -93,8 +93,12 @@ class ImplicitQNetwork(nn.Module):
     def __call__(self, observation: PyTree, levels: Array | None = None) -> Array:
         """`[..., *observation]`, `levels[..., K]` (default mid-levels) -> `[..., A, K, 2]`."""
         s = self.torso.settings
+<<<<<<< HEAD
         first = s.replace(hidden_sizes=s.hidden_sizes[:-1])
         features = Torso(first, *self.torso.facts)(observation)
+=======
+        features = Torso(s.before_last(), self.torso.num_axes, self.torso.num_values)(observation)
+>>>>>>> origin/main
         if levels is None:  # shared by all observations, and embedded once
             levels = quantile_levels(self.num_levels, features.dtype)
         init = INITIALISERS[s.initialiser]
@@ -102,7 +106,7 @@ class ImplicitQNetwork(nn.Module):
         cosines = jnp.cos(math.pi * orders * levels[..., None])  # [..., K, C], or [K, C]
         width = features.shape[-1]
         phi = nn.relu(nn.Dense(width, kernel_init=init(HIDDEN_GAIN), name="level")(cosines))
-        hidden = s.dense_layers(s.hidden_sizes[-1:])(features[..., None, :] * phi)
+        hidden = s.last(width)(features[..., None, :] * phi)
         values = nn.Dense(self.num_actions, kernel_init=init(1.0), name="advantage")(hidden)
         if self.dueling:
             centred = values - jnp.mean(values, axis=-1, keepdims=True)
@@ -149,8 +153,13 @@ class GRU(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and value, on one torso or on two, with or without a GRU between torso and outputs."""
 
+<<<<<<< HEAD
     network: NetworkSettings
     observation_space: tuple[Any, ...]  # `Torso.facts`
+=======
+    network: Network
+    observation_space: tuple[int, int]  # (num_axes, num_values), as `Torso` takes them
+>>>>>>> origin/main
     action_size: int
     discrete: bool
     shared: bool = False
@@ -226,7 +235,7 @@ class ActorCritic(nn.Module):
 
 
 def actor_critic(
-    network: NetworkSettings,
+    network: Network,
     observation_space: Space,
     action_space: Space,
     shared: bool,
@@ -305,7 +314,6 @@ class ActionCritic(nn.Module):
     @nn.compact
     def __call__(self, observation: PyTree, action: Array) -> Array:
         """`[..., *observation]`, `[..., D]` -> `[num_critics, ..., *head_shape]` [return]."""
-        inputs = jnp.concatenate([self.torso.flat(observation), action], axis=-1)
         body = nn.vmap(
             _CriticBody,
             variable_axes={"params": 0},
@@ -314,16 +322,20 @@ class ActionCritic(nn.Module):
             out_axes=0,
             axis_size=self.num_critics,
         )
-        return body(self.torso.settings, self.head_shape)(inputs)
+        torso = self.torso
+        body = body(torso.settings, torso.num_axes, torso.num_values, self.head_shape)
+        return body(observation, action)
 
 
 class _CriticBody(nn.Module):
-    settings: NetworkSettings
+    settings: Network
+    num_axes: int
+    num_values: int
     head_shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
-        features = Torso(self.settings, 1)(inputs)
+    def __call__(self, observation: PyTree, action: Array) -> Array:
+        features = Torso(self.settings, self.num_axes, self.num_values)(observation, action)
         init = INITIALISERS[self.settings.initialiser](1.0)
         flat = nn.Dense(math.prod(self.head_shape), kernel_init=init)(features)
         return flat.reshape(*flat.shape[:-1], *self.head_shape)

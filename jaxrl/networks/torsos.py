@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,107 @@ def _flat(leaf: Array, facts: LeafFacts) -> Array:
     return leaf.reshape(*lead, -1).astype(jnp.float32)
 
 
+class NatureTorso(nn.Module):
+    """Three convolutions (32 of 8x8 by 4, 64 of 4x4 by 2, 64 of 3x3) and a dense layer, rectified.
+
+    Images `[H, W, C]` with sides of at least 36; bytes are divided by 255. Weights are drawn with a
+    variance of 2 over the inputs of a unit (He et al. 2015).
+
+    Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, methods.
+
+    Example:
+        >>> image = jnp.zeros((1, 84, 84, 4), jnp.uint8)
+        >>> jax.eval_shape(NatureTorso().init_with_output, jax.random.key(0), image)[0].shape
+        (1, 512)
+    """
+
+    hidden_size: int = 512
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        """`[..., H, W, C]` -> `[..., hidden_size]`."""
+        _check_sides(image, 36)
+        init, features = INITIALISERS["lecun"](HIDDEN_GAIN), _unit_image(image)
+        for width, side, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            layer = nn.Conv(width, (side, side), (stride, stride), "VALID", kernel_init=init)
+            features = nn.relu(layer(features))
+        features = features.reshape(*features.shape[:-3], -1)
+        return nn.relu(nn.Dense(self.hidden_size, kernel_init=init)(features))
+
+
+class ResNetTorso(nn.Module):
+    """For each of `widths`: a 3x3 convolution, a 3x3 maximum by 2 and two residual blocks.
+
+    A block adds conv(relu(conv(relu(x)))) to x. A rectifier and a dense layer, rectified too, end
+    it. Images `[H, W, C]` whose sides can be halved for each of the widths, so of at least 8 by
+    default; bytes are divided by 255. Weights as those of `NatureTorso`.
+
+    Source: Espeholt et al. 2018, IMPALA, figure 3 (the large architecture, without its LSTM).
+
+    Example:
+        >>> image = jnp.zeros((1, 84, 84, 4), jnp.uint8)
+        >>> jax.eval_shape(ResNetTorso().init_with_output, jax.random.key(0), image)[0].shape
+        (1, 256)
+    """
+
+    widths: tuple[int, ...] = (16, 32, 32)
+    hidden_size: int = 256
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        """`[..., H, W, C]` -> `[..., hidden_size]`."""
+        _check_sides(image, 2 ** len(self.widths))
+        init, features = INITIALISERS["lecun"](HIDDEN_GAIN), _unit_image(image)
+        for width in self.widths:
+            features = nn.Conv(width, (3, 3), kernel_init=init)(features)
+            features = nn.max_pool(features, (3, 3), (2, 2), "SAME")
+            for _ in range(2):
+                block = features
+                for _ in range(2):
+                    block = nn.Conv(width, (3, 3), kernel_init=init)(nn.relu(block))
+                features = features + block
+        features = nn.relu(features).reshape(*features.shape[:-3], -1)
+        return nn.relu(nn.Dense(self.hidden_size, kernel_init=init)(features))
+
+
+def _unit_image(image: Array) -> Array:
+    return image.astype(jnp.float32) / (255.0 if image.dtype == jnp.uint8 else 1.0)
+
+
+def _check_sides(image: Array, least: int) -> None:
+    if image.ndim < 3 or min(image.shape[-3:-1]) < least:
+        raise ValueError(f"it takes images with sides of at least {least}: use NetworkSettings().")
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What stands between observations and the outputs of an agent: the field `network`.
+
+    `NetworkSettings` is one, and `networks/given.py` makes one of any module. Methods that apply
+    layers are called within a compact method, whose parameters these become.
+    """
+
+    @property
+    def initialiser(self) -> str:
+        """Of the agent's own output layers, a key of `INITIALISERS`."""
+
+    @property
+    def recurrent_size(self) -> int:
+        """Width of a GRU behind the torso; 0 for none."""
+
+    def torso(self, space: Space) -> Torso:
+        """For observations of `space`; `ValueError` where they do not fit."""
+
+    def features(self, torso: Torso, observation: PyTree, action: Array | None) -> Array:
+        """What `torso` makes of `[..., *observation]`, and of `action[..., A]`: `[..., D]`."""
+
+    def before_last(self) -> Network:
+        """Without the last hidden layer, which `last` gives: in between an agent may multiply."""
+
+    def last(self, width: int) -> nn.Module:
+        """The last hidden layer, on `width` features."""
+
+
 class Torso(nn.Module):
     """The torso that fits an observation space: one-hot, image or flat observations.
 
@@ -124,7 +226,7 @@ class Torso(nn.Module):
     before the dense layers.
     """
 
-    settings: NetworkSettings
+    settings: Network
     num_axes: int  # of one observation
     num_values: int | tuple[int, ...] = 0  # of a discrete space, else 0; several of several numbers
     leaves: tuple[
@@ -137,6 +239,7 @@ class Torso(nn.Module):
         return self.num_axes, self.num_values, self.leaves
 
     @nn.compact
+<<<<<<< HEAD
     def __call__(self, observation: PyTree) -> Array:
         """One observation or a batch `[..., *observation]` -> features `[..., D]`."""
         s = self.settings
@@ -145,6 +248,12 @@ class Torso(nn.Module):
         if self.num_axes == 3 and not s.flatten_images:
             return MinAtarTorso(s)(observation)
         return s.dense_layers(s.hidden_sizes)(self.flat(observation))
+=======
+    def __call__(self, observation: PyTree, action: Array | None = None) -> Array:
+        """One observation or a batch `[..., *observation]` -> features `[..., D]`, of a critic
+        with `action[..., A]`."""
+        return self.settings.features(self, observation, action)
+>>>>>>> origin/main
 
     def flat(self, observation: PyTree) -> Array:
         """`[..., *observation]` -> `[..., D]`: one-hot where it is discrete, images as numbers."""
@@ -203,5 +312,25 @@ class NetworkSettings:
             )
         return len(space.shape), 0
 
+    def features(self, torso: Torso, observation: PyTree, action: Array | None) -> Array:
+        """A convolution and dense layers on images, dense layers on everything else, which images
+        beside actions are too: flat, side by side."""
+        if action is not None:
+            inputs = jnp.concatenate([torso.flat(observation), action], axis=-1)
+            return self.dense_layers(self.hidden_sizes)(inputs)
+        if torso.num_axes == 3 and not self.flatten_images:
+            return MinAtarTorso(self)(observation)
+        return self.dense_layers(self.hidden_sizes)(torso.flat(observation))
 
-register("networks", NetworkSettings, field_types=[NetworkSettings], mlp="network_settings")
+    def before_last(self) -> NetworkSettings:
+        """With one hidden layer less."""
+        return self.replace(hidden_sizes=self.hidden_sizes[:-1])
+
+    def last(self, width: int) -> MLP:
+        """The last hidden layer, if there is one."""
+        return self.dense_layers(self.hidden_sizes[-1:])
+
+
+register(
+    "networks", NetworkSettings, field_types=[NetworkSettings, Network], mlp="network_settings"
+)

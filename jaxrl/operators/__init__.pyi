@@ -1,4 +1,4 @@
-from jaxrl.operators.bellman import BellmanOperator as BellmanOperator
+from jaxrl.operators.bellman import BellmanOperator as BellmanOperator, Lookahead as Lookahead
 from jaxrl.operators.composition import (
     Avoidance as Avoidance,
     DiscountedSum as DiscountedSum,

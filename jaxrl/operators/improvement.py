@@ -455,7 +455,6 @@ class PerState:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxrl.operators.improvement import FixedPolicy
         >>> policy = jnp.array([[0.5, 0.5], [0.25, 0.75]])
         >>> mask = jnp.array([[True, True], [True, False]])
         >>> over_states(PerState(FixedPolicy(policy)), jnp.zeros((2, 2)), mask)[0].tolist()

@@ -35,7 +35,7 @@ def draw_probe(path: str | Path, probe: Probe, title: str = "") -> Path:
 
     Example:
         >>> import tempfile
-        >>> from jaxrl.core.schedules import Linear
+        >>> from jaxrl.core import Linear
         >>> from jaxrl.meta import probe
         >>> draw_probe(tempfile.mkdtemp() + "/rule.png", probe(Linear(1.0, 0.1))).exists()
         True

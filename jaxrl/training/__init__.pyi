@@ -14,14 +14,16 @@ from jaxrl.training.evaluation import (
     RobustEvaluation as RobustEvaluation,
     evaluate as evaluate,
     evaluate_each as evaluate_each,
-    play_episodes as play_episodes,
 )
 from jaxrl.training.iwocs import (
     LeastValuePolicy as LeastValuePolicy,
-    LeastValueState as LeastValueState,
     train_iwocs as train_iwocs,
 )
-from jaxrl.training.loop import train as train
+from jaxrl.training.loop import (
+    start_training as start_training,
+    train as train,
+    train_iteration as train_iteration,
+)
 from jaxrl.training.rollouts import rollout as rollout, start_rollout as start_rollout
 from jaxrl.training.run_folder import (
     RunFolder as RunFolder,
@@ -31,7 +33,6 @@ from jaxrl.training.run_folder import (
 from jaxrl.training.session import Silent as Silent, SweepResult as SweepResult
 from jaxrl.training.smoothing import (
     SmoothedPolicy as SmoothedPolicy,
-    SmoothingCertificate as SmoothingCertificate,
     certify_smoothed as certify_smoothed,
 )
 from jaxrl.training.sweeps import sweep as sweep

@@ -20,7 +20,13 @@ import numpy as np
 from jaxrl.core.arguments import check_names, check_numbers
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
-from jaxrl.core.settings import check_value, list_settings, replace_setting, resolve_setting
+from jaxrl.core.settings import (
+    check_value,
+    list_settings,
+    replace_path,
+    replace_setting,
+    resolve_setting,
+)
 from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.training.loop import (
     Sums,
@@ -120,15 +126,16 @@ def make_groups(
     same seeds.
     """
     runs = [(setting, seed) for setting in range(len(settings)) for seed in seeds]
-    swept = list(settings[0])
+    # By full names of the agent as it was given: of an array nobody can tell that it was a float.
+    swept = {resolve_setting(agent, name): name for name in settings[0]}
     groups = []
     for start in range(0, len(runs), width):
         chosen = runs[start : start + width]
         padded = chosen + [chosen[-1]] * (width - len(chosen))
-        values = {
-            name: jnp.asarray([settings[s][name] for s, _ in padded], jnp.float32) for name in swept
-        }
-        lane_agent = with_settings(strong_floats(agent), values)
+        lane_agent = strong_floats(agent)
+        for place, name in swept.items():
+            column = jnp.asarray([settings[s][name] for s, _ in padded], jnp.float32)
+            lane_agent = replace_path(lane_agent, place, column)
         keys = keys_of_seeds(key, [seed for _, seed in padded])
         groups.append(Group(len(chosen), lane_agent, keys, tuple(swept)))
     return groups
@@ -148,7 +155,12 @@ def root_key(seed: int) -> Key:
 def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
     """`fold_in(key, seed)` `[N]`; from seed 2^32 on, the upper half is folded in as well."""
     words = np.asarray(seeds, np.uint64)
-    low, high = (jnp.asarray(x.astype(np.uint32)) for x in (words & 0xFFFFFFFF, words >> 32))
+    return _fold_in(key, *(x.astype(np.uint32) for x in (words & 0xFFFFFFFF, words >> 32)))
+
+
+@jax.jit
+def _fold_in(key: Key, low: Array, high: Array) -> Key:
+    """`key` with both halves `[N]` of each seed."""
 
     def one(low: Array, high: Array) -> Key:
         first = jax.random.fold_in(key, low)
@@ -158,11 +170,10 @@ def keys_of_seeds(key: Key, seeds: Sequence[int]) -> Key:
 
 
 def lane_axes(agent: Agent, swept: Sequence[str]) -> Agent:
-    """The `vmap` axes of an agent whose swept leaves carry a lane axis."""
-    places = {resolve_setting(agent, name) for name in swept}
+    """The `vmap` axes of an agent whose leaves at the dotted paths `swept` carry a lane axis."""
 
     def axis(path: tuple, leaf: Any) -> int | None:
-        return 0 if jax.tree_util.keystr(path, simple=True, separator=".") in places else None
+        return 0 if jax.tree_util.keystr(path, simple=True, separator=".") in swept else None
 
     return jax.tree_util.tree_map_with_path(axis, agent)
 

@@ -133,7 +133,20 @@ def check_training(agent: Agent, env: Environment) -> None:
 def start_training(
     key: Key, agent: Agent, env: Environment, total_steps: float | Array
 ) -> TrainState:
-    """A fresh life of `total_steps` environment steps."""
+    """Begin a life: what `train` does first, for loops of one's own (see `train_iteration`).
+
+    Nothing is checked here: `agent.check(env)` says what does not fit.
+
+    Args:
+        key: all randomness of the life comes from it.
+        agent: the learner.
+        env: the environment.
+        total_steps: environment steps that the life is to have, which schedules of the agent see.
+
+    Returns:
+        A struct of arrays: the agent's state `agent`, which `evaluate` plays; where the
+        environments stand, `rollout`; `key`; and the number of iterations made, `iteration`.
+    """
     agent_key, rollout_key, life_key = jax.random.split(key, 3)
     return TrainState(
         agent=agent.init(agent_key, env, total_steps),
@@ -174,7 +187,31 @@ def collect(
 def train_iteration(
     agent: Agent, env: Environment, state: TrainState, auto_reset: bool = True
 ) -> tuple[TrainState, Tally]:
-    """Roll out `[T, B]` steps, then let the agent learn from them."""
+    """Roll out `[T, B]` steps, then let the agent learn from them: the step that `train` repeats.
+
+    A pure function, for loops of one's own: to look at every update, to stop when something holds,
+    to change the environment on the way.
+
+    Args:
+        agent: the learner; its floats may differ from those of the last iteration.
+        env: the environment; likewise.
+        state: of `start_training`, or of the last iteration.
+        auto_reset: start a new episode where one ended.
+
+    Returns:
+        The next state, and what the iteration gave: `metrics` `[]` each of the update, and
+        `episodes`, sums over those that ended: `num_episodes`, `episode_return`, `episode_length`.
+
+    Example:
+        >>> from jaxrl import envs, pqn
+        >>> agent, env = pqn(), envs.TabularEnv(envs.riverswim(), time_limit=20.0)
+        >>> step = jax.jit(lambda state: train_iteration(agent, env, state))
+        >>> state = start_training(jax.random.key(0), agent, env, total_steps=4096)
+        >>> for _ in range(2):
+        ...     state, tally = step(state)
+        >>> int(state.iteration), bool(tally.metrics["loss"] > 0.0)
+        (2, True)
+    """
     after, trajectory, episodes, update_key = collect(agent, env, state, auto_reset)
     agent_state, metrics = agent.update(update_key, state.agent, trajectory)
     return after.replace(agent=agent_state), tally_of(episodes, metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -82,6 +83,7 @@ def tree_bytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+@functools.cache  # the analysis takes a tenth of a second
 def working_bytes(compiled: jax.stages.Compiled) -> int:
     """Bytes that one call needs besides its arguments, from the compiled program."""
     analysis = compiled.memory_analysis()
@@ -91,11 +93,14 @@ def working_bytes(compiled: jax.stages.Compiled) -> int:
     return int(analysis.temp_size_in_bytes + max(0, outputs))
 
 
-def process_bytes() -> int:
+def process_bytes(trim: bool = True) -> int:
     """Bytes of memory that this process holds; 0 where the system does not say.
 
-    What was freed, as after a compilation, is given back to the system first, where it can be.
+    What was freed, as after a compilation, is given back to the system first, where it can be, to
+    `trim` what is held; that takes some 40 ms.
     """
+    if not trim:
+        return _of_proc("self/status", "VmRSS") or 0
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)  # the GNU library has it
     return _of_proc("self/status", "VmRSS") or 0

@@ -51,7 +51,7 @@ def need_before_compiling(
         max(1, min(num_groups, _num_cores())) if one_cpu else 1,
         available_bytes(),
         metrics=4 * num_metrics * num_runs * budget.num_records if _on_host() else 0,
-        process=process_bytes(),
+        process=process_bytes(trim=False),
     )
 
 

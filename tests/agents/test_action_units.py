@@ -7,7 +7,7 @@ import pytest
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents import ActionBox
+from jaxrl.agents.action_box import ActionBox
 from jaxrl.core import Box, TimeStep, struct
 from jaxrl.networks import NetworkSettings
 

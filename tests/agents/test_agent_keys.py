@@ -13,7 +13,7 @@ from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Quantile
-from jaxrl.training.loop import start_training, train_iteration
+from jaxrl.training import start_training, train_iteration
 
 CONTINUOUS = {"sac", "td3", "dsac_t", "tqc", "annealed_sac", "annealed_td3"}
 NETWORK = NetworkSettings(hidden_sizes=(8,), initialiser="lecun")

@@ -26,7 +26,7 @@ from jaxrl.envs import make
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import PrioritisedReplay
-from jaxrl.training.loop import start_training, train_iteration
+from jaxrl.training import start_training, train_iteration
 
 KEY = jax.random.key(0)
 
@@ -108,15 +108,18 @@ class Wide(Line):
 
 @functools.cache
 def explored():
-    """Actions `[epsilon, row]`, and the law they are said to have."""
+    """Actions `[epsilon, row]`, the law they are said to have, its entropy, and its divergence from
+    that of other scores and from itself."""
     agent = PRESETS["pqn"]().replace(**ON_POLICY)
     state = started(agent, Wide())
-    state = state.replace(params=filled(state.params, advantage=[SCORES] * 3))
+    scores = [SCORES, np.roll(SCORES, 1), SCORES]
+    state = state.replace(params=filled(state.params, advantage=scores))
 
     def draw(key, epsilon):
         curious, here = agent.replace(exploration=epsilon), jnp.zeros(20_000, jnp.int32)
-        law = agent.policy(state.replace(exploration=epsilon), here[0])
-        return curious.act(key, state, here)[0], law.log_probs()
+        law, other = (agent.policy(state.replace(exploration=epsilon), at) for at in (0, 1))
+        told = law.log_probs(), law.entropy(), law.kl(other), law.kl(law)
+        return curious.act(key, state, here)[0], *told
 
     epsilons = np.array([*EPSILONS, 0.5], np.float32)
     return jax.device_get(jax.jit(jax.vmap(draw, in_axes=(None, 0)))(KEY, epsilons))
@@ -125,14 +128,20 @@ def explored():
 @pytest.mark.parametrize("epsilon", EPSILONS)
 def test_epsilon_greedy_frequencies(epsilon):
     """The best action has 1 - epsilon + epsilon / A, every other epsilon / A."""
-    actions, log_probs = (found[EPSILONS.index(epsilon)] for found in explored())
+    actions, log_probs, entropy = (found[EPSILONS.index(epsilon)] for found in explored()[:3])
     law = epsilon / 4 + (1 - epsilon) * np.array([0.0, 1.0, 0.0, 0.0])
     np.testing.assert_allclose(np.exp(log_probs), law, atol=2e-6)
+    np.testing.assert_allclose(entropy, scipy.stats.entropy(law), rtol=1e-5, atol=1e-4)
     counts, expected = np.bincount(actions, minlength=4), 20_000 * law
     possible = expected > 0
     assert counts[~possible].sum() == 0
     if possible.sum() > 1:
         assert scipy.stats.chisquare(counts[possible], expected[possible]).pvalue > 1e-3
+
+
+def test_laws_without_exploration_are_a_finite_divergence_apart():
+    apart, none = (found[0] for found in explored()[3:])
+    assert 1.0 < apart < np.inf and none == 0.0
 
 
 def test_rows_explore_on_their_own():

@@ -17,7 +17,7 @@ from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Mellowmax, Quantile
 from jaxrl.replay import UniformReplay
-from jaxrl.training.loop import start_training, train_iteration
+from jaxrl.training import start_training, train_iteration
 
 SMALL = {"network": NetworkSettings(hidden_sizes=(8,)), "num_envs": 4, "rollout_length": 4}
 FROM_REPLAY = SMALL | {

@@ -11,12 +11,12 @@ import pytest
 import scipy.stats
 
 from jaxrl import SquashedGaussian, sac, td3
-from jaxrl.agents import ActionBox, Optimiser, TargetUpdate
+from jaxrl.agents import Optimiser, TargetUpdate
+from jaxrl.agents.action_box import ActionBox
 from jaxrl.core import Box, Linear
 from jaxrl.networks import NetworkSettings, TanhGaussianPolicy
 from jaxrl.replay import UniformReplay
-from jaxrl.training import train
-from jaxrl.training.loop import start_training, train_iteration
+from jaxrl.training import start_training, train, train_iteration
 
 SMALL = {
     "network": NetworkSettings(hidden_sizes=(32,), activation="relu", initialiser="lecun"),

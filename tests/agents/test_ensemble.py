@@ -22,7 +22,7 @@ from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator
 from jaxrl.planning import value_iteration
 from jaxrl.replay import Batch, UniformReplay
-from jaxrl.training.loop import start_training, train_iteration
+from jaxrl.training import start_training, train_iteration
 
 KEY = jax.random.key(0)
 RISKY = BellmanOperator(successor_functional=CVaR(0.1))

@@ -15,8 +15,7 @@ from jaxrl.core import struct
 from jaxrl.envs.control import CartPole
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.networks import NetworkSettings
-from jaxrl.training import rollout
-from jaxrl.training.loop import start_training
+from jaxrl.training import rollout, start_training
 
 INNER = ppo().replace(
     network=NetworkSettings(hidden_sizes=(8,)), num_envs=4, rollout_length=16, num_minibatches=2

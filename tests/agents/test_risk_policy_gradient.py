@@ -22,7 +22,7 @@ from jaxrl.functionals import CVaR, Mean
 from jaxrl.networks import NetworkSettings
 from jaxrl.planning import static_cvar
 from jaxrl.rules import AdvantageActorCritic, PolicyOutputs, StaticRiskGradient
-from jaxrl.training.loop import start_training, train_iteration
+from jaxrl.training import start_training, train_iteration
 
 SMALL = {
     "network": NetworkSettings(hidden_sizes=(16,)),

@@ -6,7 +6,6 @@ in NumPy or with the planners; problems of one shape share one program.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 
@@ -35,7 +34,7 @@ from jaxrl.agents import (
     preset,
 )
 from jaxrl.agents.action_values import clipped_fraction
-from jaxrl.cli import arguments, job as jobs, main, notices
+from jaxrl.cli import main
 from jaxrl.core import Law, Linear, Transition
 from jaxrl.envs.control import Pendulum
 from jaxrl.envs.wrappers import HeldActions, Stock, TimeLimit
@@ -54,7 +53,6 @@ from jaxrl.operators import (
     TwoHot,
 )
 from jaxrl.replay import UniformReplay
-from jaxrl.training import SweepResult
 
 DISCOUNT, SIZES = 0.8, (4, 2, 2)  # states, actions, outcomes
 KEY = jax.random.key(0)
@@ -642,28 +640,6 @@ def test_the_clipped_fraction_counts_what_a_grid_cannot_hold(name):
     head, weights, expected = CLIPPED[name]
     found = float(clipped(head, TARGET, np.array(weights, np.float32)))
     assert found == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("agent, env", [("c51", "WindyCliff"), ("td3", "Pendulum")])
-def test_the_command_line_says_what_was_clipped_at_the_end(agent, env):
-    """One line for each setting above one in a hundred, from the last record."""
-    words = ["train", "--agent", agent, "--env", env, "--head", "categorical:0,100"]
-    job = jobs.make_job(arguments.parse([*words, "--sweep", "discount=0.9,0.99"]))
-    clipped = np.array([[[0.9, 0.004], [0.9, 0.006]], [[0.0, 0.3], [0.0, 0.5]]])  # [S, N, R]
-    result = SweepResult(
-        settings=job.combinations,
-        seeds=range(2),
-        steps=np.arange(2),
-        metrics={"clipped_fraction": clipped},
-        groups=[],
-        diverged_at=np.full((2, 2), -1),
-        forecast=None,
-        run_seconds=1.0,
-        interrupted=False,
-    )
-    (text,) = notices.final_notices(job, result)
-    assert "40.0% of the targets (discount=0.99)" in text and "Categorical(low=0.0" in text
-    assert notices.final_notices(job, dataclasses.replace(result, metrics={})) == []
 
 
 @pytest.mark.slow

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 from jaxrl.cli import arguments, job
@@ -26,10 +29,15 @@ def train_job(agent: str, env: str, **options: str | tuple[str, ...]) -> job.Job
     return job.make_job(arguments.parse(words))
 
 
+def strong(tree: Any) -> Any:
+    """The same struct with Python floats as arrays, as the command makes programs of them."""
+    return jax.tree.map(lambda x: np.float32(x) if isinstance(x, float) else x, tree)
+
+
 @contextlib.contextmanager
 def no_pictures() -> Iterator[None]:
     """The command leaves out its pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxrl.report.plots.learning_curves", lambda *_, **__: None)
-        patch.setattr("jaxrl.report.plan_picture.draw_plan", lambda *_, **__: None)
+        patch.setattr("jaxrl.report.learning_curves", lambda *_, **__: None)
+        patch.setattr("jaxrl.report.draw_plan", lambda *_, **__: None)
         yield

@@ -9,7 +9,7 @@ import yaml
 from small_run import SMALL, Run, train_job
 
 from jaxrl.cli import arguments, job
-from jaxrl.training import run_folder
+from jaxrl.training import open_run
 
 # What is asked -> what the line must say.
 CASES = {
@@ -83,7 +83,7 @@ def test_bad_input_is_one_line_and_code_2(name: str, jaxrl: Run, tmp_path: Path)
 def test_a_folder_with_another_configuration_is_refused_with_a_diff(
     jaxrl: Run, tmp_path: Path
 ) -> None:
-    with run_folder.open_run(tmp_path / "run", {"agent": "dqn", "env": "CartPole-v1"}):
+    with open_run(tmp_path / "run", {"agent": "dqn", "env": "CartPole-v1"}):
         pass
     before = (tmp_path / "run" / "config.yaml").read_text()
     for more in ([], ["--dry-run"]):
@@ -95,7 +95,7 @@ def test_a_folder_with_another_configuration_is_refused_with_a_diff(
 
 
 def test_a_folder_in_use_is_refused(jaxrl: Run, tmp_path: Path) -> None:
-    with run_folder.open_run(tmp_path / "run", {"agent": "ppo"}):
+    with open_run(tmp_path / "run", {"agent": "ppo"}):
         code, _, error = jaxrl("train", *SMALL, "--run-dir", tmp_path / "run")
     assert code == 2 and "in use" in error and error.count("\n") == 1
 
@@ -131,7 +131,7 @@ def test_a_folder_that_no_run_made_is_not_overwritten(jaxrl: Run, tmp_path: Path
 @pytest.mark.parametrize("name", ["plots", "plots/episode_return.png", "metrics.parquet"])
 def test_a_plot_follows_no_link(name: str, jaxrl: Run, tmp_path: Path) -> None:
     folder, target = tmp_path / "run", tmp_path / "target"
-    with run_folder.open_run(folder, {"agent": "ppo"}) as run:
+    with open_run(folder, {"agent": "ppo"}) as run:
         metrics = {"episode_return": [1.0]}
         run.append_metrics([{"step": 1, "seeds": [0], "metrics": metrics}])
         run.finish({})

@@ -11,15 +11,25 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_run import SMALL, Run, no_pictures
+from small_run import SMALL, Run, no_pictures, strong
 
 from jaxrl import envs
 from jaxrl.agents import PRESETS, preset
 from jaxrl.cli import evaluate as played_by_command, job as jobs, listing, main
-from jaxrl.core import files, list_settings
-from jaxrl.training import evaluate, lanes
+from jaxrl.core import (
+    Box,
+    Discrete,
+    TimeStep,
+    list_settings,
+    notation,
+    replace_setting,
+    setting,
+    struct,
+)
+from jaxrl.training import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +63,62 @@ def test_evaluate_plays_every_agent_and_writes_what_it_found(trained: Path, jaxr
 def test_a_run_is_evaluated_by_one_process_at_a_time(trained: Path, jaxrl: Run) -> None:
     found = trained / "evaluation.json"
     found.write_text(before := "of an earlier evaluation")
-    with files.take_lock(trained, ".evaluation.lock"):
+    with played_by_command.take_lock(trained, ".evaluation.lock"):
         for over in ([], ["--over", "length=0.5"]):
             code, _, error = jaxrl("evaluate", trained, *over)
             assert code == 2 and error.count("\n") == 1 and "is in use by process" in error
     assert found.read_text() == before
+
+
+@struct.dataclass
+class Lottery:
+    """Pays, in its one step, the number that the key of its reset stands for."""
+
+    observation_space, action_space = Box(-jnp.inf, jnp.inf, (1,)), Discrete(2)
+
+    def reset(self, key):
+        return jax.random.key_data(key)[0].astype(jnp.float32) / 2.0**32, jnp.zeros(1)
+
+    def step(self, key, state, action):
+        never = jnp.zeros((), bool)
+        return state, TimeStep(jnp.zeros(1), reward=state, terminated=~never, truncated=never)
+
+
+@struct.dataclass
+class Idle:
+    """Does always the same."""
+
+    unused: float = setting(0.1, "tells settings apart")
+
+    def initial_memory(self, num_envs):
+        return ()
+
+    def act(self, key, state, observation, explore=True, memory=()):
+        return jnp.zeros(observation.shape[0], jnp.int32), {}
+
+
+def test_every_seed_is_played_with_its_own_keys_and_every_setting_with_the_same() -> None:
+    job = jobs.Job(
+        config={"num_seeds": 3},
+        agent=Idle(),
+        env=Lottery(),
+        env_settings={},
+        over={"unused": (0.1, 0.2)},
+    )
+    played = played_by_command.evaluate_agents(job, np.zeros((2, 3)), 0, {"num_episodes": 5})
+    returns = np.array([[np.asarray(one.returns) for one in seeds] for seeds in played])
+    assert returns.shape == (2, 3, 5) and len(np.unique(returns[0])) == 15
+    np.testing.assert_array_equal(returns[0], returns[1])
+    # They are no keys of training, whose seed `s` folds `s` into the same root.
+    trained = [jax.random.fold_in(jax.random.key(0), seed) for seed in range(3)]
+    keys = np.stack(list(map(jax.random.key_data, [played_by_command.episodes_key(0), *trained])))
+    assert len(np.unique(keys, axis=0)) == 4
+
+
+def test_no_bit_of_the_seed_of_an_evaluation_is_lost() -> None:
+    seeds = [5 ^ (1 << bit) for bit in range(64)]
+    keys = [jax.random.key_data(played_by_command.episodes_key(seed)) for seed in [5, *seeds]]
+    assert len(np.unique(np.stack(keys), axis=0)) == 65
 
 
 @pytest.mark.slow
@@ -76,8 +137,8 @@ def test_evaluate_repeats_itself_and_depends_on_its_options(trained: Path, jaxrl
         for index, number in ((0, 0), (1, 1)):
             found = evaluate(
                 jax.random.fold_in(played_by_command.episodes_key(seed), number),
-                lanes.strong_floats(lanes.with_settings(job.agent, job.combinations[index])),
-                lanes.strong_floats(job.env),
+                strong(replace_setting(job.agent, *next(iter(job.combinations[index].items())))),
+                strong(job.env),
                 jax.tree.map(lambda leaf, at=(index, number): leaf[at], states),
                 num_episodes=20,
                 explore=explore,
@@ -173,6 +234,7 @@ def test_list_names_everything(what: str, names: list[str], jaxrl: Run) -> None:
 def test_list_without_a_kind_names_the_kinds(jaxrl: Run) -> None:
     listed = jaxrl("list")
     assert listed == jaxrl("list", "kinds")
+    assert set(listing._kinds()) == {"envs", "experiments", "operators", *notation.KINDS}
     _, _, error = jaxrl("list", "robots")
     choices = re.findall(r"\w+", error.rpartition(": ")[2])
     assert [line.split()[1] for line in listed[1].splitlines() if line.startswith("│")] == choices
@@ -199,9 +261,13 @@ def test_help_shows_every_setting_of_the_agent(agent: str, jaxrl: Run) -> None:
 
 @pytest.mark.parametrize(
     ("words", "shown"),
-    [(["--help"], ["train", "evaluate", "plot", "list"]), (["train", "--help"], ["clip_epsilon"])],
+    [
+        (["--help"], ["train", "evaluate", "plot", "list"]),
+        (["train", "--help"], ["clip_epsilon"]),
+        (["list"], ["envs", "operators", *notation.KINDS]),
+    ],
 )
-def test_help_is_quick_because_it_imports_no_jax(words: list[str], shown: list[str]) -> None:
+def test_what_is_quick_is_so_because_it_imports_no_jax(words: list[str], shown: list[str]) -> None:
     code = (
         f"import sys; from jaxrl.cli import main; main({words});"
         "sys.exit('jax' in sys.modules or 'gymnax' in sys.modules)"

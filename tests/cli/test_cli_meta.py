@@ -13,9 +13,8 @@ import pytest
 
 from jaxrl import meta
 from jaxrl.cli import main
-from jaxrl.core import files
 from jaxrl.meta.experiments import EXPERIMENTS, table_agent
-from jaxrl.training import Checkpoints
+from jaxrl.training import Checkpoints, open_run
 
 
 def tiny():
@@ -50,9 +49,9 @@ def test_a_folder_in_use_or_with_a_link_or_of_another_run_is_refused(tmp_path, c
         assert error.count("\n") == 1 and message in error
 
     used, linked, other = (tmp_path / name for name in ("used", "linked", "other"))
-    for folder in (used, linked, other):
+    for folder in (linked, other):
         folder.mkdir()
-    with files.take_lock(used):
+    with open_run(used, {"agent": "ppo"}):
         refused(used, "is in use by process")
     (linked / "lpo.rule").symlink_to(tmp_path / "outside")
     refused(linked, "lpo.rule is a link")

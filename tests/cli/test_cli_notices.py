@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from small_run import train_job
 
 from jaxrl.cli import notices, summary
@@ -66,16 +67,18 @@ def result(metrics: dict, diverged_at: list, settings: list) -> SweepResult:
     )
 
 
-def test_a_head_that_was_too_narrow_in_the_end_is_named() -> None:
+@pytest.mark.parametrize(("agent", "env"), [("c51", "WindyCliff"), ("td3", "Pendulum")])
+def test_a_head_that_was_too_narrow_in_the_end_is_named(agent: str, env: str) -> None:
     """A tenth, two tenths and an unknown share at the end: 15 %; a hundredth is not worth a word,
     nor is what was clipped before."""
-    job = train_job("c51", "WindyCliff", sweep="discount=0.9,0.99")
+    job = train_job(agent, env, head="categorical:0,100", sweep="discount=0.9,0.99")
     clipped = np.zeros((2, 3, 20))
     clipped[0, :, -1], clipped[1, :, -1] = [0.1, 0.2, np.nan], 0.01
     clipped[1, :, :-1] = 1.0
     swept = result({"clipped_fraction": clipped}, [[-1] * 3] * 2, job.combinations)
     (text,) = notices.final_notices(job, swept)
     assert text.startswith("at the end 15.0% of the targets (discount=0.9) lay beyond the ends of")
+    assert "Categorical(low=0.0" in text
     assert (
         notices.final_notices(job, result({"loss": clipped}, [[-1] * 3] * 2, job.combinations))
         == []

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from small_run import SMALL, Run, no_pictures, train_job
+from small_run import SMALL, Run, no_pictures, strong, train_job
 
 from jaxrl.cli import evaluate as played_by_command, job as jobs, main
 from jaxrl.report import final_scores
@@ -24,9 +24,8 @@ from jaxrl.training import (
     Checkpoints,
     RunFolder,
     evaluate,
-    lanes,
     load_metrics,
-    run_folder,
+    open_run,
     sweep,
 )
 
@@ -180,7 +179,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_anew_unasked(
     (folder / "status.json").unlink()
     refused()
     (folder / "metrics.parquet").unlink()
-    with run_folder.open_run(folder, job.config) as run:
+    with open_run(folder, job.config) as run:
         run.append_metrics(records_of(unswept)[:3])
         refused()
         run.set_status("running")
@@ -298,8 +297,8 @@ def test_a_run_is_the_sweep_of_its_seed_and_evaluates_the_agents_it_trained(
     means = [
         evaluate(
             jax.random.fold_in(played_by_command.episodes_key(0), seed),
-            lanes.strong_floats(job.agent),
-            lanes.strong_floats(job.env),
+            strong(job.agent),
+            strong(job.env),
             swept.agent_state(0, seed),
             num_episodes=20,
         ).summary()["mean"]
@@ -398,7 +397,7 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     assert jaxrl("train", *words)[0] == 0
     steps = Checkpoints(folder / "checkpoints").steps()
     assert len(steps) == 2 and 0 < steps[0] < steps[1] == 1280
-    with run_folder.open_run(folder, RunFolder(folder).config()) as run:
+    with open_run(folder, RunFolder(folder).config()) as run:
         (folder / "metrics.parquet").unlink()
         run.append_metrics(records_of(whole))
         run.set_status("running")

@@ -28,7 +28,14 @@ def test_a_number_in_a_range_is_a_free_one_and_back(span, value, free):
 
 @pytest.mark.parametrize(
     "total, step, features",
-    [(1e5, 25_000, (0.25, 0.0)), (1e7, 10**7, (1.0, 2.0)), (INF, 10**6, (0.0, 5.0))],
+    [
+        (1e3, 500, (0.5, -2.0)),
+        (1e5, 25_000, (0.25, 0.0)),
+        (1e6, 250_000, (0.25, 1.0)),
+        (1e7, 10**7, (1.0, 2.0)),
+        (1e12, 0, (0.0, 5.0)),
+        (INF, 10**6, (0.0, 5.0)),
+    ],
 )
 def test_a_life_is_told_by_its_share_and_decades(total, step, features):
     found = lifetime.lifetime_features(Progress.start(total).advance(step))

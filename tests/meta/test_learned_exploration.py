@@ -1,4 +1,4 @@
-"""Exploration as something to learn: the law that is matched, its slopes, and where it goes."""
+"""Exploration as something to learn: its slopes, and where it goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from jaxrl import meta, pqn
 from jaxrl.agents import GradientDescent, Optimiser
-from jaxrl.agents.action_values import epsilon_greedy, epsilon_greedy_law
 from jaxrl.core import outcome_mdp
 from jaxrl.envs import TabularEnv
 from jaxrl.meta.inner import collect, differentiable_iteration
@@ -61,36 +60,6 @@ def explorer():
 @functools.cache
 def free():
     return meta.tuned(explorer())
-
-
-# ---- the law -------------------------------------------------------------------------------------
-
-
-@jax.jit
-def frequencies(scores, epsilon):
-    drawn = epsilon_greedy(KEY, jnp.tile(scores, (40_000, 1)), epsilon)
-    law = epsilon_greedy_law(scores, epsilon)
-    return jnp.mean(jax.nn.one_hot(drawn, 3), axis=0), jnp.exp(law.log_probs()), law.entropy()
-
-
-@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("scores", [[0.0, 2.0, 1.0], [1.0, 1.0, 0.0]], ids=["one best", "tie"])
-def test_the_law_is_that_of_the_actions_drawn(scores, epsilon):
-    drawn, probs, entropy = frequencies(np.float32(scores), epsilon)
-    np.testing.assert_allclose(drawn, probs, atol=0.01)
-    np.testing.assert_allclose(np.sum(probs), 1.0, rtol=1e-6)
-    probs = np.asarray(probs, np.float64)
-    np.testing.assert_allclose(entropy, -np.sum(probs * np.log(probs)), rtol=1e-5, atol=1e-6)
-
-
-def test_laws_without_exploration_are_a_finite_divergence_apart():
-    @jax.jit
-    def divergences(one, other):
-        one, other = (epsilon_greedy_law(scores, 0.0) for scores in (one, other))
-        return one.kl(other), one.kl(one)
-
-    apart, none = divergences(np.float32([1.0, 0.0]), np.float32([0.0, 1.0]))
-    assert 1.0 < apart < np.inf and none == 0.0
 
 
 # ---- exploration that answers to the rewards of late ---------------------------------------------

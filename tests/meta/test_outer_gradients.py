@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy_learner as toy
 
@@ -98,6 +99,18 @@ def test_an_outer_step_descends_the_mean_loss_of_the_states_after_each_update(wh
     np.testing.assert_array_equal(after.step, [1, 2, 3, 4])
     np.testing.assert_array_equal(metrics["outer_critic_loss"], 7.0)
     np.testing.assert_array_equal(metrics["replaced_fraction"], 0.0)
+
+
+@pytest.mark.slow
+def test_a_transformation_of_optax_takes_the_steps_of_ours(whole):
+    before, after, _ = whole
+    outer = OUTER.replace(optimiser=optax.sgd(0.5, momentum=0.5))
+    state = init(outer, KEY).replace(ends=before.ends)
+    found = toy.raw(run(outer, state, 4))[0]
+    for name in NAMES:
+        np.testing.assert_allclose(found.rule_params[name], after.rule_params[name], rtol=1e-6)
+    with pytest.raises(ValueError, match="makes no steps"):
+        OUTER.replace(optimiser=3)
 
 
 def test_no_step_of_a_life_is_seen_twice_and_none_is_left_out(whole):

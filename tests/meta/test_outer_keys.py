@@ -11,7 +11,7 @@ from jax.experimental.key_reuse import _core
 
 from jaxrl import meta
 from jaxrl.envs.wrappers import LogUniform
-from jaxrl.training import play_episodes
+from jaxrl.meta.levels import play_episodes
 
 AGENT = toy.Toy(rollout_length=2, num_envs=2)
 TASKS = toy.Walks(total_steps=LogUniform(8.0, 80.0), spread=0.5)

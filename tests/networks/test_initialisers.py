@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl.networks import lecun, orthogonal
+from jaxrl.networks.initialisers import lecun, orthogonal
 
 SHAPES = [(8, 8), (32, 5), (5, 32), (1, 7), (3, 3, 1, 16)]
 FURTHER = [(64, 64), (7, 1), (1, 1)]  # a program of -m slow

@@ -10,7 +10,6 @@ import rule_cases as cases
 
 from jaxrl import rules
 from jaxrl.core import Progress
-from jaxrl.core.lifetime import lifetime_features
 from jaxrl.networks import CategoricalPolicy
 from jaxrl.rules import (
     ClipDrift,
@@ -217,17 +216,6 @@ def test_only_a_timed_network_sees_the_life():
             found = drift_at(Progress(np.int32(step), np.float32(total)))
             times = 1.0 + share + length if timed else 1.0
             np.testing.assert_allclose(found, np.tanh(plain * times) - 1e-4, rtol=1e-5)
-
-
-def test_lifetime_features_are_what_their_names_say():
-    for total, step, share, length in [
-        (1e3, 500, 0.5, -2.0),
-        (1e6, 250_000, 0.25, 1.0),
-        (1e12, 0, 0.0, 5.0),
-        (INF, 10, 0.0, 5.0),
-    ]:
-        features = lifetime_features(Progress(np.int32(step), np.float32(total)))
-        np.testing.assert_allclose(features, [share, length], rtol=1e-6)
 
 
 def test_a_function_is_a_drift_and_a_width_of_none_is_refused():

@@ -18,6 +18,9 @@ class Linear:
     num_envs: int = struct.field(pytree_node=False, default=4)
     rollout_length: int = struct.field(pytree_node=False, default=30)
 
+    def init(self, key, env, total_steps=float("inf")):
+        return jnp.zeros((*env.observation_space.shape, 1))
+
     def initial_memory(self, num_envs):
         return ()
 

@@ -10,8 +10,7 @@ from linear_policy import Counter, Linear
 from toys import KEY
 
 import jaxrl
-from jaxrl.agents import NormalisedAgent
-from jaxrl.agents.readers import response
+from jaxrl.agents import NormalisedAgent, response
 from jaxrl.core import Box, Discrete, TimeStep, struct
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.envs.control import CartPole, Pendulum
@@ -21,9 +20,9 @@ from jaxrl.training import (
     GradientAttack,
     LInf,
     SensorBias,
-    play_episodes,
     start_rollout,
 )
+from jaxrl.training.evaluation import play_episodes
 
 WEIGHTS = np.float32([[3.0], [-4.0]])  # l2 norm 5, l1 norm 7
 EITHER_WAY = np.concatenate([0.0 * WEIGHTS, WEIGHTS], axis=1)  # action 1 while w . o > 0

@@ -13,7 +13,8 @@ from toys import Clock
 
 from jaxrl.core import TimeStep, outcome_mdp, struct
 from jaxrl.envs import TabularEnv
-from jaxrl.training import Evaluation, evaluate, evaluation, play_episodes
+from jaxrl.training import Evaluation, evaluate, evaluation
+from jaxrl.training.evaluation import play_episodes
 
 KEY = jax.random.key(0)
 

@@ -17,9 +17,7 @@ from linear_policy import Dithered
 from toys import KEY, Clock, Diary, bits, num_different, spent
 
 import jaxrl
-from jaxrl.cli.evaluate import episodes_key, evaluate_agents
-from jaxrl.cli.job import Job
-from jaxrl.core import Box, TimeStep, setting, struct
+from jaxrl.core import Box, TimeStep, struct
 from jaxrl.envs.control import CartPole
 from jaxrl.training import (
     AttackedPolicy,
@@ -160,8 +158,6 @@ LOTTERIES = {
 class Teller:
     """Acts by the number of its key, and by what it sees."""
 
-    unused: float = setting(0.1, "tells settings apart")
-
     def initial_memory(self, num_envs):
         return ()
 
@@ -229,25 +225,7 @@ def test_smoothing_noise_is_drawn_anew_in_every_step_and_episode():
     assert different(paid["seen 0"][0], paid["seen 1"][0])
 
 
-def test_the_command_line_plays_every_seed_with_its_own_keys_and_every_setting_with_the_same():
-    job = Job(
-        config={"num_seeds": 3},
-        agent=Teller(),
-        env=Lottery(*map(np.float32, LOTTERIES["reset"])),
-        env_settings={},
-        over={"unused": (0.1, 0.2)},
-    )
-    played = evaluate_agents(job, np.zeros((2, 3)), seed=0, options={"num_episodes": 5})
-    returns = np.array([[np.asarray(one.returns) for one in seeds] for seeds in played])
-    assert returns.shape == (2, 3, 5) and different(returns[0])
-    np.testing.assert_array_equal(returns[0], returns[1])
-    # They are no keys of training, whose seed `s` folds `s` into the same root.
-    training = [np.asarray(bits(jax.random.fold_in(KEY, seed))).tolist() for seed in range(3)]
-    assert np.asarray(bits(episodes_key(0))).tolist() not in training
-
-
-@pytest.mark.parametrize("make", [lanes.root_key, episodes_key])
-def test_no_bit_of_a_seed_is_lost(make):
+def test_no_bit_of_a_seed_is_lost():
     seeds = [5 ^ (1 << bit) for bit in range(64)]
-    keys = np.stack([jax.random.key_data(make(seed)) for seed in [5, *seeds]])
+    keys = np.stack([jax.random.key_data(lanes.root_key(seed)) for seed in [5, *seeds]])
     assert len(np.unique(keys, axis=0)) == 65

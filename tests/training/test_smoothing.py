@@ -13,9 +13,7 @@ from scipy import integrate, stats
 from toys import KEY
 
 import jaxrl
-from jaxrl.agents import NormalisedAgent
-from jaxrl.agents.normalised import NormalisedState
-from jaxrl.agents.readers import response
+from jaxrl.agents import NormalisedAgent, response
 from jaxrl.core import Box, TimeStep, struct
 from jaxrl.envs import TabularEnv, riverswim
 from jaxrl.envs.control import CartPole
@@ -24,10 +22,10 @@ from jaxrl.training import (
     GradientAttack,
     SensorBias,
     SmoothedPolicy,
-    SmoothingCertificate,
-    play_episodes,
     smoothing,
 )
+from jaxrl.training.evaluation import play_episodes
+from jaxrl.training.smoothing import SmoothingCertificate
 
 IDENTITY = np.ones((1, 1), np.float32)
 
@@ -241,7 +239,7 @@ def test_noise_is_gaussian_fresh_and_in_raw_units():
     assert abs(np.corrcoef(np.ravel(draws[0]), np.ravel(draws[1]))[0, 1]) < 0.06
     outer = NormalisedAgent(Linear(box=True))
     moments = RunningMoments(np.zeros(1, np.float32), np.float32([100.0]), np.float32(1e4))
-    state = NormalisedState(IDENTITY, moments, moments, np.float32(0.0))
+    state = outer.init(KEY, CartPole()).replace(inner=IDENTITY, observation=moments)
     drawn = acts(KEY, SmoothedPolicy(outer, 2.0), state, 0.0 * seen)
     np.testing.assert_allclose(np.std(drawn), 0.2, rtol=0.05)
 

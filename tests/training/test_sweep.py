@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import fields
 from operator import attrgetter
 
 import jax
@@ -404,6 +405,20 @@ def test_every_float_of_every_functional_has_an_axis_of_its_own():
                 assert jax.tree.leaves(axes) == [0] and attrgetter(info.name)(axes) == 0
                 tried += 1
     assert tried > 20
+
+
+@struct.dataclass
+class Undeclared(Diary):
+    """Its rate is a plain float."""
+
+    learning_rate: float = 0.5
+
+
+def test_a_float_that_nobody_declared_is_swept():
+    agent = Undeclared(**{field.name: getattr(DIARY, field.name) for field in fields(DIARY)})
+    plain = sweep(KEY, agent, CLOCK, num_seeds=1, over=RATES, **RUN)
+    assert_same_bits(plain.metrics, run(1, over=RATES).metrics)
+    assert num_different(np.asarray(plain.agent_states.weight)) == 2
 
 
 # --- bad input -----------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ from toys import KEY
 
 import jaxrl
 from jaxrl import envs
-from jaxrl.agents import Optimiser, preset
-from jaxrl.agents.readers import response
+from jaxrl.agents import Optimiser, preset, response
 from jaxrl.core import Linear, outcome_mdp, struct
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.networks import NetworkSettings
 from jaxrl.replay import UniformReplay
-from jaxrl.training import LeastValuePolicy, LeastValueState, iwocs, train_iwocs
+from jaxrl.training import LeastValuePolicy, iwocs, train_iwocs
+from jaxrl.training.iwocs import LeastValueState
 
 TRACES = []
 

@@ -120,8 +120,7 @@ class NormaliseObservation:
     the identity up to `clip`.
 
     Example:
-        >>> from jaxrl.envs.chains import riverswim
-        >>> from jaxrl.envs.tabular import TabularEnv
+        >>> from jaxrl.envs import TabularEnv, riverswim
         >>> env = NormaliseObservation.start(TabularEnv(riverswim(), one_hot=True))
         >>> env = env.updated(jnp.eye(6))
         >>> float(env.moments.count)
