@@ -19,14 +19,9 @@ from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import Box, is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-<<<<<<< HEAD
-from jaxrl.networks import GaussianPolicy, NetworkSettings, actor_critic
-from jaxrl.networks.distributions import Policy, ProductPolicy
-=======
 from jaxrl.networks import GaussianPolicy, Network, NetworkSettings, actor_critic
-from jaxrl.networks.distributions import Policy
+from jaxrl.networks.distributions import Policy, ProductPolicy
 from jaxrl.networks.given import as_network
->>>>>>> origin/main
 from jaxrl.networks.models import ActorCritic
 from jaxrl.rules import PolicyOutputs, ProximalPolicy
 

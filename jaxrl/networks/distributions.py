@@ -70,7 +70,8 @@ class CategoricalPolicy:
             >>> jnp.exp(masked.log_probs()).tolist(), f"{float(masked.entropy()):.4f}"
             ([0.0, 0.5, 0.5], '0.6931')
         """
-        return CategoricalPolicy(jnp.where(mask, self.logits, _ILLEGAL))
+        some = jnp.any(mask, axis=-1, keepdims=True)
+        return CategoricalPolicy(jnp.where(mask, self.logits, jnp.where(some, _ILLEGAL, 0.0)))
 
 
 @struct.dataclass
@@ -115,8 +116,9 @@ class ProductPolicy:
     def masked(self, mask: Array) -> ProductPolicy:
         """The law given that each coordinate is true in its part of `mask`, built like the logits;
         see `CategoricalPolicy.masked`."""
-        masked = CategoricalPolicy(self.logits).masked(mask)
-        return ProductPolicy(masked.logits, self.num_values)
+        parts = zip(self.factors, columns(mask, self.num_values), strict=True)
+        logits = [law.masked(part).logits for law, part in parts]
+        return ProductPolicy(jnp.concatenate(logits, axis=-1), self.num_values)
 
 
 @struct.dataclass

@@ -93,12 +93,7 @@ class ImplicitQNetwork(nn.Module):
     def __call__(self, observation: PyTree, levels: Array | None = None) -> Array:
         """`[..., *observation]`, `levels[..., K]` (default mid-levels) -> `[..., A, K, 2]`."""
         s = self.torso.settings
-<<<<<<< HEAD
-        first = s.replace(hidden_sizes=s.hidden_sizes[:-1])
-        features = Torso(first, *self.torso.facts)(observation)
-=======
-        features = Torso(s.before_last(), self.torso.num_axes, self.torso.num_values)(observation)
->>>>>>> origin/main
+        features = Torso(s.before_last(), *self.torso.facts)(observation)
         if levels is None:  # shared by all observations, and embedded once
             levels = quantile_levels(self.num_levels, features.dtype)
         init = INITIALISERS[s.initialiser]
@@ -153,13 +148,8 @@ class GRU(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and value, on one torso or on two, with or without a GRU between torso and outputs."""
 
-<<<<<<< HEAD
-    network: NetworkSettings
-    observation_space: tuple[Any, ...]  # `Torso.facts`
-=======
     network: Network
-    observation_space: tuple[int, int]  # (num_axes, num_values), as `Torso` takes them
->>>>>>> origin/main
+    observation_space: tuple[Any, ...]  # `Torso.facts`
     action_size: int
     discrete: bool
     shared: bool = False

@@ -15,8 +15,7 @@ from jaxrl.agents import Generative
 from jaxrl.core import Discrete, MultiDiscrete, TimeStep, struct
 from jaxrl.envs import TabularEnv, wrappers
 from jaxrl.planning import value_iteration
-from jaxrl.training import rollout, train
-from jaxrl.training.loop import start_training
+from jaxrl.training import rollout, start_training, train
 
 KEY = jax.random.key(0)
 GAMMA = 0.9
