@@ -69,7 +69,7 @@ def munchausen() -> list[Arm]:
     """The published temperature, weight and clip."""
     env, agent = envs.make("Breakout-MinAtar"), minatar_dqn()
     soft = preset("munchausen_dqn")
-    changed = agent.replace(operator=soft.operator, munchausen=soft.munchausen)
+    changed = agent.replace(operator=soft.operator, parts=soft.parts)
     return [("DQN", agent, env, "DQN"), ("Munchausen DQN", changed, env, "DQN")]
 
 

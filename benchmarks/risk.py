@@ -223,7 +223,7 @@ def static_rows(name: str, task: Task, num_seeds: int) -> dict[str, Any]:
 
     spread = StockConditioned(low=task.low, high=task.high)
     law = BellmanOperator(Quantile(32), return_functional=ExpectedUtility())
-    agent = task.agent(law, stock=spread)
+    agent = task.agent(law, parts=(spread,))
     states = train(task, agent, lambda m: task.in_stock(m, task.low, task.high), num_seeds)
 
     def choose(lane: tuple) -> jax.Array:

@@ -16,6 +16,7 @@ from jaxrl.agents.dual import Dual as Dual
 from jaxrl.agents.ensemble import Ensemble as Ensemble
 from jaxrl.agents.experience import TargetUpdate as TargetUpdate
 from jaxrl.agents.generative import Generative as Generative
+from jaxrl.agents.iterated import IteratedCopies as IteratedCopies
 from jaxrl.agents.normalised import NormalisedAgent as NormalisedAgent
 from jaxrl.agents.optimiser import (
     GradientDescent as GradientDescent,
@@ -50,4 +51,8 @@ from jaxrl.agents.stock import (
     static_cvar_stocks as static_cvar_stocks,
 )
 from jaxrl.agents.successors import Sampled as Sampled
-from jaxrl.agents.value_parts import AverageReward as AverageReward, Munchausen as Munchausen
+from jaxrl.agents.value_parts import (
+    AverageReward as AverageReward,
+    Munchausen as Munchausen,
+    RewardShift as RewardShift,
+)

@@ -127,10 +127,18 @@ def act(
     """`observation[B, ...]` -> `action[B]` by `agent.q_values`, no extras; to explore, uniform with
     probability `agent.epsilon(state)`. Only what is true in `mask[B, A]` is taken, if one is given.
     """
-    scores = agent.q_values(state, observation)
-    if not explore:
-        return jnp.argmax(legal_scores(scores, mask), axis=-1).astype(jnp.int32), {}
-    return epsilon_greedy(key, scores, agent.epsilon(state), mask), {}
+    epsilon = agent.epsilon(state)
+    return chosen(key, agent.q_values(state, observation), epsilon, explore, mask), {}
+
+
+def chosen(
+    key: Key, scores: Array, epsilon: float | Array, explore: bool, mask: PyTree = ()
+) -> Array:
+    """The best actions `[B]` by `scores[B, A]`, or those of `epsilon_greedy` to explore; of those
+    that are true in `mask[B, A]`, if one is given."""
+    if explore:
+        return epsilon_greedy(key, scores, epsilon, mask)
+    return jnp.argmax(legal_scores(scores, mask), axis=-1).astype(jnp.int32)
 
 
 def epsilon_greedy_law(

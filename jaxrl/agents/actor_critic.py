@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.agents.action_box import ActionBox, check_action_box
-from jaxrl.agents.checks import check_environment, longest_episode
+from jaxrl.agents.checks import check_environment, check_signals, longest_episode
 from jaxrl.agents.minibatches import check_minibatches, descend
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.core import struct
@@ -24,6 +24,7 @@ from jaxrl.networks.distributions import Policy, ProductPolicy
 from jaxrl.networks.given import as_network
 from jaxrl.networks.models import ActorCritic
 from jaxrl.rules import PolicyOutputs, ProximalPolicy
+from jaxrl.rules.contract import reported
 
 
 @struct.dataclass
@@ -202,6 +203,7 @@ class ActorCriticAgent:
         self, key: Key, state: ActorCriticState, trajectory: Transition
     ) -> tuple[ActorCriticState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
+        check_signals(trajectory, rule_facts(self.rule).num_costs)
         ended = (trajectory.terminated >= 1) | trajectory.truncated
         if state.marks:
             first = state.marks.first_steps(ended)
@@ -221,7 +223,8 @@ class ActorCriticAgent:
         learned = learned.replace(rule_state=rule_state, progress=progress)
         if state.marks:
             learned = learned.replace(marks=state.marks.replace(starts=ended[-1]))
-        return learned, {"loss": mean_loss, "entropy": entropy}
+        told = reported(self.rule, rule_state)
+        return learned, {"loss": mean_loss, "entropy": entropy, **told}
 
     def _model(self, env: Environment) -> ActorCritic:
         spaces = (env.observation_space, env.action_space)

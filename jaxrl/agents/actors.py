@@ -71,6 +71,7 @@ class CriticState:
     progress: Progress
     box: ActionBox
     source: SourceState  # of the successors
+    parts: tuple[PyTree, ...]  # what each part of the chain remembers
     actor: TanhGaussianActor | DeterministicActor = struct.field(pytree_node=False)
     critic: ActionCritic = struct.field(pytree_node=False)
 

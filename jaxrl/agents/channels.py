@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxrl.agents import chain
+from jaxrl.agents.action_values import each
 from jaxrl.core import struct
+from jaxrl.core.protocols import Environment, PartFacts
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, PyTree
 from jaxrl.operators.bellman import BellmanOperator, Lookahead
 from jaxrl.operators.composition import LogMapping, RewardChannels, ValueMapping
 
@@ -118,13 +121,19 @@ class ValueChannels:
         and algorithm 1; van Seijen, Fatemi & Tavakoli (2019), section 4 (the two rates).
     """
 
-    asked: ClassVar[tuple[str, ...]] = ("munchausen", "stock", "reward_shift", "plain", "one_step")
+    facts = PartFacts(
+        name="channels",
+        owns=(chain.HEAD, chain.ORIGIN, chain.BONUS),
+        plain=True,
+        one_step=True,
+        discrete=True,
+    )
 
     split: Split = BySign()
     mappings: tuple[ValueMapping, ...] = (LogMapping(), LogMapping())
     value_rate: float = setting(0.1, "step in ordinary space", low=0.0, high=1.0, low_open=True)
 
-    def check(self) -> None:
+    def check(self, agent: Any, env: Environment) -> None:
         """Raise `ValueError` for channels that do not add up to the reward, or without mappings."""
         name, weights = type(self.split).__name__, self.split.weights
         if len(self.mappings) != len(weights):
@@ -154,6 +163,10 @@ class ValueChannels:
     def mean(self, params: Array) -> Array:
         """Stored `params[J]` -> `[]` [return], the weighted sum of the channels."""
         return self.channels.q_values(params)
+
+    def scores(self, operator: BellmanOperator, params: Array, observation: PyTree) -> Array:
+        """Stored `params[..., A, J]` -> `[..., A]` [return]."""
+        return each(self.mean, params, self)
 
     def backup(self, operator: BellmanOperator, lookahead: Lookahead) -> Array:
         """The targets U `[J]` [return] of one state and action; see the class.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
@@ -12,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.agents import chain
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.protocols import Environment, has_legal
+from jaxrl.core.protocols import Environment, PartFacts, has_legal
+from jaxrl.core.settings import get_path
 from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Transition
 from jaxrl.envs.parameters import list_parameters
 from jaxrl.envs.wrappers import HeldActions
 from jaxrl.functionals import PerPair
@@ -25,6 +26,7 @@ from jaxrl.operators.bellman import describe
 
 _SUMS, _MEANS = "use DiscountedSum()", "use Scalar, TwoHot or HLGauss"
 _PLAIN = "use Scalar(), DiscountedSum(), Greedy() and Mean(), or a law's head and Mapped"
+_COPIES = "set target.step_size=1"
 
 
 def _is_one(discount: Any) -> bool:
@@ -43,6 +45,10 @@ def _is_gaussian(head: Any) -> bool:
     return isinstance(head, Gaussian)
 
 
+def _is_scalar(head: Any) -> bool:
+    return isinstance(head, Scalar)
+
+
 def _is_plain(operator: BellmanOperator) -> bool:
     functionals = (operator.successor_functional, operator.return_functional)
     plain = all(functional.facts.is_expectation for functional in functionals)
@@ -53,40 +59,62 @@ def _is_plain(operator: BellmanOperator) -> bool:
 _MOVES = (attrgetter("facts.translation_equivariant"), "moves values by a constant")
 _MOVES += ("this one does not move with it; one that is translation equivariant, as CVaR, does",)
 
-# What a part may ask of its agent: of which setting, whether a value will do, why, what would do.
+# What the facts of a part ask: of which setting, whether a value will do, why, what would do.
 _ASKED: dict[str, tuple[str, Callable[[Any], bool], str, str]] = {
     "one_step": ("replay.num_step", lambda n: n == 1, "is of one step", "set replay.num_step=1"),
-    "no_discount": ("discount", _is_one, "discounts nothing", "set discount=1"),
-    "discount": ("discount", _is_below_one, "adds up without end", "use a discount below 1"),
+    "undiscounted": ("discount", _is_one, "discounts nothing", "set discount=1"),
+    "discounted": ("discount", _is_below_one, "adds up without end", "use a discount below 1"),
     "sums": ("operator.composition", attrgetter("facts.linear"), "is of sums of rewards", _SUMS),
     "means": ("operator.head", _stores_means, "is of means, not of what stores a law", _MEANS),
-    "moving": ("operator.successor_functional", *_MOVES),
-    "moving_returns": ("operator.return_functional", *_MOVES),
+    "moves": ("operator.successor_functional", *_MOVES),
+    "moves_returns": ("operator.return_functional", *_MOVES),
     "plain": ("operator", _is_plain, "store means of sums of rewards, one for each", _PLAIN),
     "gaussian": ("operator.head", _is_gaussian, "is of means and deviations", "use Gaussian()"),
+    "linear": ("operator.head", _is_scalar, "reads one linear output an action", "use Scalar()"),
+    "whole_copies": ("target", attrgetter("whole"), "compares whole copies", _COPIES),
 }
 
 
-def check_asked(agent: Any, name: str, asked: tuple[str, ...]) -> None:
+def check_facts(agent: Any, name: str, facts: PartFacts) -> None:
     """Raise `ValueError` where the part `name` of an agent does not go with its other settings.
 
     Args:
         agent: whose settings they are.
         name: of the part.
-        asked: keys of `_ASKED`, or settings that must be left out.
+        facts: what it asks.
     """
-    for one in asked:
-        left_out = f"leave {one} at {0 if one == 'reward_shift' else None}"
-        alone = (one, _is_unused, f"goes without {one}", left_out)
-        setting, fits, why, remedy = _ASKED.get(one, alone)
-        value = functools.reduce(getattr, setting.split("."), agent)
-        if not fits(value):
+    for fact, (setting, fits, why, remedy) in _ASKED.items():
+        value = get_path(agent, setting) if getattr(facts, fact) else None
+        if value is not None and not fits(value):
             shown = describe(value) if dataclasses.is_dataclass(value) else value
             raise ValueError(f"{name} {why}, but {setting} is {shown}: {remedy}.")
 
 
-def _is_unused(value: Any) -> bool:
-    return value is None or not (dataclasses.is_dataclass(value) or differs(value, 0.0))
+def check_parts(agent: Any, env: Environment) -> None:
+    """Raise `ValueError` where a part of a chain does not go with another, or with the agent."""
+    owners: dict[str, str] = {}
+    for part in agent.parts if isinstance(agent.parts, tuple) else [agent.parts]:
+        name = type(part).__name__
+        if not isinstance(agent.parts, tuple) or not isinstance(part, chain.HOOKS):
+            raise ValueError(
+                f"parts={agent.parts!r}: give a tuple of parts, each with a method of "
+                "jaxrl.agents.chain, such as (Munchausen(),)."
+            )
+        facts: PartFacts = part.facts
+        for word in (*facts.owns, f"agent.parts.{facts.name or name}"):
+            if word in owners:
+                raise ValueError(f"{owners[word]} and {name} both decide {word}: leave one out.")
+            owners[word] = name
+    for part in agent.parts:
+        facts, name = part.facts, type(part).__name__
+        if facts.discrete and not isinstance(env.action_space, Discrete):
+            raise ValueError(
+                f"{name} compares discrete actions, and this environment's are continuous: leave "
+                "it out."
+            )
+        check_facts(agent, name, facts)
+        if isinstance(part, chain.Checks):
+            part.check(agent, env)
 
 
 def layers(env: Any) -> Iterator[Any]:
@@ -153,6 +181,29 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
             )
 
 
+def check_signals(trajectory: Transition, num_costs: int = 0) -> None:
+    """Raise `ValueError` where a step has several rewards, or not as many costs as are asked for.
+
+    Args:
+        trajectory: `[...]`; looked at are shapes alone.
+        num_costs: that the learner asks for; 0 where it takes no notice of them.
+    """
+    lanes = jnp.ndim(trajectory.truncated)
+    if jnp.ndim(trajectory.reward) > lanes:
+        count = jnp.shape(trajectory.reward)[-1]
+        raise ValueError(
+            f"Steps have {count} rewards, and this agent learns from one: weigh them by "
+            f"jaxrl.envs.wrappers.ScalarReward(env, weights), {count} weights."
+        )
+    known = 0 if isinstance(trajectory.cost, tuple) else jnp.shape(trajectory.cost)[-1]
+    if num_costs and known != num_costs:
+        raise ValueError(
+            f"The rule has a number for each of {num_costs} costs, and steps of this environment "
+            f"have {known}: give as many as there are costs, in an environment that has some, such "
+            'as jaxrl.envs.make("HazardGrid").'
+        )
+
+
 def check_discrete_actions(env: Environment) -> None:
     """Raise `ValueError` unless an action is one of several."""
     if isinstance(env.action_space, Discrete):
@@ -175,16 +226,15 @@ def check_feed_forward(network: Network, env: Environment) -> None:
         raise ValueError("recurrent_size is for actor-critic agents; leave it at 0 here.")
 
 
-def check_replay_agent(agent: Any, env: Environment, asked: dict[str, tuple[str, ...]]) -> None:
+def check_replay_agent(agent: Any, env: Environment) -> None:
     """Raise `ValueError` where an agent that learns from replay cannot learn in `env`.
 
     Nor can one whose replay keeps no successors where the clock cuts every step: a row that was cut
     has its successor in no other row, and all would be dropped.
 
     Args:
-        agent: with replay, operator and successors.
+        agent: with replay, operator, successors and a chain of parts.
         env: to be learned in.
-        asked: what each part of the agent asks, see `check_asked`.
     """
     check_feed_forward(agent.network, env)
     agent.memory.check(agent.batch_size)
@@ -199,11 +249,12 @@ def check_replay_agent(agent: Any, env: Environment, asked: dict[str, tuple[str,
             "replay.store_next=True, or give episodes more time."
         )
     _check_without_table(agent.operator)
-    check_environment(env, agent.discount, *({"stock", "average_reward"} & {*asked}))
-    source = {f"successors={type(agent.successors).__name__}": agent.successors.asked}
-    for name, words in (asked | source).items():
-        check_asked(agent, name, words)
-    agent.successors.check(agent.operator, env)
+    check_parts(agent, env)
+    unit_steps = [type(part).__name__ for part in agent.parts if part.facts.unit_steps]
+    check_environment(env, agent.discount, *unit_steps)
+    source = agent.successors
+    check_facts(agent, f"successors={type(source).__name__}", source.facts)
+    source.check(agent.operator, env)
 
 
 def _check_without_table(operator: BellmanOperator) -> None:

@@ -7,21 +7,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents import action_values, checks, critics, experience
+from jaxrl.agents import action_values, chain, checks, critics, experience
 from jaxrl.agents.action_box import ActionBox, check_action_box
 from jaxrl.agents.actors import Actor, CriticLearner, CriticParams, CriticState, SquashedGaussian
+from jaxrl.agents.chain import Step
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Outcomes, Sampled, SourceState, Successors
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
-from jaxrl.core.settings import settable, setting
+from jaxrl.core.settings import chain_field, settable, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import ActionCritic, Network, NetworkSettings
 from jaxrl.networks.given import as_network
 from jaxrl.operators import BellmanOperator, Greedy, ImplicitQuantile, Scalar
-from jaxrl.operators.bellman import describe
+from jaxrl.operators.bellman import Lookahead, describe
 from jaxrl.replay import Batch, UniformReplay
+
+_RELABELS, _REWARDS = 1, 3  # random streams of a gradient step
 
 
 @settable
@@ -39,12 +42,14 @@ class CriticAgent:
     Any head of `operator` takes the scalar critics' place: the target is then a law, the critics
     lower the head's loss, and the actor climbs the operator's return functional of their laws
     (*greedy on the return law*: neither nested nor static risk). `pessimism` says what takes the
-    minimum's place, `variance_adjustment` refines the loss of Gaussian heads, `optimism` weights
-    the errors by their sign. A functional over successors (*nested* risk) needs
-    `successors=Generative(...)` or `Ensemble(...)`.
+    minimum's place, `variance_adjustment` refines the loss of Gaussian heads. A functional over
+    successors (*nested* risk) needs `successors=Generative(...)` or `Ensemble(...)`.
 
-    Metrics: `critic_loss`, `q_value` [return] and those of the actor; `clipped_fraction` of the
-    targets, entropies included, where the head's grid has ends.
+    `parts` is a chain as that of `QNetworkAgent`, of parts that do not compare discrete actions:
+    `Optimism` weighs the errors by their sign, `RewardShift` starts values too low or too high.
+
+    Metrics: `critic_loss`, `q_value` [return], those of the actor and of the parts;
+    `clipped_fraction` of the targets, entropies included, where the head's grid has ends.
 
     Sources: Haarnoja et al. 2018, Soft actor-critic algorithms and applications; Fujimoto et al.
     2018, Addressing function approximation error in actor-critic methods, equation 10.
@@ -63,7 +68,7 @@ class CriticAgent:
     target: experience.TargetUpdate = experience.TargetUpdate(step_size=0.005)
     successors: Successors = Sampled()
     pessimism: critics.Pessimism = critics.SmallestCritic()
-    optimism: critics.Optimism | None = None
+    parts: tuple[chain.TargetPart, ...] = chain_field()
     variance_adjustment: critics.VarianceAdjustment | None = None
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     num_envs: int = setting(4, "environments stepped side by side", low=1)
@@ -87,13 +92,19 @@ class CriticAgent:
         """
         operator = self.operator
         check_action_box(env)
-        asked = {"variance_adjustment": ("gaussian",)} if self.variance_adjustment else {}
-        checks.check_replay_agent(self, env, asked)
+        checks.check_replay_agent(self, env)
+        if self.variance_adjustment is not None:
+            checks.check_facts(self, "variance_adjustment", self.variance_adjustment.facts)
+        if chain.first(self.parts, chain.Stores) or chain.first(self.parts, chain.Scores):
+            raise ValueError(
+                "parts: critics of continuous actions keep the operator's head and scores: leave "
+                "out the part that has its own."
+            )
         if not isinstance(operator.improvement, Greedy):
             raise ValueError(
                 f"{describe(operator.improvement)} chooses among finitely many actions; here the "
                 "actor is the improvement: leave operator.improvement at Greedy(), and set "
-                "optimism for targets between the policy's value and the optimal one."
+                "parts=(Optimism(),) for targets between the policy's value and the optimal one."
             )
         if isinstance(operator.head, ImplicitQuantile):
             raise ValueError(
@@ -134,6 +145,7 @@ class CriticAgent:
             progress=Progress.start(total_steps),
             box=box,
             source=self.successors.init(source_key, env, self.operator, self.network),
+            parts=chain.start(source_key, self, env, params.critic),
             actor=actor,
             critic=critic,
         )
@@ -158,13 +170,16 @@ class CriticAgent:
     def q_values(self, state: CriticState, observation: PyTree, action: Array) -> Array:
         """`observation[..., *observation]`, `action[..., *shape]` -> each critic's mean
         `[num_critics, ...]` [return]."""
-        head = self.operator.head
-        return action_values.each(head.mean, self._critics(state, observation, action), head)
+        head, offset = self.operator.head, chain.offset(self.parts, self.discount)
+        return (
+            action_values.each(head.mean, self._critics(state, observation, action), head) - offset
+        )
 
     def return_laws(self, state: CriticState, observation: PyTree, action: Array) -> Law:
         """As `q_values`, each critic's law of the return: leaves `[num_critics, ..., N]`."""
         head: Any = self.operator.head
-        return action_values.each(head.law, self._critics(state, observation, action), head)
+        laws = action_values.each(head.law, self._critics(state, observation, action), head)
+        return laws.replace(atoms=laws.atoms - chain.offset(self.parts, self.discount))
 
     def _critics(self, state: CriticState, observation: PyTree, action: Array) -> Array:
         critics = state.learner.params.critic
@@ -172,7 +187,7 @@ class CriticAgent:
 
     def acting(self, state: CriticState) -> CriticState:
         """`state` without replay and source of successors."""
-        return state.replace(replay=(), source=SourceState())
+        return state.replace(replay=(), source=SourceState(), parts=())
 
     def response(
         self, key: Key, state: CriticState, observation: Array, memory: PyTree
@@ -210,6 +225,7 @@ class CriticAgent:
         learner, logs = jax.lax.cond(ready, learn, skip, state.replace(replay=()))
         metrics = jax.tree.map(jnp.mean, logs)
         metrics["counted_share"] = experience.counted_share(batches, ready)
+        metrics |= chain.metrics(self.parts, learner.parts)
         return learner.replace(replay=state.replay), metrics
 
     def targets(self, outcomes: Outcomes, next_params: Array, bonus: Array | None = None) -> Law:
@@ -229,7 +245,7 @@ class CriticAgent:
         return jax.lax.stop_gradient(target)
 
     def loss(
-        self, params: Array, target: Law, weights: Array, mean_scale: PyTree, progress: Progress
+        self, params: Array, target: Law, weights: Array, mean_scale: PyTree, step: Step
     ) -> tuple[Array, tuple[Array, PyTree]]:
         """What all critics minimise together.
 
@@ -239,7 +255,7 @@ class CriticAgent:
             weights: `[B]`, summing to one.
             mean_scale: `[C]`, running means of the critics' spreads [return]; () without a
                 variance adjustment.
-            progress: for schedules.
+            step: what the parts that weigh errors see.
 
         Returns:
             loss `[]`, and the mean value `[]` [return] with the moved `mean_scale`.
@@ -253,16 +269,16 @@ class CriticAgent:
             mean_scale = self.variance_adjustment.move(mean_scale, scales, weights)
             loss = jax.vmap(self.variance_adjustment.loss, (None, 0, 0, None))
             losses = jax.vmap(loss, (None, 0, None, 0))(head, params, target, mean_scale)
-        if self.optimism is not None:
-            td_errors = jax.lax.stop_gradient(target.mean() - means)
-            losses = self.optimism.weights(td_errors, progress) * losses
+        losses = chain.weighed(step, losses, target, means)
         total = jnp.sum(weights * jnp.mean(losses, axis=0))
         return total, (jnp.sum(weights * jnp.mean(means, axis=0)), mean_scale)
 
     def _step(
         self, state: CriticState, key: Key, batch: Batch, *turn: Array
     ) -> tuple[CriticState, dict[str, Array]]:
-        agent, data = experience.at_present(self, state.progress), batch.transition
+        agent = experience.at_present(self, state.progress)
+        batch = chain.drawn(key, _RELABELS, agent, state, batch)
+        root, data = key, batch.transition
         # What spends no key of its own leaves the others as they are without it.
         key, climb_key = jax.random.split(key) if self.actor.is_random else (key, key)
         is_random = agent.successors.is_random
@@ -272,6 +288,11 @@ class CriticAgent:
         flat = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), outcomes.observation)
         action, bonus = agent.actor.follow(follow_key, state, flat)
         next_critics = state.critic.apply(state.learner.lagged_critic, flat, action)
+        each = jnp.moveaxis(next_critics, 0, 1).reshape(*outcomes.probs.shape, self.num_critics, -1)
+        step = Step(agent, root, state, batch, outcomes.observation)
+        lookahead = Lookahead(outcomes.reward, outcomes.discount, outcomes.probs, each)
+        lookahead = chain.rewarded(_REWARDS, step, lookahead)
+        outcomes = outcomes.replace(reward=lookahead.reward, discount=lookahead.discount)
         target = agent.targets(outcomes, next_critics, bonus)
         learner, head = state.learner, agent.operator.head
         weights, taken = experience.normalised_weights(batch), state.box.to_unit(data.action)
@@ -284,16 +305,22 @@ class CriticAgent:
 
         def loss(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
             outputs = state.critic.apply(params, data.observation, taken)
-            return agent.loss(outputs, target, weights, learner.mean_scale, state.progress)
+            total, read = agent.loss(outputs, target, weights, learner.mean_scale, step)
+            return chain.penalised(step, total, params), read
 
         found, slope = jax.value_and_grad(loss, has_aux=True)(learner.params.critic)
         cost, (q_value, mean_scale) = found
-        metrics = {"critic_loss": cost, "q_value": q_value}
+        offset = chain.offset(agent.parts, agent.discount)
+        metrics = {"critic_loss": cost, "q_value": q_value - offset}
         if head.facts.bounded:
             clipped = action_values.clipped_fraction(head, target, batch.weights)
             metrics["clipped_fraction"] = clipped
         moved = learner.stepped(agent.optimiser, state.progress, critic=slope)
         moved = moved.replace(mean_scale=mean_scale, num_updates=learner.num_updates + 1)
-        state = state.replace(learner=moved, source=state.source.replace(learned=learned))
+        state = state.replace(
+            learner=moved,
+            source=state.source.replace(learned=learned),
+            parts=chain.updated(step, target, lagged),
+        )
         learner, logs = agent.actor.climb(climb_key, agent, state, batch, *turn)
         return state.replace(learner=learner), {**metrics, **logs}

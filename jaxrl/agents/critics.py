@@ -7,12 +7,14 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.chain import Step
 from jaxrl.core import struct
 from jaxrl.core.law import Law
-from jaxrl.core.protocols import Head
-from jaxrl.core.schedules import Linear, Schedule, value_at
+from jaxrl.core.notation import register
+from jaxrl.core.protocols import Head, PartFacts
+from jaxrl.core.schedules import Linear, Schedule
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Progress
+from jaxrl.core.types import Array
 from jaxrl.losses import huber_loss
 from jaxrl.operators import BellmanOperator, Gaussian
 
@@ -107,7 +109,7 @@ def _mixture(head: Head, params: Array) -> Law:
 
 @struct.dataclass
 class Optimism:
-    """Errors of the critics weighted by their sign: from the optimality to the evaluation backup.
+    """Errors weighted by their sign, a part: from the optimality to the evaluation backup.
 
     weight = 2 |level - 1{u < 0}|,  u = mean of the target - mean of the critic
 
@@ -122,7 +124,7 @@ class Optimism:
     and code were not at hand, and the first level of 0.9 is one of several that it tries.
 
     Example:
-        >>> Optimism(level=0.75).weights(jnp.array([2.0, -2.0]), Progress.start()).tolist()
+        >>> Optimism(level=0.75).weigh((), None, jnp.array([2.0, -2.0])).tolist()
         [1.5, 0.5]
 
     Sources:
@@ -130,14 +132,18 @@ class Optimism:
         to Bellman operator in online reinforcement learning; Newey & Powell 1987 (expectiles).
     """
 
+    facts = PartFacts()
+
     level: float | Schedule = setting(
         Linear(0.9, 0.5), "expectile of the errors", low=0.5, high=1.0
     )
 
-    def weights(self, td_errors: Array, progress: Progress) -> Array:
-        """`td_errors[...]` [return] -> weights `[...]` in [0, 2]."""
-        level = value_at(self.level, progress)
-        return 2.0 * jnp.where(td_errors < 0, 1.0 - level, level)
+    def weigh(self, state: tuple, step: Step | None, td_error: Array) -> Array:
+        """`td_error[...]` [return] -> weights `[...]` in [0, 2]."""
+        return 2.0 * jnp.where(td_error < 0, 1.0 - self.level, self.level)
+
+
+register("parts", Optimism)
 
 
 @struct.dataclass
@@ -177,6 +183,8 @@ class VarianceAdjustment:
         Duan et al. 2025, Distributional soft actor-critic with three refinements (arXiv
         2310.05858), and its released code, file dsac_v2.py.
     """
+
+    facts = PartFacts(gaussian=True)
 
     step_size: float = setting(0.005, "of the mean of spreads", low=0.0, high=1.0, low_open=True)
     bound: float = setting(3.0, "greatest error of the spread, in mean spreads", low=0.0)

@@ -13,7 +13,7 @@ from jaxrl.agents.successors import Outcomes, Sampled, SourceState
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, Functional
+from jaxrl.core.protocols import Environment, Functional, PartFacts
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Discrete
@@ -73,7 +73,7 @@ class Dual:
         default=Optimiser(learning_rate=1e-3, max_grad_norm=10.0), converter=as_optimiser
     )
 
-    asked: ClassVar[tuple[str, ...]] = ("one_step", "means")
+    facts = PartFacts(one_step=True, means=True)
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
 

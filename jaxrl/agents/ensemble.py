@@ -18,7 +18,7 @@ from jaxrl.agents.successors import Outcomes, SourceState
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, Functional, has_legal
+from jaxrl.core.protocols import Environment, Functional, PartFacts, has_legal
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -139,7 +139,7 @@ class Ensemble:
     )
     over_models: Functional | None = None
 
-    asked: ClassVar[tuple[str, ...]] = ("one_step",)
+    facts = PartFacts(one_step=True)
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = True
 

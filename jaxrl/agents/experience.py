@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.checks import check_signals, differs
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, legal_actions
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.replay import Batch
+
+
+class LaggedCopies(Protocol):
+    """What a learner's targets are made by, as a setting of an agent: copies that lag behind.
+
+    One network that learns, with one copy, is the usual case. A chain of K networks, each of which
+    learns from a copy of the one before it, has a leading axis `[K, ...]` in all that learning
+    changes but replay and counters.
+    """
+
+    @property
+    def whole(self) -> bool:
+        """Whether a copy that moves takes all of the parameters."""
+
+    def start(self, build: Callable[[Key], PyTree], key: Key) -> PyTree:
+        """What learns, at first: `build(key)` is all that belongs to one network."""
+
+    def init(self, params: PyTree) -> PyTree:
+        """-> the copies of `params` at first."""
+
+    def each(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A function of what belongs to one network, of all that learn."""
+
+    def move(self, target: PyTree, params: PyTree, num_updates: Array) -> PyTree:
+        """The copies after update number `num_updates` (from 1), to which `params` belong."""
+
+    def shift(self, params: PyTree, num_updates: Array) -> PyTree:
+        """The networks that learn, after the copies have moved."""
+
+    def mean(self, found: PyTree) -> PyTree:
+        """Of what `each` gives: the mean over networks."""
+
+    def drawn(self, key: Key, scores: Array) -> Array:
+        """Of the scores `[B, A]` that `each` gives: those of one network for each row."""
 
 
 @struct.dataclass
@@ -30,6 +66,35 @@ class TargetUpdate:
 
     period: int = setting(1, "gradient steps between two moves", unit="updates", low=1)
     step_size: float = setting(0.005, "share of the way moved", low=0.0, high=1.0, low_open=True)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it copies."""
+        return not differs(self.step_size, 1.0)
+
+    def start(self, build: Callable[[Key], PyTree], key: Key) -> PyTree:
+        """One network."""
+        return build(key)
+
+    def init(self, params: PyTree) -> PyTree:
+        """A copy."""
+        return jax.tree.map(jnp.copy, params)
+
+    def each(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The function itself."""
+        return function
+
+    def shift(self, params: PyTree, num_updates: Array) -> PyTree:
+        """As they are."""
+        return params
+
+    def mean(self, found: PyTree) -> PyTree:
+        """Those of the one network."""
+        return found
+
+    def drawn(self, key: Key, scores: Array) -> Array:
+        """Those of the one network."""
+        return scores
 
     def move(self, target: PyTree, params: PyTree, num_updates: Array) -> PyTree:
         """The copy after update number `num_updates` (from 1)."""
@@ -90,14 +155,15 @@ def store(agent: Any, state: Any, trajectory: Transition) -> tuple[Any, Array]:
     Args:
         agent: its replay and its warm-up.
         state: a struct with `replay` and `progress`.
-        trajectory: `[T, B, ...]`; its extras are not kept.
+        trajectory: `[T, B, ...]`; its extras and costs are not kept.
 
     Returns:
         `state` after those steps, and whether learning may begin, `[]` bool.
     """
+    check_signals(trajectory)
     replay = agent.memory
     state = state.replace(
-        replay=replay.add(state.replay, trajectory.replace(extras={})),
+        replay=replay.add(state.replay, trajectory.replace(extras={}, cost=())),
         progress=state.progress.advance(trajectory.reward.size),
     )
     ready = replay.can_sample(state.replay, agent.batch_size)
@@ -118,8 +184,9 @@ def normalised_weights(batch: Batch) -> Array:
 
 
 def at_present(agent: Any, progress: Progress) -> Any:
-    """An agent with the present values of the schedules in its operator and its successors."""
+    """An agent with the present values of the schedules in operator, successors and parts."""
     return agent.replace(
         operator=values_at(agent.operator, progress),
+        parts=values_at(agent.parts, progress),
         successors=values_at(agent.successors, progress),
     )

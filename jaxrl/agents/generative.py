@@ -13,7 +13,7 @@ from jaxrl.agents import successors
 from jaxrl.agents.successors import Outcomes, SourceState
 from jaxrl.core import struct
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, Functional, legal_actions
+from jaxrl.core.protocols import Environment, Functional, PartFacts, legal_actions
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
@@ -91,7 +91,7 @@ class Generative:
     models: PyTree = struct.field(default=None, metadata={"setting": False})
     over_models: Functional | None = None
 
-    asked: ClassVar[tuple[str, ...]] = ("one_step",)
+    facts = PartFacts(one_step=True)
     keeps_env_state: ClassVar[bool] = True
     is_random: ClassVar[bool] = True
 

@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.action_values import act, epsilon_greedy_law
-from jaxrl.agents.checks import check_discrete_actions, check_environment, check_feed_forward
+from jaxrl.agents.checks import (
+    check_discrete_actions,
+    check_environment,
+    check_feed_forward,
+    check_signals,
+)
 from jaxrl.agents.experience import no_memory
 from jaxrl.agents.minibatches import check_minibatches, descend
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
@@ -150,6 +155,7 @@ class ParallelQAgent:
         self, key: Key, state: ParallelQState, trajectory: Transition
     ) -> tuple[ParallelQState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
+        check_signals(trajectory)
         seen = (trajectory.next_observation, (), trajectory.next_mask)
         next_value = self.values(state, *seen)
         trace = self.lambda_ * (1.0 - trajectory.truncated)

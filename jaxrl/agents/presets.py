@@ -19,6 +19,7 @@ from jaxrl.agents.actors import Deterministic
 from jaxrl.agents.channels import ValueChannels
 from jaxrl.agents.critic_agent import CriticAgent
 from jaxrl.agents.critics import Optimism, TruncatedMixture, VarianceAdjustment
+from jaxrl.agents.iterated import IteratedCopies
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.agents.parallel_q import ParallelQAgent
 from jaxrl.agents.q_network import QNetworkAgent
@@ -117,7 +118,7 @@ def munchausen_dqn() -> QNetworkAgent:
     operator = BellmanOperator(
         operators.Scalar(float("inf")), improvement=operators.Softmax(temperature=0.03)
     )
-    return QNetworkAgent(operator=operator, munchausen=Munchausen(weight=0.9, clip=-1.0))
+    return QNetworkAgent(operator=operator, parts=(Munchausen(weight=0.9, clip=-1.0),))
 
 
 @_named
@@ -145,13 +146,19 @@ def iqn() -> QNetworkAgent:
 @_named
 def differential_dqn() -> QNetworkAgent:
     """DQN for the average reward per step instead of a discounted return (Wan et al. 2021)."""
-    return QNetworkAgent(average_reward=AverageReward(), discount=1.0)
+    return QNetworkAgent(parts=(AverageReward(),), discount=1.0)
+
+
+@_named
+def iterated_dqn() -> QNetworkAgent:
+    """DQN of five networks, each one Bellman step behind the next (Vincent et al. 2025)."""
+    return QNetworkAgent(target=IteratedCopies())
 
 
 @_named
 def log_dqn() -> QNetworkAgent:
     """DQN on gains and losses apart, each stored as a logarithm (van Seijen et al. 2019)."""
-    return QNetworkAgent(channels=ValueChannels())
+    return QNetworkAgent(parts=(ValueChannels(),))
 
 
 @_named
@@ -209,13 +216,13 @@ def tqc() -> CriticAgent:
 @_named
 def annealed_sac() -> CriticAgent:
     """Soft actor-critic annealed from optimality to evaluation (Omura et al. 2025)."""
-    return sac(optimism=Optimism())
+    return sac(parts=(Optimism(),))
 
 
 @_named
 def annealed_td3() -> CriticAgent:
     """TD3 annealed from the optimality to the evaluation backup (Omura et al. 2025)."""
-    return td3(optimism=Optimism())
+    return td3(parts=(Optimism(),))
 
 
 def preset(name: str) -> Agent:

@@ -8,19 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents import action_values, checks, experience, value_parts
+from jaxrl.agents import action_values, chain, checks, experience, value_parts
 from jaxrl.agents.action_values import ValueNetwork
-from jaxrl.agents.channels import ValueChannels
-from jaxrl.agents.experience import TargetUpdate
-from jaxrl.agents.generative import own_copy
+from jaxrl.agents.chain import Step, TargetPart
+from jaxrl.agents.experience import LaggedCopies, TargetUpdate
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
-from jaxrl.agents.stock import StockConditioned, check_stock
-from jaxrl.agents.successors import Sampled, SourceState, Successors
-from jaxrl.agents.value_parts import AverageReward, Munchausen
+from jaxrl.agents.successors import Outcomes, Sampled, SourceState, Successors
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment, legal_actions
+from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
-from jaxrl.core.settings import settable, setting
+from jaxrl.core.settings import chain_field, settable, setting
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import Network, NetworkSettings
@@ -29,7 +26,7 @@ from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.operators.bellman import Lookahead
 from jaxrl.replay import Batch, PrioritisedReplay, UniformReplay
 
-_STOCKS, _LEVELS, _STARTS = 1, 2, 3  # random streams of a gradient step
+_RELABELS, _LEVELS, _REWARDS = 1, 2, 3  # random streams of a gradient step
 
 
 @struct.dataclass
@@ -43,8 +40,7 @@ class QNetworkState:
     progress: Progress
     num_updates: Array  # [] int32, gradient steps taken
     source: SourceState  # of the successors
-    gain: Array  # [] [return per step], see `average_reward`
-    restart: PyTree  # the environment that `average_reward` resets, else ()
+    parts: tuple[PyTree, ...]  # what each part remembers
     model: ValueNetwork = struct.field(pytree_node=False)
 
 
@@ -66,11 +62,16 @@ class QNetworkAgent:
     log policy, see `implicit_policy`.
 
     Transitions carry their own discounts: steps that last (`HeldActions`, `semi_markov_mdp`) need
-    no setting. `average_reward` takes the discount's place, `channels` store parts of the reward
-    through mappings, `reward_shift` starts values too low or too high without moving the optimum.
+    no setting.
+
+    `parts` is a chain of what changes the targets and the loss: `Munchausen` adds a share of the
+    advantage, `AverageReward` takes the discount's place, `ValueChannels` store parts of the reward
+    through mappings, `RewardShift` starts values too low or too high without moving the optimum,
+    `StockConditioned` serves static risk. One of your own is a struct with `facts` and some of the
+    methods that `jaxrl.agents.chain` lists.
 
     Metrics: `loss`, `q_value` [return]; `clipped_fraction` of the targets where the head's grid has
-    ends; `average_reward` [return per step] where it is learned.
+    ends; and those of the parts.
 
     Sources: Mnih et al. 2015; van Hasselt et al. 2016 (double); Wang et al. 2016 (dueling); Schaul
     et al. 2016 (prioritised); Bellemare et al. 2017; Dabney et al. 2018; Hessel et al. 2018
@@ -87,13 +88,9 @@ class QNetworkAgent:
         converter=as_optimiser,
     )
     replay: UniformReplay | PrioritisedReplay = UniformReplay(capacity=10_000)
-    target: TargetUpdate = TargetUpdate(period=32, step_size=1.0)
+    target: LaggedCopies = TargetUpdate(period=32, step_size=1.0)
     successors: Successors = Sampled()
-    munchausen: Munchausen | None = None
-    stock: StockConditioned | None = None  # the observation ends with the stock: static risk
-    average_reward: AverageReward | None = None  # differential values, instead of a discount
-    channels: ValueChannels | None = None  # mapped values of parts of the reward, for the head
-    reward_shift: float = setting(0.0, "added to rewards, ends corrected", unit="return")
+    parts: tuple[TargetPart, ...] = chain_field()
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     exploration: float | Schedule = setting(
         Linear(1.0, 0.05, end=0.3), "probability of a uniform action", low=0.0, high=1.0
@@ -122,27 +119,21 @@ class QNetworkAgent:
         """
         checks.check_discrete_actions(env)
         value_parts.check_mirror_descent(self)
-        _, munchausen = value_parts.implicit_policy(self.operator, self.munchausen)
-        parts = {"munchausen": munchausen, "stock": self.stock, "channels": self.channels}
-        parts |= {"average_reward": self.average_reward}
-        asked = {name: part.asked for name, part in parts.items() if part is not None}
-        if checks.differs(self.reward_shift, 0.0):
-            asked[f"reward_shift={self.reward_shift}"] = value_parts.SHIFT_ASKED
-        checks.check_replay_agent(self, env, asked)
-        if self.stock is not None:
-            check_stock(self, env)
-        if self.channels is not None:
-            self.channels.check()
+        checks.check_replay_agent(value_parts.explicit(self), env)
 
     @property
     def head(self) -> Any:
         """What the network's outputs for one action stand for: `shape`, `mean` and `loss`."""
-        return self.operator.head if self.channels is None else self.channels
+        return chain.first(self.parts, chain.Stores) or self.operator.head
 
     @property
-    def _offset(self) -> Array:
-        """What `reward_shift` adds to every value the network holds, `[]` [return]."""
-        return value_parts.shifted_value(self.reward_shift, self.discount)
+    def _offset(self) -> Array | float:
+        """What a part adds to every value the network holds, `[]` [return]."""
+        return chain.offset(self.parts, self.discount)
+
+    def _at_present(self, progress: Progress) -> QNetworkAgent:
+        """With the present values of schedules, and a mirror descent as the parts that it is."""
+        return value_parts.explicit(experience.at_present(self, progress))
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
@@ -151,48 +142,71 @@ class QNetworkAgent:
         params_key, reset_key, source_key = jax.random.split(key, 3)
         model = action_values.value_network(self.network, env, self.head, self.dueling)
         env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, self.num_envs))
-        params = model.init(params_key, observation)
         action = jnp.zeros(self.num_envs, jnp.int32)
+
+        def own(key: Key) -> dict[str, PyTree]:
+            params = model.init(key, observation)
+            return {
+                "params": params,
+                "optimiser": self.optimiser.init(params),
+                "source": self.successors.init(source_key, env, self.operator, self.network),
+                "parts": chain.start(source_key, value_parts.explicit(self), env, params),
+            }
+
+        learners = self.target.start(own, params_key)
         return QNetworkState(
-            params=params,
-            target_params=jax.tree.map(jnp.copy, params),
-            optimiser=self.optimiser.init(params),
+            **learners,
+            target_params=self.target.init(learners["params"]),
             replay=experience.empty_replay(self, env, env_state, observation, action),
             progress=Progress.start(total_steps),
             num_updates=jnp.zeros((), jnp.int32),
-            source=self.successors.init(source_key, env, self.operator, self.network),
-            gain=(self.average_reward or AverageReward()).init(),
-            restart=() if self.average_reward is None else own_copy(env),
             model=model,
         )
 
-    act = action_values.act
+    def act(
+        self,
+        key: Key,
+        state: QNetworkState,
+        observation: PyTree,
+        explore: bool = True,
+        memory: PyTree = (),
+        mask: PyTree = (),
+    ) -> tuple[Array, dict[str, PyTree]]:
+        """`observation[B, ...]` -> `action[B]`, no extras; to explore, uniform with probability
+        `epsilon(state)`. Of several networks each row draws the one that it acts by. Only what is
+        true in `mask[B, A]` is taken, if one is given."""
+        scores = self.target.drawn(key, self._all_scores(state, observation))
+        return action_values.chosen(key, scores, self.epsilon(state), explore, mask), {}
 
     def epsilon(self, state: QNetworkState) -> Array:
         """Probability of a uniform action, `[]`."""
         return value_at(self.exploration, state.progress)
 
     def q_values(self, state: QNetworkState, observation: PyTree) -> Array:
-        """`observation[..., *]` -> the present scores `[..., A]` [return]."""
-        params = state.model.apply(state.params, observation)
-        return experience.at_present(self, state.progress).scores(params, observation)
+        """`observation[..., *]` -> the present scores `[..., A]` [return]; of several networks,
+        their mean."""
+        return self.target.mean(self._all_scores(state, observation))
+
+    def _all_scores(self, state: QNetworkState, observation: PyTree) -> Array:
+        present = experience.at_present(self, state.progress)
+
+        def scores(params: PyTree) -> Array:
+            return present.scores(state.model.apply(params, observation), observation)
+
+        return self.target.each(scores)(state.params)
 
     def acting(self, state: QNetworkState) -> QNetworkState:
         """`state` without what learning alone needs."""
-        unused = {"target_params": (), "optimiser": (), "replay": (), "restart": ()}
+        unused = {"target_params": (), "optimiser": (), "replay": (), "parts": ()}
         return state.replace(**unused, source=SourceState())
 
     def scores(self, params: Array, observation: PyTree = None) -> Array:
-        """Head parameters `[..., A, *head.shape]` at `observation[..., *]` (only needed with
-        `stock`) -> scores `[..., A]` [return]: the return functional of each action's law, which a
-        backup's improvement uses too."""
-        if self.stock is None:
-            score = self.operator.score if self.channels is None else self.channels.mean
-            return action_values.each(score, params, self.head) - self._offset
-        lead = params.shape[: params.ndim - len(self.head.shape)]
-        stock = jnp.broadcast_to(self.stock.of(observation)[..., None], lead)
-        rows = params.reshape(-1, *params.shape[len(lead) :])
-        return jax.vmap(self.operator.score)(rows, stock.reshape(-1)).reshape(lead)
+        """Head parameters `[..., A, *head.shape]` at `observation[..., *]` (which a part may read)
+        -> scores `[..., A]` [return]: the return functional of each action's law, which a backup's
+        improvement uses too."""
+        if part := chain.first(self.parts, chain.Scores):
+            return part.scores(self.operator, params, observation)
+        return action_values.each(self.operator.score, params, self.head) - self._offset
 
     def update(
         self, key: Key, state: QNetworkState, trajectory: Transition
@@ -207,13 +221,9 @@ class QNetworkAgent:
             is_random = self.successors.is_random
             draw_key, step_key = jax.random.split(key) if is_random else (key, key)
             batch = self.memory.sample(draw_key, state.replay, self.batch_size, beta)
-            if self.stock is not None:
-                stock_key = jax.random.fold_in(draw_key, _STOCKS)
-                data = self.stock.relabelled(stock_key, batch.transition, self.discount)
-                batch = batch.replace(transition=data)
 
             def step(learner: QNetworkState) -> tuple:
-                after = experience.at_present(self, state.progress)._step(step_key, learner, batch)
+                after = self._at_present(state.progress)._learn(draw_key, step_key, learner, batch)
                 return typed_like(skip(learner), after)
 
             def skip(learner: QNetworkState) -> tuple:
@@ -228,33 +238,44 @@ class QNetworkAgent:
             return state, logs | {"counted_share": experience.counted_share(batch, ready)}
 
         state, logs = jax.lax.scan(learn, state, jax.random.split(key, self.num_updates))
-        metrics = jax.tree.map(jnp.mean, logs)
-        if self.average_reward is not None:
-            metrics["average_reward"] = state.gain
-        return state, metrics
+        return state, jax.tree.map(jnp.mean, logs) | chain.metrics(self.parts, state.parts)
+
+    def _learn(
+        self, draw_key: Key, key: Key, state: QNetworkState, batch: Batch
+    ) -> tuple[QNetworkState, Array, dict[str, Array]]:
+        """One step of every network that learns, each of its own; then the copies move."""
+        names = ("params", "target_params", "optimiser", "source", "parts")
+
+        def one(own: dict[str, PyTree]) -> tuple[dict[str, PyTree], tuple]:
+            learner = state.replace(**own)
+            drawn = chain.drawn(draw_key, _RELABELS, self, learner, batch)
+            learner, *told = self._step(key, learner, drawn)
+            return {name: getattr(learner, name) for name in names}, tuple(told)
+
+        moved, told = self.target.each(one)({name: getattr(state, name) for name in names})
+        priority, logs = self.target.mean(told)
+        params, count = moved.pop("params"), state.num_updates + 1
+        learner = state.replace(**moved, params=self.target.shift(params, count))
+        lagged = self.target.move(state.target_params, params, count)
+        return learner.replace(target_params=lagged), priority, logs
 
     def _step(
         self, key: Key, state: QNetworkState, batch: Batch
     ) -> tuple[QNetworkState, Array, dict[str, Array]]:
         head, model, data = self.head, state.model, batch.transition
-        operator, lookahead = self._lookahead(key, state, data)
-        backup = operator.backup
-        if self.channels is not None:
-            backup = functools.partial(self.channels.backup, operator)
-        target = jax.vmap(backup)(lookahead)
+        outcomes = self.successors.outcomes(key, state.source, data, self.discount)
+        step = Step(self, key, state, batch, outcomes.observation)
+        target = self.backup(step, outcomes)
         outputs = model.apply(state.target_params, data.observation)  # dropped where not read
         lagged = jax.vmap(head.mean)(self._taken(outputs, data.action))
         learned, target = self.successors.learn(
             state.source, self.operator, batch, target, lagged, state.progress
         )
-        target, gain = jax.lax.stop_gradient(target), state.gain
+        target = jax.lax.stop_gradient(target)
         inputs = action_values.regression_inputs(
             jax.random.fold_in(key, _LEVELS), head, self.batch_size
         )
         count = jnp.maximum(jnp.sum(batch.weights > 0), 1)
-        if self.average_reward is not None:
-            td_error = jnp.sum(batch.weights * (target.mean() - lagged)) / count
-            gain = self.average_reward.moved(gain, td_error, state.progress)
 
         def loss(params: PyTree) -> tuple[Array, tuple[Array, Array]]:
             outputs = model.apply(params, data.observation, *inputs)
@@ -263,7 +284,9 @@ class QNetworkAgent:
             q_value = jax.vmap(head.mean)(chosen)
             # A law's loss tells how far it is off; a scalar's own error is the published priority.
             priority = losses if head.shape else jnp.abs(target.mean() - q_value)
-            return jnp.sum(batch.weights * losses) / count, (priority, q_value)
+            losses = chain.weighed(step, losses, target, q_value)
+            total = jnp.sum(batch.weights * losses) / count
+            return chain.penalised(step, total, params), (priority, q_value)
 
         (total, (priority, q_value)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         params, optimiser = self.optimiser.step(
@@ -274,56 +297,44 @@ class QNetworkAgent:
             logs["clipped_fraction"] = action_values.clipped_fraction(head, target, batch.weights)
         learner = state.replace(
             params=params,
-            target_params=self.target.move(state.target_params, params, state.num_updates + 1),
             optimiser=optimiser,
             source=state.source.replace(learned=learned),
-            gain=gain,
+            parts=chain.updated(step, target, lagged),
         )
         return learner, priority, logs
 
-    def _lookahead(
-        self, key: Key, state: QNetworkState, data: Transition
-    ) -> tuple[BellmanOperator, Lookahead]:
-        """What is backed up for each of `data[B, ...]`, and by which operator."""
-        model = state.model
-        outcomes = self.successors.outcomes(key, state.source, data, self.discount)
-        operator, munchausen = value_parts.implicit_policy(self.operator, self.munchausen)
+    def backup(self, step: Step, outcomes: Outcomes) -> Any:
+        """The targets `[B]` of a step by the lagged copy in its state: laws, or what a part stores
+        in the head's place.
 
-        def outputs(observation: PyTree) -> tuple[Array, Array | None]:
-            rows = model.apply(state.target_params, observation)
-            return rows, model.apply(state.params, observation) if self.double else None
-
-        end_value = self._offset
-        if self.average_reward is not None:
-            keys = jax.random.split(jax.random.fold_in(key, _STARTS), self.batch_size)
-            fresh, observation = jax.vmap(state.restart.reset)(keys)
-            mask = jax.vmap(functools.partial(legal_actions, state.restart))(fresh)
-            rows, selector = outputs(observation)
-            law = jax.vmap(operator.state_law)(rows, mask if is_masked(mask) else None, selector)
-            end_value = jnp.mean(law.mean())
-        shifted = value_parts.shifted_reward(outcomes.reward, outcomes.discount, end_value)
-        reward = shifted - state.gain
-        if munchausen is not None:
-            lagged = model.apply(state.target_params, data.observation)
-            scores = self.scores(lagged, data.observation)
-            mask = data.mask if is_masked(data.mask) else None
-            bonus = jax.vmap(functools.partial(munchausen.bonus, operator))
-            reward = reward + bonus(scores, data.action, mask)[:, None]
-        size, shape = reward.size, reward.shape  # [B, N]
+        Args:
+            step: one of this agent at present.
+            outcomes: `[B, N]`, what may follow.
+        """
+        size, shape = outcomes.reward.size, outcomes.reward.shape  # [B, N]
         flat = jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), outcomes.observation)
         next_params, selector = jax.tree.map(
-            lambda x: x.reshape(*shape, *x.shape[1:]), outputs(flat)
+            lambda x: x.reshape(*shape, *x.shape[1:]), self.rows(step.state, flat)
         )
-        return self.successors.operator(operator), Lookahead(
-            reward=reward,
+        lookahead = Lookahead(
+            reward=outcomes.reward,
             discount=outcomes.discount,
             probs=outcomes.probs,
             next_params=next_params,
             selector_params=selector,
             mask=outcomes.mask if is_masked(outcomes.mask) else None,
-            stock=None if self.stock is None else self.stock.of(outcomes.observation),
             exact=outcomes.exact,
         )
+        operator = self.successors.operator(self.operator)
+        part = chain.first(self.parts, chain.Stores)
+        backup = operator.backup if part is None else functools.partial(part.backup, operator)
+        return jax.vmap(backup)(chain.rewarded(_REWARDS, step, lookahead))
+
+    def rows(self, state: QNetworkState, observation: PyTree) -> tuple[Array, Array | None]:
+        """Head parameters `[..., A, *head.shape]` of the lagged copy at `observation[..., *]`, and
+        of the learning network where it chooses the action, else None."""
+        rows = state.model.apply(state.target_params, observation)
+        return rows, state.model.apply(state.params, observation) if self.double else None
 
     def _taken(self, outputs: Array, action: Array) -> Array:
         """The row of each action: `[B, A, ...]`, `[B]` -> `[B, ...]`."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.agents import chain
 from jaxrl.agents.action_values import legal_scores
+from jaxrl.agents.chain import Step
 from jaxrl.agents.checks import differs
-from jaxrl.agents.experience import at_present
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment, FunctionalFacts
-from jaxrl.core.settings import check_settings, setting
+from jaxrl.core.notation import register
+from jaxrl.core.protocols import Environment, FunctionalFacts, PartFacts
+from jaxrl.core.settings import check_settings, labelled, setting
 from jaxrl.core.types import Array, Key, PyTree, Transition
 from jaxrl.envs.wrappers import Stock
 from jaxrl.functionals.utility import PiecewiseLinear, as_utility
+from jaxrl.operators.bellman import BellmanOperator, Lookahead
 from jaxrl.returns import next_stock
 
 
@@ -66,7 +69,7 @@ class StockConditioned:
         relabel: whether replayed stocks are drawn anew.
     """
 
-    asked: ClassVar[tuple[str, ...]] = ()
+    facts = PartFacts(name="stock", owns=(chain.ORIGIN,), unit_steps=True, discrete=True)
 
     low: float = setting(-1.0, "least stock drawn", unit="return")
     high: float = setting(1.0, "greatest stock drawn", unit="return")
@@ -76,35 +79,49 @@ class StockConditioned:
         """`[..., D + 1]` -> `[...]` [return]."""
         return observation[..., -1]
 
-    def relabelled(self, key: Key, data: Transition, discount: Array | float) -> Transition:
+    def scores(self, operator: BellmanOperator, params: Array, observation: Array) -> Array:
+        """Each action's law of stock and return, under the return functional."""
+        shape = operator.head.shape
+        lead = params.shape[: params.ndim - len(shape)]
+        stock = jnp.broadcast_to(self.of(observation)[..., None], lead)
+        rows = params.reshape(-1, *shape)
+        return jax.vmap(operator.score)(rows, stock.reshape(-1)).reshape(lead)
+
+    def reward(self, key: Key, state: tuple, step: Step, lookahead: Lookahead) -> Lookahead:
+        """With the stocks of the successors."""
+        return lookahead.replace(stock=self.of(step.successors))
+
+    def relabelled(self, key: Key, state: tuple, agent: Any, data: Transition) -> Transition:
         """`data[B, ...]`, of one step each, with other stocks."""
         if not self.relabel:
             return data
         stock = jax.random.uniform(key, data.reward.shape, minval=self.low, maxval=self.high)
-        later = next_stock(stock, data.reward, discount)
+        later = next_stock(stock, data.reward, agent.discount)
         return data.replace(
             observation=data.observation.at[..., -1].set(stock),
             next_observation=data.next_observation.at[..., -1].set(later),
         )
 
+    def check(self, agent: Any, env: Environment) -> None:
+        """Raise `ValueError` unless the stock that an agent reads is the one that `env` shows."""
+        if not isinstance(env, Stock):
+            raise ValueError(
+                "StockConditioned reads the stock off the observation, but the environment is a "
+                f"{type(env).__name__}: wrap it, outermost, as Stock(env, low, high, discount)."
+            )
+        if differs(agent.discount, env.discount):
+            raise ValueError(
+                f"The agent discounts by {agent.discount}, the stock by {env.discount}: give both "
+                "the same."
+            )
+        if self.relabel and (agent.replay.num_step > 1 or agent.keep_env_state):
+            raise ValueError(
+                "A stock drawn anew belongs to one sampled step: set replay.num_step=1 and "
+                "successors=Sampled(), or StockConditioned(relabel=False)."
+            )
 
-def check_stock(agent: Any, env: Environment) -> None:
-    """Raise `ValueError` unless the stock that an agent reads is the one that `env` shows."""
-    if not isinstance(env, Stock):
-        raise ValueError(
-            f"stock=StockConditioned(...) reads the stock off the observation, but the environment "
-            f"is a {type(env).__name__}: wrap it, outermost, as Stock(env, low, high, discount)."
-        )
-    if differs(agent.discount, env.discount):
-        raise ValueError(
-            f"The agent discounts by {agent.discount}, the stock by {env.discount}: give both the "
-            "same."
-        )
-    if agent.stock.relabel and (agent.replay.num_step > 1 or agent.keep_env_state):
-        raise ValueError(
-            "A stock drawn anew belongs to one sampled step: set replay.num_step=1 and "
-            "successors=Sampled(), or StockConditioned(relabel=False)."
-        )
+
+register("parts", StockConditioned)
 
 
 def static_cvar_stocks(
@@ -121,11 +138,11 @@ def static_cvar_stocks(
     of the greedy action at stock c. The same network serves every level.
 
     Args:
-        agent: with `stock` and `ExpectedUtility()` as `return_functional`.
+        agent: with the part `StockConditioned` and `ExpectedUtility()` as `return_functional`.
         agent_state: trained.
         observation: `[B, D + 1]` of freshly reset environments; their stocks do not matter.
         levels: `[L]` in (0, 1].
-        stocks: `[C]` candidates [return]; default 257 between `agent.stock`'s low and high.
+        stocks: `[C]` candidates [return]; default 257 between the part's low and high.
         mask: `[B, A]` bool, which actions are legal at the starts; `()` where all are.
 
     Returns:
@@ -134,25 +151,24 @@ def static_cvar_stocks(
     Raises:
         ValueError: the agent does not see the stock.
     """
-    if agent.stock is None:
+    part = labelled(agent.parts).get("stock")
+    if part is None:
         raise ValueError(
             "This agent does not see the stock: train it in Stock(env, ...) with "
-            "stock=StockConditioned(...) and return_functional=ExpectedUtility()."
+            "parts=(StockConditioned(...),) and return_functional=ExpectedUtility()."
         )
     if not isinstance(levels, jax.core.Tracer) and not np.all(
         (np.asarray(levels) > 0) & (np.asarray(levels) <= 1)
     ):
         raise ValueError(f"levels={levels} must lie in (0, 1].")
     if stocks is None:
-        stocks = jnp.linspace(agent.stock.low, agent.stock.high, 257)
-
-    present = at_present(agent, agent_state.progress)
+        stocks = jnp.linspace(part.low, part.high, 257)
 
     def shortfall(stock: Array) -> Array:
         """The mean of min(c + Z(c), 0) over the starts, `[]`."""
         here = observation.at[:, -1].set(stock)
-        params = agent_state.model.apply(agent_state.params, here)
-        return jnp.mean(jnp.max(legal_scores(present.scores(params, here), mask), axis=-1))
+        scores = legal_scores(agent.q_values(agent_state, here), mask)
+        return jnp.mean(jnp.max(scores, axis=-1))
 
     values = -stocks + jax.lax.map(shortfall, stocks) / jnp.asarray(levels)[:, None]  # [L, C]
     best = jnp.argmax(values, axis=1)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, Functional, FunctionalFacts
+from jaxrl.core.protocols import Environment, Functional, FunctionalFacts, PartFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import Network
@@ -48,7 +48,7 @@ class Successors(Protocol):
     `discount` below is gamma [per step].
     """
 
-    asked: ClassVar[tuple[str, ...]]  # of the agent, see `checks.check_asked`
+    facts: ClassVar[PartFacts]  # what it asks of the agent
     keeps_env_state: ClassVar[bool]  # rollouts and replay record the state acted in
     is_random: ClassVar[bool]  # `outcomes` spends its key
 
@@ -108,7 +108,7 @@ class Sampled:
 
     accept_bias: bool = setting(False, "let functionals over successors act as the mean")
 
-    asked: ClassVar[tuple[str, ...]] = ()
+    facts = PartFacts()
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
 

@@ -1,19 +1,26 @@
-"""What the targets of value learners may be made of, besides the operator: a share of the advantage
-(Munchausen), the average reward in the discount's place, a number added to every reward."""
+"""Parts of value learners that change rewards: a share of the advantage (Munchausen), the average
+reward in the discount's place, a number added to every reward."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import functools
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.checks import check_asked
+from jaxrl.agents import chain
+from jaxrl.agents.chain import Step
+from jaxrl.agents.generative import own_copy
 from jaxrl.core import struct
+from jaxrl.core.law import Law
 from jaxrl.core.notation import register
+from jaxrl.core.protocols import Environment, PartFacts, legal_actions
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Progress
-from jaxrl.operators.bellman import BellmanOperator, describe
+from jaxrl.core.spaces import is_masked
+from jaxrl.core.types import Array, Key, Progress, PyTree
+from jaxrl.operators.bellman import BellmanOperator, Lookahead, describe
 from jaxrl.operators.improvement import MirrorDescent, gap_bonus
 
 
@@ -45,7 +52,7 @@ class Munchausen:
         Kullback-Leibler divergence, section 4; Baird (1999), chapter 5.
     """
 
-    asked: ClassVar[tuple[str, ...]] = ("one_step",)
+    facts = PartFacts(owns=(chain.BONUS,), one_step=True, discrete=True)
 
     weight: float = setting(0.9, "share of the advantage added to the reward", low=0.0, high=1.0)
     clip: float = setting(-1.0, "least advantage", unit="return", high=0.0, infinite=True)
@@ -56,13 +63,24 @@ class Munchausen:
         """`scores[A]` [return] of the lagged copy at the state, `action[]` -> `[]` [return]."""
         return gap_bonus(operator.improvement, scores, action, self.weight, self.clip, mask)
 
+    def reward(self, key: Key, state: tuple, step: Step, lookahead: Lookahead) -> Lookahead:
+        """With the bonus of what was done, by the lagged copy."""
+        agent, data = step.agent, step.batch.transition
+        lagged = step.state.model.apply(step.state.target_params, data.observation)
+        scores = agent.scores(lagged, data.observation)
+        bonus = jax.vmap(functools.partial(self.bonus, agent.operator))
+        mask = data.mask if is_masked(data.mask) else None
+        added = bonus(scores, data.action, mask)
+        return lookahead.replace(reward=lookahead.reward + added[:, None])
+
 
 def check_mirror_descent(agent: Any) -> None:
     """Raise `ValueError` for a mirror descent that needs more than one lagged copy."""
     step = agent.operator.improvement
     if not _is_implicit(step):
         return
-    check_asked(agent, f"{describe(step)}, itself a Munchausen bonus,", ("munchausen",))
+    if any(chain.BONUS in part.facts.owns for part in agent.parts):
+        raise ValueError(f"{describe(step)} is itself a Munchausen bonus: leave parts without one.")
     if not step.regularise_evaluation:
         raise ValueError(
             f"{describe(step)}: without regularise_evaluation the last policy is not in the values "
@@ -71,9 +89,7 @@ def check_mirror_descent(agent: Any) -> None:
         )
 
 
-def implicit_policy(
-    operator: BellmanOperator, munchausen: Munchausen | None
-) -> tuple[BellmanOperator, Munchausen | None]:
+def explicit(agent: Any) -> Any:
     """Mirror descent in the variables that a learner can keep.
 
     `MirrorDescent(l, t)` without a reference goes on from the last policy pi_k. With
@@ -82,22 +98,32 @@ def implicit_policy(
         pi_{k+1} = softmax(q'_k / (l + t)),
         q'_{k+1} = r + l log pi_{k+1} + discount P <pi_{k+1}, q'_k - (l + t) log pi_{k+1}>
 
-    so that one network holds both. Anything else is left as it is.
+    so that one network holds both: the agent with `Softmax`'s bonus and a `Munchausen` part. Any
+    other agent is left as it is.
 
     Sources:
         Vieillard, Pietquin & Geist (2020), Munchausen reinforcement learning, theorem 1.
     """
-    step = operator.improvement
+    step = agent.operator.improvement
     if not _is_implicit(step):
-        return operator, munchausen
+        return agent
     temperature = jnp.asarray(step.kl_weight + step.entropy_weight)
     weight = step.kl_weight / jnp.where(temperature > 0, temperature, 1.0)
     soft = step.replace(kl_weight=jnp.zeros_like(temperature), entropy_weight=temperature)
-    return operator.replace(improvement=soft), Munchausen(weight, -jnp.inf)
+    parts = (*agent.parts, Munchausen(weight, -jnp.inf))
+    return agent.replace(operator=agent.operator.replace(improvement=soft), parts=parts)
 
 
 def _is_implicit(step: object) -> bool:
     return isinstance(step, MirrorDescent) and step.log_reference is None
+
+
+@struct.dataclass
+class AverageState:
+    """What `AverageReward` remembers."""
+
+    gain: Array  # [] [return per step], the estimate
+    restart: PyTree  # the environment, for fresh resets
 
 
 @struct.dataclass
@@ -132,15 +158,46 @@ class AverageReward:
         alpha, a multiple of that of q; here it is a number of its own.
     """
 
-    asked: ClassVar[tuple[str, ...]] = ("channels", "stock", "reward_shift", "one_step", "moving")
-    asked += ("no_discount", "sums", "means")
+    facts = PartFacts(
+        owns=(chain.ORIGIN,),
+        one_step=True,
+        unit_steps=True,
+        undiscounted=True,
+        sums=True,
+        means=True,
+        moves=True,
+        discrete=True,
+    )
 
     step_size: float | Schedule = setting(0.01, "step size of the average", low=0.0, high=1.0)
     initial: float = setting(0.0, "first estimate", unit="return per step")
 
-    def init(self) -> Array:
-        """The first estimate `[]` [return per step]."""
-        return jnp.asarray(self.initial, jnp.float32)
+    def init(self, key: Key, agent: Any, env: Environment, params: PyTree) -> AverageState:
+        """The first estimate, and a copy of the environment."""
+        return AverageState(jnp.asarray(self.initial, jnp.float32), own_copy(env))
+
+    def reward(self, key: Key, state: AverageState, step: Step, lookahead: Lookahead) -> Lookahead:
+        """Less the average; at an end, with what a fresh start is worth."""
+        agent, learner = step.agent, step.state
+        keys = jax.random.split(key, agent.batch_size)
+        fresh, observation = jax.vmap(state.restart.reset)(keys)
+        mask = jax.vmap(functools.partial(legal_actions, state.restart))(fresh)
+        rows, selector = agent.rows(learner, observation)
+        law = jax.vmap(agent.operator.state_law)(rows, mask if is_masked(mask) else None, selector)
+        worth = jnp.mean(law.mean())
+        shifted = shifted_reward(lookahead.reward, lookahead.discount, worth)
+        return lookahead.replace(reward=shifted - state.gain)
+
+    def update(self, state: AverageState, step: Step, target: Law, lagged: Array) -> AverageState:
+        """g a step towards the mean error of the lagged copy."""
+        weights = step.batch.weights
+        count = jnp.maximum(jnp.sum(weights > 0), 1)
+        td_error = jnp.sum(weights * (target.mean() - lagged)) / count
+        return state.replace(gain=self.moved(state.gain, td_error, step.state.progress))
+
+    def metrics(self, state: AverageState) -> dict[str, Array]:
+        """`average_reward` [return per step]."""
+        return {"average_reward": state.gain}
 
     def moved(self, gain: Array, td_error: Array, progress: Progress) -> Array:
         """g after a batch of mean error `td_error[]` [return]; as it was if that is not finite."""
@@ -153,10 +210,43 @@ def differential() -> AverageReward:
     return AverageReward()
 
 
-register("average_rewards", differential, field_types=[AverageReward])
+register("average_rewards", differential)
 
 
-SHIFT_ASKED = ("stock", "discount", "moving", "moving_returns", "sums")
+@struct.dataclass
+class RewardShift:
+    """A number added to every reward, ends corrected: values start too low, or too high.
+
+    The network holds q + K with K = shift / (1 - discount), see `shifted_reward`; a network that
+    is near 0 at first is then too high by K < 0, and tries what it has not tried, or too low by
+    K > 0, and stays with what it knows. The order of actions, hence the optimum, stays.
+
+    Attributes:
+        shift: [return].
+
+    Example:
+        >>> float(RewardShift(-1.0).offset(0.75))
+        -4.0
+
+    Source: Sun et al. 2022, see `shifted_reward`.
+    """
+
+    facts = PartFacts(
+        owns=(chain.ORIGIN,), discounted=True, moves=True, moves_returns=True, sums=True
+    )
+
+    shift: float = setting(0.0, "added to rewards, ends corrected", unit="return")
+
+    def offset(self, discount: float | Array) -> Array:
+        """K, `[]` [return]."""
+        return shifted_value(self.shift, discount)
+
+    def reward(self, key: Key, state: tuple, step: Step, lookahead: Lookahead) -> Lookahead:
+        """Under which every value is higher by K."""
+        shifted = shifted_reward(
+            lookahead.reward, lookahead.discount, self.offset(step.agent.discount)
+        )
+        return lookahead.replace(reward=shifted)
 
 
 def shifted_value(shift: float | Array, discount: float | Array) -> Array:
@@ -199,3 +289,6 @@ def shifted_reward(reward: Array, discount: Array, constant: Array) -> Array:
         ends too; adding K there is ours.
     """
     return reward + (1.0 - discount) * constant
+
+
+register("parts", Munchausen, differential, RewardShift)

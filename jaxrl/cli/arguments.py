@@ -23,6 +23,7 @@ PARTS = {
     "head": ("heads", "how returns are stored"),
     "composition": ("compositions", "how a reward and what follows make a return"),
     "successors": ("successors", "where successors come from, such as generative:16"),
+    "parts": ("parts", "of the target, beside the agent's: munchausen:0.9+reward_shift:-1"),
     "average_reward": (
         "average_rewards",
         "values against the average reward, such as differential:0.01",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,7 +24,13 @@ from jaxrl.core.files import take_lock, write_json
 from jaxrl.core.protocols import Agent
 from jaxrl.core.types import Key, PyTree
 from jaxrl.training.checkpoint import Checkpoints
-from jaxrl.training.evaluation import Evaluation, RobustEvaluation, evaluate, evaluate_each
+from jaxrl.training.evaluation import (
+    Evaluation,
+    RobustEvaluation,
+    by_name,
+    evaluate,
+    evaluate_each,
+)
 from jaxrl.training.lanes import root_key, strong_floats, with_settings
 from jaxrl.training.sweeps import Runs, restore_agents
 
@@ -132,7 +139,12 @@ def episodes_key(seed: int) -> Key:
 
 def pooled(seeds: Sequence[Any]) -> Any:
     """The episodes of all seeds together."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *seeds)
+    axis = seeds[0].returns.ndim - 1  # of the episodes; parameters are of settings
+
+    def joined(*leaves: jax.Array) -> jax.Array:
+        return jnp.concatenate(leaves, axis) if leaves[0].ndim > axis else leaves[0]
+
+    return jax.tree.map(joined, *seeds)
 
 
 def _summary(seeds: Sequence[Evaluation]) -> dict[str, Any]:
@@ -155,6 +167,7 @@ def _summary_over(seeds: Sequence[RobustEvaluation], labels: Sequence[str]) -> d
             "cvar_0.1": float(tails[index]),
             "mean_length": float(jnp.mean(played.lengths[index])),
             "num_unfinished": int(jnp.sum(~played.finished[index])),
+            **{name: float(jnp.mean(row[index])) for name, row in by_name(played).items()},
         }
         for index, label in enumerate(labels)
     ]
@@ -163,11 +176,21 @@ def _summary_over(seeds: Sequence[RobustEvaluation], labels: Sequence[str]) -> d
     return {"by_setting": by_setting, "worst_setting": worst, **together}
 
 
+def _signals(numbers: Mapping[str, Any]) -> list[str]:
+    """Those of an evaluation's numbers that are of a cost or of a channel of the reward."""
+    return [name for name in numbers if re.fullmatch(r"(cost|return)_\d+", name)]
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _show(settings: Sequence[dict[str, Any]], how: str) -> None:
     swept = any(one["setting"] for one in settings)
     columns = ["mean return", "CVaR 10 %", "worst decile", "worst", "mean length", "unfinished"]
-    keys = ("mean", "cvar_0.1", "worst_decile", "worst", "mean_length", "num_unfinished")
-    rows = []
+    keys = ["mean", "cvar_0.1", "worst_decile", "worst", "mean_length", "num_unfinished"]
+    signals = _signals(settings[0]["all_seeds"])
+    columns, keys, rows = columns + [f"mean {_plain(x)}" for x in signals], keys + signals, []
     for one in settings:
         worst = one["worst_seed"]
         found = {f"all {len(one['seeds'])}": one["all_seeds"]}
@@ -180,7 +203,9 @@ def _show(settings: Sequence[dict[str, Any]], how: str) -> None:
 
 def _show_over(settings: Sequence[dict[str, Any]], how: str) -> None:
     numeric = ["mean return", "95 %", "CVaR 10 %", "mean length", "unfinished"]
-    keys = ("cvar_0.1", "mean_length", "num_unfinished")
+    signals = _signals(settings[0]["by_setting"][0])
+    numeric += [f"mean {_plain(name)}" for name in signals]
+    keys = ("cvar_0.1", "mean_length", "num_unfinished", *signals)
     caption = (
         f"{how}; all seeds together; intervals: bootstrap of the episodes, the agents held fixed; "
         "CVaR 10 %: mean of the worst tenth"
@@ -197,6 +222,10 @@ def _show_over(settings: Sequence[dict[str, Any]], how: str) -> None:
             "CVaR 10 % of settings": one["cvar_settings"],
             "CVaR 10 % of episodes": one["cvar_episodes"],
         }
-        rows += [cells(title, mean, "", "", "") for title, mean in together.items()]
+        rows += [cells(title, mean, *[""] * len(keys)) for title, mean in together.items()]
+        for name in filter(lambda name: name.startswith("cost"), signals):
+            rows.append(cells(f"{_plain(name)}, mean of settings", one[name], *[""] * len(keys)))
+            worst = one[f"worst_{name}"]
+            rows.append(cells(f"{_plain(name)}, worst setting", worst, *[""] * len(keys)))
         about = {"title": one["setting"], "caption": caption, "section": len(one["by_setting"])}
         show(["environment", *numeric], rows, numeric=numeric, **about)

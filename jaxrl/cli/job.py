@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,14 @@ from jaxrl.cli.arguments import PARTS, BadInput, as_option, asked, import_module
 from jaxrl.core import notation, struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
-from jaxrl.core.settings import list_settings, replace_path, resolve_setting, setting, setting_label
+from jaxrl.core.settings import (
+    labelled,
+    list_settings,
+    replace_path,
+    resolve_setting,
+    setting,
+    setting_label,
+)
 from jaxrl.envs import make
 from jaxrl.operators import HTransform, Identity, LogMapping, SignedHyperbolic
 from jaxrl.operators.composition import ValueMapping
@@ -229,21 +237,31 @@ def make_job(given: Namespace) -> Job:
 
 
 def parse_part(option: str, text: str) -> Any:
-    """The part that an option gives; `BadInput`, which names the option, where there is none."""
+    """The part that an option gives; `BadInput`, which names the option, where there is none.
+
+    Those of --parts are several, `NAME[:ARG,...]+NAME[:ARG,...]`, in a tuple.
+    """
     with refusing(KeyError, ValueError, about=f"{as_option(option)} {text}: "):
+        if option == "parts":
+            texts = re.split(r"\+(?=\s*[A-Za-z])", text)
+            return tuple(notation.parse(option, one) for one in texts)
         return notation.parse(PARTS[option][0], text)
 
 
 def shown_parts(parts: Mapping[str, Any]) -> dict[str, str]:
     """Parts by option, each in the one text that a configuration keeps."""
-    return {option: notation.show(part, PARTS[option][0]) for option, part in parts.items()}
+    several = {name: part if name == "parts" else (part,) for name, part in parts.items()}
+    return {
+        name: "+".join(notation.show(part, PARTS[name][0]) for part in chain)
+        for name, chain in several.items()
+    }
 
 
 def place_of(option: str) -> str:
     """Where the part of an option stands in an agent: `operator.head`."""
     if option in ("functional", "improvement", "head", "composition", "return_functional"):
         return "operator." + ("successor_functional" if option == "functional" else option)
-    return option
+    return "parts" if option in ("average_reward", "channels") else option
 
 
 def _with_part(agent: Agent, given: Namespace, option: str, part: Any) -> Agent:
@@ -257,7 +275,11 @@ def _with_part(agent: Agent, given: Namespace, option: str, part: Any) -> Agent:
         )
     part = part.channels() if isinstance(part, SharedMapping) else part
     with refusing(ValueError, about=f"{flag} {given.parts[option]}: "):
-        return replace_path(agent, place, part)
+        if place != "parts":
+            return replace_path(agent, place, part)
+        for label, one in labelled(part if isinstance(part, tuple) else (part,)).items():
+            agent = replace_path(agent, f"parts.{label}", one)
+        return agent
 
 
 def environment_parameters(groups: Sequence[Sequence[str]]) -> dict[str, Any]:

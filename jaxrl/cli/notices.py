@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.agents.value_parts import shifted_value
+from jaxrl.agents import chain
 from jaxrl.cli.job import Job
 from jaxrl.core.protocols import Environment, draw_action
 from jaxrl.core.types import Array, Key, select
@@ -29,7 +29,7 @@ def notices(job: Job) -> list[str]:
     if operator is None:
         return []
     found = [why_no_contraction(operator)]
-    is_relative = getattr(job.agent, "average_reward", None) is not None
+    is_relative = any(part.facts.undiscounted for part in getattr(job.agent, "parts", ()))
     if operator.head.facts.bounded and not is_relative:
         found.append(_narrow_head(job, operator.head))
     return [text for text in found if text]
@@ -80,7 +80,7 @@ def _narrow_head(job: Job, head: Any) -> str:
     key = jax.random.fold_in(root_key(job.config["seed"]), _STREAM)
     discount = float(job.agent.discount)
     reward, returns = map(np.asarray, _random_play(key, job.env, discount))
-    shift = float(shifted_value(getattr(job.agent, "reward_shift", 0.0), discount))
+    shift = float(chain.offset(getattr(job.agent, "parts", ()), discount))
     returns = returns + shift
     least, most = float(reward.min()), float(reward.max())
     if discount < 1:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl.cli.screen import as_json, interval, number, say, show
+from jaxrl.training.loop import is_episode_mean
 from jaxrl.training.session import SweepResult
 
 SCORE = (
@@ -20,7 +21,13 @@ def settings_summary(result: SweepResult, labels: Sequence[str]) -> list[dict[st
     """One plain mapping for each setting: aggregates with intervals, scores, diverged seeds."""
     from jaxrl.report import aggregate, final_scores
 
-    scores = final_scores(result.metrics["episode_return"], result.diverged_at >= 0)
+    diverged = result.diverged_at >= 0
+    scores = final_scores(result.metrics["episode_return"], diverged)
+    signals = {  # of seeds that diverged, what they had last
+        name.removeprefix("episode_"): final_scores(values, np.zeros_like(diverged))
+        for name, values in result.metrics.items()
+        if is_episode_mean(name) and name[-1].isdecimal()  # a cost or a channel
+    }
     rows = []
     for index, label in enumerate(labels):
         found = aggregate(scores[index], seeds=result.seeds)
@@ -40,6 +47,9 @@ def settings_summary(result: SweepResult, labels: Sequence[str]) -> list[dict[st
                 "diverged": [{"seed": n, "step": int(step)} for n, _, step in seeds if step >= 0],
                 "without_episodes": [n for n, score, step in seeds if np.isnan(score) and step < 0],
                 "scores": {str(n): float(score) for n, score, _ in seeds},
+                "signals": {
+                    name: float(np.mean(values[index])) for name, values in signals.items()
+                },
             }
         )
     return as_json(rows)
@@ -50,15 +60,19 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     settings = summary["settings"]
     swept, evaluated = len(settings) > 1 or settings[0]["setting"], "evaluation" in settings[0]
     columns = ["interquartile mean", "95 % interval", "median", "worst seed", "seeds", "diverged"]
+    signals = [*settings[0].get("signals", {})]
+    columns += [f"mean {name.replace('_', ' ')}" for name in signals]
     columns += ["greedy mean", "greedy CVaR 10 %"] * evaluated
+    columns += [f"greedy {name.replace('_', ' ')}" for name in signals] * evaluated
     rows = []
     for row in sorted(settings, key=lambda row: (row["iqm"] is None, -(row["iqm"] or 0.0))):
         cells = [row["setting"]] * bool(swept) + [number(row["iqm"])]
         cells += [interval(row["iqm_low"], row["iqm_high"]), number(row["median"])]
         cells += [f"{number(row['worst'])} (seed {row['worst_seed']})"]
         cells += [str(row["num_seeds"]), str(len(row["diverged"]))]
+        cells += [number(row["signals"][name]) for name in signals]
         if evaluated:
-            cells += [number(row["evaluation"][name]) for name in ("mean", "cvar_0.1")]
+            cells += [number(row["evaluation"][name]) for name in ("mean", "cvar_0.1", *signals)]
         rows.append(cells)
     labels = ["setting"] * bool(swept)
     show(labels + columns, rows, numeric=columns, title=summary["title"], caption=summary["score"])

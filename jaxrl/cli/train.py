@@ -22,6 +22,7 @@ from jaxrl.cli.screen import as_json, say
 from jaxrl.cli.summary import SCORE, settings_summary, show_summary
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import root_key
+from jaxrl.training.loop import is_episode_mean
 from jaxrl.training.memory import gigabytes
 from jaxrl.training.run_config import describe_difference, to_text
 from jaxrl.training.run_folder import RunFolder, open_run
@@ -200,15 +201,21 @@ def _finish(
             "settings": rows,
         }
     )
-    returns = result.metrics["episode_return"]
+    signals = {
+        name: values
+        for name, values in result.metrics.items()
+        if is_episode_mean(name) and name != "episode_length"
+    }
     diverged = [np.flatnonzero(steps >= 0) for steps in result.diverged_at]
     names = [label or job.config["agent"] for label in job.labels]
-    learning_curves(
-        run.plots / "curve.png",
-        {name: (result.steps, one) for name, one in zip(names, returns, strict=True)},
-        diverged={name: rows.tolist() for name, rows in zip(names, diverged, strict=True)},
-        title=job.title,
-    )
+    for signal, values in signals.items():  # returns, and costs where there are any
+        learning_curves(
+            run.plots / ("curve.png" if signal == "episode_return" else f"{signal}.png"),
+            {name: (result.steps, one) for name, one in zip(names, values, strict=True)},
+            diverged={name: rows.tolist() for name, rows in zip(names, diverged, strict=True)},
+            title=job.title,
+            y_label=signal.replace("_", " "),
+        )
     bad = sum(len(row["diverged"]) for row in rows)
     run.finish(summary, "diverged" if bad else "done", {"num_diverged": bad})
     return summary

@@ -20,6 +20,7 @@ from jaxrl.core.protocols import (
     FunctionalFacts as FunctionalFacts,
     HeadFacts as HeadFacts,
     ImprovementFacts as ImprovementFacts,
+    PartFacts as PartFacts,
     RuleFacts as RuleFacts,
 )
 from jaxrl.core.schedules import (

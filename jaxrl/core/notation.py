@@ -27,12 +27,15 @@ from jaxrl.core.schedules import Cosine, Exponential, Linear, LinearSteps, Sched
 from jaxrl.core.settings import (
     check_value,
     get_path,
+    is_chain,
     is_setting,
+    labelled,
     list_settings,
     near_names,
     replace_setting,
     resolve_among,
     resolve_name,
+    snake_case,
 )
 
 _SCHEDULED = ("operator.", "rule.", "successors.", "improvement.")  # where any number may be one
@@ -61,6 +64,7 @@ KINDS: dict[str, Kind] = {
     "successors": Kind(),
     "average_rewards": Kind(scheduled=False),
     "channels": Kind(scheduled=False),
+    "parts": Kind(scheduled=False),
     "optimisers": Kind(),
     "networks": Kind(scheduled=False),
     "wrappers": Kind(given=("env", "discount"), scheduled=False),
@@ -85,7 +89,7 @@ def register(
     if kind not in KINDS:
         raise KeyError(f"unknown kind of parts {kind!r}; known: {', '.join(KINDS)}.")
     for builder in builders:
-        name = _snake_case(builder.__name__)
+        name = snake_case(builder.__name__)
         old = KINDS[kind].builders.get(name, builder)
         if (old.__module__, old.__qualname__) != (builder.__module__, builder.__qualname__):
             raise ValueError(
@@ -207,6 +211,9 @@ def part_fields(owner: Any, prefix: str = "") -> dict[str, str]:
             found[prefix + field.name] = kind
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             found |= part_fields(value, f"{prefix}{field.name}.")
+        elif is_chain(field):
+            for label, part in labelled(value).items():
+                found |= part_fields(part, f"{prefix}{field.name}.{label}.")
     return found
 
 
@@ -229,7 +236,7 @@ def parse_setting(
     """
     infos = {info.name: info for info in list_settings(owner)}
     parts = {name: kind for name, kind in part_fields(owner).items() if name not in infos}
-    fields = (field.name for field in dataclasses.fields(owner))
+    fields = (field.name for field in dataclasses.fields(owner) if not is_chain(field))
     tuples = [name for name in fields if isinstance(getattr(owner, name), tuple)]
     full = resolve_among(owner, list(dict.fromkeys([*infos, *parts, *tuples])), name)
     path, _, last = full.rpartition(".")
@@ -372,14 +379,6 @@ def _with_arguments(kind: str, part: Any, name: str, words: list[str]) -> Any:
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
-
-
-def _snake_case(name: str) -> str:
-    """`EpsilonGreedy` -> `epsilon_greedy`, `KLBall` -> `kl_ball`, `CVaR` -> `cvar`."""
-    if name.islower() or name in ("CVaR", "EVaR", "VaR"):
-        return name.lower()
-    words = re.findall(r"[A-Z][A-Z0-9]*(?![a-z])|[A-Z][a-z0-9]*", name)
-    return "_".join(word.lower() for word in words)
 
 
 @functools.cache

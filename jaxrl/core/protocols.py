@@ -157,6 +157,49 @@ class Composition(Protocol):
         """Elementwise, over arrays that broadcast [return]."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PartFacts:
+    """What a part of a learner from replay asks of the rest of it; stated once, as `facts`.
+
+    Two parts of which each says more than the agent can give are refused by these facts alone, in
+    one sentence that names the setting and the remedy.
+
+    Attributes:
+        name: of the part in dotted names of settings; its class's, in snake case, where empty.
+        owns: what it alone decides, in words; of two parts with a word in common one must go.
+        one_step: replay draws single steps (`replay.num_step=1`).
+        unit_steps: every step counts as one; none is held for several.
+        undiscounted: the discount is 1.
+        discounted: the discount is below 1, or sums have no end.
+        sums: the return is the discounted sum of rewards.
+        means: the head stores a mean, not a law.
+        moves: the functional over successors moves with a constant.
+        moves_returns: so does the functional over returns.
+        plain: the operator stores one mean, of a sum of rewards, and its improvement is
+            deterministic.
+        gaussian: the head is of means and deviations.
+        linear: a value is one linear function of the network's features.
+        whole_copies: a lagged copy, when it moves, takes all of the parameters.
+        discrete: actions are discrete, and compared.
+    """
+
+    name: str = ""
+    owns: tuple[str, ...] = ()
+    one_step: bool = False
+    unit_steps: bool = False
+    undiscounted: bool = False
+    discounted: bool = False
+    sums: bool = False
+    means: bool = False
+    moves: bool = False
+    moves_returns: bool = False
+    plain: bool = False
+    gaussian: bool = False
+    linear: bool = False
+    whole_copies: bool = False
+    discrete: bool = False
+
+
 _STATED = {  # facts without a safe default
     FunctionalFacts: ("monotone", "translation_equivariant", "needs_successors"),
     HeadFacts: ("stores_law",),
@@ -324,11 +367,15 @@ class RuleFacts:
             where the episode of each step begins, -1 where it is not whole in the rollout.
         raw_advantages: advantages have a scale of their own; an agent must not standardise them.
         learned: the fields whose numbers an outer loop learns, by dotted path.
+        num_costs: costs of a step that it learns from; 0 where it takes no notice of them.
+        reported: fields of its state, `[]` or `[C]`, that an agent adds to its metrics.
     """
 
     needs_episodes: bool = False
     raw_advantages: bool = False
     learned: tuple[str, ...] = ()
+    num_costs: int = 0
+    reported: tuple[str, ...] = ()
 
 
 LEARNED = RuleFacts(learned=("weights",))
@@ -340,8 +387,8 @@ def rule_facts(part: Any) -> RuleFacts:
     Example:
         >>> class Mine:
         ...     learned = ("table",)
-        >>> rule_facts(Mine())
-        RuleFacts(needs_episodes=False, raw_advantages=False, learned=('table',))
+        >>> rule_facts(Mine()) == RuleFacts(learned=("table",))
+        True
     """
     if hasattr(part, "facts"):
         return part.facts

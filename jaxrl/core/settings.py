@@ -30,6 +30,7 @@ def setting(
     choices: tuple = (),
     infinite: bool = False,
     optional: bool = False,
+    several: bool = False,
 ) -> Any:
     """A field of a settings struct: floats become leaves, everything else is static.
 
@@ -45,6 +46,7 @@ def setting(
         choices: the values allowed, when they are few.
         infinite: whether an infinite value means something; implied by an infinite default.
         optional: whether None means something.
+        several: whether a tuple of numbers will do where the default is one.
 
     Example:
         >>> @struct.dataclass
@@ -60,7 +62,7 @@ def setting(
         "infinite": infinite or (isinstance(default, float) and math.isinf(default)),
         "whole": _is_whole(default)
         or (isinstance(default, tuple) and default != () and all(map(_is_whole, default))),
-        "kind": object if optional else type(default),
+        "kind": object if optional or several else type(default),
     }
     if dataclasses.is_dataclass(default):
         return struct.field(default_factory=lambda: default, metadata=metadata)
@@ -113,7 +115,33 @@ def list_settings(owner: Any, prefix: str = "") -> list[SettingInfo]:
             continue
         elif dataclasses.is_dataclass(value):
             found.extend(list_settings(value, name + "."))
+        elif is_chain(field):
+            for label, part in labelled(value).items():
+                found.extend(list_settings(part, f"{name}.{label}."))
     return found
+
+
+def chain_field() -> Any:
+    """A field that holds a tuple of parts, empty by default, each with a name in dotted paths."""
+    return struct.field(default=(), metadata={"chain": True})
+
+
+def is_chain(field: dataclasses.Field) -> bool:
+    """Whether a field was declared by `chain_field`."""
+    return field.metadata.get("chain", False)
+
+
+def labelled(parts: tuple[Any, ...]) -> dict[str, Any]:
+    """The parts of a chain by name: that of their `facts`, or of their class in snake case."""
+    return {part.facts.name or snake_case(type(part).__name__): part for part in parts}
+
+
+def snake_case(name: str) -> str:
+    """`EpsilonGreedy` -> `epsilon_greedy`, `KLBall` -> `kl_ball`, `CVaR` -> `cvar`."""
+    if name.islower() or name in ("CVaR", "EVaR", "VaR"):
+        return name.lower()
+    words = re.findall(r"[A-Z][A-Z0-9]*(?![a-z])|[A-Z][a-z0-9]*", name)
+    return "_".join(word.lower() for word in words)
 
 
 def is_setting(field: dataclasses.Field, value: Any) -> bool:
@@ -286,14 +314,14 @@ def _closed(owner: Any) -> list[str]:
 
 
 def resolve_name(names: list[str], name: str) -> str:
-    """The one of the dotted `names` that `name` stands for: itself, or its last part.
+    """The one of the dotted `names` that `name` stands for: itself, or its last parts.
 
     Raises:
         KeyError: none, or several; the message lists what is near.
     """
     if name in names:
         return name
-    matches = [full for full in names if full.rsplit(".", 1)[-1] == name]
+    matches = [full for full in names if full.endswith("." + name)]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -361,12 +389,25 @@ def setting_label(values: Mapping[str, float], owner: Any) -> str:
 
 def get_path(owner: Any, path: str) -> Any:
     """The field at the whole dotted `path`; `owner` itself at an empty one."""
-    return functools.reduce(getattr, filter(None, path.split(".")), owner)
+    return functools.reduce(_entry, filter(None, path.split(".")), owner)
+
+
+def _entry(owner: Any, name: str) -> Any:
+    """A field of a struct, an entry of a mapping, or a part of a chain."""
+    named = labelled(owner) if isinstance(owner, tuple) else owner
+    return named[name] if isinstance(named, Mapping) else getattr(owner, name)
 
 
 def replace_path(owner: Any, path: str, value: Any) -> Any:
-    """A copy of `owner` with the field at the whole dotted `path` replaced, unchecked."""
+    """A copy of `owner` with the field at the whole dotted `path` replaced, unchecked.
+
+    In a chain a part takes the place of the one of its name, or comes last.
+    """
     head, _, rest = path.partition(".")
     if rest:
-        value = replace_path(getattr(owner, head), rest, value)
+        value = replace_path(_entry(owner, head), rest, value)
+    if isinstance(owner, tuple):
+        return tuple({**labelled(owner), head: value}.values())
+    if isinstance(owner, Mapping):
+        return {**owner, head: value}
     return dataclasses.replace(owner, **{head: value})

@@ -7,6 +7,7 @@ from jaxrl.envs.chains import (
     riverswim as riverswim,
 )
 from jaxrl.envs.checker import check as check
+from jaxrl.envs.constrained import ConstrainedTabularEnv as ConstrainedTabularEnv
 from jaxrl.envs.finance import (
     OptionTerms as OptionTerms,
     american_option as american_option,

@@ -112,6 +112,10 @@ def structure(env: Environment) -> list[str]:
         wrong.append(f"reward is {seen.reward.dtype}: give a float32.")
     if seen.truncated.dtype != jnp.bool_:
         wrong.append(f"truncated is {seen.truncated.dtype}: give a bool.")
+    if len(seen.cost.shape) != 1 or not jnp.issubdtype(seen.cost.dtype, jnp.floating):
+        wrong.append(f"cost is {_kind(seen.cost)}: give a float32[num_costs], [0] for none.")
+    if len(seen.reward.shape) > 1:
+        wrong.append(f"reward has shape {list(seen.reward.shape)}: give a scalar, or channels [C].")
     return wrong
 
 
@@ -175,6 +179,7 @@ def _play(env: Environment, key: Key, num_steps: int) -> list[str]:
         rules = {
             "an observation lies outside its space.": inside(seen.observation) & inside(start[1]),
             "a reward is not finite.": jnp.all(jnp.isfinite(seen.reward)),
+            "a cost is not finite.": jnp.all(jnp.isfinite(seen.cost)),
             "terminated lies outside [0, 1].": (seen.terminated >= 0) & (seen.terminated <= 1),
             "terminated and truncated are true at once: the end wins.": ~(
                 (seen.terminated >= 1) & seen.truncated

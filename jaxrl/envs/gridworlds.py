@@ -61,7 +61,7 @@ def frozen_lake(
     if not starts.any():
         raise ValueError("lake has no start: put at least one S.")
     target = landings(cells.shape, MOVES[3::-1])
-    prob, next_state = _slipping(target, slip_prob)
+    prob, next_state = slipping(target, slip_prob)
     is_goal, is_over = (cells == "G").ravel(), np.isin(cells, ["G", "H"]).ravel()
     # Gymnasium's end cells stay put: one outcome, which ends and pays nothing.
     over = is_over[:, None, None]
@@ -99,8 +99,8 @@ def cliff_walking(
 
     Sources: Sutton and Barto (2018), "Reinforcement Learning: An Introduction", example 6.6.
     """
-    start, goal = _ends("cliff_walking", num_rows, num_columns)
-    prob, landing = _slipping(landings((num_rows, num_columns)), slip_prob)
+    start, goal = ends_of_row("cliff_walking", num_rows, num_columns)
+    prob, landing = slipping(landings((num_rows, num_columns)), slip_prob)
     return _climbed(start, goal, prob, landing, 100.0, discount)
 
 
@@ -143,7 +143,7 @@ def windy_cliff(
         >>> mdp.next_state[10, 1].tolist(), mdp.reward[10, 1].tolist()  # along the edge
         ([11, 15], [-1.0, -10.0])
     """
-    start, goal = _ends("windy_cliff", num_rows, num_columns)
+    start, goal = ends_of_row("windy_cliff", num_rows, num_columns)
     check_prob("wind", wind)
     check_number("cliff_cost", cliff_cost)
     landing = landings((num_rows, num_columns), push=np.arange(2))
@@ -237,7 +237,7 @@ def windy_walk(
         >>> [round(float(p), 3) for p in mdp.prob[0, 0]]
         [0.9, 0.09, 0.01]
     """
-    start, goal = _ends("windy_walk", num_rows, num_columns)
+    start, goal = ends_of_row("windy_walk", num_rows, num_columns)
     check_prob("wind", wind)
     next_state = landings((num_rows, num_columns), push=np.arange(3))
     states = np.arange(goal + 1)
@@ -252,7 +252,7 @@ def windy_walk(
     )
 
 
-def _ends(name: str, num_rows: int, num_columns: int) -> tuple[int, int]:
+def ends_of_row(name: str, num_rows: int, num_columns: int) -> tuple[int, int]:
     """The cells at both ends of the bottom row, start and goal; between them is the cliff."""
     if num_rows < 2 or num_columns < 3:
         raise ValueError(
@@ -277,7 +277,7 @@ def _climbed(
     )
 
 
-def _slipping(target: np.ndarray, slip_prob: float) -> tuple[np.ndarray, np.ndarray]:
+def slipping(target: np.ndarray, slip_prob: float) -> tuple[np.ndarray, np.ndarray]:
     """Outcomes when four moves in circular order slip to their neighbours.
 
     `target[S, 4, 1]` -> `prob[S, 4, K]`, `next_state[S, 4, K]`; K is 1 without slips, else 3 in

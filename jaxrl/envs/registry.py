@@ -21,8 +21,11 @@ from jaxrl.core.arguments import check_whole
 from jaxrl.core.settings import near_names
 from jaxrl.core.spaces import flat_size, is_leaf, leaves
 from jaxrl.envs import bandits, chains, collecting, finance, gridworlds, mazes, operations, regimes
+from jaxrl.envs.constrained import hazard_grid
 from jaxrl.envs.control import Acrobot, CartPole, MountainCar, Pendulum
 from jaxrl.envs.control.mountain_car import mountain_car_continuous
+from jaxrl.envs.control.pendulum import SpeedLimitedPendulum
+from jaxrl.envs.control.point_mass import PointMass
 from jaxrl.envs.gymnax import gymnax_env
 from jaxrl.envs.gymnax_cures import cure_of
 from jaxrl.envs.gymnax_suites import GYMNAX_SUITES
@@ -51,6 +54,7 @@ class EnvFacts:
     is_tabular: bool = False  # a `TabularEnv`, whose whole model is known
     suite: str = "jaxrl"
     parameters: frozenset[str] = frozenset()  # that `build` takes, where its signature tells less
+    num_costs: int = 0  # of a step, beside its reward
 
     @property
     def is_continuous(self) -> bool:
@@ -111,8 +115,15 @@ def facts_of(name: str) -> EnvFacts:
         return facts
     env = facts.build()
     sizes = _size(env.observation_space), _size(env.action_space)
-    is_tabular = isinstance(env, TabularEnv)
-    return EnvFacts(facts.build, facts.about, *sizes, is_tabular=is_tabular, suite=facts.suite)
+    keys = jax.random.split(jax.random.key(0), 3)
+    step = lambda: env.step(keys[1], env.reset(keys[0])[0], env.action_space.sample(keys[2]))  # noqa: E731
+    return dataclasses.replace(
+        facts,
+        observation=sizes[0],
+        action=sizes[1],
+        is_tabular=isinstance(env, TabularEnv),
+        num_costs=jax.eval_shape(step)[1].cost.shape[-1],
+    )
 
 
 def _size(space: Space) -> Size:
@@ -130,7 +141,11 @@ def _about(documented: Any) -> str:
 
 
 def _struct(
-    kind: Callable[[], Any], observation: Size, action: Size, is_partial: bool = False
+    kind: Callable[[], Any],
+    observation: Size,
+    action: Size,
+    is_partial: bool = False,
+    num_costs: int = 0,
 ) -> EnvFacts:
     """Builds a struct whose fields are settings; scalars become floats, values are checked."""
     fields = {f.name: f.metadata for f in dataclasses.fields(kind()) if "help" in f.metadata}
@@ -144,8 +159,8 @@ def _struct(
         check_settings(env)
         return env
 
-    about = _about(kind)
-    return EnvFacts(build, about, observation, action, is_partial, parameters=frozenset(fields))
+    facts = EnvFacts(build, _about(kind), observation, action, is_partial, num_costs=num_costs)
+    return dataclasses.replace(facts, parameters=frozenset(fields))
 
 
 def _scalar(name: str, value: Any) -> Any:
@@ -220,6 +235,15 @@ def _regime_option(
     return regimes.regime_option(terms, multipliers, num_steps=num_steps, is_put=is_put)
 
 
+def _speed_limited(speed_limit: Any = 4.0, **pendulum: Any) -> Environment:
+    """The pendulum of the entry `Pendulum`, under a limit."""
+    inner = _registered["Pendulum"].build(**pendulum)
+    env = SpeedLimitedPendulum(inner, _scalar("speed_limit", speed_limit))  # pyright: ignore
+    check_settings(env)
+    return env
+
+
+_PENDULUM = _struct(Pendulum, (3,), (1,))
 _registered: dict[str, EnvFacts] = {
     **{
         name: EnvFacts(partial(gymnax_env, name), *row, suite=suite)
@@ -227,7 +251,16 @@ _registered: dict[str, EnvFacts] = {
         for name, row in rows.items()
     },
     "CartPole": _struct(CartPole, (4,), 2),
-    "Pendulum": _struct(Pendulum, (3,), (1,)),
+    "Pendulum": _PENDULUM,
+    "PendulumSpeedLimit": EnvFacts(
+        _speed_limited,
+        _about(SpeedLimitedPendulum),
+        (3,),
+        (1,),
+        parameters=_PENDULUM.parameters | {"speed_limit"},
+        num_costs=1,
+    ),
+    "PointMass": _struct(PointMass, (4,), (2,), num_costs=1),
     "Acrobot": _struct(Acrobot, (6,), 3),
     "MountainCar": _struct(MountainCar, (2,), 3),
     "MountainCarContinuous": _struct(mountain_car_continuous, (2,), (1,)),
@@ -235,6 +268,7 @@ _registered: dict[str, EnvFacts] = {
     "CollectingGrid": EnvFacts(
         collecting.collecting_grid, _about(collecting.CollectingGrid), 100, 4
     ),
+    "HazardGrid": EnvFacts(hazard_grid, _about(hazard_grid), (12,), 4, num_costs=1),
     "WalledGrid": EnvFacts(walled_grid, _about(WalledGrid), 25, 4),
     "Bandit": EnvFacts(bandits.bandit, _about(bandits.Bandit), 1, 3),
     "RiverSwim": _table(chains.riverswim, 6, 2, 100.0),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,13 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.ranges import Range
 from jaxrl.core.schedules import LifetimeCurve, Schedule
-from jaxrl.core.settings import list_settings, near_names, resolve_name
+from jaxrl.core.settings import (
+    get_path,
+    list_settings,
+    near_names,
+    replace_path,
+    resolve_name,
+)
 from jaxrl.core.types import Array, PyTree
 from jaxrl.rules.contract import learned_in
 from jaxrl.training.lanes import strong_floats
@@ -39,13 +43,13 @@ class Tuned:
     def init(self) -> dict[str, PyTree]:
         """The free numbers that give the agent as it is."""
         spans = self._spans.items()
-        return {name: jax.tree.map(span.free, _at(self.agent, name)) for name, span in spans}
+        return {name: jax.tree.map(span.free, get_path(self.agent, name)) for name, span in spans}
 
     def agent_of(self, rule_params: dict[str, PyTree]) -> Agent:
         """The agent with these free numbers."""
         agent, values = self.agent, self.values(rule_params)
         for name in self.names:
-            agent = _with(agent, name, values[name])
+            agent = replace_path(agent, name, values[name])
         return agent
 
     def values(self, rule_params: dict[str, PyTree]) -> dict[str, PyTree]:
@@ -108,7 +112,7 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = (), timed: bool = Fa
                     "code and cannot be free."
                 )
             spans[path] = Range(float(info.low), float(info.high))
-            if not _moves(spans[path], _at(agent, path)):
+            if not _moves(spans[path], get_path(agent, path)):
                 raise ValueError(
                     f"{path}={info.value} lies at an end of its range "
                     f"({info.low:g}, {info.high:g}), where nothing can move: start inside."
@@ -118,7 +122,9 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = (), timed: bool = Fa
         return constant
     start = constant.init()
     for path, span in spans.items():
-        agent = _with(agent, path, LifetimeCurve(start[path], jnp.zeros(4), span.low, span.high))
+        agent = replace_path(
+            agent, path, LifetimeCurve(start[path], jnp.zeros(4), span.low, span.high)
+        )
     return tuned(agent, [f"{path}.{part}" for path in spans for part in ("base", "slopes")])
 
 
@@ -135,24 +141,10 @@ def _resolve(agent: Agent, known: list[str], name: str) -> str:
         return resolve_name(known, name)
     except KeyError:
         try:
-            leaves = jax.tree.leaves(_at(agent, name))
+            leaves = jax.tree.leaves(get_path(agent, name))
         except (AttributeError, KeyError):
             raise KeyError(f"unknown number {name!r}; {near_names(name, known)}") from None
         dtypes = [jnp.asarray(leaf).dtype for leaf in leaves]
         if not leaves or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
             raise KeyError(f"{name!r} holds no floats to change.") from None
         return name
-
-
-def _at(owner: Any, path: str) -> PyTree:
-    """What stands at a dotted path of fields and keys."""
-    for part in path.split("."):
-        owner = owner[part] if isinstance(owner, dict) else getattr(owner, part)
-    return owner
-
-
-def _with(owner: Any, path: str, value: PyTree) -> Any:
-    """With another value at a dotted path."""
-    head, _, rest = path.partition(".")
-    value = _with(_at(owner, head), rest, value) if rest else value
-    return {**owner, head: value} if isinstance(owner, dict) else owner.replace(**{head: value})

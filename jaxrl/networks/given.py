@@ -113,7 +113,7 @@ def as_network(given: Any) -> Network:
         ValueError: it is nothing that agents can build on.
 
     Example:
-        >>> from jaxrl.core.spaces import Box
+        >>> from jaxrl.core import Box
         >>> torso = as_network(nn.Dense(64)).torso(Box(-1.0, 1.0, (3,)))
         >>> found, _ = jax.eval_shape(torso.init_with_output, jax.random.key(0), jnp.zeros((7, 3)))
         >>> found.shape

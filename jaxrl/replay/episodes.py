@@ -124,6 +124,7 @@ class EpisodeReplay:
             ends = jnp.cumsum(terminated | truncated, axis=0)
             mask = mask & (ends - (terminated | truncated) == 0)
         before = observation, record.action, record.reward, record.discount
-        after = next_observation, terminated, truncated, record.extras, record.env_state, *masks
+        after = next_observation, terminated, truncated, record.extras, record.env_state
+        after = (*after, record.cost, *masks)
         starts = (record.flags & STARTS) > 0
         return SequenceBatch(Transition(*before, *after), mask, starts, row * self.num_envs + env)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 
@@ -131,6 +134,13 @@ def is_valid_start(flags: Array, store_next: bool) -> Array:
     return (flags & TRUNCATED == 0) | store_next
 
 
+def _added(used: Array, discount: Array, total: Array, values: Array) -> Array:
+    """A sum `[batch]`, or `[batch, C]` of channels or costs, with the values of a row that is used;
+    `used` and `discount` are per window."""
+    lanes = (..., *(None,) * (total.ndim - 1))
+    return jnp.where(used[lanes], total + discount[lanes] * values, total)
+
+
 def read_windows(
     state: ReplayState, row: Array, env: Array, num_step: int
 ) -> tuple[Transition, Array]:
@@ -148,6 +158,8 @@ def read_windows(
       the exact (j)-step return. A window that starts at such a row has nothing to use: not valid;
     * with stored successors a truncated row is used, is the last, and bootstraps from its own.
 
+    Costs that are kept are summed as rewards are.
+
     Returns:
         The transitions, leaves `[batch, ...]`, and whether each is valid, `[batch]` bool.
     """
@@ -155,22 +167,21 @@ def read_windows(
     columns, memory = layout.tree(), state.memory
     offsets = jnp.arange(num_step, dtype=jnp.int32)[:, None]
     rows = (row + offsets) % layout.num_rows  # [num_step, batch]
-    steps = (memory.reward, memory.discount, memory.flags)
-    rewards, discounts, flags = read(
-        (columns.reward, columns.discount, columns.flags), steps, rows, env
+    steps = ((memory.reward, memory.cost), memory.discount, memory.flags)
+    paid, discounts, flags = read(
+        ((columns.reward, columns.cost), columns.discount, columns.flags), steps, rows, env
     )
     terminated, truncated = (flags & TERMINATED) > 0, (flags & TRUNCATED) > 0
     alive = jnp.ones(row.shape, jnp.bool_)
     num_used = jnp.zeros(row.shape, jnp.int32)
-    total = jnp.zeros_like(rewards[0])
+    total = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), paid)  # of reward and cost
     discount = jnp.ones_like(discounts[0])
     met_end, met_cut = jnp.zeros_like(alive), jnp.zeros_like(alive)
     for k in range(num_step):
         met_cut = met_cut | (alive & truncated[k])
         used = alive if layout.store_next else alive & ~truncated[k]
-        # A reward may have channels, [batch, C]: discount and use are per window.
-        lanes = (..., *(None,) * (rewards.ndim - 2))
-        total = jnp.where(used[lanes], total + discount[lanes] * rewards[k], total)
+        row_paid = jax.tree.map(operator.itemgetter(k), paid)
+        total = jax.tree.map(functools.partial(_added, used, discount), total, row_paid)
         discount = jnp.where(used, discount * discounts[k], discount)
         num_used = num_used + used
         met_end = met_end | (used & terminated[k])
@@ -191,6 +202,6 @@ def read_windows(
         kept, stored = (memory.observation, memory.mask), (columns.observation, columns.mask)
     successor, next_mask = read(stored, kept, last, env)
     observation, action, extras, env_state, mask = first
-    before = observation, action, total, discount
-    after = successor, met_end, met_cut, extras, env_state, mask, next_mask
+    before = observation, action, total[0], discount
+    after = successor, met_end, met_cut, extras, env_state, total[1], mask, next_mask
     return Transition(*before, *after), is_valid_start(flags[0], layout.store_next)

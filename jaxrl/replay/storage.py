@@ -87,6 +87,7 @@ class Record:
     extras: PyTree
     env_state: PyTree
     next_observation: PyTree  # `()` unless the replay stores it
+    cost: PyTree = ()  # `()` unless the example has some
     mask: PyTree = ()  # bool; `()` where every action is legal
     next_mask: PyTree = ()  # `()` unless the replay stores successors
 
@@ -217,14 +218,14 @@ def _record(kept: Transition, flags: Array, store_next: bool) -> Record:
     after = (kept.next_observation, kept.next_mask) if store_next else ((), ())
     step = kept.observation, kept.action, kept.reward, kept.discount
     rest = flags, kept.extras, kept.env_state
-    return Record(*step, *rest, after[0], kept.mask, after[1])
+    return Record(*step, *rest, after[0], kept.cost, kept.mask, after[1])
 
 
 def _check_built_alike(layout: Layout, record: Record) -> None:
     if jax.tree.structure(record) != layout.treedef:
         raise ValueError(
             f"replay add: the trajectory has the entries {jax.tree.structure(record)}, but the "
-            f"replay was made for {layout.treedef}; drop or add `extras` and `env_state` alike."
+            f"replay was made for {layout.treedef}; drop or add extras, env_state and cost alike."
         )
     found = jax.tree_util.tree_leaves_with_path(record)
     for (path, leaf), column in zip(found, layout.columns, strict=True):

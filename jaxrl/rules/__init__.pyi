@@ -14,6 +14,7 @@ from jaxrl.rules.drift_policy import (
     ZeroDrift as ZeroDrift,
     drift as drift,
 )
+from jaxrl.rules.lagrangian import Lagrangian as Lagrangian
 from jaxrl.rules.learned_policy_gradient import lpg as lpg
 from jaxrl.rules.learned_reward import with_reward as with_reward
 from jaxrl.rules.mirror_descent import (
@@ -25,3 +26,4 @@ from jaxrl.rules.reactive import (
     reactive_exploration as reactive_exploration,
 )
 from jaxrl.rules.static_risk import StaticRiskGradient as StaticRiskGradient
+from jaxrl.rules.terminations import ConstraintTerminations as ConstraintTerminations

@@ -111,6 +111,21 @@ def of_inner(name: str) -> Any:
     return property(attrgetter(f"rule.{name}"), doc=f"The inner rule's `{name}`.")
 
 
+def each_of(numbers: Any) -> Array:
+    """One number for each cost `[C]`, of a setting that may be one number alone."""
+    return jnp.atleast_1d(jnp.asarray(numbers))
+
+
+def reported(rule: Any, rule_state: PyTree) -> dict[str, Array]:
+    """Metrics `[]` of what the rule's facts name: `cost_0`, `cost_1`, ... of a field `[C]`."""
+    found = {}
+    for name in rule_facts(rule).reported:
+        value = getattr(rule_state, name)
+        rows = {f"{name}_{i}": value[i] for i in range(value.shape[0])} if value.ndim else {}
+        found |= rows or {name: value}
+    return found
+
+
 def learned_in(owner: Any, *parts: str) -> tuple[str, ...]:
     """What is learned of these parts of a rule or agent, by dotted path; it may lack some."""
     held = {part: getattr(owner, part) for part in parts if hasattr(owner, part)}

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core.files import parse_json, read_bytes
+from jaxrl.core.settings import moved_names
 from jaxrl.core.types import PyTree
 from jaxrl.training.run_config import differences, shortened
 
@@ -138,8 +139,12 @@ def read(path: Path, manifest: dict[str, Any], template: PyTree) -> PyTree:
     """
     expected, structure = jax.tree_util.tree_flatten_with_path(template)
     leaves = manifest["leaves"]
-    stored = {leaf["path"]: f"{leaf['dtype']}{leaf['shape']}" for leaf in leaves}
     kinds = [(jax.tree_util.keystr(where) or "(root)", *_leaf_type(x)) for where, x in expected]
+    paths = [name for name, _, _ in kinds]
+    named = moved_names({leaf["path"]: index for index, leaf in enumerate(leaves)}, paths)
+    # An estimate that every agent of one kind had, and only those of average rewards used.
+    named = {p: index for p, index in named.items() if p in paths or not p.endswith(".gain")}
+    stored = {path: f"{leaves[i]['dtype']}{leaves[i]['shape']}" for path, i in named.items()}
     wanted = {name: f"{dtype}{shape}" for name, dtype, shape in kinds}
     if different := differences(stored, wanted, ("checkpoint", "expected")):
         raise ValueError(
@@ -160,7 +165,8 @@ def read(path: Path, manifest: dict[str, Any], template: PyTree) -> PyTree:
         except Exception as error:  # orbax raises of all kinds
             raise OSError(f"its arrays cannot be read ({one_line(error)})") from error
     decoded = []
-    for index, (leaf, (_, like)) in enumerate(zip(leaves, expected, strict=True)):
+    for path_here, (_, like) in zip(paths, expected, strict=True):
+        leaf = leaves[index := named[path_here]]
         if _array_name(index) in arrays:
             data = np.asarray(arrays[_array_name(index)])
         else:

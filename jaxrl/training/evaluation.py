@@ -15,12 +15,13 @@ from jaxrl.core import struct
 from jaxrl.core.arguments import check_key, check_names, check_parts, check_whole
 from jaxrl.core.estimates import Estimate, percentile_interval
 from jaxrl.core.protocols import Agent, Environment, Policy, act, legal_actions
-from jaxrl.core.types import Array, Key, PyTree, select
+from jaxrl.core.types import Array, Key, PyTree, TimeStep, select
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
 from jaxrl.envs.wrappers.randomisation import DomainRandomisation
 from jaxrl.functionals import CVaR
 from jaxrl.training.attacks import Attack, AttackedPolicy
 from jaxrl.training.lanes import strong_floats
+from jaxrl.training.rollouts import total_reward
 
 # How often each episode is drawn, `[R, M, E]`, and the returns `[M, E]` -> `[R, ...]`.
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -33,6 +34,8 @@ class Evaluation:
     returns: Array  # [E] undiscounted [return]
     lengths: Array  # [E] [steps]
     finished: Array  # [E] bool
+    costs: PyTree = ()  # [E, num_costs] undiscounted; () where the environment has none
+    channels: PyTree = ()  # [E, C] returns of the channels of a reward; () where it has none
 
     @property
     def mean(self) -> Array:
@@ -50,7 +53,7 @@ class Evaluation:
         return tail_mean(level, self.returns)
 
     def summary(self) -> dict[str, float]:
-        """Plain numbers for a table or a file."""
+        """Plain numbers for a table or a file; `cost_0` and `return_0`, of a channel, are means."""
         return {name: number.item() for name, number in jax.device_get(_numbers(self)).items()}
 
 
@@ -75,6 +78,18 @@ def _numbers(played: Evaluation) -> dict[str, Array]:
         "mean_length": jnp.mean(played.lengths),
         "num_episodes": jnp.int32(len(played.returns)),
         "num_unfinished": jnp.sum(~played.finished),
+        **{name: jnp.mean(values) for name, values in by_name(played).items()},
+    }
+
+
+def by_name(played: Any) -> dict[str, Array]:
+    """Of every episode `[..., E]`, by name: each cost, and each channel of the return."""
+    named = {"cost": played.costs, "return": played.channels}
+    known = {name: values for name, values in named.items() if not isinstance(values, tuple)}
+    return {
+        f"{name}_{index}": values[..., index]
+        for name, values in known.items()
+        for index in range(values.shape[-1])
     }
 
 
@@ -90,7 +105,7 @@ def play_episodes(
 ) -> Evaluation:
     """`num_episodes` episodes at once, until the last has ended or `max_steps` steps are made.
 
-    Where ends are probabilities, a reward counts with the chance that its step is reached.
+    Where ends are probabilities, a reward or cost counts with the chance that its step is reached.
     """
     reset_key, play_key = jax.random.split(key)
     env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
@@ -108,21 +123,43 @@ def play_episodes(
         keys = jax.random.split(env_key, num_episodes)
         env_state, timestep = jax.vmap(env.step)(keys, env_state, action)
         alive = ~evaluation.finished
+
+        def plus(totals: Array, values: Array) -> Array:
+            lanes = (..., *(None,) * (totals.ndim - 1))
+            return totals + jnp.where(alive[lanes], survival[lanes] * values, 0.0)
+
+        costs, channels = of_step(timestep)
         evaluation = Evaluation(
-            returns=evaluation.returns + jnp.where(alive, survival * timestep.reward, 0.0),
+            returns=plus(evaluation.returns, total_reward(timestep)),
             lengths=evaluation.lengths + alive,
             finished=evaluation.finished | (timestep.terminated >= 1) | timestep.truncated,
+            costs=jax.tree.map(plus, evaluation.costs, costs),
+            channels=jax.tree.map(plus, evaluation.channels, channels),
         )
         memory = select(evaluation.finished, memory, extras.get("memory", ()))
         survival = survival * (1.0 - jnp.asarray(timestep.terminated, jnp.float32))
         return step + 1, (env_state, timestep.observation, memory), evaluation, survival
 
+    def of_step(step: TimeStep) -> tuple[PyTree, PyTree]:
+        """Costs and channels `[E, C]`, each () where there are none."""
+        channels = step.reward if step.reward.ndim > 1 else ()
+        return step.cost if step.cost.shape[-1] else (), channels
+
+    def first_step(key: Key, env_state: PyTree, observation: PyTree, memory: PyTree) -> tuple:
+        action, _ = policy.act(key, policy_state, observation, explore, memory)
+        keys = jax.random.split(key, num_episodes)
+        return of_step(jax.vmap(env.step)(keys, env_state, action)[1])
+
+    start = (env_state, observation, policy.initial_memory(num_episodes))
+    shapes = jax.eval_shape(first_step, play_key, *start)
+    costs, channels = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
     nothing = Evaluation(
         returns=jnp.zeros(num_episodes, jnp.float32),
         lengths=jnp.zeros(num_episodes, jnp.int32),
         finished=jnp.zeros(num_episodes, bool),
+        costs=costs,
+        channels=channels,
     )
-    start = (env_state, observation, policy.initial_memory(num_episodes))
     begin = jnp.zeros((), jnp.int32), start, nothing, jnp.ones(num_episodes, jnp.float32)
     return jax.lax.while_loop(running, play, begin)[2]
 
@@ -142,6 +179,11 @@ def mean_of_settings(counts: np.ndarray, returns: np.ndarray) -> np.ndarray:
 def worst_setting(counts: np.ndarray, returns: np.ndarray) -> np.ndarray:
     """Mean return in the worst setting of each resample, `[R]`."""
     return setting_means(counts, returns).min(-1)
+
+
+def greatest_setting(counts: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Mean cost in the setting of each resample where it is greatest, `[R]`."""
+    return setting_means(counts, costs).max(-1)
 
 
 def tail_of_settings(counts: np.ndarray, returns: np.ndarray, tail: float) -> np.ndarray:
@@ -229,6 +271,8 @@ class RobustEvaluation:
     finished: Array  # [M, E] bool
     parameters: dict[str, Array]  # [M] each, by full name; empty when given as environments
     same_episodes: bool = struct.field(pytree_node=False, default=True)
+    costs: PyTree = ()  # [M, E, num_costs] undiscounted; () where the environment has none
+    channels: PyTree = ()  # [M, E, C] returns of the channels of a reward; () where it has none
 
     @property
     def setting_means(self) -> Array:
@@ -270,7 +314,8 @@ class RobustEvaluation:
 
     def evaluation(self, index: int) -> Evaluation:
         """The episodes of setting `index`."""
-        return Evaluation(self.returns[index], self.lengths[index], self.finished[index])
+        what = (self.returns, self.lengths, self.finished, self.costs, self.channels)
+        return Evaluation(*jax.tree.map(lambda leaf: leaf[index], what))
 
     def summary(
         self, tail: float = 0.1, level: float = 0.95, num_resamples: int = 2000
@@ -283,7 +328,9 @@ class RobustEvaluation:
             num_resamples: of the bootstrap, which draws episodes anew and holds the agent fixed.
 
         Returns:
-            `mean`, `worst`, `cvar_settings` and `cvar_episodes` [return].
+            `mean`, `worst`, `cvar_settings` and `cvar_episodes` [return]; for each cost the mean,
+            `cost_0`, and the mean in the setting where it is greatest, `worst_cost_0` [cost]; for
+            each channel of the reward its mean return, `return_0`.
         """
         statistics = {
             "mean": mean_of_settings,
@@ -293,10 +340,15 @@ class RobustEvaluation:
         }
         how = {"same_episodes": self.same_episodes, "level": level, "num_resamples": num_resamples}
         returns = np.asarray(self.returns)
-        return {
+        found = {
             name: stratified_estimate(returns, statistic, **how)
             for name, statistic in statistics.items()
         }
+        for name, values in by_name(self).items():
+            found[name] = stratified_estimate(values, mean_of_settings, **how)
+            if name.startswith("cost"):
+                found[f"worst_{name}"] = stratified_estimate(values, greatest_setting, **how)
+        return found
 
     def setting_summary(self, level: float = 0.95, num_resamples: int = 2000) -> list[Estimate]:
         """The mean return in each setting, with its own bootstrap interval."""
@@ -400,7 +452,15 @@ def evaluate_each(
     play = (num_episodes, max_steps, explore)
     played = _play_each(keys, agent, env, agent_state, num_settings, varied, play)
     labels = {name: jnp.asarray(row, float) for name, row in (parameters or {}).items()}
-    return RobustEvaluation(played.returns, played.lengths, played.finished, labels, same_episodes)
+    return RobustEvaluation(
+        played.returns,
+        played.lengths,
+        played.finished,
+        labels,
+        same_episodes,
+        played.costs,
+        played.channels,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("num_settings", "varied", "play"))
@@ -525,7 +585,8 @@ def evaluate(
             environment, so that differences between them are sharper than each number alone.
 
     Returns:
-        returns and lengths `[num_episodes]`; with `over`, `[num_settings, num_episodes]`.
+        returns and lengths `[num_episodes]`; with `over`, `[num_settings, num_episodes]`. Costs,
+        where the environment has some, have one axis more, last.
 
     Raises:
         ValueError: fewer than one episode or step, another agent's state, no values, or one out of

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core.settings import moved_names
+from jaxrl.core.settings import is_chain, labelled, moved_names
 from jaxrl.training.run_config import differences, shortened
 
 _MOST_NUMBERS = 8  # of an array that is written out; larger ones are told by their digest
@@ -26,6 +26,9 @@ _SINCE = {
     ("agent", "TwinDelayedAgent"): {"agent": "CriticAgent", "agent.actor": "Deterministic"},
     ("plan", "Plan"): {"plan": "Budget"},
 }
+# Fields that agents had, each for one part of a chain, where it was left out.
+_PARTS = ("munchausen", "stock", "average_reward", "channels", "optimism")
+_GONE = {("agent.reward_shift", "0.0"), *((f"agent.{name}", "None") for name in _PARTS)}
 
 
 def identity(**parts: Any) -> dict[str, str]:
@@ -55,7 +58,8 @@ def check_identity(where: str, stored: Mapping[str, str] | None, here: Mapping[s
         return
     for line, now in _SINCE.items():
         stored = {**stored, **now} if line in stored.items() else stored
-    stored = moved_names(stored, here)
+    left_out = {name for name in stored if name not in here and (name, stored[name]) in _GONE}
+    stored = moved_names({name: stored[name] for name in stored if name not in left_out}, here)
     parts = {name.split(".")[0] for name in here}
     compared = {name: text for name, text in stored.items() if name.split(".")[0] in parts}
     if different := differences(compared, here, ("checkpoint", "here"), _same):
@@ -93,7 +97,9 @@ def _lines(name: str, part: Any, seen: tuple[int, ...] = ()) -> Iterator[tuple[s
         for field in dataclasses.fields(part):
             if field.metadata.get("derived"):  # from other fields, which are told
                 continue
-            yield from _lines(f"{name}.{field.name}", getattr(part, field.name), seen)
+            value = getattr(part, field.name)
+            inner = labelled(value) if is_chain(field) else value
+            yield from _lines(f"{name}.{field.name}", inner, seen)
     elif isinstance(part, Mapping):
         for key in part:
             yield from _lines(f"{name}.{key}", part[key], seen)

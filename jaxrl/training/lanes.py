@@ -22,6 +22,7 @@ from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import (
     check_value,
+    get_path,
     list_settings,
     replace_path,
     replace_setting,
@@ -171,11 +172,8 @@ def _fold_in(key: Key, low: Array, high: Array) -> Key:
 
 def lane_axes(agent: Agent, swept: Sequence[str]) -> Agent:
     """The `vmap` axes of an agent whose leaves at the dotted paths `swept` carry a lane axis."""
-
-    def axis(path: tuple, leaf: Any) -> int | None:
-        return 0 if jax.tree_util.keystr(path, simple=True, separator=".") in swept else None
-
-    return jax.tree_util.tree_map_with_path(axis, agent)
+    carried = [get_path(agent, name) for name in swept]
+    return jax.tree.map(lambda leaf: 0 if any(leaf is one for one in carried) else None, agent)
 
 
 def start_lanes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,6 @@ from jaxrl.core.types import Array, Key, PyTree, Transition, select
 from jaxrl.envs.checker import explained
 from jaxrl.training.rollouts import EpisodeSums, RolloutState, rollout, start_rollout
 
-EPISODE_MEANS = ("episode_return", "episode_length")
 _MOST_ITERATIONS = 2**31 - 1  # under one key
 _MOST_UPDATES = 2**24  # in one record: `finite_updates` counts them one by one in float32
 
@@ -243,8 +243,14 @@ def summarise(tally: Tally) -> dict[str, Array]:
         "episode_length": episodes.episode_length / count,
         "num_episodes": episodes.num_episodes,
         "finite_updates": tally.num_finite,
+        **{name: total / count for name, total in episodes.signals.items()},
     }
     return record | {name: total / tally.num_iterations for name, total in tally.metrics.items()}
+
+
+def is_episode_mean(name: str) -> bool:
+    """Whether the metric `name` is a mean over episodes: a return, a length or a cost."""
+    return re.fullmatch(r"episode_(return|length|cost)(_\d+)?", name) is not None
 
 
 def with_gaps(records: dict[str, Array], diverged: Array | bool = False) -> dict[str, Array]:
@@ -255,7 +261,8 @@ def with_gaps(records: dict[str, Array], diverged: Array | bool = False) -> dict
     if jax.config.jax_debug_nans:
         return records
     some = (records["num_episodes"] > 0) & jnp.logical_not(diverged)
-    return records | {name: jnp.where(some, records[name], jnp.nan) for name in EPISODE_MEANS}
+    means = {name: records[name] for name in records if is_episode_mean(name)}
+    return records | {name: jnp.where(some, mean, jnp.nan) for name, mean in means.items()}
 
 
 def train(

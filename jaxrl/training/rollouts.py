@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.protocols import Agent, Environment, act, legal_actions
-from jaxrl.core.types import Array, Key, PyTree, Transition, select
+from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition, select
 
 
 @struct.dataclass
@@ -22,24 +22,49 @@ class RolloutState:
     episode_return: Array  # [B] float32, undiscounted, of the current episode [return]
     episode_length: Array  # [B] int32 [steps]
     survival: Array  # [B] float32, chance not to have ended, of ends that are probabilities
+    signals: dict[str, Array] = struct.field(default_factory=dict)  # [B] each, of the episode
 
 
 @struct.dataclass
 class EpisodeSums:
     """Sums over the episodes that ended, so that means over any span are exact.
 
-    Where ends are probabilities, a reward counts with the chance that its step is reached, as it
-    does in values; lengths are the steps made.
+    Where ends are probabilities, a reward or cost counts with the chance that its step is reached,
+    as it does in values; lengths are the steps made. The return is the sum of all channels.
     """
 
     num_episodes: Array  # [] float32
     episode_return: Array  # [] float32 [return]
     episode_length: Array  # [] float32 [steps]
+    signals: dict[str, Array] = struct.field(default_factory=dict)  # [] each, see `signals_of`
+
+
+def total_reward(step: TimeStep) -> Array:
+    """The reward `[...]` float32 [return] of a step; of one with channels, their sum."""
+    reward = jnp.asarray(step.reward, jnp.float32)
+    return reward if reward.ndim == jnp.ndim(step.truncated) else jnp.sum(reward, axis=-1)
+
+
+def signals_of(step: TimeStep) -> dict[str, Array]:
+    """What a step tells beside its reward, `[...]` float32 each: `episode_cost_0`, ... for every
+    cost, and `episode_return_0`, ... for every channel of a reward that has them."""
+    found = {f"episode_cost_{i}": step.cost[..., i] for i in range(step.cost.shape[-1])}
+    if step.reward.ndim > step.truncated.ndim:
+        channels = range(step.reward.shape[-1])
+        found |= {f"episode_return_{i}": step.reward[..., i] for i in channels}
+    return {name: jnp.asarray(signal, jnp.float32) for name, signal in found.items()}
 
 
 def start_rollout(key: Key, agent: Agent, env: Environment) -> RolloutState:
     """Reset `agent.num_envs` environments."""
-    env_state, observation = jax.vmap(env.reset)(jax.random.split(key, agent.num_envs))
+    keys = jax.random.split(key, agent.num_envs)
+    env_state, observation = jax.vmap(env.reset)(keys)
+
+    def first_signals(keys: Key, env_state: PyTree) -> dict[str, Array]:
+        actions = jax.vmap(env.action_space.sample)(keys)
+        return signals_of(jax.vmap(env.step)(keys, env_state, actions)[1])
+
+    signals = jax.eval_shape(first_signals, keys, env_state)  # nothing is computed
     return RolloutState(
         env_state=env_state,
         observation=observation,
@@ -47,6 +72,7 @@ def start_rollout(key: Key, agent: Agent, env: Environment) -> RolloutState:
         episode_return=jnp.zeros(agent.num_envs, jnp.float32),
         episode_length=jnp.zeros(agent.num_envs, jnp.int32),
         survival=jnp.ones(agent.num_envs, jnp.float32),
+        signals={name: jnp.zeros(agent.num_envs, jnp.float32) for name in signals},
     )
 
 
@@ -93,18 +119,23 @@ def rollout(
             extras["memory_after"] = memory
         env_state, timestep = jax.vmap(env.step)(step_keys, state.env_state, action)
         ended = (timestep.terminated >= 1) | timestep.truncated
-        reward = jnp.asarray(timestep.reward, jnp.float32)
+        reward, signals = total_reward(timestep), signals_of(timestep)
         survival = state.survival
         if jnp.asarray(timestep.terminated).dtype != bool:  # a chance
-            reward = survival * reward
+            reward, signals = jax.tree.map(lambda x: survival * x, (reward, signals))
             left = survival * (1.0 - jnp.asarray(timestep.terminated, jnp.float32))
             survival = jnp.where(ended, 1.0, left)
         episode_return = state.episode_return + reward
         episode_length = state.episode_length + 1
+        signals = {name: state.signals[name] + signal for name, signal in signals.items()}
         sums = EpisodeSums(
             num_episodes=sums.num_episodes + jnp.sum(ended),
             episode_return=sums.episode_return + jnp.sum(jnp.where(ended, episode_return, 0.0)),
             episode_length=sums.episode_length + jnp.sum(jnp.where(ended, episode_length, 0)),
+            signals={
+                name: sums.signals[name] + jnp.sum(jnp.where(ended, total, 0.0))
+                for name, total in signals.items()
+            },
         )
         transition = Transition(
             observation=state.observation,
@@ -116,6 +147,7 @@ def rollout(
             truncated=timestep.truncated,
             extras=extras,
             env_state=state.env_state if keep_env_state else (),
+            cost=timestep.cost if timestep.cost.shape[-1] else (),
             mask=mask,
             next_mask=jax.vmap(legal)(env_state),
         )
@@ -130,12 +162,13 @@ def rollout(
             episode_return=jnp.where(ended, 0.0, episode_return),
             episode_length=jnp.where(ended, 0, episode_length),
             survival=survival,
+            signals={name: jnp.where(ended, 0.0, total) for name, total in signals.items()},
         )
         return (state, sums), transition
 
     zero = jnp.zeros((), jnp.float32)
     # All keys in one draw: a split inside the loop costs a program launch at every step.
     keys = jax.random.split(key, (agent.rollout_length, 1 + 2 * num_envs))
-    carry = (state, EpisodeSums(zero, zero, zero))
+    carry = (state, EpisodeSums(zero, zero, zero, dict.fromkeys(state.signals, zero)))
     (state, sums), trajectory = jax.lax.scan(step, carry, keys)
     return state, trajectory, sums

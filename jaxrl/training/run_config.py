@@ -11,6 +11,7 @@ import numpy as np
 from jaxrl.core.settings import moved_names
 
 _MOST_CHARACTERS = 1_000_000
+_SHIFT = "reward_shift"
 
 
 def plain(value: Any, name: str = "config") -> Any:
@@ -58,7 +59,20 @@ def parse(text: str) -> dict[str, Any]:
         raise ValueError(f"config.yaml is not YAML: {' '.join(str(error).split())}") from error
     if config is not None and not isinstance(config, dict):
         raise ValueError("config.yaml is not a mapping of settings to values.")
-    return config or {}
+    return _since(config or {})
+
+
+def _since(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of an earlier version, whose agents had a shift of rewards as a setting and
+    not as a part, as this one writes it."""
+    settings, swept, resolved = (config.get(x) or {} for x in ("settings", "sweep", "resolved"))
+    if resolved.pop(_SHIFT, 0) or _SHIFT in settings or _SHIFT in swept:
+        shift = float(settings.pop(_SHIFT, 0.0))
+        config = {**config, "parts": {**config.get("parts", {}), "parts": f"{_SHIFT}:{shift}"}}
+        resolved[f"parts.{_SHIFT}.shift"] = shift
+        if _SHIFT in swept:
+            swept[f"parts.{_SHIFT}.shift"] = swept.pop(_SHIFT)
+    return config
 
 
 def _check_nodes(root: Any) -> None:

@@ -19,7 +19,7 @@ from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import MAX_RECORDS, Group
-from jaxrl.training.loop import EPISODE_MEANS, Budget, summarise
+from jaxrl.training.loop import Budget, is_episode_mean, summarise
 from jaxrl.training.memory import MemoryNeed, tree_bytes
 from jaxrl.training.programs import RUN, START, compiled, life_shapes, need_of, placed
 
@@ -328,7 +328,7 @@ class Session:
         lost = self.metrics["finite_updates"][..., : columns.stop] < self.budget.iterations
         lost = np.logical_or.accumulate(lost, axis=-1)[..., columns]
         lost |= self.metrics["num_episodes"][..., columns] == 0
-        for name in EPISODE_MEANS:
+        for name in filter(is_episode_mean, self.metrics):
             self.metrics[name][..., columns][lost] = np.nan
         for record in range(columns.start, columns.stop):
             latest = {name: value[..., record] for name, value in self.metrics.items()}

@@ -304,7 +304,7 @@ def test_mirror_descent_reaches_its_regularised_optimum():
 def test_munchausen_is_mirror_descent():
     """Weight a and temperature T: KL weight a T, entropy weight (1 - a) T."""
     operator = BellmanOperator(squared(), Softmax(0.5))
-    agent = tabular_agent(operator, Generative(4), munchausen=Munchausen(0.6, -jnp.inf))
+    agent = tabular_agent(operator, Generative(4), parts=(Munchausen(0.6, -jnp.inf),))
     _, held = learned(agent, garnets())
     found = held - 0.3 * jax.nn.log_softmax(held / 0.5)
     assert_reaches(found, planned(garnets(), BellmanOperator(improvement=Softmax(0.2))), 0.05)
@@ -312,7 +312,7 @@ def test_munchausen_is_mirror_descent():
 
 def test_a_greedy_munchausen_is_advantage_learning():
     operator = BellmanOperator(squared())
-    agent = tabular_agent(operator, Generative(4), munchausen=Munchausen(0.5, -jnp.inf))
+    agent = tabular_agent(operator, Generative(4), parts=(Munchausen(0.5, -jnp.inf),))
     _, found = learned(agent, garnets())
     solve = jax.vmap(lambda mdp: planning.gap_increasing_value_iteration(mdp, weight=0.5))
     assert_reaches(found, solve(garnets()).q_values, 0.1)

@@ -1,6 +1,7 @@
 """Soft actor-critic and TD3 with laws of returns: targets, losses, risk and annealing."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ from jaxrl.agents import (
     sac,
     td3,
 )
-from jaxrl.core import Box, Law, Linear, Progress, TimeStep, Transition, struct
+from jaxrl.agents.chain import Step
+from jaxrl.core import Box, Law, Linear, Progress, TimeStep, Transition, struct, values_at
 from jaxrl.functionals import CVaR, Mean
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Categorical, Gaussian, Quantile, Scalar, Softmax
@@ -89,7 +91,7 @@ LAW_AGENTS = {
     "annealed_td3_quantile": td3(
         **SMALL,
         operator=BellmanOperator(Quantile(num_atoms=4, huber_threshold=0.1)),
-        optimism=Optimism(Linear(0.7, 0.5, end=0.3)),
+        parts=(Optimism(Linear(0.7, 0.5, end=0.3)),),
     ),
 }
 ACTIONS = np.array([[-0.9], [-0.5], [0.0], [0.5]], np.float32)
@@ -383,13 +385,14 @@ def test_running_means_of_spreads_start_at_the_first_batch():
 @jax.jit
 def resting_value(level, targets):
     """Where the slope of the critics' loss in one value for all of `targets[B]` vanishes."""
-    agent = td3(optimism=Optimism(level))
+    agent = td3(parts=(Optimism(level),))
+    step = Step(agent, jax.random.key(0), types.SimpleNamespace(parts=((),)), None, ())
     weights = jnp.full(targets.shape, 1.0 / targets.size)
 
     def loss(value):
         params = jnp.broadcast_to(value, (1, targets.size))
         law = Law(jnp.ones((targets.size, 1)), targets[:, None])
-        return agent.loss(params, law, weights, (), Progress.start())[0]
+        return agent.loss(params, law, weights, (), step)[0]
 
     def halve(_, bounds):
         middle = 0.5 * (bounds[0] + bounds[1])
@@ -414,7 +417,7 @@ def test_the_annealed_value_is_the_expectile_and_tends_to_the_greatest_joint_out
 
 def test_at_one_half_every_weight_is_one_and_the_default_ends_there():
     errors = np.array([-2.0, 0.0, 3.0], np.float32)
-    weigh = jax.jit(lambda optimism, progress: optimism.weights(errors, progress))
+    weigh = jax.jit(lambda part, now: values_at(part, now).weigh((), None, errors))
     total = np.float32(100.0)
     start, end = (Progress(np.int32(step), total) for step in (0, 100))
     level = Linear(0.5, 0.5)

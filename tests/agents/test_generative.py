@@ -447,11 +447,11 @@ REFUSED = {
         "log_reference",
     ),
     "mirror descent twice": (
-        small(BellmanOperator(improvement=MirrorDescent(1.0, 1.0)), munchausen=Munchausen()),
-        "munchausen at None",
+        small(BellmanOperator(improvement=MirrorDescent(1.0, 1.0)), parts=(Munchausen(),)),
+        "is itself a Munchausen bonus",
     ),
     "Munchausen over n steps": (
-        small(munchausen=Munchausen(), replay=UniformReplay(capacity=1024, num_step=3)),
+        small(parts=(Munchausen(),), replay=UniformReplay(capacity=1024, num_step=3)),
         "num_step=1",
     ),
     "a dual of a law": (

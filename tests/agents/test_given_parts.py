@@ -18,8 +18,7 @@ from jaxrl.agents.optimiser import as_optimiser
 from jaxrl.core import Progress
 from jaxrl.functionals import CVaR
 from jaxrl.operators import BellmanOperator
-from jaxrl.training import Checkpoints
-from jaxrl.training.session import Silent
+from jaxrl.training import Checkpoints, Silent
 
 KEY = jax.random.key(0)
 BANDIT = Probe(merit=1.0)  # action 1 pays 1, action 0 nothing, and the episode ends

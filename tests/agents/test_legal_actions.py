@@ -186,9 +186,8 @@ def test_a_window_ends_with_its_own_mask(store_next):
     flag = jnp.zeros((4, 1), bool)
     place = jnp.arange(4.0)[:, None]
     masks = jnp.eye(5, dtype=bool)[:, None]
-    rows = jaxrl.Transition(
-        place, place, place, place * 0 + 1, place + 1, flag, flag, {}, (), masks[:4], masks[1:]
-    )
+    step = place, place, place, place * 0 + 1, place + 1, flag, flag, {}
+    rows = jaxrl.Transition(*step, mask=masks[:4], next_mask=masks[1:])
     state = replay.init(jax.tree.map(lambda leaf: leaf[0], rows))
     batch = replay.sample(KEY, replay.add(state, rows), 16).transition
     first = np.asarray(batch.observation).astype(int)

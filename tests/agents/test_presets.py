@@ -15,7 +15,7 @@ import probes
 import pytest
 
 import jaxrl
-from jaxrl.agents import PRESETS, NormalisedAgent, Optimiser, TargetUpdate, preset
+from jaxrl.agents import PRESETS, IteratedCopies, NormalisedAgent, Optimiser, TargetUpdate, preset
 from jaxrl.core import Linear
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import BellmanOperator, Categorical, ImplicitQuantile, Quantile, Scalar
@@ -51,6 +51,7 @@ SMALL = {
     "dqn": FROM_REPLAY,
     "double_dqn": FROM_REPLAY,
     "munchausen_dqn": FROM_REPLAY,
+    "iterated_dqn": FROM_REPLAY | {"target": IteratedCopies(3, period=20, refresh=5)},
     "c51": FROM_REPLAY | {"operator": BellmanOperator(ATOMS)},
     "qr_dqn": FROM_REPLAY | {"operator": BellmanOperator(Quantile(num_atoms=5))},
     "iqn": FROM_REPLAY
@@ -69,7 +70,7 @@ ACTOR_CRITICS = ("a2c", "ppo", "mdpo", "dpo", "lpo")
 # first step is held by hand too. Actor-critics have a lesson in actions of either kind.
 ROWS = [
     pytest.param(name, name != "dpo", marks=pytest.mark.slow)
-    for name in ("ppo", "dpo", "munchausen_dqn", "iqn", "rainbow", "pqn")
+    for name in ("ppo", "dpo", "munchausen_dqn", "iterated_dqn", "iqn", "rainbow", "pqn")
 ]
 # One row for each class of agents, and for each way to draw more keys than the others.
 MACHINES = [row for row in ROWS if row.values[0] != "munchausen_dqn"]
@@ -98,8 +99,7 @@ class Lesson:
             if name in ACTOR_CRITICS:
                 values, _ = state.model.apply(state.params, OBSERVATIONS, *nothing, method="value")
             else:
-                values = state.model.apply(state.params, OBSERVATIONS)
-                values = values if name == "pqn" else agent.scores(values)
+                values = agent.q_values(state, OBSERVATIONS)
             return state, result.metrics, values, greedy[0]
 
         @jax.jit

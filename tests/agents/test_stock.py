@@ -47,7 +47,7 @@ AGENT = PRESETS["qr_dqn"]().replace(
     replay=UniformReplay(capacity=4096),
     discount=DISCOUNT,
     exploration=1.0,
-    stock=SPREAD,
+    parts=(SPREAD,),
     num_envs=16,
     num_updates=2,
     batch_size=128,
@@ -124,8 +124,8 @@ def test_relabelled_stocks_follow_from_their_rewards():
     observation, following, rewards = play(env, 0)
     relabel = jax.jit(
         lambda key, data: (
-            SPREAD.relabelled(key, data, DISCOUNT),
-            SPREAD.replace(relabel=False).relabelled(key, data, DISCOUNT),
+            SPREAD.relabelled(key, (), AGENT, data),
+            SPREAD.replace(relabel=False).relabelled(key, (), AGENT, data),
         )
     )
     data = probes.example_transition(observation, env.action_space).replace(
@@ -237,4 +237,4 @@ def test_levels_and_agents_without_a_stock_are_refused():
     with pytest.raises(ValueError, match="levels"):
         static_cvar_stocks(AGENT, None, start, np.array([0.0]))
     with pytest.raises(ValueError, match="does not see the stock"):
-        static_cvar_stocks(AGENT.replace(stock=None), None, start, np.array([0.5]))
+        static_cvar_stocks(AGENT.replace(parts=()), None, start, np.array([0.5]))

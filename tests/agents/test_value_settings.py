@@ -27,6 +27,7 @@ from jaxrl.agents import (
     Munchausen,
     Optimiser,
     QNetworkAgent,
+    RewardShift,
     StockConditioned,
     TargetUpdate,
     ValueChannels,
@@ -35,7 +36,7 @@ from jaxrl.agents import (
 )
 from jaxrl.agents.action_values import clipped_fraction
 from jaxrl.cli import main
-from jaxrl.core import Law, Linear, Transition
+from jaxrl.core import Law, Linear, PartFacts, Transition, struct
 from jaxrl.envs.control import Pendulum
 from jaxrl.envs.wrappers import HeldActions, Stock, TimeLimit
 from jaxrl.functionals import CVaR
@@ -162,7 +163,7 @@ LAGGED = np.array([[7.0, 5.0], [4.0, 10.0], [6.0, -2.0]])
 def one_shifted_step():
     """One gradient step on the same transition throughout, `[shift, end]`; and the scores."""
     agent = preset("dqn").replace(**FROM_REPLAY | {"replay": UniformReplay(8, store_next=True)})
-    state = started(agent, Line())
+    state = started(agent.replace(parts=(RewardShift(),)), Line())
     state = state.replace(
         params=filled(state.params, advantage=ONLINE),
         target_params=filled(state.target_params, advantage=LAGGED),
@@ -170,7 +171,7 @@ def one_shifted_step():
     data = rows((0, 1.0, 1, ""), (0, 1.0, 1, ""))
 
     def step(shift, discount):
-        shifted = agent.replace(reward_shift=shift)
+        shifted = agent.replace(parts=(RewardShift(shift),))
         whole = data.replace(
             discount=jnp.broadcast_to(discount, (2, 2)),
             terminated=jnp.broadcast_to(1.0 - discount / HALF, (2, 2)),
@@ -204,7 +205,7 @@ def test_a_shifted_agent_stores_all_values_higher_by_one_constant(shift, end):
 def shifted_lanes():
     problems = [lasting(), ending(), ending(), ending(), ending(shift=SHIFT)]
     shifts = (0.0, 0.0, SHIFT, -SHIFT, 0.0)
-    agents = stacked([table_agent(reward_shift=shift) for shift in shifts])
+    agents = stacked([table_agent(parts=(RewardShift(shift),)) for shift in shifts])
     found, metrics = learn(agents, [mdp for mdp, _ in problems])
     return found, [exact for _, exact in problems], metrics
 
@@ -391,8 +392,8 @@ def test_a_discount_that_is_not_the_wrapper_s_is_refused():
         HeldActions(envs.TabularEnv(walk()), durations=(0, 2))
     with pytest.raises(ValueError, match="at least 1 unit step"):
         envs.semi_markov_mdp([[[1.0]]], [[[0]]], [[[0.0]]], 0.5)
-    stock = table_agent(operator=BellmanOperator(Quantile(2)), stock=StockConditioned())
-    with pytest.raises(ValueError, match="stock counts every step as one"):
+    stock = table_agent(operator=BellmanOperator(Quantile(2)), parts=(StockConditioned(),))
+    with pytest.raises(ValueError, match="StockConditioned counts every step as one"):
         stock.check(Stock(HELD, discount=DISCOUNT))
 
 
@@ -461,7 +462,7 @@ def best_average(mdp):
     return best[0], paid - best[0] + table @ best[1], gain_and_bias(table.mean(1), paid.mean(1))[0]
 
 
-AVERAGED = table_agent(average_reward=AverageReward(Linear(0.05, 0.0)), discount=1.0)
+AVERAGED = table_agent(parts=(AverageReward(Linear(0.05, 0.0)),), discount=1.0)
 
 
 @functools.cache
@@ -495,30 +496,47 @@ def test_a_risk_averse_gain_from_stepping_again():
     assert float(known.gain) < best_average(mdp)[0] - 0.3
 
 
-AVERAGE = table_agent(average_reward=AverageReward(), discount=1.0)
-CHANNELS = table_agent(channels=ValueChannels())
-SHIFTED = table_agent(reward_shift=1.0)
-MUNCHAUSEN = {"operator": BellmanOperator(improvement=Softmax(0.1)), "munchausen": Munchausen()}
+AVERAGE = table_agent(parts=(AverageReward(),), discount=1.0)
+CHANNELS = table_agent(parts=(ValueChannels(),))
+SHIFTED = table_agent(parts=(RewardShift(1.0),))
+
+
+@struct.dataclass
+class Nothing:
+    """A part without a method."""
+
+    facts = PartFacts()
+
+
+ZERO = "both decide where values have their zero: leave one out"
 REFUSED = {
     "average-discount": (AVERAGE, {"discount": 0.9}, "set discount=1"),
     "average-windows": (AVERAGE, {"replay": UniformReplay(num_step=2)}, "num_step=1"),
     "average-law": (AVERAGE, {"operator": BellmanOperator(Quantile(3))}, "stores a law"),
-    "average-channels": (AVERAGE, {"channels": ValueChannels()}, "leave channels at None"),
-    "average-shift": (AVERAGE, {"reward_shift": 1.0}, "leave reward_shift at 0"),
+    "average-channels": (AVERAGE, {"parts": (*AVERAGE.parts, ValueChannels())}, ZERO),
+    "average-shift": (AVERAGE, {"parts": (RewardShift(1.0), *AVERAGE.parts)}, ZERO),
     "average-mapped": (AVERAGE, {"operator": BellmanOperator(composition=Mapped())}, "sums"),
     "average-utility": (
         AVERAGE,
         {"operator": BellmanOperator(successor_functional=ExpectedUtility())},
         "translation equivariant",
     ),
-    "channels-munchausen": (CHANNELS, MUNCHAUSEN, "leave munchausen at None"),
+    "shift-stock": (SHIFTED, {"parts": (*SHIFTED.parts, StockConditioned())}, ZERO),
+    "channels-munchausen": (
+        CHANNELS,
+        {"parts": (ValueChannels(), Munchausen())},
+        "ValueChannels and Munchausen both decide a bonus of the policy: leave one out",
+    ),
+    "twice": (CHANNELS, {"parts": (Munchausen(), Munchausen())}, "Munchausen and Munchausen both"),
+    "no tuple": (CHANNELS, {"parts": Munchausen()}, "give a tuple of parts"),
+    "no part": (CHANNELS, {"parts": (Nothing(),)}, "each with a method"),
     "channels-soft": (CHANNELS, {"operator": BellmanOperator(improvement=Softmax(0.1))}, "Greedy"),
     "channels-law": (CHANNELS, {"operator": BellmanOperator(Quantile(3))}, "Scalar"),
     "channels-windows": (CHANNELS, {"replay": UniformReplay(num_step=2)}, "num_step=1"),
-    "channels-mappings": (CHANNELS, {"channels": ValueChannels(Whole())}, "2 mappings for 1"),
+    "channels-mappings": (CHANNELS, {"parts": (ValueChannels(Whole()),)}, "2 mappings for 1"),
     "channels-split": (
         CHANNELS,
-        {"channels": ValueChannels(ByFunction(BySign(), (1.0, 1.0)))},
+        {"parts": (ValueChannels(ByFunction(BySign(), (1.0, 1.0))),)},
         "does not split",
     ),
     "shift-undiscounted": (SHIFTED, {"discount": 1.0}, "discount below 1"),
@@ -588,7 +606,7 @@ def noisy(noise, seed=2):
 def channelled(split, mappings, noises_and_rates):
     """How far from the mean returns each learner ends, `[lane, S, A]`."""
     agents = [
-        table_agent(channels=ValueChannels(split, mappings, value_rate=rate))
+        table_agent(parts=(ValueChannels(split, mappings, value_rate=rate),))
         for _, rate in noises_and_rates
     ]
     found, _ = learn(stacked(agents), [noisy(noise) for noise, _ in noises_and_rates], 30_000)

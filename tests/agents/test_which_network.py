@@ -122,7 +122,7 @@ CASES = {
     # Chosen by the online copy: action 1 in both states, which the lagged one holds for 4 and -2.
     "double_dqn": Case({}, (3.0, 1.0, 0.0)),
     "munchausen_dqn": Case(
-        {"operator": SOFT, "munchausen": Munchausen(weight=0.25, clip=-9.0)},
+        {"operator": SOFT, "parts": (Munchausen(weight=0.25, clip=-9.0),)},
         (1 + BONUS + HALF * SOFT_1, 1 + BONUS, 1 + BONUS + HALF * SOFT_2),
     ),
     "c51": Case(
@@ -139,14 +139,16 @@ CASES = {
     # The first estimate of the average reward is 1/4; an end is followed by a fresh start in state
     # 0, which the lagged copy holds for 7, undiscounted as everything.
     "differential_dqn": Case(
-        {"average_reward": AverageReward(step_size=0.5, initial=0.25), "discount": 1.0},
+        {"parts": (AverageReward(step_size=0.5, initial=0.25),), "discount": 1.0},
         (0.75 + 10.0, 0.75 + 7.0, 0.75 + 6.0),
     ),
     # One channel of gains, stored as asinh. The aim is a quarter of the way from the online 2.
     "log_dqn": Case(
         {
-            "channels": ValueChannels(
-                mappings=(SignedHyperbolic(1.0), SignedHyperbolic(1.0)), value_rate=0.25
+            "parts": (
+                ValueChannels(
+                    mappings=(SignedHyperbolic(1.0), SignedHyperbolic(1.0)), value_rate=0.25
+                ),
             )
         },
         LAGGED_TARGETS,
@@ -224,7 +226,7 @@ def test_the_average_reward_moves_by_half_the_error_of_the_lagged_copy():
     """1/4 + (target - 7) / 2: the lagged copy holds (0, 0) for 7, the online one for 2."""
     _, after, metrics = learned("differential_dqn", store_next=True)
     expected = 0.25 + 0.5 * (np.array(CASES["differential_dqn"].targets) - 7.0)
-    np.testing.assert_allclose(after.gain[:3], expected, rtol=1e-5)
+    np.testing.assert_allclose(after.parts[0].gain[:3], expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["average_reward"][:3], expected, rtol=1e-5)
 
 
@@ -494,7 +496,7 @@ def first(values, slopes):
 
 SOFT_CASE = ({}, ONLINE_ACTIONS, (1.0, 0.0), smallest)
 TWIN_CASE = ({}, LAGGED_ACTIONS, (1.0, 0.0), first)
-OPTIMISM = {"optimism": Optimism(level=0.75)}
+OPTIMISM = {"parts": (Optimism(level=0.75),)}
 CRITIC_CASES = {
     "sac": CriticCase(*SOFT_CASE),
     "td3": CriticCase(*TWIN_CASE),

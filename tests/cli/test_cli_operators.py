@@ -16,15 +16,18 @@ from jaxrl.agents import (
     AverageReward,
     Dual,
     Generative,
+    Munchausen,
+    RewardShift,
     Sampled,
     ValueChannels,
     Whole,
     preset,
 )
-from jaxrl.cli import job as jobs, notices as warned
+from jaxrl.cli import job as jobs, notices as warned, train
 from jaxrl.core import Linear, check_settings, notation
 from jaxrl.envs import make
 from jaxrl.envs.wrappers import HeldActions
+from jaxrl.training import RunFolder
 
 KINDS, parse, show = notation.KINDS, notation.parse, notation.show
 KNOWN = [(kind, name) for kind, known in KINDS.items() for name in known.builders]
@@ -157,16 +160,53 @@ def test_one_part_written_in_two_ways_is_one_configuration() -> None:
 def test_the_average_reward_and_channels_become_the_agents() -> None:
     made = job("dqn", average_reward="differential:0.05", set="discount=1")
     agent: Any = made.agent
-    assert agent == preset("differential_dqn").replace(average_reward=AverageReward(0.05))
+    assert agent == preset("differential_dqn").replace(parts=(AverageReward(0.05),))
     assert made.config["parts"] == {"average_reward": "differential:0.05"}
     assert job("dqn", channels="log").agent == preset("log_dqn")
     agent = job("dqn", channels="h_transform:0.01,split=whole,value_rate=0.5").agent
     mapping = operators.HTransform(0.01)
-    assert agent.channels == ValueChannels(Whole(), (mapping,), value_rate=0.5)
+    assert agent.parts == (ValueChannels(Whole(), (mapping,), value_rate=0.5),)
     for text in ("log:0.1", "identity:whole", "signed_hyperbolic:2"):
         made = job("dqn", channels=text)
         again = jobs.job_from_config(yaml.safe_load(yaml.safe_dump(made.config)))
         assert again.agent == made.agent and again.config == made.config
+
+
+def test_parts_join_those_of_the_agent_and_replace_their_like() -> None:
+    """Their numbers are settings by path, of which the last words are enough, and are swept."""
+    made = job("munchausen_dqn", parts="munchausen:0.5+reward_shift:-1", sweep="shift=-1,0,1")
+    agent: Any = made.agent
+    assert agent.parts == (Munchausen(0.5), RewardShift(-1.0))
+    assert made.config["parts"] == {"parts": "munchausen:0.5+reward_shift:-1.0"}
+    assert made.over == {"parts.reward_shift.shift": (-1.0, 0.0, 1.0)}
+    again = jobs.job_from_config(yaml.safe_load(yaml.safe_dump(made.config)))
+    assert again.agent == made.agent and again.config == made.config
+    agent = job("munchausen_dqn", set="munchausen.weight=0.25").agent
+    assert agent.parts == (Munchausen(0.25),)
+
+
+EARLIER = {
+    # The agent, settings and sweep as they were written, and the parts that they now stand for.
+    "shift": ("dqn", {"reward_shift": -1.0}, {}, (RewardShift(-1.0),), {}),
+    "swept": ("dqn", {}, {"reward_shift": [0.0, 1.0]}, (RewardShift(0.0),), {"shift": [0.0, 1.0]}),
+    "weight": ("munchausen_dqn", {"munchausen.weight": 0.5}, {}, (Munchausen(0.5),), {}),
+    "plain": ("dqn", {}, {}, (), {}),
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_configurations_from_before_there_was_a_chain_are_read(name: str, tmp_path: Path) -> None:
+    agent, settings, sweep, parts, swept = EARLIER[name]
+    now = job(agent).config
+    gone = {"reward_shift": settings.get("reward_shift", 0.0)}
+    moved = {path.replace("parts.", ""): value for path, value in now["resolved"].items()}
+    old = {**now, "settings": settings, "sweep": sweep, "resolved": moved | gone | settings}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    read = RunFolder(tmp_path).config()
+    made = jobs.job_from_config(read)
+    assert made.agent.parts == parts  # pyright: ignore
+    assert made.config["sweep"] == {f"parts.reward_shift.{key}": swept[key] for key in swept}
+    assert train.describe_difference(read, made.config) == []
 
 
 def test_a_wrapper_is_put_round_the_environment_under_the_agents_discount() -> None:
@@ -196,10 +236,15 @@ def test_a_wrapper_is_put_round_the_environment_under_the_agents_discount() -> N
 
 
 REFUSED = {
-    "no channels": (["--agent", "sac", "--channels", "log"], "no channels to change"),
-    "no average reward": (["--agent", "pqn", "--average-reward", "differential"], "log_dqn or"),
+    "no channels": (["--agent", "ppo", "--channels", "log"], "ppo has no parts to change"),
+    "no chain": (["--agent", "pqn", "--parts", "differential"], "pqn has no parts to change"),
+    "no such part": (["--parts", "munchausn:0.5"], "did you mean munchausen?"),
+    "two parts that decide one thing": (
+        ["--parts", "differential+reward_shift:-1", "--set", "discount=1"],
+        "AverageReward and RewardShift both decide where values have their zero",
+    ),
     "a discount beside it": (["--average-reward", "differential"], "set discount=1"),
-    "channels of laws": (["--channels", "log"], "channels store means"),
+    "channels of laws": (["--channels", "log"], "ValueChannels store means"),
     "no such wrapper": (["--env-wrap", "held"], "--env-wrap held: unknown wrapper"),
     "one discount": (
         ["--env-wrap", "held_actions:2", "--sweep", "discount=0.9,0.99"],
@@ -284,6 +329,7 @@ SHOWN = {
     "improvements": "temperature=1.0",
     "heads": "num_atoms=51",
     "successors": "num_samples=16",
+    "parts": "weight=0.9, clip=-1.0",
     "average_rewards": "step_size=0.01",
     "channels": "mapping.offset=0.01",
     "wrappers": "durations=1/4",

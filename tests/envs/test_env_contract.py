@@ -168,7 +168,7 @@ def test_reset_and_step_give_equal_types(name):
     assert (outcome.observation.shape, outcome.observation.dtype) == (space.shape, space.dtype)
     assert (outcome.reward.shape, outcome.reward.dtype) == ((), jnp.float32)
     assert (outcome.terminated.dtype, outcome.truncated.dtype) == (jnp.bool_, jnp.bool_)
-    assert outcome.cost.shape == (0,)
+    assert (outcome.cost.shape, outcome.cost.dtype) == ((facts_of(name).num_costs,), jnp.float32)
 
 
 @each(TRACED)

@@ -56,6 +56,25 @@ RULES = {
         scale=1.0,
         hint=lambda observation, action: 0.3 * observation * action,
     ).replace(discount_factor=0.9),
+    "lagrangian": lambda: rules.Lagrangian(
+        rules.ProximalPolicy(clip_epsilon=0.05, value_clip=0.02),
+        budgets=-0.1,
+        multiplier_step=0.5,
+        optimism=0.7,
+    ),
+    "reload": lambda: rules.Lagrangian(
+        rules.AdvantageActorCritic(),
+        budgets=-0.1,
+        multiplier_step=0.5,
+        optimism=1.0,
+        per_episode=False,
+    ),
+    "cat": lambda: rules.ConstraintTerminations(
+        rules.AdvantageActorCritic(),
+        limits=0.1,
+        probability=Linear(0.1, 0.9, start=0.01),
+        decay=0.7,
+    ),
 }
 OPTIMISERS = {
     "adam": lambda: ADAM,
@@ -128,6 +147,7 @@ def start_of(agent: ActorCriticAgent):
         reward=generator.normal(size=shape),
         discount=np.ones(shape),
         next_observation=generator.integers(0, 5, shape),
+        cost=generator.normal(size=(*shape, 1)),
         extras={},
         **marks,
     )

@@ -18,6 +18,7 @@ THRESHOLDS = {
     "lpo": {"rule.drift.start.epsilon", "rule.drift.margin", "rule.value_clip"},
     "mdpo": {"rule.value_clip"},
     "tsallis": {"rule.value_clip"},
+    "lagrangian": {"rule.rule.clip_epsilon", "rule.rule.value_clip"},
 }
 
 

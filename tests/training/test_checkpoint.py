@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pickle
@@ -291,6 +292,44 @@ def test_a_checkpoint_of_a_former_class_belongs_to_what_took_its_place(agent, fo
     other = jaxrl.td3() if former == "SoftActorCriticAgent" else jaxrl.sac()
     with pytest.raises(ValueError, match=r"agent\.actor: .* != "):
         identity.check_identity("here", then, identity.identity(agent=other))
+
+
+FORMER = {"munchausen": "None", "stock": "None", "average_reward": "None", "channels": "None"}
+CHAINED = {
+    "dqn": FORMER | {"reward_shift": "0.0"},
+    "munchausen_dqn": {**FORMER, "reward_shift": "0.0", "munchausen": "Munchausen"},
+    "differential_dqn": {**FORMER, "reward_shift": "0.0", "average_reward": "AverageReward"},
+    "annealed_td3": {"optimism": "Optimism"},
+    "td3": {"optimism": "None"},
+}
+
+
+@pytest.mark.parametrize("name", CHAINED)
+def test_a_checkpoint_from_before_there_was_a_chain_belongs_to_the_same_agent(name) -> None:
+    """A part had a field of its own, empty where it was left out; one shift was a number."""
+    now = identity.identity(agent=jaxrl.agents.preset(name))
+    then = {path.replace("agent.parts.", "agent."): text for path, text in now.items()}
+    then |= {f"agent.{part}": text for part, text in CHAINED[name].items()}
+    identity.check_identity("here", then, now)
+    for other in {"agent.reward_shift": "1.0"}, {"agent.munchausen.weight": "0.125"}:
+        with pytest.raises(ValueError, match="another run"):
+            identity.check_identity("here", then | other, now)
+
+
+def test_what_a_part_remembers_is_found_where_it_was_a_field_of_the_agents(tmp_path) -> None:
+    """The estimate `gain` was every value agent's, and is now the part's; others do without."""
+    Old = dataclasses.make_dataclass("Old", ["params", "gain"])
+    Average = dataclasses.make_dataclass("Average", ["gain"])
+    New = dataclasses.make_dataclass("New", ["params", "parts"])
+    for kind in (Old, Average, New):
+        jax.tree_util.register_dataclass(kind)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, {"agent": Old(np.ones(2, np.float32), np.float32(0.5))})
+    empty = np.zeros(2, np.float32)
+    with_part = checkpoints.restore({"agent": New(empty, (Average(np.float32(0)),))})
+    without = checkpoints.restore({"agent": New(empty, ())})
+    assert with_part and with_part[1]["agent"].parts[0].gain == 0.5
+    assert without and without[1]["agent"].params.tolist() == [1.0, 1.0]
 
 
 def a_function(scale):

@@ -10,6 +10,7 @@ from jaxrl.core import Array, Box, Key, Space, TimeStep, struct
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.control import mechanics
 from jaxrl.envs.control.mechanics import nonnegative, positive, random, spread, steady
+from jaxrl.envs.wrappers.inner import inner_actions, inner_observations, inner_reset
 
 
 @struct.dataclass
@@ -101,6 +102,35 @@ class Pendulum:
         angle = mechanics.wrapped(state.angle + env.time_step * speed)
         state = PendulumState(angle, speed, state.time + 1)
         return state, clocked(_observe(state), -cost, False, state.time, env.time_limit)
+
+
+@struct.dataclass
+class SpeedLimitedPendulum:
+    """A pendulum whose speed costs what it exceeds a limit by.
+
+        cost = max(0, |omega| - speed_limit)     [rad/s], of the speed after the step
+
+    Example:
+        >>> import jax
+        >>> env = SpeedLimitedPendulum(speed_limit=3.0)
+        >>> state, _ = env.reset(jax.random.key(0))
+        >>> fast = state.replace(angle=jnp.zeros(()), angular_velocity=jnp.array(5.0))
+        >>> env.step(jax.random.key(0), fast, jnp.zeros(1))[1].cost.tolist()
+        [2.0]
+    """
+
+    env: Pendulum = Pendulum()
+    speed_limit: float = positive(4.0, "angular speed above which a step costs", "rad/s")
+
+    observation_space = inner_observations
+    action_space = inner_actions
+    reset = inner_reset
+
+    def step(self, key: Key, state: PendulumState, action: Array) -> tuple[PendulumState, TimeStep]:
+        """As of the pendulum, with `cost` `[1]`."""
+        state, step = self.env.step(key, state, action)
+        excess = jnp.maximum(0.0, jnp.abs(state.angular_velocity) - self.speed_limit)
+        return state, step.replace(cost=excess[None].astype(jnp.float32))
 
 
 def _observe(state: PendulumState) -> Array:

@@ -26,6 +26,7 @@ from jaxrl.envs.wrappers.randomisation import (
 from jaxrl.envs.wrappers.rewards import (
     RewardNoise as RewardNoise,
     RewardScale as RewardScale,
+    ScalarReward as ScalarReward,
 )
 from jaxrl.envs.wrappers.risk import (
     ExpectedConditionalRisk as ExpectedConditionalRisk,

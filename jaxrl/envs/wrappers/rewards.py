@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxrl.core import Array, Key, PyTree, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
@@ -29,6 +30,42 @@ class RewardScale:
         """One step with the scaled reward."""
         state, step = self.env.step(key, state, action)
         return state, step.replace(reward=(self.scale * step.reward).astype(step.reward.dtype))
+
+
+@struct.dataclass
+class ScalarReward:
+    """One reward of several channels: reward <- sum_c weights_c channel_c.
+
+    For learners, which need one number, in environments whose reward is a vector. `evaluate` in the
+    environment inside tells the return of every channel. Weights are leaves: `vmap` over them for a
+    front of trade-offs.
+
+    Attributes:
+        env: with rewards `[C]`.
+        weights: `[C]`.
+    """
+
+    env: Any
+    weights: tuple[float, ...] | Array = struct.field(metadata={"setting": False})
+
+    observation_space = inner_observations
+    action_space = inner_actions
+    reset = inner_reset
+
+    def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        """One step with the weighted reward `[]`.
+
+        Raises:
+            ValueError: other than one weight for each channel.
+        """
+        state, step = self.env.step(key, state, action)
+        weights = jnp.asarray(self.weights, step.reward.dtype)
+        if weights.shape != step.reward.shape or weights.ndim != 1:
+            raise ValueError(
+                f"ScalarReward has weights {list(weights.shape)} for a reward of shape "
+                f"{list(step.reward.shape)}: give one weight for each channel."
+            )
+        return state, step.replace(reward=weights @ step.reward)
 
 
 @struct.dataclass
