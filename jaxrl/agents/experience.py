@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents.checks import check_signals, differs
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment, legal_actions
+from jaxrl.core.protocols import Environment, legal_of_each
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -131,7 +130,6 @@ def empty_replay(
     def step(env_state: PyTree, observation: PyTree, action: Array) -> Transition:
         keys = jax.random.split(jax.random.key(0), action.shape[0])
         after, seen = jax.vmap(env.step)(keys, env_state, action)
-        legal = jax.vmap(functools.partial(legal_actions, env))
         return Transition(
             observation=observation,
             action=action,
@@ -142,8 +140,8 @@ def empty_replay(
             truncated=seen.truncated,
             extras={},
             env_state=env_state if agent.keep_env_state else (),
-            mask=legal(env_state),
-            next_mask=legal(after),
+            mask=legal_of_each(env, env_state, action.shape[0]),
+            next_mask=legal_of_each(env, after, action.shape[0]),
         )
 
     return agent.memory.init(jax.eval_shape(step, env_state, observation, action))

@@ -15,7 +15,7 @@ from jaxrl.agents.generative import own_copy
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, PartFacts, legal_actions
+from jaxrl.core.protocols import Environment, PartFacts, legal_of_each
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import is_masked
@@ -181,7 +181,7 @@ class AverageReward:
         agent, learner = step.agent, step.state
         keys = jax.random.split(key, agent.batch_size)
         fresh, observation = jax.vmap(state.restart.reset)(keys)
-        mask = jax.vmap(functools.partial(legal_actions, state.restart))(fresh)
+        mask = legal_of_each(state.restart, fresh, agent.batch_size)
         rows, selector = agent.rows(learner, observation)
         law = jax.vmap(agent.operator.state_law)(rows, mask if is_masked(mask) else None, selector)
         worth = jnp.mean(law.mean())

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import jax
+
 from jaxrl.core.law import Law
 from jaxrl.core.spaces import Space, is_masked, sample
 from jaxrl.core.types import Array, Key, Progress, PyTree, TimeStep, Transition
@@ -257,6 +259,13 @@ def legal_actions(env: Environment, state: PyTree) -> PyTree:
     """Which actions may be taken in `state`, `[A]` bool; `()` where the environment does not say,
     which is that all may."""
     return env.legal(state) if has_legal(env) else ()  # pyright: ignore
+
+
+def legal_of_each(env: Environment, states: PyTree, num_envs: int) -> PyTree:
+    """`legal_actions` of `states[num_envs, ...]`: `[num_envs, A]`, or `()`."""
+    if not has_legal(env):
+        return ()
+    return jax.vmap(env.legal, axis_size=num_envs)(states)  # pyright: ignore
 
 
 def has_legal(env: Environment) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import Agent, Environment, act, legal_actions
+from jaxrl.core.protocols import Agent, Environment, act, legal_of_each
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition, select
 
 
@@ -106,12 +104,11 @@ def rollout(
     """
     num_envs = state.episode_return.shape[0]
     fresh_memory = agent.initial_memory(num_envs)
-    legal = functools.partial(legal_actions, env)
 
     def step(carry: tuple, keys: Key) -> tuple[tuple, Transition]:
         state, sums = carry
         act_key, step_keys, reset_keys = keys[0], keys[1 : num_envs + 1], keys[num_envs + 1 :]
-        mask = jax.vmap(legal)(state.env_state)
+        mask = legal_of_each(env, state.env_state, num_envs)
         seen = (state.observation, explore, state.memory, mask)
         action, extras = act(agent, act_key, agent_state, *seen)
         memory = extras.pop("memory", ())
@@ -149,7 +146,7 @@ def rollout(
             env_state=state.env_state if keep_env_state else (),
             cost=timestep.cost if timestep.cost.shape[-1] else (),
             mask=mask,
-            next_mask=jax.vmap(legal)(env_state),
+            next_mask=legal_of_each(env, env_state, num_envs),
         )
         observation = timestep.observation
         if auto_reset:

@@ -315,7 +315,7 @@ def test_masked_agents_reach_the_planner(name):
         "pqn": (jaxrl.pqn(**{**q_settings, "lambda_": 0.0}), 100_000),
         "munchausen": (jaxrl.munchausen_dqn(**q_settings), 30_000),
         "generative": (jaxrl.dqn(**q_settings, successors=Generative(num_samples=4)), 30_000),
-        "c51": (jaxrl.c51(**q_settings, low=-10.0, high=10.0), 30_000),
+        "c51": (jaxrl.c51(**q_settings, low=-10.0, high=10.0), 12_000),
     }[name]
     mdp = cost_mdp()
     solution = value_iteration(mdp)
@@ -340,7 +340,10 @@ def test_masked_agents_reach_the_planner(name):
 @pytest.mark.parametrize("name", ["ppo", "dqn"])
 def test_nothing_illegal_is_done_in_a_million_steps(name):
     """Every illegal step pays 9, which no legal one does: none is in the data of a whole life."""
-    agent = {"ppo": jaxrl.ppo(num_envs=64, **PLAIN), "dqn": jaxrl.dqn(num_envs=64, **PLAIN)}[name]
+    agent = {
+        "ppo": jaxrl.ppo(num_envs=64, **PLAIN),
+        "dqn": jaxrl.dqn(num_envs=64, capacity=6400, **PLAIN),
+    }[name]
 
     def life(key):
         state = start_training(key, agent, ENV, 1e6)
