@@ -5,7 +5,8 @@ is as expected.
     python benchmarks/robust.py cartpole --agents nominal robust
     python benchmarks/robust.py --num-seeds 2 --quick    # few steps; prints only
 
-The task's parameters are uncertain within a box (`TASKS`). Every agent is the same Q-network:
+The task's parameters are uncertain within a box (`TASKS`). Every agent but PPO is the same
+Q-network:
 
 | agent | sees in training |
 |---|---|
@@ -14,6 +15,7 @@ The task's parameters are uncertain within a box (`TASKS`). Every agent is the s
 | robust | as randomised; and every backup takes the worst of M settings of a grid |
 | iwocs | the worst settings found so far: up to four Q-networks, the least of which counts |
 | iwocs_long | the same, each of the four trained for as long as the other agents are |
+| ppo, ppo_randomised, ppo_robust | as the first three, with PPO in the place of the Q-network |
 
 All train for equally many steps, but for `iwocs_long`: the four runs of `iwocs` are a quarter as
 long. (An update of the robust agent asks the simulator for a step in every setting of its grid
@@ -42,6 +44,7 @@ from jaxrl.core import Linear
 from jaxrl.envs.control import CartPole, Pendulum
 from jaxrl.envs.wrappers import DiscreteActions, LogUniform, domain_randomisation
 from jaxrl.functionals import CVaR
+from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.report import aggregate
 from jaxrl.training import train_iwocs
 
@@ -51,6 +54,7 @@ from matplotlib.ticker import NullLocator
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 AGENTS = ("nominal", "randomised", "robust", "iwocs", "iwocs_long")
+AGENTS += ("ppo", "ppo_randomised", "ppo_robust")
 MOST_RUNS = 4  # of IWOCS
 EPISODES, MAX_STEPS = 50, 500
 
@@ -73,11 +77,10 @@ class Task:
             name: (low * (high / low) ** shares).tolist() for name, (low, high) in self.box.items()
         }
 
-    def agent(self, **changes: Any) -> Any:
+    def agent(self) -> Any:
         """The agent, but for what makes it robust."""
-        return jaxrl.dqn().replace(
-            optimiser=Optimiser(learning_rate=Linear(5e-4, 5e-5), max_grad_norm=10.0), **changes
-        )
+        optimiser = Optimiser(learning_rate=Linear(5e-4, 5e-5), max_grad_norm=10.0)
+        return jaxrl.dqn().replace(optimiser=optimiser)
 
 
 TASKS = {
@@ -93,6 +96,8 @@ TASKS = {
 def train(task: Task, name: str, num_seeds: int, num_steps: int) -> tuple[Any, Any, float]:
     """A policy, its states for all seeds, and the steps that a seed took, on average."""
     agent, env, key = task.agent(), task.env, jax.random.key(0)
+    if name.startswith("ppo"):
+        agent, name = jaxrl.ppo(), name.removeprefix("ppo").removeprefix("_")
     if name.startswith("iwocs"):
         length = num_steps if name == "iwocs_long" else num_steps // MOST_RUNS
         grid = {
@@ -116,8 +121,9 @@ def train(task: Task, name: str, num_seeds: int, num_steps: int) -> tuple[Any, A
     if name == "robust":
         spread = tuple((key, *bounds) for key, bounds in task.box.items())
         worst = CVaR(1.0 / task.num_models)
-        agent = task.agent(
-            successors=jaxrl.Generative(1, task.num_models, spread, over_models=worst)
+        agent = agent.replace(
+            operator=agent.operator or BellmanOperator(Scalar(float("inf"))),
+            successors=jaxrl.Generative(1, task.num_models, spread, over_models=worst),
         )
     result = jaxrl.sweep(key, agent, env, num_seeds=num_seeds, num_steps=num_steps)
     return agent, jax.tree.map(lambda leaf: leaf[0], result.agent_states), num_steps
@@ -189,7 +195,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         "# Robust training",
         "",
         "Written by `benchmarks/robust.py`, which says what is measured. Mean over seeds with its "
-        "95 % bootstrap interval; the gain at worst is over the nominal agent of the same seed.",
+        "95 % bootstrap interval; the gain at worst is over the nominal agent, or the plain PPO, "
+        "of the same seed.",
     ]
     for name, task in TASKS.items():
         mine = {a: rows[f"{name}/{a}"] for a in AGENTS if f"{name}/{a}" in rows}
@@ -210,9 +217,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         ]
         for agent, row in mine.items():
             grid = np.asarray(row["grid"])
-            gain = ""
-            if agent != "nominal" and "nominal" in mine:
-                base = np.asarray(mine["nominal"]["grid"])
+            gain, plain = "", "ppo" if agent.startswith("ppo") else "nominal"
+            if agent != plain and plain in mine:
+                base = np.asarray(mine[plain]["grid"])
                 gain = shown(grid.min(axis=1) - base.min(axis=1))
             cells = [agent, f"{row['steps']:,.0f}", shown(row["nominal"]), shown(grid.mean(axis=1))]
             cells += [shown(grid.min(axis=1)), gain]

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.agents import action_values, experience, on_policy
 from jaxrl.agents.action_box import ActionBox, check_action_box
 from jaxrl.agents.checks import check_environment, check_signals, longest_episode
 from jaxrl.agents.minibatches import check_minibatches, descend
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
+from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule, rule_facts
 from jaxrl.core.schedules import values_at
@@ -23,8 +25,12 @@ from jaxrl.networks import GaussianPolicy, Network, NetworkSettings, actor_criti
 from jaxrl.networks.distributions import Policy, ProductPolicy
 from jaxrl.networks.given import as_network
 from jaxrl.networks.models import ActorCritic
+from jaxrl.operators import BellmanOperator
+from jaxrl.operators.bellman import describe
 from jaxrl.rules import PolicyOutputs, ProximalPolicy
 from jaxrl.rules.contract import reported
+
+_SOURCE = 1  # random stream of drawn successors
 
 
 @struct.dataclass
@@ -37,6 +43,7 @@ class ActorCriticState:
     progress: Progress
     box: ActionBox | tuple  # of the actions; () for discrete ones
     marks: PyTree  # `EpisodeMarks` of the next rollout, () unless the rule needs whole episodes
+    source: SourceState  # of the successors
     model: ActorCritic = struct.field(pytree_node=False)
 
 
@@ -89,6 +96,14 @@ class ActorCriticAgent:
     The numbers of `rule` may be schedules. A rule whose facts say `needs_episodes`, such as
     `StaticRiskGradient`, is told which episodes lie whole in a rollout.
 
+    The critic may be an `operator`'s: its head stores the value and is fitted by its own loss, and
+    errors are those of its backup over what `successors` give, so that a worst case or a nested
+    risk over `Generative` draws is what the policy is improved for. The policy says which actions
+    follow: the operator's improvement is not asked. A head that stores laws is fitted to laws of
+    lambda-returns, under drawn successors to one-step backups.
+
+    Metrics: `loss`, `entropy` [nats]; `clipped_fraction` of returns where the head's grid has ends.
+
     Sources: Mnih et al. 2016 (A2C); Schulman et al. 2016 (generalised advantages), 2017 (PPO).
     """
 
@@ -102,6 +117,10 @@ class ActorCriticAgent:
     num_minibatches: int = setting(8, "gradient steps in each pass", low=1)
     normalise_advantages: bool = setting(True, "standardise advantages in every minibatch")
     shared_torso: bool = setting(False, "let policy and value share one torso")
+    operator: BellmanOperator | None = None  # None: the value is a number, fitted by the rule
+    successors: Successors = Sampled()
+
+    keep_env_state = experience.keep_env_state
 
     def check(self, env: Environment) -> None:
         """Refuse environments and settings that the agent cannot learn with.
@@ -109,7 +128,8 @@ class ActorCriticAgent:
         Raises:
             ValueError: spaces without a network, minibatches that do not divide, actions held
                 under another discount, rollouts that may hold no whole episode, where the rule
-                needs them, or standardised advantages, where the rule gives them a scale.
+                needs them, standardised advantages, where the rule gives them a scale, or an
+                operator that asks for more than there is.
         """
         if isinstance(env.action_space, Box):
             check_action_box(env, bounded=False)
@@ -135,13 +155,42 @@ class ActorCriticAgent:
             )
         if facts.needs_episodes:
             _check_episodes(env, self.rollout_length)
+        if self.operator is not None:
+            self._check_operator(self.operator, env)
+        elif self.successors.is_random or self.successors.facts.replay:
+            raise ValueError(
+                f"successors={type(self.successors).__name__} feed an operator: give one, such as "
+                "operator=BellmanOperator(successor_functional=CVaR(0.1))."
+            )
+
+    def _check_operator(self, operator: BellmanOperator, env: Environment) -> None:
+        on_policy.check_operator(self, operator, env)
+        facts = rule_facts(self.rule)
+        if facts.raw_advantages or facts.needs_episodes:
+            raise ValueError(
+                f"{type(self.rule).__name__} makes advantages and values of its own: leave out the "
+                "operator, or take a rule with lambda-returns, such as ProximalPolicy()."
+            )
+        if not operator.improvement.facts.deterministic:
+            raise ValueError(
+                f"Which actions follow is the policy's to say, not {describe(operator.improvement)}"
+                "'s: leave improvement at Greedy(), or use pqn or dqn."
+            )
+        if not operator.return_functional.facts.is_expectation:
+            raise ValueError(
+                f"return_functional={describe(operator.return_functional)} scores actions, which a "
+                "critic of states has none of: use successor_functional, or pqn or dqn."
+            )
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> ActorCriticState:
         """Fresh parameters. `total_steps` [steps] is the life that schedules see."""
         params_key, reset_key = jax.random.split(key)
-        model, marks = self._model(env), ()
+        model, marks, source = self._model(env), (), SourceState()
+        if self.operator is not None:
+            source_key = jax.random.fold_in(key, _SOURCE)
+            source = self.successors.init(source_key, env, self.operator, self.network)
         if rule_facts(self.rule).needs_episodes:
             longest = jnp.asarray(longest_episode(env), jnp.float32)
             marks = EpisodeMarks(jnp.ones(self.num_envs, bool), longest)
@@ -155,6 +204,7 @@ class ActorCriticAgent:
             progress=Progress.start(total_steps),
             box=() if model.discrete else ActionBox.of(env.action_space),
             marks=marks,
+            source=source,
             model=model,
         )
 
@@ -208,7 +258,7 @@ class ActorCriticAgent:
         if state.marks:
             first = state.marks.first_steps(ended)
             trajectory = trajectory.replace(extras={**trajectory.extras, "first_step": first})
-        targets, rule_state = self._targets(state, trajectory)
+        targets, rule_state, logs = self._targets(key, state, trajectory)
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
         action = trajectory.extras.get("raw_action", trajectory.action)
         data = (trajectory.observation, action, targets, starts, trajectory.mask)
@@ -223,12 +273,13 @@ class ActorCriticAgent:
         learned = learned.replace(rule_state=rule_state, progress=progress)
         if state.marks:
             learned = learned.replace(marks=state.marks.replace(starts=ended[-1]))
-        told = reported(self.rule, rule_state)
-        return learned, {"loss": mean_loss, "entropy": entropy, **told}
+        logs |= reported(self.rule, rule_state)
+        return learned, {"loss": mean_loss, "entropy": entropy} | logs
 
     def _model(self, env: Environment) -> ActorCritic:
-        spaces = (env.observation_space, env.action_space)
-        return actor_critic(self.network, *spaces, self.shared_torso, self.rule.outputs)
+        spaces, heads = (env.observation_space, env.action_space), self.rule.outputs
+        shape = () if self.operator is None else self.operator.head.shape
+        return actor_critic(self.network, *spaces, self.shared_torso, heads, shape)
 
     def policy(
         self, state: ActorCriticState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
@@ -241,7 +292,13 @@ class ActorCriticAgent:
         self, state: ActorCriticState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
     ) -> Array:
         """The critic's values at `observation[..., *]` [return], whatever is legal there."""
-        return self._read("value", state, observation, memory)
+        return self._value(self._read("value", state, observation, memory))
+
+    def _value(self, params: Array) -> Array:
+        """What the critic gives `[..., *head.shape]` -> values `[...]` [return]."""
+        if self.operator is None:
+            return params
+        return action_values.each(self.operator.head.mean, params, self.operator.head)
 
     def response(
         self, key: Key, state: ActorCriticState, observation: Array, memory: PyTree
@@ -257,27 +314,49 @@ class ActorCriticAgent:
     def _read(self, what: str, state: ActorCriticState, observation: PyTree, memory: PyTree) -> Any:
         return state.model.apply(*self._arguments(state, observation, memory), method=what)[0]
 
-    def _targets(self, state: ActorCriticState, trajectory: Transition) -> tuple[Any, PyTree]:
+    def _targets(
+        self, key: Key, state: ActorCriticState, trajectory: Transition
+    ) -> tuple[Any, PyTree, dict[str, Array]]:
+        """Targets and state of the rule, and metrics."""
         memory = trajectory.extras.get("memory_before", ())
         next_memory = trajectory.extras.get("memory_after", ())
 
         def outputs_of(observation: PyTree, memory: PyTree) -> tuple:
             return state.model.apply(*self._arguments(state, observation, memory))
 
-        policy, value, heads, _ = outputs_of(trajectory.observation, memory)
+        policy, params, heads, _ = outputs_of(trajectory.observation, memory)
         policy = _masked(policy, trajectory.mask)
-        _, next_value, next_heads, _ = outputs_of(trajectory.next_observation, next_memory)
+        _, next_params, next_heads, _ = outputs_of(trajectory.next_observation, next_memory)
         outputs = PolicyOutputs(
             log_prob=trajectory.extras["log_prob"],
             entropy=policy.entropy(),
-            value=value,
-            next_value=next_value,
+            value=self._value(params),
+            next_value=self._value(next_params),
             policy=policy,
             heads=heads,
             next_heads=next_heads,
         )
         rule = values_at(self.rule, state.progress)
-        return rule.targets(state.rule_state, outputs, trajectory, state.progress)
+        if self.operator is None:
+            return *rule.targets(state.rule_state, outputs, trajectory, state.progress), {}
+        head, drawn = self.operator.head, None
+        if self.successors.is_random:
+            ahead = on_policy.one_step_ahead(
+                jax.random.fold_in(key, _SOURCE),
+                on_policy.at_present(self, state.progress),
+                state.source,
+                trajectory,
+                outputs.next_value,
+                lambda seen: self._read("value", state, seen, ())[:, :, None],  # of one action
+            )
+            trajectory, drawn = trajectory.replace(reward=ahead.reward), ahead.law
+        elif head.facts.stores_law:
+            laws = action_values.each(head.law, next_params, head)
+            outputs = outputs.replace(head=head, next_laws=laws)
+        targets, rule_state = rule.targets(state.rule_state, outputs, trajectory, state.progress)
+        if head.facts.stores_law and drawn is not None:
+            targets = targets.replace(laws=jax.vmap(jax.vmap(head.encode))(drawn))
+        return targets, rule_state, on_policy.narrowness(head, targets.returns)
 
     def _loss(self, state: ActorCriticState, params: PyTree, batch: tuple) -> tuple[Array, Array]:
         observation, action, targets, starts, legal, *memory = batch
@@ -290,11 +369,21 @@ class ActorCriticAgent:
         if self.normalise_advantages:
             centred = targets.advantage - jnp.mean(targets.advantage)
             targets = targets.replace(advantage=centred / (jnp.std(targets.advantage) + 1e-8))
-        log_prob, entropy = policy.log_prob(action), policy.entropy()
-        outputs = PolicyOutputs(log_prob, entropy, value, policy=policy, heads=heads)
+        value_loss = None
+        if self.operator is not None:
+            found = (value, targets.returns, targets.laws)
+            value_loss = on_policy.head_loss(self.operator.head, *found)
+        outputs = PolicyOutputs(
+            log_prob=policy.log_prob(action),
+            entropy=policy.entropy(),
+            value=self._value(value),
+            policy=policy,
+            heads=heads,
+            value_loss=value_loss,
+        )
         # The targets were computed before: constants to this gradient, not to an outer one.
         loss = values_at(self.rule, state.progress).loss(outputs, targets, state.progress)
-        return jnp.mean(loss), jnp.mean(entropy)
+        return jnp.mean(loss), jnp.mean(outputs.entropy)
 
 
 def _masked(policy: Any, mask: PyTree) -> Any:

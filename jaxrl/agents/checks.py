@@ -248,7 +248,7 @@ def check_replay_agent(agent: Any, env: Environment) -> None:
             "no successor of such a step: nothing would be learned from. Set "
             "replay.store_next=True, or give episodes more time."
         )
-    _check_without_table(agent.operator)
+    check_without_table(agent.operator)
     check_parts(agent, env)
     unit_steps = [type(part).__name__ for part in agent.parts if part.facts.unit_steps]
     check_environment(env, agent.discount, *unit_steps)
@@ -257,7 +257,7 @@ def check_replay_agent(agent: Any, env: Environment) -> None:
     source.check(agent.operator, env)
 
 
-def _check_without_table(operator: BellmanOperator) -> None:
+def check_without_table(operator: BellmanOperator) -> None:
     """Raise `ValueError` for parts of an operator that only a table can apply."""
     functional, improvement = operator.successor_functional, operator.improvement
     for part in (functional, improvement):

@@ -73,7 +73,7 @@ class Dual:
         default=Optimiser(learning_rate=1e-3, max_grad_norm=10.0), converter=as_optimiser
     )
 
-    facts = PartFacts(one_step=True, means=True)
+    facts = PartFacts(one_step=True, means=True, replay=True)
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
 

@@ -139,7 +139,7 @@ class Ensemble:
     )
     over_models: Functional | None = None
 
-    facts = PartFacts(one_step=True)
+    facts = PartFacts(one_step=True, replay=True)
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = True
 

@@ -181,10 +181,9 @@ def normalised_weights(batch: Batch) -> Array:
     return batch.weights / jnp.maximum(jnp.sum(batch.weights), 1.0)
 
 
-def at_present(agent: Any, progress: Progress) -> Any:
-    """An agent with the present values of the schedules in operator, successors and parts."""
-    return agent.replace(
-        operator=values_at(agent.operator, progress),
-        parts=values_at(agent.parts, progress),
-        successors=values_at(agent.successors, progress),
-    )
+_TIMED = ("operator", "successors", "parts")
+
+
+def at_present(agent: Any, progress: Progress, fields: tuple[str, ...] = _TIMED) -> Any:
+    """An agent with the present values of the schedules in some of its fields."""
+    return agent.replace(**{name: values_at(getattr(agent, name), progress) for name in fields})

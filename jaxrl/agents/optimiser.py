@@ -21,10 +21,7 @@ from jaxrl.rules.contract import random_weights
 _DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 _NUM_FEATURES = 7 + 2 * len(_DECAYS)
 _TINY = 1e-13  # below the logarithms
-_CLOSED = (
-    "The numbers of an optax transformation are fixed inside it: give another, such as "
-    "optimiser=optax.adamw(1e-3), or a jaxrl.Optimiser, whose numbers are settings."
-)
+_CLOSED = {"closed": "An optax transformation has no settings: give another, or an Optimiser."}
 
 
 @runtime_checkable
@@ -167,9 +164,7 @@ class OptaxStep:
         0.5
     """
 
-    transformation: optax.GradientTransformation = struct.field(
-        pytree_node=False, metadata={"closed": _CLOSED}
-    )
+    transformation: optax.GradientTransformation = struct.field(pytree_node=False, metadata=_CLOSED)
 
     def init(self, params: PyTree) -> PyTree:
         """The transformation's state for `params`."""

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.action_values import act, epsilon_greedy_law
+from jaxrl.agents import action_values, experience, on_policy
+from jaxrl.agents.action_values import ValueNetwork, act, epsilon_greedy_law
 from jaxrl.agents.checks import (
     check_discrete_actions,
     check_environment,
@@ -17,17 +18,21 @@ from jaxrl.agents.checks import (
 from jaxrl.agents.experience import no_memory
 from jaxrl.agents.minibatches import check_minibatches, descend
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
+from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment, Improvement
-from jaxrl.core.schedules import Linear, Schedule, value_at, values_at
+from jaxrl.core.law import Law
+from jaxrl.core.protocols import Environment
+from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import settable, setting
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks import CategoricalPolicy, Network, NetworkSettings, QNetwork
+from jaxrl.networks import CategoricalPolicy, Network, NetworkSettings
 from jaxrl.networks.given import as_network
-from jaxrl.operators import Greedy
-from jaxrl.returns import lambda_returns
+from jaxrl.operators import BellmanOperator, Scalar
+from jaxrl.returns import lambda_laws, lambda_returns
 from jaxrl.rules import ReactiveExploration
+
+_SOURCE = 1  # random stream of drawn successors
 
 
 @struct.dataclass
@@ -39,7 +44,8 @@ class ParallelQState:
     progress: Progress
     recent: PyTree  # mean rewards [N] that the exploration answers to; () when it does not
     exploration: Array  # [] probability of a uniform action, as of the last update
-    model: QNetwork = struct.field(pytree_node=False)
+    source: SourceState  # of the successors
+    model: ValueNetwork = struct.field(pytree_node=False)
 
 
 @settable
@@ -51,6 +57,10 @@ class ParallelQAgent:
     of the true successor; lambda_t = 0 at truncations. Layer normalisation stands in for the lagged
     copy.
 
+    Head, improvement and functionals are the operator's. A head that stores laws is fitted to laws
+    of lambda-returns. Under drawn successors, r_t gives way to what makes each step's error that of
+    the operator's backup over them, and laws are fitted to one-step backups.
+
     Outer loops take it as a learner: `exploration` may be a `ReactiveExploration`, whose weights a
     `Bootstrap` whose `plain` is this agent with little exploration can learn. The law that acts is
     flat in the parameters, so that gradients of other numbers pass through `values` alone
@@ -59,7 +69,7 @@ class ParallelQAgent:
     Source: Gallici et al. 2025, Simplifying deep temporal difference learning, algorithm 1.
     """
 
-    improvement: Improvement = Greedy()
+    operator: BellmanOperator = BellmanOperator(Scalar(float("inf")))
     network: Network = struct.field(
         default=NetworkSettings(hidden_sizes=(128, 128), activation="relu", layer_norm=True),
         converter=as_network,
@@ -68,6 +78,7 @@ class ParallelQAgent:
         default=Optimiser(learning_rate=Linear(1e-3, 1e-5), max_grad_norm=10.0, epsilon=1e-8),
         converter=as_optimiser,
     )
+    successors: Successors = Sampled()
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     lambda_: float = setting(0.95, "trace decay of the returns", low=0.0, high=1.0)
     exploration: float | Schedule | ReactiveExploration = setting(
@@ -78,26 +89,30 @@ class ParallelQAgent:
     num_epochs: int = setting(4, "passes over each rollout", low=1)
     num_minibatches: int = setting(16, "gradient steps in each pass", low=1)
 
+    keep_env_state = experience.keep_env_state
+
     def check(self, env: Environment) -> None:
         """Refuse environments and settings that the agent cannot learn with.
 
         Raises:
             ValueError: actions that are not discrete or are held under another discount, a
-                recurrent network, or minibatches that do not divide.
+                recurrent network, minibatches that do not divide, or an operator that asks for more
+                than there is.
         """
         check_discrete_actions(env)
         check_feed_forward(self.network, env)
         check_environment(env, self.discount)
         size = self.num_envs * self.rollout_length
         check_minibatches("num_envs x rollout_length", size, self.num_minibatches)
+        on_policy.check_operator(self, self.operator, env)
 
     def init(
         self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> ParallelQState:
         """Fresh parameters. `total_steps` [steps] is the life that schedules see."""
         params_key, reset_key = jax.random.split(key)
-        torso = self.network.torso(env.observation_space)
-        model = QNetwork(torso, env.action_space.num_values)
+        model = action_values.value_network(self.network, env, self.operator.head, dueling=False)
+        source_key = jax.random.fold_in(key, _SOURCE)
         _, observation = env.reset(reset_key)
         params = model.init(params_key, jax.tree.map(lambda leaf: leaf[None], observation))
         reacts = isinstance(self.exploration, ReactiveExploration)
@@ -107,6 +122,7 @@ class ParallelQAgent:
             progress=Progress.start(total_steps),
             recent=self.exploration.init() if reacts else (),
             exploration=(),
+            source=self.successors.init(source_key, env, self.operator, self.network),
             model=model,
         )
         return state.replace(exploration=self.epsilon(state))
@@ -121,8 +137,11 @@ class ParallelQAgent:
         return jnp.asarray(value_at(exploration, state.progress), float)
 
     def q_values(self, state: ParallelQState, observation: PyTree) -> Array:
-        """`observation[..., *]` -> `[..., A]` [return]."""
-        return state.model.apply(state.params, observation)
+        """`observation[..., *]` -> scores `[..., A]` [return]: the return functional of each
+        action's law."""
+        agent = on_policy.at_present(self, state.progress)
+        params = state.model.apply(state.params, observation)
+        return action_values.each(agent.operator.score, params, self.operator.head)
 
     def policy(
         self, state: ParallelQState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
@@ -138,12 +157,16 @@ class ParallelQAgent:
         self, state: ParallelQState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
     ) -> Array:
         """The improvement's values at `observation[..., *]`, `[...]` [return]."""
-        rows = (self.q_values(state, observation), *[mask] * is_masked(mask))
-        improvement = values_at(self.improvement, state.progress)
-        each = ",".join(["(a)"] * len(rows))
-        probs, bonus = jnp.vectorize(improvement, signature=f"{each}->(a),(a)")(*rows)
-        q_values = rows[0]
-        return jnp.sum(probs * (q_values + bonus), axis=-1)
+        return self._laws(state, observation, mask).mean()
+
+    def _laws(self, state: ParallelQState, observation: PyTree, mask: PyTree) -> Law:
+        """The improvement's laws at `observation[..., *]`, `[..., K]` [return]."""
+        operator = on_policy.at_present(self, state.progress).operator
+        state_law = operator.state_law
+        params = state.model.apply(state.params, observation)
+        for _ in range(params.ndim - 1 - len(operator.head.shape)):
+            state_law = jax.vmap(state_law)
+        return state_law(params, *[mask] * is_masked(mask))
 
     def response(
         self, key: Key, state: ParallelQState, observation: Array, memory: PyTree
@@ -156,18 +179,34 @@ class ParallelQAgent:
     ) -> tuple[ParallelQState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
         check_signals(trajectory)
-        seen = (trajectory.next_observation, (), trajectory.next_mask)
-        next_value = self.values(state, *seen)
+        next_laws = self._laws(state, trajectory.next_observation, trajectory.next_mask)
         trace = self.lambda_ * (1.0 - trajectory.truncated)
-        target = lambda_returns(trajectory.reward, trajectory.discount, next_value, trace)
-        data = (trajectory.observation, trajectory.action, target)
+        head, reward, laws = self.operator.head, trajectory.reward, None
+        if self.successors.is_random:
+            ahead = on_policy.one_step_ahead(
+                jax.random.fold_in(key, _SOURCE),
+                on_policy.at_present(self, state.progress),
+                state.source,
+                trajectory,
+                next_laws.mean(),
+                lambda seen: state.model.apply(state.params, seen),
+                masked=True,
+            )
+            reward = ahead.reward
+        if head.facts.stores_law and self.successors.is_random:
+            laws = jax.vmap(jax.vmap(head.encode))(ahead.law)
+        elif head.facts.stores_law:
+            laws = lambda_laws(head, reward, trajectory.discount, next_laws, trace)
+        target = lambda_returns(reward, trajectory.discount, next_laws.mean(), trace)
+        data = (trajectory.observation, trajectory.action, target, laws)
         data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
 
-        def loss(params: PyTree, batch: tuple[PyTree, Array, Array]) -> tuple[Array, Array]:
-            observation, action, target = batch
-            q_values = state.model.apply(params, observation)
-            chosen = jnp.take_along_axis(q_values, action[:, None], axis=-1)[:, 0]
-            return 0.5 * jnp.mean((chosen - target) ** 2), jnp.mean(chosen)
+        def loss(params: PyTree, batch: tuple) -> tuple[Array, Array]:
+            observation, action, target, laws = batch
+            rows = state.model.apply(params, observation)
+            chosen = jax.vmap(lambda row, action: row[action])(rows, action)
+            q_value = jnp.mean(action_values.each(head.mean, chosen, head))
+            return jnp.mean(on_policy.head_loss(head, chosen, target, laws)), q_value
 
         state, (loss_mean, q_value) = descend(key, self, state, loss, data)
         state = state.replace(progress=state.progress.advance(target.size))
@@ -175,4 +214,5 @@ class ParallelQAgent:
             recent = self.exploration.remember(state.recent, trajectory.reward)
             state = state.replace(recent=recent)
         state = state.replace(exploration=self.epsilon(state))
-        return state, {"loss": loss_mean, "q_value": q_value}
+        logs = {"loss": loss_mean, "q_value": q_value}
+        return state, logs | on_policy.narrowness(head, target)

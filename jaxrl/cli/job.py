@@ -27,7 +27,14 @@ from jaxrl.core.settings import (
     setting_label,
 )
 from jaxrl.envs import make
-from jaxrl.operators import HTransform, Identity, LogMapping, SignedHyperbolic
+from jaxrl.operators import (
+    BellmanOperator,
+    HTransform,
+    Identity,
+    LogMapping,
+    Scalar,
+    SignedHyperbolic,
+)
 from jaxrl.operators.composition import ValueMapping
 from jaxrl.training.lanes import default_lanes, expand_settings
 from jaxrl.training.loop import check_training, cut_budget
@@ -274,6 +281,8 @@ def _with_part(agent: Agent, given: Namespace, option: str, part: Any) -> Agent:
             f"--agent {', '.join(others[:-1])} or {others[-1]}."
         )
     part = part.channels() if isinstance(part, SharedMapping) else part
+    if top == "operator" and agent.operator is None:  # pyright: ignore[reportAttributeAccessIssue]
+        agent = agent.replace(operator=BellmanOperator(Scalar(float("inf"))))
     with refusing(ValueError, about=f"{flag} {given.parts[option]}: "):
         if place != "parts":
             return replace_path(agent, place, part)

@@ -169,6 +169,7 @@ class PartFacts:
     Attributes:
         name: of the part in dotted names of settings; its class's, in snake case, where empty.
         owns: what it alone decides, in words; of two parts with a word in common one must go.
+        replay: it learns from the batches of a replay.
         one_step: replay draws single steps (`replay.num_step=1`).
         unit_steps: every step counts as one; none is held for several.
         undiscounted: the discount is 1.
@@ -187,6 +188,7 @@ class PartFacts:
 
     name: str = ""
     owns: tuple[str, ...] = ()
+    replay: bool = False
     one_step: bool = False
     unit_steps: bool = False
     undiscounted: bool = False

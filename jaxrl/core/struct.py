@@ -55,7 +55,7 @@ def dataclass(cls: type[T]) -> type[T]:
     cls.__repr__ = vars(cls).get("__repr__", _repr)
     own = [one for one in vars(cls).values() if isinstance(one, dataclasses.Field)]
     if any("converter" in one.metadata for one in own):
-        cls.__post_init__ = _converting(vars(cls).get("__post_init__"))
+        cls.__post_init__ = _converting(vars(cls).get("__post_init__", lambda owner: None))
     made: Any = dataclasses.dataclass(frozen=True, repr=False)(cls)
     is_node = {f.name: f.metadata.get("pytree_node", True) for f in dataclasses.fields(made)}
     children = tuple(name for name, node in is_node.items() if node)
@@ -83,14 +83,13 @@ def dataclass(cls: type[T]) -> type[T]:
     return made
 
 
-def _converting(check: Callable[[Any], None] | None) -> Callable[[Any], None]:
+def _converting(check: Callable[[Any], None]) -> Callable[[Any], None]:
     def post_init(owner: Any) -> None:
         for one in dataclasses.fields(owner):
             if "converter" in one.metadata:
                 value = one.metadata["converter"](getattr(owner, one.name))
                 object.__setattr__(owner, one.name, value)
-        if check is not None:
-            check(owner)
+        check(owner)
 
     return post_init
 

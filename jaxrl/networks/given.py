@@ -25,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -81,18 +82,17 @@ class GivenNetwork:
     def features(self, torso: Torso, observation: PyTree, action: Array | None) -> Array:
         """All leading axes made one for the module, and again as they were; a layer that joins the
         action."""
-        num_axes = torso.leaves[0][0] if torso.leaves else torso.num_axes
-        num_lead = jax.tree.leaves(observation)[0].ndim - num_axes
-        lead = jax.tree.leaves(observation)[0].shape[:num_lead]
+        leaf = jax.tree.leaves(observation)[0]
+        num_lead = leaf.ndim - (torso.leaves[0][0] if torso.leaves else torso.num_axes)
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[num_lead:]), observation)
         found = jnp.asarray(self.module.clone(parent=torso, name="given")(batch))
-        size = jax.tree.leaves(batch)[0].shape[0]
+        size = math.prod(leaf.shape[:num_lead])
         if found.shape[:-1] != (size,) or not jnp.issubdtype(found.dtype, jnp.floating):
             raise ValueError(
                 f"the module gives {found.dtype}{list(found.shape)}, not features, real numbers "
                 f"[{size}, D], as x.reshape(x.shape[0], -1) makes of more axes."
             )
-        features = found.reshape(*lead, found.shape[-1])
+        features = found.reshape(*leaf.shape[:num_lead], found.shape[-1])
         if action is None:
             return features
         return self.last(found.shape[-1])(jnp.concatenate([features, action], axis=-1))

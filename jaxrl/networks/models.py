@@ -154,6 +154,7 @@ class ActorCritic(nn.Module):
     discrete: bool
     shared: bool = False
     heads: tuple[tuple[str, tuple[int, ...]], ...] = ()  # (name, shape), on the actor's features
+    value_shape: tuple[int, ...] = ()  # of the head that stores a value
     num_values: tuple[int, ...] = ()  # as `PolicyHead` takes it
 
     def setup(self) -> None:
@@ -166,10 +167,10 @@ class ActorCritic(nn.Module):
             self.actor_core = GRU(s.recurrent_size)
             if not self.shared:
                 self.critic_core = GRU(s.recurrent_size)
-        self.policy_head = PolicyHead(
-            self.action_size, self.discrete, s.initialiser, self.num_values
-        )
-        self.value_head = nn.Dense(1, kernel_init=INITIALISERS[s.initialiser](1.0))
+        several = self.num_values
+        self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser, several)
+        size = math.prod(self.value_shape)
+        self.value_head = nn.Dense(size, kernel_init=INITIALISERS[s.initialiser](1.0))
         self.extra_heads = {
             name: nn.Dense(math.prod(shape), kernel_init=INITIALISERS[s.initialiser](0.01))
             for name, shape in self.heads
@@ -178,13 +179,13 @@ class ActorCritic(nn.Module):
     def __call__(
         self, observation: PyTree, starts: Array, memory: PyTree
     ) -> tuple[Policy, Array, dict[str, Array], PyTree]:
-        """Policy, value `[...]`, extra heads `[..., *shape]` and both memories after one step.
+        """Policy, value `[..., *value_shape]`, extra heads `[..., *shape]`, both memories after it.
 
         A shared torso is evaluated once.
         """
         features, actor_memory = self._features(0, observation, starts, memory)
         if self.shared:
-            value, critic_memory = self.value_head(features)[..., 0], actor_memory
+            value, critic_memory = self._value(features), actor_memory
         else:
             value, critic_memory = self.value(observation, starts, memory)
         next_memory = (actor_memory, critic_memory) if self.network.recurrent_size else ()
@@ -207,9 +208,13 @@ class ActorCritic(nn.Module):
         return self.policy_head(features), actor_memory
 
     def value(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Array, PyTree]:
-        """One step of the critic: `[..., *observation]` -> value `[...]`, memory `[..., H]`."""
+        """One step of the critic: `[..., *observation]` -> value `[..., *value_shape]`, memory."""
         features, critic_memory = self._features(1, observation, starts, memory)
-        return self.value_head(features)[..., 0], critic_memory
+        return self._value(features), critic_memory
+
+    def _value(self, features: Array) -> Array:
+        """`[..., D]` -> `[..., *value_shape]`."""
+        return self.value_head(features).reshape(*features.shape[:-1], *self.value_shape)
 
     def _features(
         self, part: int, observation: PyTree, starts: Array, memory: PyTree
@@ -230,15 +235,16 @@ def actor_critic(
     action_space: Space,
     shared: bool,
     heads: Mapping[str, tuple[int, ...]] | None = None,
+    value_shape: tuple[int, ...] = (),
 ) -> ActorCritic:
-    """The actor-critic network for these spaces, with extra `heads` by name and shape.
+    """The actor-critic network for these spaces, with extra `heads` by name and shape, and values
+    of `value_shape`.
 
     Raises:
         ValueError: a space without a torso, or actions that are neither discrete nor a box.
     """
     if not is_leaf(action_space):
         raise ValueError(f"Actions must be Discrete, MultiDiscrete or a Box, not {action_space}.")
-    several = action_space.num_values if isinstance(action_space, MultiDiscrete) else ()
     return ActorCritic(
         network,
         network.torso(observation_space).facts,
@@ -246,7 +252,8 @@ def actor_critic(
         not isinstance(action_space, Box),
         shared,
         tuple(sorted((heads or {}).items())),
-        several,
+        value_shape,
+        action_space.num_values if isinstance(action_space, MultiDiscrete) else (),
     )
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxrl.core.law import Law
+from jaxrl.core.protocols import Head
 from jaxrl.core.types import Array
 
 
@@ -111,6 +113,60 @@ def generalised_advantages(
         estimation, equation 16.
     """
     return lambda_returns(rewards, discounts, next_values, lambda_) - values
+
+
+def lambda_laws(
+    head: Head, rewards: Array, discounts: Array, next_laws: Law, lambda_: float | Array = 1.0
+) -> Array:
+    """Laws of lambda-returns, as a head stores them.
+
+    Z_t = r_t + d_t X_t,  X_t of the law of V(s_t') with probability 1 - lambda_t,
+                          of that of Z_{t+1} with probability lambda_t,  Z_T of that of V(s_{T-1}')
+
+    Every Z_t is stored by the head on the way, as every backup of a table is. Where that keeps
+    means, they are the `lambda_returns`.
+
+    Args:
+        head: one that stores laws.
+        rewards: `[T, ...]` [return].
+        discounts: `[T, ...]`, gamma^tau (1 - terminated) [per step].
+        next_laws: `[T, ..., K]`, of the true successor of each step, before any reset [return].
+        lambda_: `[]`, `[T]` or `[T, ...]`, in [0, 1]; zero where the step was truncated.
+
+    Returns:
+        `[T, ..., *head.shape]`; gradients flow as far as the head lets them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxrl.operators import Quantile
+        >>> one, laws = jnp.ones(2), Law(jnp.ones((2, 1)), jnp.array([[8.0], [4.0]]))
+        >>> lambda_laws(Quantile(2), one, 0.5 * one, laws, 0.5)[0].tolist()  # 1 + 3 / 2, 1 + 8 / 2
+        [2.5, 5.0]
+
+    Sources:
+        Nam, Kim & Park (2021), GMAC: a distributional perspective on actor-critic framework
+        (mixtures of n-step laws); Rowland et al. (2018), An analysis of categorical distributional
+        reinforcement learning (the stored backup).
+    """
+
+    def one(later: Array, reward: Array, discount: Array, law: Law, trace: Array) -> Array:
+        onward = head.law(later)
+        probs = jnp.concatenate([(1.0 - trace) * law.probs, trace * onward.probs])
+        mixed = Law(probs, jnp.concatenate([law.atoms, onward.atoms]))
+        return head.encode(mixed.push(reward, discount))
+
+    encode = head.encode
+    for _ in range(rewards.ndim - 1):
+        one, encode = jax.vmap(one), jax.vmap(encode)
+
+    def back(later: Array, step: tuple) -> tuple[Array, Array]:
+        current = one(later, *step)
+        return current, current
+
+    traces = jnp.broadcast_to(_along_time(lambda_, rewards), rewards.shape)
+    last = encode(jax.tree.map(lambda leaf: leaf[-1], next_laws))
+    rows = (rewards, discounts, next_laws, traces)
+    return jax.lax.scan(back, last, rows, reverse=True)[1]
 
 
 def next_stock(stock: Array, reward: Array, discount: Array | float) -> Array:

@@ -43,7 +43,7 @@ class AdvantageActorCritic:
     def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
         """The loss `[]` of one step."""
         policy_loss = -outputs.log_prob * targets.advantage
-        value_loss = 0.5 * (outputs.value - targets.returns) ** 2
+        value_loss = contract.value_loss(outputs, targets)
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy
 
 
@@ -86,5 +86,5 @@ class ProximalPolicy:
         ratio = jnp.exp(contract.log_ratio(outputs, targets))
         clipped = jnp.clip(ratio, 1.0 - self.clip_epsilon, 1.0 + self.clip_epsilon)
         policy_loss = -jnp.minimum(ratio * targets.advantage, clipped * targets.advantage)
-        value_loss = contract.clipped_value_loss(outputs.value, targets, self.value_clip)
+        value_loss = contract.value_loss(outputs, targets, self.value_clip)
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy

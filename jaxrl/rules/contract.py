@@ -11,11 +11,12 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.holding import held
-from jaxrl.core.protocols import rule_facts
+from jaxrl.core.law import Law
+from jaxrl.core.protocols import Head, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks.distributions import Policy
-from jaxrl.returns import generalised_advantages
+from jaxrl.returns import generalised_advantages, lambda_laws
 
 MOST_LOG_RATIO = 20.0  # e^20 and its square are float32
 NO_HEADS: dict[str, tuple[int, ...]] = {}  # `outputs` of a rule that asks for no network heads
@@ -32,6 +33,9 @@ class PolicyOutputs:
     policy: Policy | None = None  # over all actions
     heads: dict[str, Array] = struct.field(default_factory=dict)  # those of the rule's `outputs`
     next_heads: dict[str, Array] = struct.field(default_factory=dict)  # of the true successor
+    head: Head | None = None  # of an operator, where it stores laws; wanted by `targets` only
+    next_laws: Law | None = None  # [K] of the true successor, where there is such a head
+    value_loss: Array | None = None  # [] of an operator's head; None: the value itself is learned
 
 
 @struct.dataclass
@@ -44,6 +48,7 @@ class PolicyTargets:
     value: Array  # [] before any update of this rollout [return]
     policy: Policy | None = None  # that took the action
     heads: dict[str, Array] = struct.field(default_factory=dict)  # targets of the rule's heads
+    laws: Array | None = None  # [*head.shape] of the return, what a head of laws is fitted to
 
 
 def log_ratio(outputs: PolicyOutputs, targets: PolicyTargets) -> Array:
@@ -67,19 +72,34 @@ def advantage_targets(
     advantage = generalised_advantages(
         trajectory.reward, trajectory.discount, outputs.value, outputs.next_value, trace
     )
-    return PolicyTargets(advantage, advantage + outputs.value, outputs.log_prob, outputs.value)
+    returns = advantage + outputs.value
+    laws = None
+    if outputs.head is not None and outputs.next_laws is not None:
+        laws = lambda_laws(
+            outputs.head, trajectory.reward, trajectory.discount, outputs.next_laws, trace
+        )
+    return PolicyTargets(advantage, returns, outputs.log_prob, outputs.value, laws=laws)
 
 
-def clipped_value_loss(value: Array, targets: PolicyTargets, clip: float | Array) -> Array:
+def value_loss(
+    outputs: PolicyOutputs, targets: PolicyTargets, clip: float | Array | None = None
+) -> Array:
     """Half the squared error of a value that may not leave its old one by more than `clip`.
 
     loss = max((v - R)^2, (v_old + clip(v - v_old, -clip, clip) - R)^2) / 2
 
+    Where an operator's head stores the value, that head's own loss, which is not clipped.
+
     Args:
-        value: `[...]` under the current parameters [return].
+        outputs: with `value` v `[...]` under the current parameters [return].
         targets: with `returns` R and `value` v_old `[...]` [return].
-        clip: half-width [return]; infinite for the plain squared error.
+        clip: half-width [return]; None or infinite for the plain squared error.
     """
+    if outputs.value_loss is not None:
+        return outputs.value_loss
+    value = outputs.value
+    if clip is None:
+        return 0.5 * (value - targets.returns) ** 2
     change = jnp.clip(value - targets.value, -clip, clip)
     clipped = targets.value + change
     return 0.5 * jnp.maximum((value - targets.returns) ** 2, (clipped - targets.returns) ** 2)

@@ -138,7 +138,7 @@ class DriftPolicy:
         moved = contract.log_ratio(outputs, targets)
         surrogate = jnp.exp(moved) * targets.advantage
         policy_loss = self.drift(moved, targets.advantage, progress) - surrogate
-        value_loss = contract.clipped_value_loss(outputs.value, targets, self.value_clip)
+        value_loss = contract.value_loss(outputs, targets, self.value_clip)
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy
 
 

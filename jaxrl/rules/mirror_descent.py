@@ -128,7 +128,7 @@ class MirrorDescentPolicy:
         """The loss `[]` of one step."""
         policy_loss = -jnp.exp(contract.log_ratio(outputs, targets)) * targets.advantage
         divergence = self.divergence(outputs.policy, targets.policy)
-        value_loss = contract.clipped_value_loss(outputs.value, targets, self.value_clip)
+        value_loss = contract.value_loss(outputs, targets, self.value_clip)
         policy_loss = policy_loss + divergence / value_at(self.step_size, progress)
         losses = policy_loss + self.value_weight * value_loss
         return losses - self.entropy_weight * outputs.entropy

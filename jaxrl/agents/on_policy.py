@@ -1,0 +1,145 @@
+"""What learners from fresh rollouts take of an operator: its lookahead, and its head's losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.agents import checks, experience
+from jaxrl.agents.action_values import clipped_fraction
+from jaxrl.core import struct
+from jaxrl.core.law import Law
+from jaxrl.core.protocols import Environment, Head
+from jaxrl.core.spaces import is_masked
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.operators import BellmanOperator, ImplicitQuantile
+from jaxrl.operators.bellman import Lookahead, describe
+
+
+@struct.dataclass
+class Ahead:
+    """What one step of an operator says of each step of a rollout `[T, B]`."""
+
+    reward: Array  # [T, B] [return]: its value less the discounted value of the successor seen
+    law: Law  # [T, B, K] of the return
+
+
+def at_present(agent: Any, progress: Progress) -> Any:
+    """An agent with the present values of the schedules in its operator and its successors."""
+    return experience.at_present(agent, progress, ("operator", "successors"))
+
+
+def one_step_ahead(
+    key: Key,
+    agent: Any,
+    source: PyTree,
+    trajectory: Transition,
+    next_values: Array,
+    params_of: Callable[[PyTree], Array],
+    masked: bool = False,
+) -> Ahead:
+    """Backups of an agent's operator over the outcomes that its `successors` give.
+
+    With y_t = F(probs, r_n + d_n V(s_n)), `reward` is y_t - d_t V(s_t'): in the place of the reward
+    seen it makes the error of every step y_t - V(s_t). Where V is the value under the operator, all
+    errors have mean zero, so that lambda-returns have that fixed point at any lambda. States are
+    those of the environment, not of nature's worst law.
+
+    Args:
+        key: of the draws.
+        agent: with `operator`, `successors` and `discount`.
+        source: the state of its successors.
+        trajectory: `[T, B, ...]`.
+        next_values: `[T, B]`, of the successors seen [return].
+        params_of: observations `[M, N, ...]` -> the head's parameters `[M, N, A, *head.shape]`.
+        masked: whether these A actions are the environment's, of which only the legal count.
+
+    Sources:
+        Ruszczynski (2010), Risk-averse dynamic programming for Markov decision processes, section 4
+        (the value of a policy under nested risk); Iyengar (2005), Robust dynamic programming.
+    """
+    lead = trajectory.reward.shape
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), trajectory)
+    outcomes = agent.successors.outcomes(key, source, flat, agent.discount)
+    lookahead = Lookahead(
+        reward=outcomes.reward,
+        discount=outcomes.discount,
+        probs=outcomes.probs,
+        next_params=params_of(outcomes.observation),
+        mask=outcomes.mask if masked and is_masked(outcomes.mask) else None,
+        exact=outcomes.exact,
+    )
+    laws = jax.vmap(agent.successors.operator(agent.operator).backup)(lookahead)
+    laws = jax.tree.map(lambda leaf: leaf.reshape(*lead, -1), laws)
+    return Ahead(laws.mean() - trajectory.discount * next_values, laws)
+
+
+def head_loss(head: Head, params: Array, returns: Array, laws: Array | None) -> Array:
+    """The head's loss `[...]` of each row.
+
+    Args:
+        head: of the operator.
+        params: `[..., *head.shape]`.
+        returns: `[...]` [return], what a head that stores a mean is fitted to.
+        laws: `[..., *head.shape]`, what one that stores a law is fitted to.
+
+    Raises:
+        ValueError: a head that stores a law, and none to fit it to.
+    """
+    if not head.facts.stores_law:
+        return _of_rows(lambda row, mean: head.loss(row, Law.of_samples(mean[None])), returns)(
+            params, returns
+        )
+    if laws is None:
+        raise ValueError(
+            f"{describe(head)} stores laws of returns, and this rule gives it none to be fitted "
+            "to: let its targets come from jaxrl.rules.advantage_targets, or use a head that "
+            "stores a mean, such as HLGauss."
+        )
+    return _of_rows(lambda row, law: head.loss(row, head.law(law)), returns)(params, laws)
+
+
+def _of_rows(function: Callable[..., Array], like: Array) -> Callable[..., Array]:
+    for _ in range(like.ndim):
+        function = jax.vmap(function)
+    return function
+
+
+def narrowness(head: Head, returns: Array) -> dict[str, Array]:
+    """The metric `clipped_fraction` of a head with ends: the share of `returns` beyond them."""
+    if not head.facts.bounded:
+        return {}
+    law = Law.of_samples(returns.reshape(-1, 1))
+    return {"clipped_fraction": clipped_fraction(head, law, jnp.ones(returns.size))}
+
+
+def check_operator(agent: Any, operator: BellmanOperator, env: Environment) -> None:
+    """Raise `ValueError` for what no learner from fresh rollouts can do with an operator.
+
+    Args:
+        agent: with `network` and `successors`.
+        operator: of the agent.
+        env: to be learned in.
+    """
+    checks.check_without_table(operator)
+    agent.successors.check(operator, env)
+    if agent.successors.facts.replay:
+        raise ValueError(
+            f"successors={type(agent.successors).__name__} learn from the batches of a replay, "
+            "which this agent has not: use Generative(num_samples=16), or an agent with a replay."
+        )
+    if agent.successors.is_random and agent.network.recurrent_size:
+        raise ValueError(
+            "A recurrent network has no memory for successors that were not seen: set "
+            "recurrent_size to 0, or use successors=Sampled()."
+        )
+    if isinstance(operator.head, ImplicitQuantile):
+        raise ValueError("ImplicitQuantile draws its levels from a replay's batches: use Quantile.")
+    if not operator.composition.facts.linear:
+        raise ValueError(
+            f"Lambda-returns are of sums of rewards, not of {describe(operator.composition)}: use "
+            "DiscountedSum()."
+        )
