@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
+from jaxrl.core.spaces import is_masked, share_to_legal
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.networks import CategoricalPolicy, ImplicitQNetwork, Network, QNetwork
 from jaxrl.operators import ImplicitQuantile
@@ -84,13 +85,19 @@ def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:
     return jnp.sum(jnp.where(counts, share, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
 
 
-def epsilon_greedy(key: Key, scores: Array, epsilon: float | Array) -> Array:
+def legal_scores(scores: Array, mask: PyTree) -> Array:
+    """`scores[..., A]`, those that are false in `mask[..., A]` at -inf; as they are without one."""
+    return jnp.where(mask, scores, -jnp.inf) if is_masked(mask) else scores
+
+
+def epsilon_greedy(key: Key, scores: Array, epsilon: float | Array, mask: PyTree = ()) -> Array:
     """The best action, but a uniform one with probability `epsilon`, drawn anew for every row.
 
     Args:
         key: spent here.
         scores: `[B, A]` [return].
         epsilon: probability of a uniform action, in [0, 1].
+        mask: `[B, A]` bool, true where legal; `()` where all are. None other is taken.
 
     Returns:
         `[B]` int32; ties go to the first of the best.
@@ -102,7 +109,9 @@ def epsilon_greedy(key: Key, scores: Array, epsilon: float | Array) -> Array:
     batch, num_actions = scores.shape
     draws = jax.random.uniform(key, (2, batch))
     uniform = jnp.minimum((draws[1] * num_actions).astype(jnp.int32), num_actions - 1)
-    greedy = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    if is_masked(mask):
+        uniform = share_to_legal(mask, draws[1])
+    greedy = jnp.argmax(legal_scores(scores, mask), axis=-1).astype(jnp.int32)
     return jnp.where(draws[0] < epsilon, uniform, greedy)
 
 
@@ -113,20 +122,28 @@ def act(
     observation: PyTree,
     explore: bool = True,
     memory: PyTree = (),
+    mask: PyTree = (),
 ) -> tuple[Array, dict[str, PyTree]]:
     """`observation[B, ...]` -> `action[B]` by `agent.q_values`, no extras; to explore, uniform with
-    probability `agent.epsilon(state)`."""
-    return chosen(key, agent.q_values(state, observation), agent.epsilon(state), explore), {}
+    probability `agent.epsilon(state)`. Only what is true in `mask[B, A]` is taken, if one is given.
+    """
+    epsilon = agent.epsilon(state)
+    return chosen(key, agent.q_values(state, observation), epsilon, explore, mask), {}
 
 
-def chosen(key: Key, scores: Array, epsilon: float | Array, explore: bool) -> Array:
-    """The best actions `[B]` by `scores[B, A]`, or those of `epsilon_greedy` to explore."""
+def chosen(
+    key: Key, scores: Array, epsilon: float | Array, explore: bool, mask: PyTree = ()
+) -> Array:
+    """The best actions `[B]` by `scores[B, A]`, or those of `epsilon_greedy` to explore; of those
+    that are true in `mask[B, A]`, if one is given."""
     if explore:
-        return epsilon_greedy(key, scores, epsilon)
-    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        return epsilon_greedy(key, scores, epsilon, mask)
+    return jnp.argmax(legal_scores(scores, mask), axis=-1).astype(jnp.int32)
 
 
-def epsilon_greedy_law(scores: Array, epsilon: float | Array) -> CategoricalPolicy:
+def epsilon_greedy_law(
+    scores: Array, epsilon: float | Array, mask: PyTree = ()
+) -> CategoricalPolicy:
     """The law that `epsilon_greedy` draws from, which knows its divergence from another.
 
         p(a) = epsilon / A + (1 - epsilon) [a is the first of the best]
@@ -137,6 +154,7 @@ def epsilon_greedy_law(scores: Array, epsilon: float | Array) -> CategoricalPoli
     Args:
         scores: `[..., A]` [return].
         epsilon: `[]`, probability of a uniform action, in [0, 1].
+        mask: `[..., A]` bool, true where legal, of which there are A; `()` where all are.
 
     Numerics:
         Below 1e-6 `epsilon` counts as 1e-6: every action has some probability, and every
@@ -147,8 +165,12 @@ def epsilon_greedy_law(scores: Array, epsilon: float | Array) -> CategoricalPoli
         >>> jnp.exp(law.log_probs()).round(2).tolist()
         [0.25, 0.75]
     """
-    num_actions = scores.shape[-1]
-    uniform = jnp.maximum(jnp.asarray(epsilon, scores.dtype), 1e-6) / num_actions
-    best = jax.nn.one_hot(jnp.argmax(scores, axis=-1), num_actions, dtype=bool)
-    others = (num_actions - 1) * uniform
-    return CategoricalPolicy(jnp.where(best, jnp.log1p(-others), jnp.log(uniform)))
+    count = num_actions = scores.shape[-1]
+    if is_masked(mask):
+        count = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
+    uniform = jnp.maximum(jnp.asarray(epsilon, scores.dtype), 1e-6) / count
+    chosen = jnp.argmax(legal_scores(scores, mask), axis=-1)
+    best = jax.nn.one_hot(chosen, num_actions, dtype=bool)
+    others = (count - 1) * uniform
+    law = CategoricalPolicy(jnp.where(best, jnp.log1p(-others), jnp.log(uniform)))
+    return law.masked(mask) if is_masked(mask) else law

@@ -19,10 +19,10 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment, UpdateRule, rule_facts
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import settable, setting
-from jaxrl.core.spaces import Discrete
+from jaxrl.core.spaces import Box, is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import GaussianPolicy, Network, NetworkSettings, actor_critic
-from jaxrl.networks.distributions import Policy
+from jaxrl.networks.distributions import Policy, ProductPolicy
 from jaxrl.networks.given import as_network
 from jaxrl.networks.models import ActorCritic
 from jaxrl.operators import BellmanOperator
@@ -131,7 +131,7 @@ class ActorCriticAgent:
                 needs them, standardised advantages, where the rule gives them a scale, or an
                 operator that asks for more than there is.
         """
-        if not isinstance(env.action_space, Discrete):
+        if isinstance(env.action_space, Box):
             check_action_box(env, bounded=False)
         self._model(env)
         recurrent = self.network.recurrent_size > 0
@@ -222,14 +222,19 @@ class ActorCriticAgent:
         observation: PyTree,
         explore: bool = True,
         memory: PyTree = (),
+        mask: PyTree = (),
     ) -> tuple[Array, dict[str, Any]]:
-        """`observation[B, ...]` -> `action[B, ...]`, extras with `log_prob[B]`."""
+        """`observation[B, ...]` -> `action[B, ...]`, extras with `log_prob[B]`.
+
+        Only what is true in `mask[B, A]` is taken, if one is given.
+        """
         arguments, extras = self._arguments(state, observation, memory), {}
         if self.network.recurrent_size:
             policy, _, _, extras["memory"] = state.model.apply(*arguments)
             extras["memory_before"] = arguments[-1]
         else:
             policy, _ = state.model.apply(*arguments, method="policy")
+        policy = _masked(policy, mask)
         # What was done is data: an outer gradient reaches parameters through its log-probability.
         raw = jax.lax.stop_gradient(policy.sample(key) if explore else policy.mode())
         extras["log_prob"] = policy.log_prob(raw)
@@ -256,7 +261,7 @@ class ActorCriticAgent:
         targets, rule_state, logs = self._targets(key, state, trajectory)
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
         action = trajectory.extras.get("raw_action", trajectory.action)
-        data = (trajectory.observation, action, targets, starts)
+        data = (trajectory.observation, action, targets, starts, trajectory.mask)
         if self.network.recurrent_size:  # whole sequences, each with the memory at its start
             before = trajectory.extras["memory_before"]
             data = (*data, jax.tree.map(lambda leaf: leaf[:1], before))
@@ -276,12 +281,17 @@ class ActorCriticAgent:
         shape = () if self.operator is None else self.operator.head.shape
         return actor_critic(self.network, *spaces, self.shared_torso, heads, shape)
 
-    def policy(self, state: ActorCriticState, observation: PyTree, memory: PyTree = ()) -> Policy:
-        """The law of draws at `observation[..., *]`; of box actions, in units of the box."""
-        return self._read("policy", state, observation, memory)
+    def policy(
+        self, state: ActorCriticState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
+    ) -> Policy:
+        """The law of draws at `observation[..., *]`, on the actions that are true in
+        `mask[..., A]`, if one is given; of box actions, in units of the box."""
+        return _masked(self._read("policy", state, observation, memory), mask)
 
-    def values(self, state: ActorCriticState, observation: PyTree, memory: PyTree = ()) -> Array:
-        """The critic's values at `observation[..., *]` [return]."""
+    def values(
+        self, state: ActorCriticState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
+    ) -> Array:
+        """The critic's values at `observation[..., *]` [return], whatever is legal there."""
         return self._value(self._read("value", state, observation, memory))
 
     def _value(self, params: Array) -> Array:
@@ -297,6 +307,8 @@ class ActorCriticAgent:
         policy = self.policy(state, observation, memory)
         if isinstance(policy, GaussianPolicy):
             return state.box.stretched(policy.mode()), False
+        if isinstance(policy, ProductPolicy):
+            raise ValueError("no gradient attack on MultiDiscrete actions is known.")
         return policy.logits, True
 
     def _read(self, what: str, state: ActorCriticState, observation: PyTree, memory: PyTree) -> Any:
@@ -313,6 +325,7 @@ class ActorCriticAgent:
             return state.model.apply(*self._arguments(state, observation, memory))
 
         policy, params, heads, _ = outputs_of(trajectory.observation, memory)
+        policy = _masked(policy, trajectory.mask)
         _, next_params, next_heads, _ = outputs_of(trajectory.next_observation, next_memory)
         outputs = PolicyOutputs(
             log_prob=trajectory.extras["log_prob"],
@@ -346,12 +359,13 @@ class ActorCriticAgent:
         return targets, rule_state, on_policy.narrowness(head, targets.returns)
 
     def _loss(self, state: ActorCriticState, params: PyTree, batch: tuple) -> tuple[Array, Array]:
-        observation, action, targets, starts, *memory = batch
+        observation, action, targets, starts, legal, *memory = batch
         if memory:
             before = jax.tree.map(lambda leaf: leaf[0], memory[0])
             policy, value, heads = _unroll(state.model, params, observation, starts, before)
         else:
             policy, value, heads, _ = state.model.apply(params, observation, starts, ())
+        policy = _masked(policy, legal)
         if self.normalise_advantages:
             centred = targets.advantage - jnp.mean(targets.advantage)
             targets = targets.replace(advantage=centred / (jnp.std(targets.advantage) + 1e-8))
@@ -370,6 +384,11 @@ class ActorCriticAgent:
         # The targets were computed before: constants to this gradient, not to an outer one.
         loss = values_at(self.rule, state.progress).loss(outputs, targets, state.progress)
         return jnp.mean(loss), jnp.mean(outputs.entropy)
+
+
+def _masked(policy: Any, mask: PyTree) -> Any:
+    """On the legal actions, where a mask says which they are."""
+    return policy.masked(mask) if is_masked(mask) else policy
 
 
 def _unroll(

@@ -177,15 +177,18 @@ class ValueChannels:
         """
         channels = self.channels
 
-        def outcome(reward: Array, discount: Array, params: Array, selector: Array) -> Array:
-            chosen = operator.improvement.select(channels.q_values(selector))  # pyright: ignore
+        def outcome(
+            reward: Array, discount: Array, params: Array, selector: Array, mask: Array | None
+        ) -> Array:
+            scores = channels.q_values(selector)
+            chosen = operator.improvement.select(scores, mask)  # pyright: ignore
             after = channels.values(params[chosen])
             return self.split(reward) + discount * jnp.where(discount > 0, after, 0.0)
 
         selector = lookahead.selector_params
         selector = lookahead.next_params if selector is None else selector
         rows = (lookahead.reward, lookahead.discount, lookahead.next_params, selector)
-        return lookahead.probs @ jax.vmap(outcome)(*rows)
+        return lookahead.probs @ jax.vmap(outcome)(*rows, lookahead.mask)
 
     def loss(self, params: Array, target: Array) -> Array:
         """`params[J]` as stored, `target[J]` [return] -> `[]` [mapped^2]."""

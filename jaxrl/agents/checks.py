@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxrl.agents import chain
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.protocols import Environment, PartFacts
+from jaxrl.core.protocols import Environment, PartFacts, has_legal
 from jaxrl.core.settings import get_path
-from jaxrl.core.spaces import Discrete
+from jaxrl.core.spaces import Box, Discrete
 from jaxrl.core.types import Array, Transition
 from jaxrl.envs.parameters import list_parameters
 from jaxrl.envs.wrappers import HeldActions
@@ -151,7 +151,7 @@ def longest_episode(env: Environment) -> float | Array:
 
 def check_environment(env: Environment, discount: float | Array, *unit_steps: str) -> None:
     """Raise `ValueError` for what no agent can learn in: actions held under another discount, or
-    beside a stock, and MDPs of which some actions are illegal, which agents cannot see.
+    beside a stock, and MDPs of which some actions are illegal while the environment tells nobody.
 
     Args:
         env: to be learned in, with its wrappers.
@@ -171,11 +171,13 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
         )
     for mdp in jax.tree.leaves(env, is_leaf=lambda part: isinstance(part, TabularMDP)):
         known = isinstance(mdp, TabularMDP) and not isinstance(mdp.legal, jax.core.Tracer)
-        if known and (num_illegal := int(np.sum(~np.asarray(mdp.legal)))):
+        if has_legal(env) or not known:
+            continue
+        if num_illegal := int(np.sum(~np.asarray(mdp.legal))):
             raise ValueError(
                 f"{num_illegal} of the {np.size(mdp.legal)} actions of this MDP are illegal, but "
-                "agents choose among all: give the illegal ones the outcomes of a legal one and "
-                "call them legal, or use a planner."
+                f"{type(env).__name__} has no legal(state) that would tell agents which: give it "
+                "one, as TabularEnv has, or use a planner."
             )
 
 
@@ -203,12 +205,18 @@ def check_signals(trajectory: Transition, num_costs: int = 0) -> None:
 
 
 def check_discrete_actions(env: Environment) -> None:
-    """Raise `ValueError` unless the actions are discrete."""
-    if not isinstance(env.action_space, Discrete):
+    """Raise `ValueError` unless an action is one of several."""
+    if isinstance(env.action_space, Discrete):
+        return
+    if isinstance(env.action_space, Box):
         raise ValueError(
             "Q-learning chooses among discrete actions, and this environment's are continuous: "
             "use ppo, sac or td3."
         )
+    raise ValueError(
+        "Q-learning values each of the actions of a Discrete space, and this environment's are "
+        f"{env.action_space}: use ppo or a2c, which take a MultiDiscrete, or number its actions."
+    )
 
 
 def check_feed_forward(network: Network, env: Environment) -> None:

@@ -18,7 +18,7 @@ from jaxrl.agents.successors import Outcomes, SourceState
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, Functional, PartFacts
+from jaxrl.core.protocols import Environment, Functional, PartFacts, has_legal
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -151,6 +151,11 @@ class Ensemble:
                 functional over one outcome or one network.
         """
         _check_space(env.observation_space, type(env).__name__)
+        if has_legal(env):
+            raise ValueError(
+                "Ensemble does not model which actions are legal in the states that it imagines: "
+                "use successors=Generative(num_samples=16), or Sampled()."
+            )
         check_feed_forward(self.network, env)
         successors.check_draws(self, operator, "networks")
 

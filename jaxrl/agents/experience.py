@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents.checks import check_signals, differs
 from jaxrl.core import struct
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, legal_of_each
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -136,7 +136,7 @@ def empty_replay(
 
     def step(env_state: PyTree, observation: PyTree, action: Array) -> Transition:
         keys = jax.random.split(jax.random.key(0), action.shape[0])
-        _, seen = jax.vmap(env.step)(keys, env_state, action)
+        after, seen = jax.vmap(env.step)(keys, env_state, action)
         return Transition(
             observation=observation,
             action=action,
@@ -147,6 +147,8 @@ def empty_replay(
             truncated=seen.truncated,
             extras={},
             env_state=env_state if agent.keep_env_state else (),
+            mask=legal_of_each(env, env_state, action.shape[0]),
+            next_mask=legal_of_each(env, after, action.shape[0]),
         )
 
     return agent.memory.init(jax.eval_shape(step, env_state, observation, action))

@@ -13,7 +13,7 @@ from jaxrl.agents import successors
 from jaxrl.agents.successors import Outcomes, SourceState
 from jaxrl.core import struct
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, Functional, PartFacts
+from jaxrl.core.protocols import Environment, Functional, PartFacts, legal_actions
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
@@ -132,11 +132,18 @@ class Generative:
         shape, is_shared = (self.num_models, self.num_samples), self.over_models is not None
         size = math.prod(shape)
 
-        def draws(setting: PyTree, keys: Key, env_state: PyTree, action: Array) -> TimeStep:
+        def draws(
+            setting: PyTree, keys: Key, env_state: PyTree, action: Array
+        ) -> tuple[TimeStep, PyTree]:
             env = models.under(setting)
-            return jax.vmap(lambda key: env.step(key, env_state, action)[1])(keys)
 
-        def row(keys: Key, env_state: PyTree, action: Array) -> TimeStep:
+            def draw(key: Key) -> tuple[TimeStep, PyTree]:
+                after, step = env.step(key, env_state, action)
+                return step, legal_actions(env, after)
+
+            return jax.vmap(draw)(keys)
+
+        def row(keys: Key, env_state: PyTree, action: Array) -> tuple[TimeStep, PyTree]:
             if not jax.tree.leaves(models.settings):
                 return draws(models.settings, keys[0], env_state, action)
             over_models = jax.vmap(draws, (0, 0, None, None))
@@ -146,9 +153,10 @@ class Generative:
         batch = data.reward.shape[0]
         keys = jax.random.split(key, (batch, 1 if is_shared else shape[0], shape[1]))
         keys = jnp.broadcast_to(keys, (batch, *shape))
-        steps = jax.vmap(row)(keys, data.env_state, data.action)
+        steps, mask = jax.vmap(row)(keys, data.env_state, data.action)
         reward = steps.reward.astype(data.reward.dtype)
-        return successors.equal_outcomes(reward, steps.terminated, steps.observation, discount)
+        after = (steps.terminated, steps.observation, discount, mask)
+        return successors.equal_outcomes(reward, *after)
 
     learn = successors.learn_nothing
 

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 
 from jaxrl.agents.readers import of_inner, response
 from jaxrl.core import struct
-from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.protocols import Agent, Environment, act, check_obeys, has_legal
 from jaxrl.core.settings import settable, setting
-from jaxrl.core.spaces import Box
+from jaxrl.core.spaces import leaves
 from jaxrl.core.types import Array, Key, PyTree, Transition
 from jaxrl.envs.wrappers import RunningMoments
+from jaxrl.envs.wrappers.normalise import merged_moments, standardised, start_moments
+from jaxrl.envs.wrappers.observations import is_float_box
 
 
 @struct.dataclass
@@ -21,7 +23,7 @@ class NormalisedState:
     """The inner agent's state and the statistics, which checkpoints and evaluation take along."""
 
     inner: PyTree
-    observation: RunningMoments  # of raw observations
+    observation: RunningMoments | PyTree  # of raw observations; of a tree of spaces the same tree
     returns: RunningMoments  # of discounted sums of raw rewards
     accumulated: Array  # [B] such a sum, running in each environment [return]
 
@@ -35,8 +37,9 @@ class NormalisedAgent:
         accumulated_t = reward_t + discount accumulated_{t-1}, from 0 in every episode
         reward <- clip(reward / sqrt(variance(accumulated) + epsilon), -clip, clip)
 
-    The statistics live in the agent's state: shared by all environments, grown once per update,
-    saved with the parameters and left alone by evaluation. A rollout is handed on as it was seen
+    Of a tree of observations, what is no float stays as it is. The statistics live in the agent's
+    state: shared by all environments, grown once per update, saved with the parameters and left
+    alone by evaluation. A rollout is handed on as it was seen
     when acting. For agents that learn from fresh rollouts; a replay would keep observations scaled
     by statistics long past. An observation or a reward that is not finite is left out of them; the
     metric `finite_fraction` tells how many of the steps were not.
@@ -70,22 +73,25 @@ class NormalisedAgent:
                 "pqn: a replay would keep observations scaled by statistics long past."
             )
         space = env.observation_space
-        is_float = isinstance(space, Box) and jnp.issubdtype(space.dtype, jnp.floating)
-        if self.observations and not is_float:
+        if self.observations and not any(map(is_float_box, leaves(space))):
             raise ValueError(
                 f"Only float observations can be normalised, these are {space}: "
                 "set observations=false."
             )
         self.agent.check(env)
+        if has_legal(env):
+            check_obeys(self.agent)
 
     def init(
         self, key: Key, env: Environment, total_steps: float = float("inf")
     ) -> NormalisedState:
         """Statistics of no data (the identity, up to `clip`) round a fresh inner state."""
-        shape = env.observation_space.shape if self.observations else ()
+        moments = RunningMoments.start()
+        if self.observations:
+            moments = start_moments(env.observation_space, "NormalisedAgent")
         return NormalisedState(
             inner=self.agent.init(key, env, total_steps),
-            observation=RunningMoments.start(shape),
+            observation=moments,
             returns=RunningMoments.start(),
             accumulated=jnp.zeros(self.num_envs, jnp.float32),
         )
@@ -101,10 +107,11 @@ class NormalisedAgent:
         observation: PyTree,
         explore: bool = True,
         memory: PyTree = (),
+        mask: PyTree = (),
     ) -> tuple[Array, dict[str, Any]]:
         """Raw `observation[B, ...]` -> the inner agent's action and extras."""
         seen = self._normalise(state, observation)
-        return self.agent.act(key, state.inner, seen, explore, memory)
+        return act(self.agent, key, state.inner, seen, explore, memory, mask)
 
     def response(
         self, key: Key, state: NormalisedState, observation: Array, memory: PyTree
@@ -122,7 +129,7 @@ class NormalisedAgent:
         )
         observation, returns, accumulated = state.observation, state.returns, state.accumulated
         if self.observations:
-            observation = observation.merged(trajectory.observation)
+            observation = merged_moments(observation, trajectory.observation)
         if self.rewards:
             accumulated, sums = self._accumulate(accumulated, trajectory)
             returns = returns.merged(sums)
@@ -130,8 +137,8 @@ class NormalisedAgent:
             seen = seen.replace(reward=jnp.clip(scaled, -self.clip, self.clip))
         inner, metrics = self.agent.update(key, state.inner, seen)
         fit = jnp.isfinite(trajectory.reward)
-        if self.observations:
-            rows = trajectory.observation.reshape(*fit.shape, -1)
+        for leaf in jax.tree.leaves(trajectory.observation) if self.observations else ():
+            rows = leaf.reshape(*fit.shape, -1)
             fit = fit & jnp.all(jnp.isfinite(rows), axis=-1)
         metrics = {**metrics, "finite_fraction": jnp.mean(fit, dtype=jnp.float32)}
         return NormalisedState(inner, observation, returns, accumulated), metrics
@@ -139,9 +146,7 @@ class NormalisedAgent:
     def _normalise(self, state: NormalisedState, observation: PyTree) -> PyTree:
         if not self.observations:
             return observation
-        moments = state.observation
-        scaled = (observation - moments.mean) / jnp.sqrt(moments.variance + self.epsilon)
-        return jnp.clip(scaled, -self.clip, self.clip)
+        return standardised(state.observation, observation, self.epsilon, self.clip)
 
     def _accumulate(self, accumulated: Array, trajectory: Transition) -> tuple[Array, Array]:
         """Running discounted sums: after the last step `[B]`, and at every step `[T, B]`."""

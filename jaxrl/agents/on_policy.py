@@ -13,6 +13,7 @@ from jaxrl.agents.action_values import clipped_fraction
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, Head
+from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.operators import BellmanOperator, ImplicitQuantile
 from jaxrl.operators.bellman import Lookahead, describe
@@ -38,6 +39,7 @@ def one_step_ahead(
     trajectory: Transition,
     next_values: Array,
     params_of: Callable[[PyTree], Array],
+    masked: bool = False,
 ) -> Ahead:
     """Backups of an agent's operator over the outcomes that its `successors` give.
 
@@ -53,6 +55,7 @@ def one_step_ahead(
         trajectory: `[T, B, ...]`.
         next_values: `[T, B]`, of the successors seen [return].
         params_of: observations `[M, N, ...]` -> the head's parameters `[M, N, A, *head.shape]`.
+        masked: whether these A actions are the environment's, of which only the legal count.
 
     Sources:
         Ruszczynski (2010), Risk-averse dynamic programming for Markov decision processes, section 4
@@ -66,6 +69,7 @@ def one_step_ahead(
         discount=outcomes.discount,
         probs=outcomes.probs,
         next_params=params_of(outcomes.observation),
+        mask=outcomes.mask if masked and is_masked(outcomes.mask) else None,
         exact=outcomes.exact,
     )
     laws = jax.vmap(agent.successors.operator(agent.operator).backup)(lookahead)

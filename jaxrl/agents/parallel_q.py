@@ -24,6 +24,7 @@ from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import settable, setting
+from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import CategoricalPolicy, Network, NetworkSettings
 from jaxrl.networks.given import as_network
@@ -143,27 +144,29 @@ class ParallelQAgent:
         return action_values.each(agent.operator.score, params, self.operator.head)
 
     def policy(
-        self, state: ParallelQState, observation: PyTree, memory: PyTree = ()
+        self, state: ParallelQState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
     ) -> CategoricalPolicy:
         """The epsilon-greedy law at `observation[..., *]`.
 
         It explores as the agent did that `state` comes from, which may be another one: the target
         of a `Bootstrap` explores as its plain agent does.
         """
-        return epsilon_greedy_law(self.q_values(state, observation), state.exploration)
+        return epsilon_greedy_law(self.q_values(state, observation), state.exploration, mask)
 
-    def values(self, state: ParallelQState, observation: PyTree, memory: PyTree = ()) -> Array:
+    def values(
+        self, state: ParallelQState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
+    ) -> Array:
         """The improvement's values at `observation[..., *]`, `[...]` [return]."""
-        return self._laws(state, observation).mean()
+        return self._laws(state, observation, mask).mean()
 
-    def _laws(self, state: ParallelQState, observation: PyTree) -> Law:
+    def _laws(self, state: ParallelQState, observation: PyTree, mask: PyTree) -> Law:
         """The improvement's laws at `observation[..., *]`, `[..., K]` [return]."""
         operator = on_policy.at_present(self, state.progress).operator
         state_law = operator.state_law
         params = state.model.apply(state.params, observation)
         for _ in range(params.ndim - 1 - len(operator.head.shape)):
             state_law = jax.vmap(state_law)
-        return state_law(params)
+        return state_law(params, *[mask] * is_masked(mask))
 
     def response(
         self, key: Key, state: ParallelQState, observation: Array, memory: PyTree
@@ -176,7 +179,7 @@ class ParallelQAgent:
     ) -> tuple[ParallelQState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
         check_signals(trajectory)
-        next_laws = self._laws(state, trajectory.next_observation)
+        next_laws = self._laws(state, trajectory.next_observation, trajectory.next_mask)
         trace = self.lambda_ * (1.0 - trajectory.truncated)
         head, reward, laws = self.operator.head, trajectory.reward, None
         if self.successors.is_random:
@@ -187,6 +190,7 @@ class ParallelQAgent:
                 trajectory,
                 next_laws.mean(),
                 lambda seen: state.model.apply(state.params, seen),
+                masked=True,
             )
             reward = ahead.reward
         if head.facts.stores_law and self.successors.is_random:

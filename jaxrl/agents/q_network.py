@@ -18,6 +18,7 @@ from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import chain_field, settable, setting
+from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import Network, NetworkSettings
 from jaxrl.networks.given import as_network
@@ -170,11 +171,13 @@ class QNetworkAgent:
         observation: PyTree,
         explore: bool = True,
         memory: PyTree = (),
+        mask: PyTree = (),
     ) -> tuple[Array, dict[str, PyTree]]:
         """`observation[B, ...]` -> `action[B]`, no extras; to explore, uniform with probability
-        `epsilon(state)`. Of several networks each row draws the one that it acts by."""
+        `epsilon(state)`. Of several networks each row draws the one that it acts by. Only what is
+        true in `mask[B, A]` is taken, if one is given."""
         scores = self.target.drawn(key, self._all_scores(state, observation))
-        return action_values.chosen(key, scores, self.epsilon(state), explore), {}
+        return action_values.chosen(key, scores, self.epsilon(state), explore, mask), {}
 
     def epsilon(self, state: QNetworkState) -> Array:
         """Probability of a uniform action, `[]`."""
@@ -317,6 +320,7 @@ class QNetworkAgent:
             probs=outcomes.probs,
             next_params=next_params,
             selector_params=selector,
+            mask=outcomes.mask if is_masked(outcomes.mask) else None,
             exact=outcomes.exact,
         )
         operator = self.successors.operator(self.operator)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, PyTree, Transition
 from jaxrl.networks import CategoricalPolicy
 
@@ -18,7 +19,8 @@ class HasPolicy(Protocol):
 
     def policy(self, state: PyTree, observation: PyTree, memory: PyTree = ()) -> Any:
         """`observation[..., *]` -> the law of what is drawn there, `CategoricalPolicy` or one over
-        real numbers with a `mode()`; `memory` is that of a recurrent policy."""
+        real numbers with a `mode()`; `memory` is that of a recurrent policy. One that obeys legal
+        actions takes `mask[..., A]` after it."""
 
 
 @runtime_checkable
@@ -50,7 +52,8 @@ class HasResponse(Protocol):
 
 def along(read: Callable[..., Any], state: PyTree, trajectory: Transition) -> Any:
     """What `agent.policy` or `agent.values` reads at each step of `trajectory[T, B]`."""
-    return read(state, trajectory.observation, trajectory.extras.get("memory_before", ()))
+    seen = (trajectory.observation, trajectory.extras.get("memory_before", ()))
+    return read(state, *seen, *[trajectory.mask] * is_masked(trajectory.mask))
 
 
 def acting(agent: Any, state: PyTree) -> PyTree:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.agents import chain
+from jaxrl.agents.action_values import legal_scores
 from jaxrl.agents.chain import Step
 from jaxrl.agents.checks import differs
 from jaxrl.core import struct
@@ -129,6 +130,7 @@ def static_cvar_stocks(
     observation: Array,
     levels: Array,
     stocks: Array | None = None,
+    mask: PyTree = (),
 ) -> tuple[Array, Array]:
     """The initial stock for each level of static CVaR, and the CVaR that the agent expects.
 
@@ -141,6 +143,7 @@ def static_cvar_stocks(
         observation: `[B, D + 1]` of freshly reset environments; their stocks do not matter.
         levels: `[L]` in (0, 1].
         stocks: `[C]` candidates [return]; default 257 between the part's low and high.
+        mask: `[B, A]` bool, which actions are legal at the starts; `()` where all are.
 
     Returns:
         Stocks `[L]` and predicted CVaR `[L]` [return], for the mixture of the `B` starts.
@@ -164,7 +167,8 @@ def static_cvar_stocks(
     def shortfall(stock: Array) -> Array:
         """The mean of min(c + Z(c), 0) over the starts, `[]`."""
         here = observation.at[:, -1].set(stock)
-        return jnp.mean(jnp.max(agent.q_values(agent_state, here), axis=-1))
+        scores = legal_scores(agent.q_values(agent_state, here), mask)
+        return jnp.mean(jnp.max(scores, axis=-1))
 
     values = -stocks + jax.lax.map(shortfall, stocks) / jnp.asarray(levels)[:, None]  # [L, C]
     best = jnp.argmax(values, axis=1)

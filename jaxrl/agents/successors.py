@@ -38,6 +38,7 @@ class Outcomes:
     discount: Array  # [B, N], gamma^tau (1 - terminated)
     probs: Array  # [B, N], non-negative, summing to one over N
     observation: PyTree  # [B, N, ...], the true successors
+    mask: PyTree = ()  # [B, N, A] bool, which actions are legal there; () where all are
     exact: bool = struct.field(pytree_node=False, default=False)  # taken for the whole law
 
 
@@ -140,6 +141,7 @@ class Sampled:
             discount=data.discount[:, None],
             probs=jnp.ones(reward.shape[:2], reward.dtype),
             observation=jax.tree.map(lambda leaf: leaf[:, None], data.next_observation),
+            mask=jax.tree.map(lambda leaf: leaf[:, None], data.next_mask),
             exact=self.accept_bias,
         )
 
@@ -227,7 +229,9 @@ def check_draws(source: Any, operator: BellmanOperator, groups: str) -> None:
     operator.require_successors(num_outcomes, exact=True)
 
 
-def equal_outcomes(reward: Array, ended: Array, observation: PyTree, discount: float) -> Outcomes:
+def equal_outcomes(
+    reward: Array, ended: Array, observation: PyTree, discount: float, mask: PyTree = ()
+) -> Outcomes:
     """N draws of one step of each transition, of the same probability.
 
     Args:
@@ -235,9 +239,11 @@ def equal_outcomes(reward: Array, ended: Array, observation: PyTree, discount: f
         ended: `[B, N]`, whether the MDP terminated.
         observation: `[B, N, ...]`, the successors.
         discount: gamma [per step].
+        mask: `[B, N, A]`, see `Outcomes`.
     """
     probs = jnp.full(reward.shape, 1.0 / reward.shape[1], reward.dtype)
-    return Outcomes(reward, discount * (1.0 - ended.astype(reward.dtype)), probs, observation)
+    rates = discount * (1.0 - ended.astype(reward.dtype))
+    return Outcomes(reward, rates, probs, observation, mask)
 
 
 register("successors", Sampled, field_types=[Successors])

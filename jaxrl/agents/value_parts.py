@@ -3,6 +3,7 @@ reward in the discount's place, a number added to every reward."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from jaxrl.agents.generative import own_copy
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
-from jaxrl.core.protocols import Environment, PartFacts
+from jaxrl.core.protocols import Environment, PartFacts, legal_of_each
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
+from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree
 from jaxrl.operators.bellman import BellmanOperator, Lookahead, describe
 from jaxrl.operators.improvement import MirrorDescent, gap_bonus
@@ -55,17 +57,21 @@ class Munchausen:
     weight: float = setting(0.9, "share of the advantage added to the reward", low=0.0, high=1.0)
     clip: float = setting(-1.0, "least advantage", unit="return", high=0.0, infinite=True)
 
-    def bonus(self, operator: BellmanOperator, scores: Array, action: Array) -> Array:
+    def bonus(
+        self, operator: BellmanOperator, scores: Array, action: Array, mask: Array | None = None
+    ) -> Array:
         """`scores[A]` [return] of the lagged copy at the state, `action[]` -> `[]` [return]."""
-        return gap_bonus(operator.improvement, scores, action, self.weight, self.clip)
+        return gap_bonus(operator.improvement, scores, action, self.weight, self.clip, mask)
 
     def reward(self, key: Key, state: tuple, step: Step, lookahead: Lookahead) -> Lookahead:
         """With the bonus of what was done, by the lagged copy."""
         agent, data = step.agent, step.batch.transition
         lagged = step.state.model.apply(step.state.target_params, data.observation)
         scores = agent.scores(lagged, data.observation)
-        bonus = jax.vmap(lambda row, action: self.bonus(agent.operator, row, action))
-        return lookahead.replace(reward=lookahead.reward + bonus(scores, data.action)[:, None])
+        bonus = jax.vmap(functools.partial(self.bonus, agent.operator))
+        mask = data.mask if is_masked(data.mask) else None
+        added = bonus(scores, data.action, mask)
+        return lookahead.replace(reward=lookahead.reward + added[:, None])
 
 
 def check_mirror_descent(agent: Any) -> None:
@@ -173,9 +179,12 @@ class AverageReward:
     def reward(self, key: Key, state: AverageState, step: Step, lookahead: Lookahead) -> Lookahead:
         """Less the average; at an end, with what a fresh start is worth."""
         agent, learner = step.agent, step.state
-        _, observation = jax.vmap(state.restart.reset)(jax.random.split(key, agent.batch_size))
+        keys = jax.random.split(key, agent.batch_size)
+        fresh, observation = jax.vmap(state.restart.reset)(keys)
+        mask = legal_of_each(state.restart, fresh, agent.batch_size)
         rows, selector = agent.rows(learner, observation)
-        worth = jnp.mean(jax.vmap(agent.operator.state_law)(rows, None, selector).mean())
+        law = jax.vmap(agent.operator.state_law)(rows, mask if is_masked(mask) else None, selector)
+        worth = jnp.mean(law.mean())
         shifted = shifted_reward(lookahead.reward, lookahead.discount, worth)
         return lookahead.replace(reward=shifted - state.gain)
 

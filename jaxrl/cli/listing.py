@@ -145,7 +145,9 @@ def _first_line(documented: Any) -> str:
     return (documented.__doc__ or "").strip().partition("\n")[0]
 
 
-def _size(size: int | tuple[int, ...]) -> str:
+def _size(size: int | tuple[int, ...] | str) -> str:
+    if isinstance(size, str):
+        return size
     if isinstance(size, int):
         return f"{size} value{'s' * (size != 1)}"
     return f"{'x'.join(map(str, size)) or 1} number{'s' * (math.prod(size) != 1)}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrl.agents import chain
 from jaxrl.cli.job import Job
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, draw_action
 from jaxrl.core.types import Array, Key, select
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
@@ -113,7 +113,7 @@ def _random_play(key: Key, env: Environment, discount: float) -> tuple[Array, Ar
 
         def step(state: Any, key: Key) -> tuple[Any, tuple[Array, Array]]:
             act_key, step_key, again_key = jax.random.split(key, 3)
-            state, outcome = env.step(step_key, state, env.action_space.sample(act_key))
+            state, outcome = env.step(step_key, state, draw_action(act_key, env, state))
             ended = (outcome.terminated >= 1) | outcome.truncated
             fresh, _ = env.reset(again_key)
             rate = jnp.where(ended, 0.0, discount * (1.0 - outcome.terminated))

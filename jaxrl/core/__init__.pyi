@@ -37,7 +37,12 @@ from jaxrl.core.settings import (
     replace_setting as replace_setting,
     setting as setting,
 )
-from jaxrl.core.spaces import Box as Box, Discrete as Discrete, Space as Space
+from jaxrl.core.spaces import (
+    Box as Box,
+    Discrete as Discrete,
+    MultiDiscrete as MultiDiscrete,
+    Space as Space,
+)
 from jaxrl.core.types import (
     Array as Array,
     Key as Key,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import jax
+
 from jaxrl.core.law import Law
-from jaxrl.core.spaces import Space
+from jaxrl.core.spaces import Space, is_masked, sample
 from jaxrl.core.types import Array, Key, Progress, PyTree, TimeStep, Transition
 
 
@@ -232,7 +235,12 @@ def state_facts(kind: type) -> None:
 
 
 class Environment(Protocol):
-    """A pure environment: its numeric fields are its parameters, and leaves of the struct."""
+    """A pure environment: its numeric fields are its parameters, and leaves of the struct.
+
+    It may have a method more, `legal(state) -> bool[A]`: which actions may be taken in a state,
+    true where they are; of `MultiDiscrete` actions `[sum(num_values)]`, see there. Without the
+    method every action always is. `legal_actions` reads it.
+    """
 
     @property
     def observation_space(self) -> Space:
@@ -249,8 +257,39 @@ class Environment(Protocol):
         """-> `state`, `TimeStep`. Never resets by itself: the rollout does that."""
 
 
+def legal_actions(env: Environment, state: PyTree) -> PyTree:
+    """Which actions may be taken in `state`, `[A]` bool; `()` where the environment does not say,
+    which is that all may."""
+    return env.legal(state) if has_legal(env) else ()  # pyright: ignore
+
+
+def legal_of_each(env: Environment, states: PyTree, num_envs: int) -> PyTree:
+    """`legal_actions` of `states[num_envs, ...]`: `[num_envs, A]`, or `()`."""
+    if not has_legal(env):
+        return ()
+    return jax.vmap(env.legal, axis_size=num_envs)(states)  # pyright: ignore
+
+
+def has_legal(env: Environment) -> bool:
+    """Whether the environment says which actions are legal. A wrapper says so where what is inside
+    does."""
+    return hasattr(env, "legal")
+
+
+def draw_action(key: Key, env: Environment, state: PyTree) -> PyTree:
+    """A uniform legal action in `state`."""
+    space: Any = env.action_space
+    mask = legal_actions(env, state)
+    return space.sample(key, mask) if is_masked(mask) else sample(key, space)
+
+
 class Policy(Protocol):
-    """The part of an agent that acts."""
+    """The part of an agent that acts.
+
+    One that obeys an environment's legal actions takes an argument more, `mask` after `memory`,
+    `()` by default: `mask[B, A]` bool, true where an action may be taken. One without it refuses
+    environments that say which actions are legal.
+    """
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """What a recurrent policy carries between steps, `[num_envs, ...]`; `()` when nothing."""
@@ -265,6 +304,33 @@ class Policy(Protocol):
     ) -> tuple[Array, dict[str, Any]]:
         """`observation[B, ...]` -> `action[B, ...]`, extras. A recurrent policy returns its next
         memory as `extras["memory"]`; every other entry is recorded in the trajectory."""
+
+
+def act(
+    policy: Policy,
+    key: Key,
+    state: PyTree,
+    observation: PyTree,
+    explore: bool,
+    memory: PyTree,
+    mask: PyTree,
+) -> tuple[Array, dict[str, Any]]:
+    """`policy.act`, with the mask where there is one. Raises `ValueError` as `check_obeys`."""
+    seen = (key, state, observation, explore, memory)
+    if not is_masked(mask):
+        return policy.act(*seen)
+    check_obeys(policy)
+    return policy.act(*seen, mask)  # pyright: ignore
+
+
+def check_obeys(policy: Policy) -> None:
+    """Raise `ValueError` for a policy that cannot be told which actions are legal."""
+    if "mask" not in inspect.signature(policy.act).parameters:
+        raise ValueError(
+            "The environment says which actions are legal, and act of "
+            f"{type(policy).__name__} takes no mask of them: use ppo, a2c, dqn or pqn, or give "
+            "act(key, state, observation, explore, memory, mask)."
+        )
 
 
 @runtime_checkable

@@ -50,6 +50,8 @@ class Transition:
     extras: dict[str, PyTree]  # what the agent's `act` recorded: log_prob, value, memory, ...
     env_state: PyTree = ()  # the state acted in, kept only where a learner asks for it
     cost: PyTree = ()  # [num_costs] of the step; () where the environment has none
+    mask: PyTree = ()  # [A] bool, which actions were legal; () where the environment does not say
+    next_mask: PyTree = ()  # likewise in `next_observation`
 
 
 @struct.dataclass

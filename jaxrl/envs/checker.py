@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Box, Discrete, Environment, Key, PyTree, TimeStep
+import jaxrl.core.spaces as spaces
+from jaxrl.core import Box, Environment, Key, PyTree, TimeStep
 from jaxrl.core.arguments import check_parts
+from jaxrl.core.protocols import draw_action, has_legal, legal_actions
 from jaxrl.core.types import select
 
 _EXAMPLE = 'jaxrl.envs.make("CartPole")'
@@ -65,8 +68,9 @@ def structure(env: Environment) -> list[str]:
         if not (isinstance(reset, tuple) and len(reset) == 2):
             return [f"{call} must return (state, observation), not a {type(reset).__name__}."]
         (state, observation), call = reset, "step(key, state, action)"
-        action = jax.eval_shape(env.action_space.sample, key)
+        action = jax.eval_shape(lambda key: spaces.sample(key, env.action_space), key)
         stepped = jax.eval_shape(env.step, key, state, action)
+        mask = jax.eval_shape(lambda state: legal_actions(env, state), state)
     except (TypeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return [f"{call} cannot be traced: {first}"]
@@ -79,10 +83,28 @@ def structure(env: Environment) -> list[str]:
     (after, seen), space = stepped, env.observation_space
     wrong = _differences("state", state, after)
     wrong += _differences("observation", observation, seen.observation)
-    if _kind(seen.observation) != _kind(space):
+    found = jax.tree_util.tree_leaves_with_path(seen.observation)
+    if jax.tree.structure(space, is_leaf=spaces.is_leaf) != jax.tree.structure(seen.observation):
         wrong.append(
-            f"observation is {_kind(seen.observation)}, but its space says {_kind(space)}."
+            f"observation is {_built(seen.observation)}, but its space is {_built(space)}: give "
+            "both the same keys."
         )
+    else:
+        for (path, array), leaf in zip(found, spaces.leaves(space), strict=True):
+            if _kind(array) != _kind(leaf):
+                name = f"observation{jax.tree_util.keystr(path)}"
+                wrong.append(f"{name} is {_kind(array)}, but its space says {_kind(leaf)}.")
+    if has_legal(env):
+        space = env.action_space
+        size = (
+            None
+            if isinstance(space, Box) or not spaces.is_leaf(space)
+            else [spaces.flat_size(space)]
+        )
+        if size is None:
+            wrong.append(f"legal is of Discrete or MultiDiscrete actions, and these are {space}.")
+        elif _kind(mask) != f"bool{size}":
+            wrong.append(f"legal gives {_kind(mask)}: give bool{size}, true where legal.")
     for name, flag in (("terminated", seen.terminated), ("truncated", seen.truncated)):
         if flag.shape != ():
             wrong.append(f"{name} has shape {list(flag.shape)}: give a scalar.")
@@ -97,6 +119,12 @@ def structure(env: Environment) -> list[str]:
     return wrong
 
 
+def _built(tree: PyTree) -> str:
+    """How a tree is built: `['image'], ['speed']`, or what a single array is."""
+    found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=spaces.is_leaf)
+    return ", ".join(jax.tree_util.keystr(path) or _kind(leaf) for path, leaf in found)
+
+
 def _kind(value: Any) -> str:
     """Type and shape of what has both: `float32[4]`."""
     return f"{value.dtype}{list(value.shape)}"
@@ -106,13 +134,12 @@ def _spaces(env: Environment) -> list[str]:
     wrong = []
     for name in ("observation_space", "action_space"):
         try:
-            space = getattr(env, name, None)
+            found = spaces.leaves(getattr(env, name, None))
         except ValueError as error:
             wrong.append(f"{name}: {error}")
             continue
-        if not isinstance(space, (Discrete, Box)):
-            wrong.append(f"{name} is {space!r}: give a jaxrl.core.spaces.Discrete or Box.")
-        elif isinstance(space, Box) and np.any(np.asarray(space.low) > np.asarray(space.high)):
+        boxes = [leaf for leaf in found if isinstance(leaf, Box)]
+        if any(np.any(np.asarray(box.low) > np.asarray(box.high)) for box in boxes):
             wrong.append(f"{name} has a lower bound above the upper one.")
     return wrong
 
@@ -144,11 +171,11 @@ def _play(env: Environment, key: Key, num_steps: int) -> list[str]:
 
     def one(carry: tuple, key: Key) -> tuple[tuple, tuple]:
         act_key, step_key, other_key, reset_key = jax.random.split(key, 4)
-        action = env.action_space.sample(act_key)
+        action, mask = draw_action(act_key, env, carry[0]), legal_actions(env, carry[0])
         after, seen = env.step(step_key, carry[0], action)
         again, _ = env.step(other_key, carry[0], action)
         start, ended = env.reset(reset_key), (seen.terminated >= 1) | seen.truncated
-        inside = env.observation_space.contains
+        inside = functools.partial(spaces.contains, env.observation_space)
         rules = {
             "an observation lies outside its space.": inside(seen.observation) & inside(start[1]),
             "a reward is not finite.": jnp.all(jnp.isfinite(seen.reward)),
@@ -156,6 +183,9 @@ def _play(env: Environment, key: Key, num_steps: int) -> list[str]:
             "terminated lies outside [0, 1].": (seen.terminated >= 0) & (seen.terminated <= 1),
             "terminated and truncated are true at once: the end wins.": ~(
                 (seen.terminated >= 1) & seen.truncated
+            ),
+            "no action is legal in a state that goes on.": jnp.any(
+                mask if has_legal(env) else jnp.ones((), bool)
             ),
         }
         found = rules, ended, _numbers(start[0]), _numbers(after), _numbers(again)

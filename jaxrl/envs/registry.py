@@ -16,9 +16,10 @@ from typing import Any
 
 import jax
 
-from jaxrl.core import Discrete, Environment, Space, TabularMDP, check_settings
+from jaxrl.core import Discrete, Environment, MultiDiscrete, Space, TabularMDP, check_settings
 from jaxrl.core.arguments import check_whole
 from jaxrl.core.settings import near_names
+from jaxrl.core.spaces import flat_size, is_leaf, leaves
 from jaxrl.envs import bandits, chains, collecting, finance, gridworlds, mazes, operations, regimes
 from jaxrl.envs.constrained import hazard_grid
 from jaxrl.envs.control import Acrobot, CartPole, MountainCar, Pendulum
@@ -33,7 +34,7 @@ from jaxrl.envs.two_colours import TwoColours
 from jaxrl.envs.walled import WalledGrid, walled_grid
 
 Builder = Callable[..., Environment]
-Size = int | tuple[int, ...]  # values of a discrete space, or the shape of a box
+Size = int | tuple[int, ...] | str  # values if discrete, the shape of a box, else in words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,10 @@ def facts_of(name: str) -> EnvFacts:
 
 def _size(space: Space) -> Size:
     """How `EnvFacts` say a space."""
+    if isinstance(space, MultiDiscrete):
+        return f"{'x'.join(map(str, space.num_values))} values"
+    if not is_leaf(space):
+        return f"{len(leaves(space))} parts, {flat_size(space)} numbers"
     return space.num_values if isinstance(space, Discrete) else space.shape
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.core import Array, Box, Discrete, Key, Space, TabularMDP, TimeStep, struct
 from jaxrl.envs.clock import clocked
@@ -24,7 +27,8 @@ class TabularEnv:
     The whole MDP is a leaf of the environment, so `vmap` over a batch of MDPs is an uncertainty set
     or a set of tasks. The MDP's own `discount` is for planners; the environment does not use it. An
     action that is not `legal` does what its row of the MDP says; `info["legal"]`, `[A]` bool, tells
-    which actions are in the state that was reached.
+    which actions are in the state that was reached. Where some pair of the MDP is not, the
+    environment has `legal(state)`, which agents obey.
 
     Example:
         >>> from jaxrl.envs import riverswim
@@ -37,6 +41,21 @@ class TabularEnv:
     mdp: TabularMDP
     time_limit: float = float("inf")  # truncates after so many steps [steps]
     one_hot: bool = struct.field(pytree_node=False, default=False)  # observe `[S]` instead of `[]`
+    # Whether `legal` is there: seen from the MDP unless that is traced; then it is to be said.
+    masked: bool = struct.field(pytree_node=False, default=False, metadata={"derived": True})
+
+    def __post_init__(self) -> None:
+        """See whether every action is legal."""
+        legal = self.mdp.legal
+        if isinstance(legal, np.ndarray | jax.Array) and not isinstance(legal, jax.core.Tracer):
+            object.__setattr__(self, "masked", not np.all(np.asarray(legal)))
+
+    @property
+    def legal(self) -> Callable[[TabularState], Array]:
+        """`legal(state) -> [A]` bool; an `AttributeError` where every action always is."""
+        if not self.masked:
+            raise AttributeError("every action of this MDP is legal.")
+        return lambda state: self.mdp.legal[state.index]
 
     @property
     def observation_space(self) -> Space:

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from jaxrl.core import struct
 from jaxrl.core.holding import held
+from jaxrl.core.spaces import columns
 from jaxrl.core.types import Array, Key
 
 _LOG_TWO_PI = 1.8378770664093453
+_ILLEGAL = -1e30  # a logit whose probability is exactly 0, and of which every difference is finite
 
 
 @struct.dataclass
@@ -57,6 +59,66 @@ class CategoricalPolicy:
         finite = jnp.isfinite(log_probs)
         gap = jnp.where(finite, log_probs - other_log_probs, 0.0)
         return jnp.sum(jnp.where(finite, jnp.exp(log_probs), 0.0) * gap, axis=-1)
+
+    def masked(self, mask: Array) -> CategoricalPolicy:
+        """The law given that the action is true in `mask[..., A]`, as logits: the others have
+        probability 0 and pass no gradient. Where nothing is true the law is uniform.
+
+        Example:
+            >>> policy = CategoricalPolicy(jnp.log(jnp.array([0.5, 0.25, 0.25])))
+            >>> masked = policy.masked(jnp.array([False, True, True]))
+            >>> jnp.exp(masked.log_probs()).tolist(), f"{float(masked.entropy()):.4f}"
+            ([0.0, 0.5, 0.5], '0.6931')
+        """
+        some = jnp.any(mask, axis=-1, keepdims=True)
+        return CategoricalPolicy(jnp.where(mask, self.logits, jnp.where(some, _ILLEGAL, 0.0)))
+
+
+@struct.dataclass
+class ProductPolicy:
+    """Independent categoricals, one for each coordinate of an action: of `MultiDiscrete`.
+
+    Log-probabilities, entropies and divergences are the sums of the coordinates'.
+    """
+
+    logits: Array  # [..., sum(num_values)], of each coordinate end to end
+    num_values: tuple[int, ...] = struct.field(pytree_node=False)
+
+    @property
+    def factors(self) -> list[CategoricalPolicy]:
+        """The law of each coordinate."""
+        return [CategoricalPolicy(part) for part in columns(self.logits, self.num_values)]
+
+    def sample(self, key: Key) -> Array:
+        """A draw, `[..., D]` int32."""
+        keys = jax.random.split(key, len(self.num_values))
+        drawn = [law.sample(one) for law, one in zip(self.factors, keys, strict=True)]
+        return jnp.stack(drawn, axis=-1)
+
+    def mode(self) -> Array:
+        """The likeliest action, `[..., D]` int32."""
+        return jnp.stack([law.mode() for law in self.factors], axis=-1)
+
+    def log_prob(self, action: Array) -> Array:
+        """Log-probability of `action[..., D]`, `[...]`."""
+        logs = [law.log_prob(action[..., i]) for i, law in enumerate(self.factors)]
+        return jnp.sum(jnp.stack(logs), axis=0)
+
+    def entropy(self) -> Array:
+        """Shannon entropy `[...]`."""
+        return jnp.sum(jnp.stack([law.entropy() for law in self.factors]), axis=0)
+
+    def kl(self, other: ProductPolicy) -> Array:
+        """KL(self || other), `[...]`."""
+        pairs = zip(self.factors, other.factors, strict=True)
+        return jnp.sum(jnp.stack([law.kl(its) for law, its in pairs]), axis=0)
+
+    def masked(self, mask: Array) -> ProductPolicy:
+        """The law given that each coordinate is true in its part of `mask`, built like the logits;
+        see `CategoricalPolicy.masked`."""
+        parts = zip(self.factors, columns(mask, self.num_values), strict=True)
+        logits = [law.masked(part).logits for law, part in parts]
+        return ProductPolicy(jnp.concatenate(logits, axis=-1), self.num_values)
 
 
 @struct.dataclass
@@ -134,4 +196,4 @@ class TanhGaussianPolicy:
         return self._squash(self.loc)
 
 
-Policy = CategoricalPolicy | GaussianPolicy | TanhGaussianPolicy
+Policy = CategoricalPolicy | ProductPolicy | GaussianPolicy | TanhGaussianPolicy

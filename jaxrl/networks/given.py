@@ -8,9 +8,10 @@
                                          apply(params, observations) -> features
 
 Each is fed a batch of observations `[N, *observation]` as the space has them, states of a Discrete
-space as `[N]` int32, and gives *features* `[N, D]`. The agent's own output layer stands on these,
-whatever it is: values of actions, a policy, the numbers of a head, dueling or not. So a module that
-ends in one number for each action is a torso with as many features: leave its last layer out.
+space as `[N]` int32, of a dict of spaces a dict of such arrays, and gives *features* `[N, D]`. The
+agent's own output layer stands on these, whatever it is: values of actions, a policy, the numbers
+of a head, dueling or not. So a module that ends in one number for each action is a torso with as
+many features: leave its last layer out.
 
 Where an agent puts something between its torso and its last hidden layer, a layer of D rectified
 units follows the features: the actions, which join them in critics of (state, action) pairs as in
@@ -35,9 +36,9 @@ import numpy as np
 from flax import linen as nn
 
 from jaxrl.core import struct
-from jaxrl.core.spaces import Discrete, Space
+from jaxrl.core.spaces import Space, is_leaf
 from jaxrl.core.types import Array, Key, PyTree
-from jaxrl.networks.torsos import MLP, Network, Torso
+from jaxrl.networks.torsos import MLP, Network, Torso, space_facts
 
 _CLOSED = {"setting": False, "closed": "A network of your own has no settings: give another one."}
 
@@ -64,10 +65,12 @@ class GivenNetwork:
             ValueError: it does not take such observations, does not give features, or keeps
                 anything beside its parameters.
         """
-        num_values = space.num_values if isinstance(space, Discrete) else 0
-        torso = Torso(self, len(space.shape), num_values)
-        batch = jax.ShapeDtypeStruct((2, *space.shape), space.dtype)
-        told = f"network={self.name} with observations {batch.dtype}{list(batch.shape)}"
+        torso = Torso(self, *space_facts(space))
+        batch = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), space, is_leaf=is_leaf
+        )
+        kinds = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", batch)
+        told = f"network={self.name} with observations {kinds}"
         try:
             variables = jax.eval_shape(torso.init, jax.random.key(0), batch)
             _check_rest(name for name in variables if name != "params")
@@ -80,7 +83,7 @@ class GivenNetwork:
         """All leading axes made one for the module, and again as they were; a layer that joins the
         action."""
         leaf = jax.tree.leaves(observation)[0]
-        num_lead = leaf.ndim - torso.num_axes
+        num_lead = leaf.ndim - (torso.leaves[0][0] if torso.leaves else torso.num_axes)
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[num_lead:]), observation)
         found = jnp.asarray(self.module.clone(parent=torso, name="given")(batch))
         size = math.prod(leaf.shape[:num_lead])

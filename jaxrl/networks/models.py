@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrl.core import struct
-from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.spaces import Box, MultiDiscrete, Space, flat_size, is_leaf
 from jaxrl.core.types import Array, PyTree, select
 from jaxrl.losses.formulas import quantile_levels
 from jaxrl.networks.distributions import (
     CategoricalPolicy,
     GaussianPolicy,
     Policy,
+    ProductPolicy,
     TanhGaussianPolicy,
 )
 from jaxrl.networks.initialisers import INITIALISERS
@@ -96,7 +98,7 @@ class ImplicitQNetwork(nn.Module):
     def __call__(self, observation: PyTree, levels: Array | None = None) -> Array:
         """`[..., *observation]`, `levels[..., K]` (default mid-levels) -> `[..., A, K, 2]`."""
         s = self.torso.settings
-        features = Torso(s.before_last(), self.torso.num_axes, self.torso.num_values)(observation)
+        features = Torso(s.before_last(), *self.torso.facts)(observation)
         if levels is None:  # shared by all observations, and embedded once
             levels = quantile_levels(self.num_levels, features.dtype)
         init = INITIALISERS[s.initialiser]
@@ -119,12 +121,15 @@ class PolicyHead(nn.Module):
     action_size: int
     discrete: bool
     initialiser: str = "orthogonal"
+    num_values: tuple[int, ...] = ()  # of each coordinate, where discrete actions have several
 
     @nn.compact
     def __call__(self, features: Array) -> Policy:
         """`[..., D]` -> policy with batch shape `[...]`."""
         init = INITIALISERS[self.initialiser](0.01)
         outputs = nn.Dense(self.action_size, kernel_init=init, name="output")(features)
+        if self.num_values:
+            return ProductPolicy(outputs, self.num_values)
         if self.discrete:
             return CategoricalPolicy(outputs)
         log_scale = self.param("log_scale", nn.initializers.zeros_init(), (self.action_size,))
@@ -149,12 +154,13 @@ class ActorCritic(nn.Module):
     """Policy and value, on one torso or on two, with or without a GRU between torso and outputs."""
 
     network: Network
-    observation_space: tuple[int, int]  # (num_axes, num_values), as `Torso` takes them
+    observation_space: tuple[Any, ...]  # `Torso.facts`
     action_size: int
     discrete: bool
     shared: bool = False
     heads: tuple[tuple[str, tuple[int, ...]], ...] = ()  # (name, shape), on the actor's features
     value_shape: tuple[int, ...] = ()  # of the head that stores a value
+    num_values: tuple[int, ...] = ()  # as `PolicyHead` takes it
 
     def setup(self) -> None:
         """Lay out the parts; the critic's are absent when shared."""
@@ -166,7 +172,8 @@ class ActorCritic(nn.Module):
             self.actor_core = GRU(s.recurrent_size)
             if not self.shared:
                 self.critic_core = GRU(s.recurrent_size)
-        self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser)
+        several = self.num_values
+        self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser, several)
         size = math.prod(self.value_shape)
         self.value_head = nn.Dense(size, kernel_init=INITIALISERS[s.initialiser](1.0))
         self.extra_heads = {
@@ -241,17 +248,18 @@ def actor_critic(
     Raises:
         ValueError: a space without a torso, or actions that are neither discrete nor a box.
     """
-    torso = network.torso(observation_space)
-    discrete = isinstance(action_space, Discrete)
-    if discrete:
-        size = action_space.num_values
-    elif isinstance(action_space, Box):
-        size = math.prod(action_space.shape)
-    else:
-        raise ValueError(f"Actions must be Discrete or a Box, not {action_space}.")
-    shapes = tuple(sorted((heads or {}).items()))
-    sizes = (torso.num_axes, torso.num_values), size
-    return ActorCritic(network, *sizes, discrete, shared, shapes, value_shape)
+    if not is_leaf(action_space):
+        raise ValueError(f"Actions must be Discrete, MultiDiscrete or a Box, not {action_space}.")
+    return ActorCritic(
+        network,
+        network.torso(observation_space).facts,
+        flat_size(action_space),
+        not isinstance(action_space, Box),
+        shared,
+        tuple(sorted((heads or {}).items())),
+        value_shape,
+        action_space.num_values if isinstance(action_space, MultiDiscrete) else (),
+    )
 
 
 class TanhGaussianActor(nn.Module):

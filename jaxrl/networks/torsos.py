@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxrl.core import struct
 from jaxrl.core.notation import register
 from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box, Discrete, Space
+from jaxrl.core.spaces import Box, Space, is_leaf, leaves
 from jaxrl.core.types import Array, PyTree
 from jaxrl.networks.initialisers import INITIALISERS, Initialiser
 
@@ -87,12 +87,17 @@ class MinAtarTorso(nn.Module):
     def __call__(self, image: Array) -> Array:
         """`[..., H, W, C]` of any dtype -> `[..., hidden_sizes[-1]]`."""
         s = self.settings
-        kernel_init = INITIALISERS[s.initialiser](HIDDEN_GAIN)
-        image = Convolution3x3(s.num_features, kernel_init)(image.astype(jnp.float32))
-        if s.layer_norm:
-            image = nn.LayerNorm()(image)
-        image = ACTIVATIONS[s.activation](image)
-        return s.dense_layers(s.hidden_sizes)(image.reshape(*image.shape[:-3], -1))
+        return s.dense_layers(s.hidden_sizes)(_convolved(s, image))
+
+
+def _convolved(s: NetworkSettings, image: Array) -> Array:
+    """`[..., H, W, C]` -> the outputs of one convolution, `[..., D]`, in the module that calls."""
+    kernel_init = INITIALISERS[s.initialiser](HIDDEN_GAIN)
+    image = Convolution3x3(s.num_features, kernel_init)(image.astype(jnp.float32))
+    if s.layer_norm:
+        image = nn.LayerNorm()(image)
+    image = ACTIVATIONS[s.activation](image)
+    return image.reshape(*image.shape[:-3], -1)
 
 
 class NatureTorso(nn.Module):
@@ -196,12 +201,31 @@ class Network(Protocol):
         """The last hidden layer, on `width` features."""
 
 
+# What a torso must know of a leaf: its axes, and of how many values each number of a discrete one
+# is (of several numbers, each their own; 0 in a box).
+LeafFacts = tuple[int, int | tuple[int, ...]]
+
+
+def space_facts(space: Space) -> tuple[Any, ...]:
+    """What `Torso` must know of the observations of `space`; `ValueError` where it is none."""
+    found = [
+        (len(one.shape), 0 if isinstance(one, Box) else one.num_values) for one in leaves(space)
+    ]
+    return found[0] if is_leaf(space) else (0, 0, tuple(found))
+
+
 class Torso(nn.Module):
-    """The torso that fits an observation space: one-hot, image or flat observations."""
+    """The torso that fits an observation space: one-hot, image or flat observations, or a tree."""
 
     settings: Network
     num_axes: int  # of one observation
-    num_values: int = 0  # of a discrete space, else 0
+    num_values: int | tuple[int, ...] = 0  # of a discrete space, else 0
+    leaves: tuple[LeafFacts, ...] = ()  # of a tree of spaces, instead of the two above
+
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        """What it knows of the observations: `Torso(settings, *facts)` is a torso for the same."""
+        return self.num_axes, self.num_values, self.leaves
 
     @nn.compact
     def __call__(self, observation: PyTree, action: Array | None = None) -> Array:
@@ -210,11 +234,28 @@ class Torso(nn.Module):
         return self.settings.features(self, observation, action)
 
     def flat(self, observation: PyTree) -> Array:
-        """`[..., *observation]` -> `[..., D]`: one-hot where it is discrete."""
-        if self.num_values:
-            return jax.nn.one_hot(observation, self.num_values)
-        lead = observation.shape[: observation.ndim - self.num_axes]
-        return observation.reshape(*lead, -1).astype(jnp.float32)
+        """`[..., *observation]` -> `[..., D]`: one-hot where discrete, leaves side by side."""
+        found = self.encoded(observation, _flat)
+        return jnp.concatenate(found, axis=-1) if self.leaves else found[0]
+
+    def encoded(
+        self, observation: PyTree, encode: Callable[[Array, LeafFacts], Array]
+    ) -> list[Array]:
+        """What `encode` makes of each leaf and its facts."""
+        facts = self.leaves or ((self.num_axes, self.num_values),)
+        return list(map(encode, jax.tree.leaves(observation), facts))
+
+
+def _flat(leaf: Array, facts: LeafFacts) -> Array:
+    """`[..., *shape]` -> `[..., D]`: one-hot where it is discrete."""
+    num_axes, num_values = facts
+    if isinstance(num_values, tuple):
+        ones = [jax.nn.one_hot(leaf[..., i], count) for i, count in enumerate(num_values)]
+        return jnp.concatenate(ones, axis=-1)
+    if num_values:
+        return jax.nn.one_hot(leaf, num_values)
+    lead = leaf.shape[: leaf.ndim - num_axes]
+    return leaf.reshape(*lead, -1).astype(jnp.float32)
 
 
 @struct.dataclass
@@ -239,31 +280,37 @@ class NetworkSettings:
         """The torso for observations of `space`.
 
         Three axes are an image `[H, W, C]`; a discrete observation is one-hot; everything else is
-        flattened.
+        flattened. In a tree of spaces so is each leaf, see `features`.
 
         Raises:
-            ValueError: an image with sides under 3, or a space that no torso takes.
+            ValueError: an image with sides under 3, or what is no space.
         """
-        if isinstance(space, Discrete):
-            return Torso(self, 0, space.num_values)
-        if not isinstance(space, Box):
-            raise ValueError(f"No torso takes observations of {space}; give a Box or a Discrete.")
-        if len(space.shape) == 3 and min(space.shape[:2]) < 3 and not self.flatten_images:
-            raise ValueError(
-                f"An image of shape {space.shape} is smaller than the 3x3 convolution: "
-                "set flatten_images=true."
-            )
-        return Torso(self, len(space.shape))
+        for shape in (leaf.shape for leaf in leaves(space)):
+            if len(shape) == 3 and min(shape[:2]) < 3 and not self.flatten_images:
+                raise ValueError(
+                    f"An image of shape {shape} is smaller than the 3x3 convolution: "
+                    "set flatten_images=true."
+                )
+        return Torso(self, *space_facts(space))
 
     def features(self, torso: Torso, observation: PyTree, action: Array | None) -> Array:
         """A convolution and dense layers on images, dense layers on everything else, which images
-        beside actions are too: flat, side by side."""
+        beside actions are too: flat, side by side. Of a tree each image has a convolution of its
+        own, and what they and the other leaves give stands side by side before the dense layers."""
         if action is not None:
             inputs = jnp.concatenate([torso.flat(observation), action], axis=-1)
             return self.dense_layers(self.hidden_sizes)(inputs)
         if torso.num_axes == 3 and not self.flatten_images:
             return MinAtarTorso(self)(observation)
-        return self.dense_layers(self.hidden_sizes)(torso.flat(observation))
+        if not torso.leaves:
+            return self.dense_layers(self.hidden_sizes)(torso.flat(observation))
+
+        def encode(leaf: Array, facts: LeafFacts) -> Array:
+            is_image = facts[0] == 3 and not self.flatten_images
+            return _convolved(self, leaf) if is_image else _flat(leaf, facts)
+
+        inputs = jnp.concatenate(torso.encoded(observation, encode), axis=-1)
+        return self.dense_layers(self.hidden_sizes)(inputs)
 
     def before_last(self) -> NetworkSettings:
         """With one hidden layer less."""

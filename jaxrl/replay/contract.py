@@ -12,11 +12,12 @@ from jaxrl.core.types import Array, Key, PyTree, Transition
 class Batch:
     """A draw of n-step transitions.
 
-    In `transition`, all leaves `[batch, ...]`: `observation`, `action`, `extras`, `env_state` are
-    those of the first step; `reward` is the discounted sum over the steps used; `discount` is the
-    product of their discounts, so that `reward + discount * value(next_observation)` is the target
-    whatever the number of steps; `terminated` and `truncated` (bool) say whether the window stopped
-    at such a row.
+    In `transition`, all leaves `[batch, ...]`: `observation`, `action`, `extras`, `env_state` and
+    `mask` are those of the first step, `next_observation` and `next_mask` those after the last;
+    `reward` is the discounted sum over the steps used; `discount` is the product of their
+    discounts, so that `reward + discount * value(next_observation)` is the target whatever the
+    number of steps; `terminated` and `truncated` (bool) say whether the window stopped at such a
+    row.
     """
 
     transition: Transition

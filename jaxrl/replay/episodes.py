@@ -11,6 +11,8 @@ from jaxrl.core.types import Array, Key, Transition
 from jaxrl.replay.ring import UniformReplay
 from jaxrl.replay.storage import STARTS, TERMINATED, TRUNCATED, ReplayState, read, row_of_age
 
+_SHIFTS = slice(None, -1), slice(1, None)  # a step, and the one after it
+
 
 @struct.dataclass
 class SequenceBatch:
@@ -101,12 +103,17 @@ class EpisodeReplay:
         if self.store_next:
             record = read(columns, memory, rows[:-1], env)
             observation, next_observation = record.observation, record.next_observation
+            masks = record.mask, record.next_mask
         else:
             # One read serves both: the observations are the successors, shifted by a step.
-            seen = read(columns.observation, memory.observation, rows, env)
-            observation = jax.tree.map(lambda leaf: leaf[:-1], seen)
-            next_observation = jax.tree.map(lambda leaf: leaf[1:], seen)
-            rest = (columns.replace(observation=()), memory.replace(observation=()))
+            kept, stored = (memory.observation, memory.mask), (columns.observation, columns.mask)
+            seen = read(stored, kept, rows, env)
+            now, then = (jax.tree.map(lambda leaf, at=at: leaf[at], seen) for at in _SHIFTS)
+            (observation, next_observation), masks = zip(now, then, strict=True)
+            rest = (
+                columns.replace(observation=(), mask=()),
+                memory.replace(observation=(), mask=()),
+            )
             record = read(*rest, rows[:-1], env)
         terminated = (record.flags & TERMINATED) > 0
         truncated = (record.flags & TRUNCATED) > 0
@@ -118,6 +125,6 @@ class EpisodeReplay:
             mask = mask & (ends - (terminated | truncated) == 0)
         before = observation, record.action, record.reward, record.discount
         after = next_observation, terminated, truncated, record.extras, record.env_state
-        after = (*after, record.cost)
+        after = (*after, record.cost, *masks)
         starts = (record.flags & STARTS) > 0
         return SequenceBatch(Transition(*before, *after), mask, starts, row * self.num_envs + env)

@@ -188,18 +188,20 @@ def read_windows(
         alive = used & ~terminated[k] & ~truncated[k]
 
     first = read(
-        (columns.observation, columns.action, columns.extras, columns.env_state),
-        (memory.observation, memory.action, memory.extras, memory.env_state),
+        (columns.observation, columns.action, columns.extras, columns.env_state, columns.mask),
+        (memory.observation, memory.action, memory.extras, memory.env_state, memory.mask),
         row,
         env,
     )
     if layout.store_next:
         last = (row + num_used - 1) % layout.num_rows
-        successor = read(columns.next_observation, memory.next_observation, last, env)
+        kept = (memory.next_observation, memory.next_mask)
+        stored = (columns.next_observation, columns.next_mask)
     else:
         last = (row + num_used) % layout.num_rows
-        successor = read(columns.observation, memory.observation, last, env)
-    observation, action, extras, env_state = first
+        kept, stored = (memory.observation, memory.mask), (columns.observation, columns.mask)
+    successor, next_mask = read(stored, kept, last, env)
+    observation, action, extras, env_state, mask = first
     before = observation, action, total[0], discount
-    after = successor, met_end, met_cut, extras, env_state, total[1]
+    after = successor, met_end, met_cut, extras, env_state, total[1], mask, next_mask
     return Transition(*before, *after), is_valid_start(flags[0], layout.store_next)

@@ -88,6 +88,8 @@ class Record:
     env_state: PyTree
     next_observation: PyTree  # `()` unless the replay stores it
     cost: PyTree = ()  # `()` unless the example has some
+    mask: PyTree = ()  # bool; `()` where every action is legal
+    next_mask: PyTree = ()  # `()` unless the replay stores successors
 
 
 @struct.dataclass
@@ -213,9 +215,10 @@ def check_sizes(capacity: int, num_envs: int, reach: int, window: int, batch_siz
 
 
 def _record(kept: Transition, flags: Array, store_next: bool) -> Record:
-    successor = kept.next_observation if store_next else ()
+    after = (kept.next_observation, kept.next_mask) if store_next else ((), ())
     step = kept.observation, kept.action, kept.reward, kept.discount
-    return Record(*step, flags, kept.extras, kept.env_state, successor, kept.cost)
+    rest = flags, kept.extras, kept.env_state
+    return Record(*step, *rest, after[0], kept.cost, kept.mask, after[1])
 
 
 def _check_built_alike(layout: Layout, record: Record) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxrl.core import struct
 from jaxrl.core.arguments import check_key, check_names, check_parts, check_whole
 from jaxrl.core.estimates import Estimate, percentile_interval
-from jaxrl.core.protocols import Agent, Environment, Policy
+from jaxrl.core.protocols import Agent, Environment, Policy, act, legal_of_each
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, select
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
 from jaxrl.envs.wrappers.randomisation import DomainRandomisation
@@ -117,7 +117,9 @@ def play_episodes(
     def play(carry: tuple) -> tuple:
         step, (env_state, observation, memory), evaluation, survival = carry
         act_key, env_key = jax.random.split(jax.random.fold_in(play_key, step))
-        action, extras = policy.act(act_key, policy_state, observation, explore, memory)
+        mask = legal_of_each(env, env_state, num_episodes)
+        seen = (observation, explore, memory, mask)
+        action, extras = act(policy, act_key, policy_state, *seen)
         keys = jax.random.split(env_key, num_episodes)
         env_state, timestep = jax.vmap(env.step)(keys, env_state, action)
         alive = ~evaluation.finished

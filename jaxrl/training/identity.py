@@ -95,6 +95,8 @@ def _lines(name: str, part: Any, seen: tuple[int, ...] = ()) -> Iterator[tuple[s
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         yield name, type(part).__name__
         for field in dataclasses.fields(part):
+            if field.metadata.get("derived"):  # from other fields, which are told
+                continue
             value = getattr(part, field.name)
             inner = labelled(value) if is_chain(field) else value
             yield from _lines(f"{name}.{field.name}", inner, seen)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.agents.action_values import legal_scores
 from jaxrl.agents.readers import HasQValues, acting
 from jaxrl.core import struct
 from jaxrl.core.arguments import check_whole
@@ -83,12 +84,14 @@ class LeastValuePolicy:
         observation: PyTree,
         explore: bool = True,
         memory: PyTree = (),
+        mask: PyTree = (),
     ) -> tuple[Array, dict[str, Any]]:
         """`observation[B, ...]` -> `action[B, ...]`, no extras. It does not explore."""
         chosen = jax.vmap(lambda one: self.agent.act(key, one, observation, explore=False)[0])
         actions = chosen(state.agents)  # [N, B, ...]
         if jnp.issubdtype(actions.dtype, jnp.integer):
-            return jnp.argmax(self.q_values(state, observation), axis=-1).astype(jnp.int32), {}
+            scores = legal_scores(self.q_values(state, observation), mask)
+            return jnp.argmax(scores, axis=-1).astype(jnp.int32), {}
         values = jax.vmap(lambda action: self.q_values(state, observation, action))(actions)
         values = jnp.where(state.used[:, None], values, -jnp.inf)  # [N, B]
         best = jnp.argmax(values, axis=0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.arguments import check_key, check_parts, check_whole
-from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.protocols import Agent, Environment, check_obeys, has_legal
 from jaxrl.core.settings import check_kinds, check_settings
 from jaxrl.core.totals import add_exactly
 from jaxrl.core.types import Array, Key, PyTree, Transition, select
@@ -126,6 +126,8 @@ def check_training(agent: Agent, env: Environment) -> None:
     check_kinds(agent)
     check_settings(agent)
     agent.check(env)
+    if has_legal(env):
+        check_obeys(agent)
 
 
 def start_training(

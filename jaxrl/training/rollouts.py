@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import struct
-from jaxrl.core.protocols import Agent, Environment
+from jaxrl.core.protocols import Agent, Environment, act, legal_of_each
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition, select
 
 
@@ -108,7 +108,9 @@ def rollout(
     def step(carry: tuple, keys: Key) -> tuple[tuple, Transition]:
         state, sums = carry
         act_key, step_keys, reset_keys = keys[0], keys[1 : num_envs + 1], keys[num_envs + 1 :]
-        action, extras = agent.act(act_key, agent_state, state.observation, explore, state.memory)
+        mask = legal_of_each(env, state.env_state, num_envs)
+        seen = (state.observation, explore, state.memory, mask)
+        action, extras = act(agent, act_key, agent_state, *seen)
         memory = extras.pop("memory", ())
         if jax.tree.leaves(memory):
             extras["memory_after"] = memory
@@ -143,6 +145,8 @@ def rollout(
             extras=extras,
             env_state=state.env_state if keep_env_state else (),
             cost=timestep.cost if timestep.cost.shape[-1] else (),
+            mask=mask,
+            next_mask=legal_of_each(env, env_state, num_envs),
         )
         observation = timestep.observation
         if auto_reset:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from jaxrl.agents.readers import of_inner, response
 from jaxrl.core import struct
 from jaxrl.core.arguments import check_whole
-from jaxrl.core.protocols import Environment, Policy
+from jaxrl.core.protocols import Environment, Policy, act
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.training.evaluation import play_episodes
 
@@ -51,11 +51,12 @@ class SmoothedPolicy:
         observation: PyTree,
         explore: bool = True,
         memory: PyTree = (),
+        mask: PyTree = (),
     ) -> tuple[Array, dict[str, Any]]:
         """The agent's action on noisy `observation[B, ...]`, and its extras."""
         noise_key, act_key = jax.random.split(key)
         noisy = _noisy(noise_key, observation, self.scale)
-        return self.agent.act(act_key, state, noisy, explore, memory)
+        return act(self.agent, act_key, state, noisy, explore, memory, mask)
 
     def response(
         self, key: Key, state: PyTree, observation: Array, memory: PyTree

@@ -106,6 +106,16 @@ def test_it_learns_far_from_zero():
     np.testing.assert_allclose(best, 175.0, atol=5.0)
 
 
+@struct.dataclass
+class Silent:
+    """An environment inside, without a word of what is legal."""
+
+    env: envs.TabularEnv
+
+    observation_space = property(lambda self: self.env.observation_space)
+    action_space = property(lambda self: self.env.action_space)
+
+
 def test_illegal_actions_and_unlearnable_settings_are_refused():
     mdp = jaxrl.tabular_mdp(
         [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0]] * 2],
@@ -115,11 +125,10 @@ def test_illegal_actions_and_unlearnable_settings_are_refused():
         mask=[[False, True], [True, True]],
     )
     env = envs.TabularEnv(mdp, time_limit=5.0)
-    wrapped = envs.wrappers.TimeLimit(env, 5)
     for agent in (jaxrl.dqn(), jaxrl.ppo(), jaxrl.pqn(), jaxrl.a2c()):
-        for seen in (env, wrapped):
-            with pytest.raises(ValueError, match=r"1 of the 4 actions .* illegal"):
-                agent.check(seen)
+        agent.check(env)
+        with pytest.raises(ValueError, match=r"1 of the 4 actions .* illegal"):
+            agent.check(Silent(env))
     state, _ = env.reset(jax.random.key(0))
     assert env.step(jax.random.key(0), state, 0)[1].info["legal"].tolist() == [False, True]
     cart = envs.make("CartPole")

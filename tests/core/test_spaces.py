@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl.core import Box, Discrete, spaces
+from jaxrl.core import Box, Discrete, MultiDiscrete, spaces, struct
 
 INF = float("inf")
 HUGE = float(np.finfo(np.float32).max)
@@ -26,9 +27,10 @@ SPACES = {
     "booleans": Box(0.0, 1.0, (4,), jnp.dtype("bool")),
     "point": Box(4.0, 4.0, (1,)),
     "scalar": Box(-1.0, 1.0, ()),
+    "several": MultiDiscrete([3, 1, 2]),
 }
 
-DISCRETE = ("discrete", "discrete_one")
+DISCRETE = ("discrete", "discrete_one", "several")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,9 @@ def test_draws_are_finite_members_of_the_right_type(draws, name):
     space, drawn = SPACES[name], draws[0][name]
     assert drawn.shape == (NUM_DRAWS, *space.shape) and drawn.dtype == space.dtype
     assert np.all(np.isfinite(drawn))
-    low, high = (0, space.num_values - 1) if name in DISCRETE else (space.low, space.high)
+    low, high = (
+        (0, np.subtract(space.num_values, 1)) if name in DISCRETE else (space.low, space.high)
+    )
     assert np.all((drawn >= low) & (drawn <= high))
     assert np.all(draws[1][name])
 
@@ -104,6 +108,11 @@ def test_coordinates_are_independent_of_each_other(draws):
         (SPACES["unit"], [0.0, 1.1], False),
         (SPACES["unit"], [0.5], False),
         (SPACES["unit"], [0.5, float("nan")], False),
+        (SPACES["several"], [2, 0, 1], True),
+        (SPACES["several"], [2, 1, 1], False),
+        (SPACES["several"], [2, 0, -1], False),
+        (SPACES["several"], [2, 0.5, 1], False),
+        (SPACES["several"], [2, 0], False),
     ],
 )
 def test_membership(space, value, inside):
@@ -122,10 +131,17 @@ def test_membership(space, value, inside):
         (Discrete, (2.0,)),
         (Discrete, (0,)),
         (Discrete, (np.ones(2),)),
+        (MultiDiscrete, ([],)),
+        (MultiDiscrete, ([3, 0],)),
+        (MultiDiscrete, ([3, 1.5],)),
+        (MultiDiscrete, ([[3, 2], [1, 1]],)),
+        (MultiDiscrete, (3,)),
     ],
 )
 def test_sizes_that_are_none_are_refused_where_they_are_given(build, arguments):
-    with pytest.raises(ValueError, match=rf"{build.__name__}.*takes a (tuple|whole number)"):
+    with pytest.raises(
+        ValueError, match=rf"{build.__name__}.*takes a (tuple|whole number|flat list)"
+    ):
         build(*arguments)
     assert Discrete(np.int64(2)).num_values == 2 and Box(0.0, 1.0, (np.int32(3),)).shape == (3,)
 
@@ -138,7 +154,81 @@ def test_bounds_may_be_traced():
 
 
 @pytest.mark.parametrize(
-    "space, size", [(Discrete(5), 5), (SPACES["bytes"], 6), (SPACES["scalar"], 1)]
+    "space, size",
+    [
+        (Discrete(5), 5),
+        (SPACES["bytes"], 6),
+        (SPACES["scalar"], 1),
+        (SPACES["several"], 6),
+        ({"a": Discrete(5), "b": (SPACES["bytes"], SPACES["several"])}, 17),
+    ],
 )
 def test_flat_size(space, size):
     assert spaces.flat_size(space) == size
+
+
+@pytest.mark.parametrize("mask", [None, [True, False, True, True, False, True], [False] * 6])
+def test_several_discrete_numbers_are_those_of_gymnasium(mask):
+    """The same members, and the same draws under a mask of each coordinate, all of them likely."""
+    ours, theirs = MultiDiscrete([3, 1, 2]), gymnasium.spaces.MultiDiscrete([3, 1, 2], seed=0)
+    if mask is not None and not any(mask):  # gymnasium and we take the first of each
+        mask = np.zeros(6, bool)
+    parts = () if mask is None else np.split(np.array(mask), [3, 4])
+    others = {
+        tuple(theirs.sample(tuple(p.astype(np.int8) for p in parts) or None)) for _ in range(99)
+    }
+    draw = jax.vmap(lambda key: ours.sample(key, () if mask is None else jnp.array(mask)))
+    drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 200)))
+    assert {tuple(row) for row in drawn.tolist()} == {tuple(map(int, row)) for row in others}
+    assert drawn.shape == (200, 3) and drawn.dtype == np.int32
+    for value in np.ndindex(4, 2, 3):
+        assert bool(ours.contains(np.array(value))) == theirs.contains(np.array(value))
+
+
+def test_a_mask_allows_a_value_where_it_is_true_in_every_coordinate():
+    space, mask = MultiDiscrete([2, 3]), jnp.array([True, False, False, True, True])
+    allowed = [value for value in np.ndindex(2, 3) if space.allows(mask, jnp.array(value))]
+    assert allowed == [(0, 1), (0, 2)]
+    assert [bool(Discrete(2).allows(mask[:2], one)) for one in range(2)] == [True, False]
+
+
+def test_shares_of_the_legal_are_even():
+    mask = np.array([0, 1, 1, 0, 1], bool)
+    shares = (np.arange(300) + 0.5) / 300
+    drawn = spaces.share_to_legal(np.broadcast_to(mask, (300, 5)), shares)
+    assert np.bincount(drawn, minlength=5).tolist() == [0, 100, 100, 0, 100]
+    assert int(spaces.share_to_legal(mask, jnp.float32(1.0))) == 4  # were it to come out as that
+    assert int(spaces.share_to_legal(mask & False, jnp.float32(0.7))) == 0
+
+
+@struct.dataclass
+class Seen:
+    """A struct of spaces, or of their members."""
+
+    image: object
+    rest: object
+
+
+TREES = {
+    "dict": {"image": SPACES["bytes"], "goal": SPACES["discrete"]},
+    "tuple": (SPACES["several"], SPACES["unit"]),
+    "struct": Seen(SPACES["bytes"], {"bag": SPACES["several"], "speed": SPACES["mixed"]}),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_member_of_a_tree_is_built_like_it_of_members_of_its_leaves(name):
+    tree = TREES[name]
+    drawn = spaces.sample(jax.random.key(0), tree)
+    assert jax.tree.structure(drawn) == jax.tree.structure(tree, is_leaf=spaces.is_leaf)
+    for leaf, array in zip(spaces.leaves(tree), jax.tree.leaves(drawn), strict=True):
+        assert array.shape == leaf.shape and array.dtype == leaf.dtype
+    assert spaces.contains(tree, drawn)
+    assert not spaces.contains(tree, jax.tree.map(lambda leaf: leaf - 300, drawn))
+    assert not spaces.contains(tree, (drawn,)) and not spaces.contains(tree, jnp.zeros(3))
+
+
+@pytest.mark.parametrize("tree, said", [({"a": 3}, r"\['a'\], 3"), ({}, "{}"), (None, "None")])
+def test_what_is_no_space_is_named(tree, said):
+    with pytest.raises(ValueError, match=rf"{said} is no space: give"):
+        spaces.leaves(tree)

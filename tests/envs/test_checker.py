@@ -66,7 +66,7 @@ class Counter:
 
 
 SAID = {
-    "no space": "observation_space is None",
+    "no space": "observation_space: None is no space",
     "bounds": "lower bound above",
     "no action": "action_space: Discrete takes a whole number of values; got 0",
     "shape": r"observation is float32\[1\], but its space says float32\[2\]",
@@ -94,6 +94,58 @@ def test_it_says_what_is_wrong(broken):
 
 def test_a_sound_environment_passes():
     envs.check(Counter())
+
+
+@struct.dataclass
+class Parts(Counter):
+    """The same in two parts."""
+
+    @property
+    def observation_space(self):
+        return {"at": Box(-1.0, 5.0, (1,)), "time": Discrete(2 if self.broken == "part" else 9)}
+
+    @property
+    def action_space(self):
+        return {"hit": Discrete(2)} if self.broken == "legal tree" else Discrete(2)
+
+    def _parts(self, state, place):
+        time = state["time"].astype(jnp.int8) if self.broken == "type" else state["time"]
+        return {"at": place, "clock" if self.broken == "name" else "time": time}
+
+    def reset(self, key):
+        state, place = Counter().reset(key)
+        return state, self._parts(state, place)
+
+    def step(self, key, state, action):
+        state, step = Counter().step(key, state, action)
+        return state, step.replace(observation=self._parts(state, step.observation))
+
+
+@struct.dataclass
+class Told(Parts):
+    """One that says which actions are legal."""
+
+    def legal(self, state):
+        if self.broken == "shape":
+            return jnp.ones(3, bool)
+        return jnp.ones(2, bool) & ((state["time"] < 2) | (self.broken != "legal none"))
+
+
+PARTS_SAID = {
+    "part": (Parts, "outside its space"),
+    "type": (Parts, r"observation\['time'\] is int8\[\], but its space says int32\[\]"),
+    "name": (Parts, r"observation is \['at'\], \['clock'\], but its space is \['at'\], \['time'\]"),
+    "legal tree": (Told, "legal is of Discrete or MultiDiscrete actions"),
+    "shape": (Told, r"legal gives bool\[3\]: give bool\[2\]"),
+    "legal none": (Told, "no action is legal in a state that goes on"),
+}
+
+
+@pytest.mark.parametrize("broken", PARTS_SAID)
+def test_it_says_which_part_is_wrong_and_what_of_legal(broken):
+    kind, said = PARTS_SAID[broken]
+    with pytest.raises(ValueError, match=said):
+        envs.check(kind(broken), num_steps=20)
 
 
 def test_keys_that_are_not_used_are_told():

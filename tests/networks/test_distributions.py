@@ -11,7 +11,14 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from jaxrl.networks import CategoricalPolicy, GaussianPolicy, TanhGaussianPolicy
+from jaxrl.core import Discrete, MultiDiscrete
+from jaxrl.networks import (
+    CategoricalPolicy,
+    GaussianPolicy,
+    NetworkSettings,
+    TanhGaussianPolicy,
+    actor_critic,
+)
 
 NUM_DRAWS = 20_000
 LOGITS = {
@@ -194,3 +201,93 @@ def test_a_squashed_gaussian_is_the_gaussian_through_tanh_with_the_density_of_th
     slope = np.log(half) - 2.0 * np.log(np.cosh(raw))  # of middle + half tanh(u): half / cosh(u)^2
     expected = (laws().logpdf(raw) - slope).sum(-1)
     np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-4)
+
+
+MASKS = np.array([[1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
+
+
+@functools.cache
+def masked():
+    """Laws under every mask, `[4, 4]`, and the slopes of what a loss is made of."""
+
+    @jax.jit
+    @jax.vmap
+    def run(mask):
+        policy = lambda logits: CategoricalPolicy(logits).masked(mask)  # noqa: E731
+        legal = jnp.argmax(mask)
+        logits, other = jnp.float32([1.0, -0.5, 2.0, 700.0]), jnp.float32([0.0, 1.0, -1.0, 3.0])
+        return {
+            "log_probs": policy(logits).log_probs(),
+            "entropy": policy(logits).entropy(),
+            "kl": policy(logits).kl(policy(other)),
+            "mode": policy(logits).mode(),
+            "drawn": jax.vmap(policy(other).sample)(jax.random.split(jax.random.key(0), 500)),
+            "slopes": [
+                jax.grad(lambda x: policy(x).log_prob(legal))(logits),
+                jax.grad(lambda x: policy(x).entropy())(logits),
+                jax.grad(lambda x: policy(x).kl(policy(other)))(logits),
+                jax.grad(lambda x: policy(other).kl(policy(x)))(logits),
+            ],
+        }
+
+    return jax.device_get(run(MASKS))
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_a_masked_law_is_the_law_given_that_the_action_is_legal(row):
+    """Softmax over the legal logits alone; over all, evenly, where none is."""
+    found, mask = jax.tree.map(lambda leaf: leaf[row], masked()), MASKS[row]
+    logits, other = np.array([1.0, -0.5, 2.0, 700.0]), np.array([0.0, 1.0, -1.0, 3.0])
+    probs, others = np.full((2, 4), 0.25)
+    if mask.any():
+        probs, others = (scipy.special.softmax(np.where(mask, x, -np.inf)) for x in (logits, other))
+    np.testing.assert_allclose(np.exp(found["log_probs"]), probs, atol=1e-6)
+    assert np.all(np.exp(found["log_probs"])[~mask & mask.any()] == 0.0)
+    np.testing.assert_allclose(found["entropy"], scipy.stats.entropy(probs), atol=1e-5)
+    kept = others > 0
+    divergence = scipy.stats.entropy(np.maximum(probs[kept], 1e-300), others[kept])
+    np.testing.assert_allclose(found["kl"], divergence, rtol=1e-5, atol=1e-6)
+    assert found["mode"] == np.argmax(probs)
+    assert set(found["drawn"].tolist()) == set(np.flatnonzero(kept))
+    for slope in found["slopes"]:
+        assert np.all(np.isfinite(slope)) and np.all(slope[~mask] == 0.0)
+
+
+def test_several_numbers_are_independent_categoricals():
+    """Against the joint law of all six pairs, by NumPy."""
+    model = actor_critic(
+        NetworkSettings(hidden_sizes=()), Discrete(2), MultiDiscrete([3, 2]), False
+    )
+    where, mask = jnp.array([1]), jnp.array([[True, False, True, True, True]])
+    inputs = (where, jnp.zeros(1, bool), ())
+
+    @jax.jit
+    def run(key):
+        params = jax.tree.map(lambda x: x + 1.0, model.init(key, *inputs))
+        kernel = 5.0 * jax.random.normal(
+            key, params["params"]["policy_head"]["output"]["kernel"].shape
+        )
+        params["params"]["policy_head"]["output"]["kernel"] = kernel
+        policy, *_ = model.apply(params, *inputs)
+        legal = policy.masked(mask)
+        pairs = jnp.stack(jnp.meshgrid(jnp.arange(3), jnp.arange(2), indexing="ij"), -1)
+        each = lambda law: jax.vmap(lambda pair: law.log_prob(pair[None])[0])(pairs.reshape(-1, 2))  # noqa: E731
+        drawn = jax.vmap(legal.sample)(jax.random.split(key, 4000))
+        scores = policy.entropy(), legal.entropy(), legal.kl(policy), legal.mode()
+        return policy.logits[0], each(policy), each(legal), scores, drawn
+
+    logits, log_probs, legal, scores, drawn = jax.device_get(run(jax.random.key(3)))
+    first, second = logits[:3].astype(float), logits[3:].astype(float)
+    joint = np.outer(scipy.special.softmax(first), scipy.special.softmax(second)).ravel()
+    allowed = joint * np.repeat([1, 0, 1], 2)
+    allowed /= allowed.sum()
+    np.testing.assert_allclose(np.exp(log_probs), joint, atol=1e-5)
+    np.testing.assert_allclose(np.exp(legal), allowed, atol=1e-5)
+    divergence = scipy.stats.entropy(allowed, joint)
+    expected = scipy.stats.entropy(joint), scipy.stats.entropy(allowed), divergence
+    np.testing.assert_allclose([score[0] for score in scores[:3]], expected, rtol=1e-4, atol=1e-5)
+    assert scores[3].tolist() == [list(divmod(int(np.argmax(allowed)), 2))]
+    counts = np.bincount(drawn[:, 0] @ [2, 1], minlength=6)
+    assert counts[allowed == 0].sum() == 0
+    possible = allowed > 0
+    assert scipy.stats.chisquare(counts[possible], allowed[possible] * 4000).pvalue > 1e-3

@@ -12,7 +12,7 @@ import pytest
 import scipy.special
 from flax import linen as nn
 
-from jaxrl.core import Box, Discrete, list_settings
+from jaxrl.core import Box, Discrete, MultiDiscrete, list_settings
 from jaxrl.networks import (
     ActionCritic,
     DeterministicActor,
@@ -36,7 +36,12 @@ OBSERVATIONS = {
         Box(0.0, 255.0, (3, 3, 1), jnp.dtype("uint8")),
         RNG.integers(0, 256, (2, 3, 3, 3, 1)).astype(np.uint8),
     ),
+    "several": (MultiDiscrete([3, 2]), RNG.integers(0, 2, (2, 3, 2)).astype(np.int32)),
 }
+OBSERVATIONS["tree"] = tuple(
+    {"see": (OBSERVATIONS["image"][i], OBSERVATIONS["bytes"][i]), "at": OBSERVATIONS["several"][i]}
+    for i in range(2)
+)
 # The laws of the literature, in float64.
 ACTIVATION_LAWS = {
     "tanh": np.tanh,
@@ -79,16 +84,27 @@ def convolved(params, image):
     return np.tanh(out)
 
 
+def flat_by_hand(kind, batch):
+    """Observations `[2, 3, *observation]` as numbers, one-hot where discrete; leaves by name."""
+    if kind == "tree":
+        parts = [flat_by_hand("several", batch["at"]), *(flat_by_hand("", x) for x in batch["see"])]
+        return np.concatenate(parts, axis=-1)
+    if kind == "several":
+        return np.concatenate([np.eye(3)[batch[..., 0]], np.eye(2)[batch[..., 1]]], axis=-1)
+    return np.eye(5)[batch] if kind == "discrete" else batch.reshape(2, 3, -1)
+
+
 def features_by_hand(kind, params, batch):
     """What `SMALL.torso` gives for a batch `[2, 3, *observation]`."""
     inner = params["params"]
     if kind in ("image", "bytes"):
         inner = inner["MinAtarTorso_0"]
         flat = convolved(inner["Convolution3x3_0"], batch).reshape(2, 3, -1)
-    elif kind == "discrete":
-        flat = np.eye(5)[batch]
+    elif kind == "tree":
+        images = [convolved(inner[f"Convolution3x3_{i}"], batch["see"][i]) for i in range(2)]
+        flat = flat_by_hand("tree", {"at": batch["at"], "see": images})
     else:
-        flat = batch.reshape(2, 3, -1)
+        flat = flat_by_hand(kind, batch)
     return mlp(inner["MLP_0"], flat)
 
 
@@ -102,14 +118,15 @@ def torso_outputs():
     """Parameters, features of a batch, and of one of its observations alone; by kind."""
     torsos = {kind: SMALL.torso(space) for kind, (space, _) in OBSERVATIONS.items()}
     batches = {kind: batch for kind, (_, batch) in OBSERVATIONS.items()}
-    params = {kind: weights(torsos[kind], batches[kind][0, :1]) for kind in torsos}
+    first = lambda batch: jax.tree.map(lambda leaf: leaf[0, :1], batch)  # noqa: E731
+    params = {kind: weights(torsos[kind], first(batches[kind])) for kind in torsos}
 
     @jax.jit
     def run(params, batches):
         return {
             kind: (
                 torso.apply(params[kind], batches[kind]),
-                torso.apply(params[kind], batches[kind][1, 2]),
+                torso.apply(params[kind], jax.tree.map(lambda leaf: leaf[1, 2], batches[kind])),
             )
             for kind, torso in torsos.items()
         }
@@ -124,7 +141,7 @@ def test_a_torso_takes_any_leading_axes(kind):
     assert features.shape == (2, 3, 8) and features.dtype == jnp.float32
     assert one.shape == (8,)
     np.testing.assert_allclose(features[1, 2], one, atol=1e-5)
-    assert has_convolution(params[kind]) == (kind in ("image", "bytes"))
+    assert has_convolution(params[kind]) == (kind in ("image", "bytes", "tree"))
     expected = features_by_hand(kind, params[kind], OBSERVATIONS[kind][1])
     np.testing.assert_allclose(features, expected, atol=1e-4)
 
@@ -141,7 +158,7 @@ def test_what_no_torso_takes_is_refused():
     with pytest.raises(ValueError, match="flatten_images"):
         SMALL.torso(Box(0.0, 1.0, (2, 9, 1)))
     SMALL.replace(flatten_images=True).torso(Box(0.0, 1.0, (2, 9, 1)))
-    with pytest.raises(ValueError, match="Box or a Discrete"):
+    with pytest.raises(ValueError, match="is no space: give"):
         SMALL.torso("space")
 
 
@@ -436,7 +453,7 @@ def test_sharing_a_torso_makes_the_value_loss_move_the_policy():
 def test_a_box_of_any_shape_has_a_policy_over_its_numbers():
     box = Box(-1.0, 1.0, (2, 3))
     assert actor_critic(SMALL, Box(-1.0, 1.0, (4,)), box, False).action_size == 6
-    with pytest.raises(ValueError, match="Discrete or a Box"):
+    with pytest.raises(ValueError, match="Discrete, MultiDiscrete or a Box"):
         actor_critic(SMALL, Box(-1.0, 1.0, (4,)), None, False)
 
 
@@ -467,7 +484,7 @@ def test_critics_of_an_ensemble_are_different_networks(kind):
     """Each is a network of its own slice of the parameters, on observation and action joined."""
     params, action, values = ensembles(kind in SIMPLE)
     batch = OBSERVATIONS[kind][1]
-    flat = np.eye(5)[batch] if kind == "discrete" else batch.reshape(2, 3, -1)
+    flat = flat_by_hand(kind, batch)
     inputs = np.concatenate([flat, action], axis=-1)
     (body,) = params[kind]["params"].values()
     assert values[kind].shape == (3, 2, 3)

@@ -14,8 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import Array, Box, Discrete, Key, PyTree, TimeStep, setting, struct
+from jaxrl.core.protocols import has_legal, legal_actions
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations, inner_reset
+from jaxrl.core.spaces import share_to_legal
+from jaxrl.envs.wrappers.inner import (
+    WrapperState,
+    inner_actions,
+    inner_legal,
+    inner_observations,
+    inner_reset,
+    same_legal,
+)
 
 
 @struct.dataclass
@@ -24,7 +33,8 @@ class StickyActions:
 
     The memory belongs to the episode: the first action of an episode is always executed as given.
     It keeps the action executed last, and whether the episode has had none yet, `[]` bool.
-    Probability 0 changes nothing; probability 1 repeats the first action for ever.
+    Probability 0 changes nothing; probability 1 repeats the first action for ever. An action that
+    is no longer legal is not repeated.
 
     Sources: Machado et al. (2018), "Revisiting the Arcade Learning Environment", section 5.2.
     """
@@ -36,6 +46,7 @@ class StickyActions:
 
     observation_space = inner_observations
     action_space = inner_actions
+    legal = inner_legal
 
     def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode without a last action."""
@@ -49,6 +60,9 @@ class StickyActions:
         noise_key, step_key = jax.random.split(key)
         last_action, is_first = state.kept
         repeat = (jax.random.uniform(noise_key) < self.probability) & ~is_first
+        if has_legal(self.env):
+            mask = legal_actions(self.env, state.inner)
+            repeat = repeat & self.env.action_space.allows(mask, last_action)
         action = jnp.asarray(action, last_action.dtype).reshape(last_action.shape)
         action = jnp.where(repeat, last_action, action)
         inner, step = self.env.step(step_key, state.inner, action)
@@ -59,9 +73,9 @@ class StickyActions:
 class NoisyActions:
     """The executed action differs by chance from the one chosen.
 
-    Discrete actions: with `probability`, a uniform draw from all actions replaces the choice (it
-    may be the same one). Box actions: Gaussian noise of standard deviation `scale` is added, and
-    the result clipped to the box. The other field has no effect.
+    Discrete actions: with `probability`, a uniform draw from all legal actions replaces the choice
+    (it may be the same one). Box actions: Gaussian noise of standard deviation `scale` is added,
+    and the result clipped to the box. The other field has no effect.
 
     Sources: Tessler, Efroni and Mannor (2019), "Action robust reinforcement learning and
     applications in continuous control", sections 3 and 4.
@@ -79,6 +93,7 @@ class NoisyActions:
 
     observation_space = inner_observations
     action_space = inner_actions
+    legal = same_legal
     reset = inner_reset
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
@@ -91,7 +106,11 @@ class NoisyActions:
             draw = jax.random.uniform(noise_key)
             share = draw / jnp.maximum(self.probability, jnp.finfo(jnp.float32).tiny)
             drawn = jnp.minimum(share * space.num_values, space.num_values - 1)
+            if has_legal(self.env):
+                drawn = share_to_legal(legal_actions(self.env, state), share)
             action = jnp.where(draw < self.probability, drawn.astype(space.dtype), action)
+        elif not isinstance(space, Box):
+            raise ValueError(f"NoisyActions disturbs Discrete or Box actions, not {space}.")
         else:
             noise = jax.random.normal(noise_key, space.shape, space.dtype)
             action = jnp.clip(action + self.scale * noise, space.low, space.high)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Array, Discrete, Key, PyTree, Space, TimeStep, setting, struct
+from jaxrl.core.protocols import has_legal, legal_actions
 from jaxrl.core.settings import check_own_settings
 from jaxrl.core.types import select
 from jaxrl.envs.wrappers.inner import inner_observations, inner_reset
@@ -30,7 +32,8 @@ class HeldActions:
 
     The agent chooses the duration with the action when there are several: action a and duration i
     of D are the number a D + i. `stop_probability` makes durations random: after every unit step
-    but the last the hold may end. It also ends where the episode does, or its clock.
+    but the last the hold may end. It also ends where the episode does, or its clock, and where the
+    action is no longer legal.
 
     Attributes:
         env: with discrete actions where `durations` has several; any otherwise.
@@ -81,6 +84,12 @@ class HeldActions:
             )
         return Discrete(space.num_values * len(self.durations))
 
+    @property
+    def legal(self) -> Callable[[PyTree], Array]:
+        """That of the environment inside, for any duration; none where it has none."""
+        legal = self.env.legal
+        return lambda state: jnp.repeat(legal(state), len(self.durations))
+
     reset = inner_reset
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
@@ -100,6 +109,9 @@ class HeldActions:
             state, step, duration = now
             unit_key, stop = inputs
             over = (step.terminated >= 1) | step.truncated | stop | (duration >= length)
+            if has_legal(self.env):
+                mask = legal_actions(self.env, state)
+                over = over | ~self.env.action_space.allows(mask, action)
             going = going & ~over
             next_state, added = self.env.step(unit_key, state, action)
             weight = self.discount**duration * (1.0 - step.terminated)

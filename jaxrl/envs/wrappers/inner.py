@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from jaxrl.core import Key, PyTree, Space, struct
+from jaxrl.core import Array, Key, PyTree, Space, struct
 
 
 @struct.dataclass
@@ -25,6 +26,19 @@ def inner_observations(self: Any) -> Space:
 def inner_actions(self: Any) -> Space:
     """That of the environment inside."""
     return self.env.action_space
+
+
+@property
+def inner_legal(self: Any) -> Callable[[WrapperState], Array]:
+    """That of the environment inside, where it has one, for wrappers with a `WrapperState`."""
+    legal = self.env.legal
+    return lambda state: legal(state.inner)
+
+
+@property
+def same_legal(self: Any) -> Callable[[PyTree], Array]:
+    """That of the environment inside, where it has one, for wrappers without a state."""
+    return self.env.legal
 
 
 def inner_reset(self: Any, key: Key) -> tuple[PyTree, PyTree]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrl.core import Array, Key, PyTree, TimeStep, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_legal, inner_observations
 
 
 @struct.dataclass
@@ -37,6 +37,7 @@ class TimeLimit:
 
     observation_space = inner_observations
     action_space = inner_actions
+    legal = inner_legal
 
     def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode, at time 0."""
@@ -71,6 +72,7 @@ class EpisodeStatistics:
 
     observation_space = inner_observations
     action_space = inner_actions
+    legal = inner_legal
 
     def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode with totals of zero."""

@@ -10,12 +10,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Array, Box, Key, PyTree, Space, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
-from jaxrl.envs.wrappers.observations import float_box
+from jaxrl.core.spaces import Leaf, is_leaf, leaves
+from jaxrl.envs.wrappers.inner import (
+    WrapperState,
+    inner_actions,
+    inner_legal,
+    inner_observations,
+    same_legal,
+)
+from jaxrl.envs.wrappers.observations import float_box, is_float_box
 
 _CLIP = "largest size of a normalised number"
 
@@ -61,15 +69,55 @@ class RunningMoments:
         )
 
 
+def start_moments(space: Space, owner: str) -> PyTree:
+    """Moments of no member of a space of floats.
+
+    Of a tree, one for each leaf of floats, and `()` in the places of the others.
+
+    Raises:
+        ValueError: nothing in it is a float, as `owner` needs.
+    """
+    if is_leaf(space) or not any(map(is_float_box, leaves(space))):
+        return RunningMoments.start(float_box(space, owner).shape)
+
+    def start(one: Leaf) -> PyTree:
+        return RunningMoments.start(one.shape) if is_float_box(one) else ()
+
+    return jax.tree.map(start, space, is_leaf=is_leaf)
+
+
+def merged_moments(moments: PyTree, samples: PyTree) -> PyTree:
+    """Those of `start_moments` with the members `[..., *shape]` of each leaf added."""
+    return jax.tree.map(lambda one, x: one and one.merged(x), moments, samples, is_leaf=_is_one)
+
+
+def standardised(
+    moments: PyTree, observation: PyTree, epsilon: float | Array, clip: float | Array
+) -> PyTree:
+    """Members `[..., *shape]`: each leaf of floats shifted and scaled by its moments, clipped."""
+
+    def scale(one: RunningMoments | tuple, leaf: Array) -> Array:
+        if not one:
+            return leaf
+        return jnp.clip((leaf - one.mean) / jnp.sqrt(one.variance + epsilon), -clip, clip)
+
+    return jax.tree.map(scale, moments, observation, is_leaf=_is_one)
+
+
+def _is_one(part: PyTree) -> bool:
+    return isinstance(part, RunningMoments) or part == ()
+
+
 @struct.dataclass
 class NormaliseObservation:
     """Shifts and scales each entry of a float observation to mean 0 and variance 1.
 
         observation <- clip((observation - mean) / sqrt(variance + epsilon), -clip, clip)
 
-    The statistics are leaves; `updated` returns a wrapper with more data in them, nothing else
-    changes them. `info["raw_observation"]` carries what to update with. Build it with `start`,
-    which begins as the identity up to `clip`.
+    Of a tree of spaces, what is no box of floats stays as it is. The statistics are leaves;
+    `updated` returns a wrapper with more data in them, nothing else changes them.
+    `info["raw_observation"]` carries what to update with. Build it with `start`, which begins as
+    the identity up to `clip`.
 
     Example:
         >>> from jaxrl.envs import TabularEnv, riverswim
@@ -80,7 +128,7 @@ class NormaliseObservation:
     """
 
     env: Any
-    moments: RunningMoments
+    moments: RunningMoments | PyTree  # of a tree of spaces the same tree, see `start_moments`
     epsilon: float = setting(1e-8, "added to the variance", low=0.0)
     clip: float = setting(10.0, _CLIP, unit="standard deviations", low=0.0, infinite=True)
 
@@ -91,21 +139,24 @@ class NormaliseObservation:
         """The wrapper round `env` before any data.
 
         Raises:
-            ValueError: the observations of `env` are not a box of floats.
+            ValueError: no observation of `env` is a box of floats.
         """
-        space = float_box(env.observation_space, "NormaliseObservation")
-        return cls(env, RunningMoments.start(space.shape))
+        return cls(env, start_moments(env.observation_space, "NormaliseObservation"))
 
     @property
     def observation_space(self) -> Space:
         """The inner shape between `-clip` and `clip`."""
-        space = self.env.observation_space
         limit = jnp.asarray(self.clip, jnp.float32)
-        return Box(-limit, limit, space.shape, space.dtype)
+
+        def scaled(one: Leaf) -> Leaf:
+            return Box(-limit, limit, one.shape, one.dtype) if is_float_box(one) else one
+
+        return jax.tree.map(scaled, self.env.observation_space, is_leaf=is_leaf)
 
     action_space = inner_actions
+    legal = same_legal
 
-    def reset(self, key: Key) -> tuple[PyTree, Array]:
+    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
         """A new episode, its first observation normalised."""
         state, observation = self.env.reset(key)
         return state, self.normalised(observation)
@@ -116,14 +167,14 @@ class NormaliseObservation:
         info = {**step.info, "raw_observation": step.observation}
         return state, step.replace(observation=self.normalised(step.observation), info=info)
 
-    def normalised(self, observation: Array) -> Array:
+    def normalised(self, observation: PyTree) -> PyTree:
         """A raw observation `[..., *shape]` as the agent sees it."""
-        scaled = (observation - self.moments.mean) / jnp.sqrt(self.moments.variance + self.epsilon)
-        return jnp.clip(scaled, -self.clip, self.clip).astype(observation.dtype)
+        scaled = standardised(self.moments, observation, self.epsilon, self.clip)
+        return jax.tree.map(lambda raw, leaf: leaf.astype(raw.dtype), observation, scaled)
 
-    def updated(self, batch: Array) -> NormaliseObservation:
+    def updated(self, batch: PyTree) -> NormaliseObservation:
         """The wrapper with raw observations `[..., *shape]` added to its statistics."""
-        return self.replace(moments=self.moments.merged(batch))
+        return self.replace(moments=merged_moments(self.moments, batch))
 
 
 @struct.dataclass
@@ -154,6 +205,7 @@ class NormaliseReward:
 
     observation_space = inner_observations
     action_space = inner_actions
+    legal = inner_legal
 
     def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode with an empty accumulator."""

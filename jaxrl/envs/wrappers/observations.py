@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import Array, Box, Key, PyTree, Space, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.inner import WrapperState, inner_actions
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_legal, same_legal
 
 
 @struct.dataclass
@@ -34,6 +34,7 @@ class ObservationNoise:
         return Box(jnp.asarray(-jnp.inf), jnp.asarray(jnp.inf), space.shape, space.dtype)
 
     action_space = inner_actions
+    legal = same_legal
 
     def reset(self, key: Key) -> tuple[PyTree, Array]:
         """A new episode, seen through noise."""
@@ -75,6 +76,7 @@ class FrameStack:
         return Box(low, high, low.shape, space.dtype)
 
     action_space = inner_actions
+    legal = inner_legal
 
     def reset(self, key: Key) -> tuple[WrapperState, Array]:
         """A new episode; the first observation fills the stack."""
@@ -93,9 +95,14 @@ class FrameStack:
 
 def float_box(space: Space, owner: str) -> Box:
     """The space, if it is a box of floats, as `owner` needs it."""
-    if not isinstance(space, Box) or not jnp.issubdtype(space.dtype, jnp.floating):
-        raise ValueError(f"{owner} needs float observations; got {space.dtype} in {space}.")
+    if not is_float_box(space):
+        raise ValueError(f"{owner} needs float observations, a Box of them; got {space}.")
     return space
+
+
+def is_float_box(space: Space) -> bool:
+    """Whether it is a box of floats."""
+    return isinstance(space, Box) and bool(jnp.issubdtype(space.dtype, jnp.floating))
 
 
 def _stackable(space: Space) -> Box:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -82,6 +82,12 @@ class DomainRandomisation:
 
     observation_space = inner_observations
     action_space = inner_actions
+
+    @property
+    def legal(self) -> Callable[[WrapperState], Array]:
+        """That of the environment of this episode; none where it has none."""
+        _ = self.env.legal
+        return lambda state: with_parameters(self.env, state.kept).legal(state.inner)  # pyright: ignore
 
     def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode in an environment drawn for it."""

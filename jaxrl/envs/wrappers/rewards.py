@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import Array, Key, PyTree, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.inner import inner_actions, inner_observations, inner_reset
+from jaxrl.envs.wrappers.inner import inner_actions, inner_observations, inner_reset, same_legal
 
 
 @struct.dataclass
@@ -23,6 +23,7 @@ class RewardScale:
 
     observation_space = inner_observations
     action_space = inner_actions
+    legal = same_legal
     reset = inner_reset
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
@@ -81,6 +82,7 @@ class RewardNoise:
 
     observation_space = inner_observations
     action_space = inner_actions
+    legal = same_legal
     reset = inner_reset
 
     def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:

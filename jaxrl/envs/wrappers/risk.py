@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
-from jaxrl.envs.wrappers.inner import WrapperState, inner_actions
+from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_legal
 from jaxrl.returns import next_stock
 
 
@@ -58,6 +59,7 @@ class Stock:
         return appended_space(self.env.observation_space, -end, end)
 
     action_space = inner_actions
+    legal = inner_legal
 
     def reset(self, key: Key) -> tuple[WrapperState, Array]:
         """A new episode, with a stock drawn uniformly in [low, high]."""
@@ -169,6 +171,12 @@ class ExpectedConditionalRisk:
             low, high = (jnp.append(jnp.broadcast_to(a, space.shape), b) for a, b in ends)
             return Box(low.astype(jnp.float32), high.astype(jnp.float32), low.shape)
         raise ValueError(f"Actions must be Discrete or a Box of shape [D], not {space}.")
+
+    @property
+    def legal(self) -> Callable[[WrapperState], Array]:
+        """That of the environment inside, with any threshold; none where it has none."""
+        legal = self.env.legal
+        return lambda state: jnp.repeat(legal(state.inner), self.num_thresholds)
 
     def reset(self, key: Key) -> tuple[WrapperState, Array]:
         """A new episode, with nothing announced."""
