@@ -8,7 +8,14 @@ from jax.errors import KeyReuseError
 from jax.experimental.key_reuse._core import check_key_reuse
 from tables import Line
 
-from jaxrl.agents import PRESETS, Dual, Generative, NormalisedAgent
+from jaxrl.agents import (
+    PRESETS,
+    BellmanRank,
+    Dual,
+    Generative,
+    NormalisedAgent,
+    VarianceWeights,
+)
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings
@@ -36,10 +43,11 @@ OTHERS = {
     "generative": lambda: small("dqn", operator=RISKY, successors=Generative(num_samples=3)),
     "generative_sac": lambda: small("sac", successors=Generative(num_samples=3)),
     "dual": lambda: small("dqn", successors=Dual(), operator=RISKY),
+    "variances": lambda: small("dqn", parts=(VarianceWeights(), BellmanRank())),
 }
 LIKE_ANOTHER = {"mdpo", "dpo", "lpo", "double_dqn", "c51", "qr_dqn", "log_dqn", "munchausen_dqn"}
 LIKE_ANOTHER |= {"dsac_t", "tqc", "annealed_sac", "annealed_td3", "differential_dqn"}
-LIKE_ANOTHER |= {"ppo_continuous"}
+LIKE_ANOTHER |= {"ppo_continuous", "variances"}
 ROWS = [
     pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER))
     for name in (*PRESETS, *OTHERS)

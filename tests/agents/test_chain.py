@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tables import FROM_REPLAY, HALF, Line, filled, kernel, rows, started
 
+from jaxrl import envs
 from jaxrl.agents import (
     PRESETS,
     BellmanRank,
@@ -18,11 +19,14 @@ from jaxrl.agents import (
     RewardShift,
     TargetUpdate,
     VarianceWeights,
+    chain,
 )
-from jaxrl.core import Array, PartFacts, setting, struct
-from jaxrl.envs.wrappers import TimeLimit
+from jaxrl.core import Array, PartFacts, list_settings, setting, struct
+from jaxrl.core.notation import KINDS, default_of
+from jaxrl.core.settings import snake_case
+from jaxrl.envs.wrappers import Stock, TimeLimit
 from jaxrl.replay import UniformReplay
-from jaxrl.training import sweep
+from jaxrl.training import start_training, sweep, train_iteration
 
 KEY = jax.random.key(0)
 REPLAY = {"replay": UniformReplay(8, store_next=True)}
@@ -118,6 +122,28 @@ def test_the_number_of_a_part_is_swept_by_path():
     over = {"parts.reward_shift.shift": (0.0, -1.0)}
     result = sweep(KEY, agent, TimeLimit(Line(), 4), num_steps=64, num_seeds=2, over=over)
     assert [one["parts.reward_shift.shift"] for one in result.settings] == [0.0, -1.0]
+
+
+@pytest.mark.parametrize("name", sorted(KINDS["parts"].builders))
+def test_every_part_learns_keeps_its_types_and_is_told_apart(name):
+    """Two updates in a row give what one gives, by structure, shape and type."""
+    part = default_of("parts", name)
+    assert isinstance(part.facts, PartFacts) and isinstance(part, chain.HOOKS)
+    discount = 1.0 if part.facts.undiscounted else HALF
+    agent = PRESETS["dqn"]().replace(**FROM_REPLAY | {"parts": (part,), "discount": discount})
+    mdp = envs.garnet(KEY, 3, 2, 2, HALF)
+    env = Stock(envs.TabularEnv(mdp), discount=HALF) if name == "stock_conditioned" else Line()
+    agent.check(env)
+    start = lambda: start_training(KEY, agent, env, 100.0)  # noqa: E731
+    once = jax.eval_shape(lambda: train_iteration(agent, env, start())[0])
+    twice = jax.eval_shape(lambda state: train_iteration(agent, env, state)[0], once)
+    assert jax.tree.map(jnp.result_type, once) == jax.tree.map(jnp.result_type, twice)
+    assert jax.tree.map(jnp.shape, once) == jax.tree.map(jnp.shape, twice)
+    names = [info.name for info in list_settings(agent) if info.name.startswith("parts.")]
+    assert names == [
+        f"parts.{part.facts.name or snake_case(type(part).__name__)}.{one}"
+        for one in (info.name for info in list_settings(part))
+    ]
 
 
 # --- lagged copies --------------------------------------------------------------------------------
