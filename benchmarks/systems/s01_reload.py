@@ -29,7 +29,7 @@ def learner(optimism: float, limit: float, discount: float) -> agents.ActorCriti
     inner = rules.MirrorDescentPolicy(step_size=core.Linear(1.0, 0.2), value_clip=float("inf"))
     prices = {"budgets": limit, "multiplier_step": core.Linear(0.3, 0.06), "optimism": optimism}
     return agents.ActorCriticAgent(
-        rule=rules.Lagrangian(inner, **prices, per_episode=False),
+        rule=rules.Lagrangian(rule=inner, **prices, per_episode=False),
         network=networks.NetworkSettings(hidden_sizes=(), initialiser="lecun"),
         optimiser=agents.GradientDescent(learning_rate=2.0, max_grad_norm=float("inf")),
         discount=discount,

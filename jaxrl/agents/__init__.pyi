@@ -1,5 +1,6 @@
 from jaxrl.agents.actor_critic import ActorCriticAgent as ActorCriticAgent
 from jaxrl.agents.actors import Deterministic as Deterministic, SquashedGaussian as SquashedGaussian
+from jaxrl.agents.beer import BellmanRank as BellmanRank
 from jaxrl.agents.channels import (
     ByFunction as ByFunction,
     BySign as BySign,
@@ -56,3 +57,4 @@ from jaxrl.agents.value_parts import (
     Munchausen as Munchausen,
     RewardShift as RewardShift,
 )
+from jaxrl.agents.variance_weights import VarianceWeights as VarianceWeights

@@ -166,7 +166,7 @@ class ActorCriticAgent:
     def _check_operator(self, operator: BellmanOperator, env: Environment) -> None:
         on_policy.check_operator(self, operator, env)
         facts = rule_facts(self.rule)
-        if facts.raw_advantages or facts.needs_episodes:
+        if facts.raw_advantages or facts.needs_episodes or facts.own_rewards:
             raise ValueError(
                 f"{type(self.rule).__name__} makes advantages and values of its own: leave out the "
                 "operator, or take a rule with lambda-returns, such as ProximalPolicy()."

@@ -22,12 +22,14 @@ remember in `state.parts`, in the same order.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.successors import Outcomes
+from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, PartFacts
 from jaxrl.core.types import Array, Key, PyTree, Transition
@@ -41,6 +43,18 @@ ORIGIN, BONUS, HEAD = "where values have their zero", "a bonus of the policy", "
 _APART = 3  # random streams of a gradient step that are of parts, or of the agent
 
 
+@struct.dataclass
+class Pair:
+    """The features of what was done and of what is done next, where a value is linear in them.
+
+    value = weights . features, the bias included, by the network that learns; of C critics, each.
+    """
+
+    features: Array  # [..., B, D], at the state and action
+    next_features: Array  # [..., B, D], of the lagged copy at the successor and its action
+    weights: Array  # [..., D]
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """One gradient step, as a part sees it."""
@@ -49,7 +63,13 @@ class Step:
     key: Key  # of the step; what a method spends is its own argument, or folded from this one
     state: Any  # the agent's, before the step
     batch: Batch  # [B], relabelled
-    successors: PyTree  # [B, N, ...], the observations that may follow
+    outcomes: Outcomes  # [B, N], what may follow, as it was before the parts
+    pair: Callable[[PyTree], Pair]  # by the network's parameters
+
+    def backup(self, params: PyTree) -> Any:
+        """The targets `[B]`, of an agent with discrete actions, were `params` the lagged copy's."""
+        state = self.state.replace(target_params=params)
+        return self.agent.backup(dataclasses.replace(self, state=state))
 
 
 class TargetPart(Protocol):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrl.agents import action_values, chain, checks, critics, experience
 from jaxrl.agents.action_box import ActionBox, check_action_box
 from jaxrl.agents.actors import Actor, CriticLearner, CriticParams, CriticState, SquashedGaussian
-from jaxrl.agents.chain import Step
+from jaxrl.agents.chain import Pair, Step
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Outcomes, Sampled, SourceState, Successors
 from jaxrl.core import struct
@@ -20,6 +20,7 @@ from jaxrl.core.settings import chain_field, settable, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import ActionCritic, Network, NetworkSettings
 from jaxrl.networks.given import as_network
+from jaxrl.networks.models import last_layer
 from jaxrl.operators import BellmanOperator, Greedy, ImplicitQuantile, Scalar
 from jaxrl.operators.bellman import Lookahead, describe
 from jaxrl.replay import Batch, UniformReplay
@@ -289,13 +290,27 @@ class CriticAgent:
         action, bonus = agent.actor.follow(follow_key, state, flat)
         next_critics = state.critic.apply(state.learner.lagged_critic, flat, action)
         each = jnp.moveaxis(next_critics, 0, 1).reshape(*outcomes.probs.shape, self.num_critics, -1)
-        step = Step(agent, root, state, batch, outcomes.observation)
+        taken = state.box.to_unit(data.action)
+
+        def pair(params: PyTree) -> Pair:
+            here = last_layer(state.critic, params, data.observation, taken)
+            following = data.next_observation
+            action, _ = agent.actor.follow(follow_key, state, following)
+            there = last_layer(state.critic, state.learner.lagged_critic, following, action)
+            ones = jnp.ones((self.num_critics, action.shape[0], 1))
+            return Pair(
+                jnp.concatenate([here.features, ones], axis=-1),
+                jnp.concatenate([there.features, ones], axis=-1),
+                jnp.concatenate([here.kernel[..., 0], here.bias], axis=-1),
+            )
+
+        step = Step(agent, root, state, batch, outcomes, pair)
         lookahead = Lookahead(outcomes.reward, outcomes.discount, outcomes.probs, each)
         lookahead = chain.rewarded(_REWARDS, step, lookahead)
         outcomes = outcomes.replace(reward=lookahead.reward, discount=lookahead.discount)
         target = agent.targets(outcomes, next_critics, bonus)
         learner, head = state.learner, agent.operator.head
-        weights, taken = experience.normalised_weights(batch), state.box.to_unit(data.action)
+        weights = experience.normalised_weights(batch)
         before = state.critic.apply(learner.lagged_critic, data.observation, taken)
         lagged = jax.vmap(agent.pessimism.law, (None, 1))(head, before).mean()
         learned, target = agent.successors.learn(

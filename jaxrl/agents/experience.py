@@ -29,6 +29,9 @@ class LaggedCopies(Protocol):
     def whole(self) -> bool:
         """Whether a copy that moves takes all of the parameters."""
 
+    def is_due(self, num_updates: Array) -> Array:
+        """Whether the copies move after update number `num_updates` (from 1), `[]` bool."""
+
     def start(self, build: Callable[[Key], PyTree], key: Key) -> PyTree:
         """What learns, at first: `build(key)` is all that belongs to one network."""
 
@@ -71,6 +74,10 @@ class TargetUpdate:
         """Whether it copies."""
         return not differs(self.step_size, 1.0)
 
+    def is_due(self, num_updates: Array) -> Array:
+        """At every `period`."""
+        return num_updates % self.period == 0
+
     def start(self, build: Callable[[Key], PyTree], key: Key) -> PyTree:
         """One network."""
         return build(key)
@@ -97,7 +104,7 @@ class TargetUpdate:
 
     def move(self, target: PyTree, params: PyTree, num_updates: Array) -> PyTree:
         """The copy after update number `num_updates` (from 1)."""
-        step = jnp.where(num_updates % self.period == 0, self.step_size, 0.0)
+        step = jnp.where(self.is_due(num_updates), self.step_size, 0.0)
         # `select` rather than arithmetic alone, so that a full step copies to the last bit.
         full = step >= 1.0
         return jax.tree.map(lambda t, p: jnp.where(full, p, t + step * (p - t)), target, params)

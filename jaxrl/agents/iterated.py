@@ -24,12 +24,13 @@ class IteratedCopies:
         every `period` updates:   copy_{k-1} <- theta_k                     for k = 1 ... K,
                                   then theta_k <- theta_{k+1}, the last one staying
 
-    copy_0 moves with the window alone, every `period`: were it refreshed, all K would be one
-    network that learns from itself. So a `period` is worth K iterations, where `TargetUpdate` makes
-    one. Each has an optimiser of its own, whose state stays in its place when the window moves (as
-    in the release; that of theta_1 then goes on under what was theta_2). To act, each environment
-    draws one of the K, all alike; `q_values` are their mean. One network is `TargetUpdate(period,
-    1.0)`, up to rounding.
+    copy_0 moves with the chain alone, every `period`: were it refreshed, all K would be one network
+    that learns from itself. A period advances by one iteration, as one of `TargetUpdate` does, but
+    each iterate is fitted for K of them, on its way from the last place to the first: the period
+    may be K times shorter at equal care. Each has an optimiser of its own, whose state stays in its
+    place when the chain moves (as in the release; that of theta_1 then goes on under what was
+    theta_2). To act, each environment draws one of the K, all alike; `q_values` are their mean. One
+    network is `TargetUpdate(period, 1.0)`, up to rounding.
 
     Every gradient step costs K of one network, and the parameters are K times as many: compare at
     equal gradient work.
@@ -58,6 +59,10 @@ class IteratedCopies:
 
     whole = True
 
+    def is_due(self, num_updates: Array) -> Array:
+        """At every `period`."""
+        return num_updates % self.period == 0
+
     def start(self, build: Callable[[Key], PyTree], key: Key) -> PyTree:
         """K networks, the first of which is built from `key` itself."""
         keys = [key, *(jax.random.fold_in(key, k) for k in range(1, self.num_networks))]
@@ -73,7 +78,7 @@ class IteratedCopies:
 
     def move(self, target: PyTree, params: PyTree, num_updates: Array) -> PyTree:
         """The copies `[K, ...]` after update number `num_updates`, from 0 to K - 1."""
-        moves, refreshed = num_updates % self.period == 0, num_updates % self.refresh == 0
+        moves, refreshed = self.is_due(num_updates), num_updates % self.refresh == 0
 
         def one(old: Array, new: Array) -> Array:
             inner = jnp.where(refreshed, jnp.concatenate([old[:1], new[:-1]]), old)
@@ -83,7 +88,7 @@ class IteratedCopies:
 
     def shift(self, params: PyTree, num_updates: Array) -> PyTree:
         """The networks `[K, ...]`, from 1 to K, each in the place of the one before it."""
-        moves = num_updates % self.period == 0
+        moves = self.is_due(num_updates)
         return jax.tree.map(lambda p: jnp.where(moves, jnp.concatenate([p[1:], p[-1:]]), p), params)
 
     def mean(self, found: PyTree) -> PyTree:

@@ -13,7 +13,12 @@ import jax
 
 import jaxrl.operators as operators
 import jaxrl.rules as rules
-from jaxrl.agents import dual as dual, ensemble as ensemble  # which register their parts
+from jaxrl.agents import (  # which register their parts
+    beer as beer,
+    dual as dual,
+    ensemble as ensemble,
+    variance_weights as variance_weights,
+)
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.agents.actors import Deterministic
 from jaxrl.agents.channels import ValueChannels

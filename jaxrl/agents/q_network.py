@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from jaxrl.agents import action_values, chain, checks, experience, value_parts
 from jaxrl.agents.action_values import ValueNetwork
-from jaxrl.agents.chain import Step, TargetPart
+from jaxrl.agents.chain import Pair, Step, TargetPart
 from jaxrl.agents.experience import LaggedCopies, TargetUpdate
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
-from jaxrl.agents.successors import Outcomes, Sampled, SourceState, Successors
+from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.core import struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
@@ -22,6 +22,7 @@ from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import Network, NetworkSettings
 from jaxrl.networks.given import as_network
+from jaxrl.networks.models import last_layer
 from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.operators.bellman import Lookahead
 from jaxrl.replay import Batch, PrioritisedReplay, UniformReplay
@@ -264,8 +265,9 @@ class QNetworkAgent:
     ) -> tuple[QNetworkState, Array, dict[str, Array]]:
         head, model, data = self.head, state.model, batch.transition
         outcomes = self.successors.outcomes(key, state.source, data, self.discount)
-        step = Step(self, key, state, batch, outcomes.observation)
-        target = self.backup(step, outcomes)
+        pair = functools.partial(self._pair, state, data)
+        step = Step(self, key, state, batch, outcomes, pair)
+        target = self.backup(step)
         outputs = model.apply(state.target_params, data.observation)  # dropped where not read
         lagged = jax.vmap(head.mean)(self._taken(outputs, data.action))
         learned, target = self.successors.learn(
@@ -303,14 +305,10 @@ class QNetworkAgent:
         )
         return learner, priority, logs
 
-    def backup(self, step: Step, outcomes: Outcomes) -> Any:
-        """The targets `[B]` of a step by the lagged copy in its state: laws, or what a part stores
-        in the head's place.
-
-        Args:
-            step: one of this agent at present.
-            outcomes: `[B, N]`, what may follow.
-        """
+    def backup(self, step: Step) -> Any:
+        """The targets `[B]` of a step of this agent by the lagged copy in its state: laws, or what
+        a part stores in the head's place."""
+        outcomes = step.outcomes
         size, shape = outcomes.reward.size, outcomes.reward.shape  # [B, N]
         flat = jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), outcomes.observation)
         next_params, selector = jax.tree.map(
@@ -329,6 +327,23 @@ class QNetworkAgent:
         part = chain.first(self.parts, chain.Stores)
         backup = operator.backup if part is None else functools.partial(part.backup, operator)
         return jax.vmap(backup)(chain.rewarded(_REWARDS, step, lookahead))
+
+    def _pair(self, state: QNetworkState, data: Transition, params: PyTree) -> Pair:
+        """Of (state, action) the features stand in the action's block, zeros in the others."""
+        rows, selector = self.rows(state, data.next_observation)
+        scores = self.scores(rows if selector is None else selector, data.next_observation)
+        here = last_layer(state.model, params, data.observation)
+        there = last_layer(state.model, state.target_params, data.next_observation)
+
+        def block(features: Array, action: Array) -> Array:
+            held = jnp.append(features, 1.0)
+            return jnp.outer(jax.nn.one_hot(action, scores.shape[-1]), held).reshape(-1)
+
+        return Pair(
+            jax.vmap(block)(here.features, data.action),
+            jax.vmap(block)(there.features, jnp.argmax(scores, axis=-1)),
+            jnp.concatenate([here.kernel, here.bias[None]]).T.reshape(-1),
+        )
 
     def rows(self, state: QNetworkState, observation: PyTree) -> tuple[Array, Array | None]:
         """Head parameters `[..., A, *head.shape]` of the lagged copy at `observation[..., *]`, and

@@ -89,7 +89,7 @@ class StockConditioned:
 
     def reward(self, key: Key, state: tuple, step: Step, lookahead: Lookahead) -> Lookahead:
         """With the stocks of the successors."""
-        return lookahead.replace(stock=self.of(step.successors))
+        return lookahead.replace(stock=self.of(step.outcomes.observation))
 
     def relabelled(self, key: Key, state: tuple, agent: Any, data: Transition) -> Transition:
         """`data[B, ...]`, of one step each, with other stocks."""

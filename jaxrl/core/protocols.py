@@ -378,6 +378,8 @@ class RuleFacts:
             where the episode of each step begins, -1 where it is not whole in the rollout.
         raw_advantages: advantages have a scale of their own; an agent must not standardise them.
         learned: the fields whose numbers an outer loop learns, by dotted path.
+        own_rewards: `targets` are of other rewards or discounts than a step's, so that what an
+            operator makes of a step has no place in them.
         num_costs: costs of a step that it learns from; 0 where it takes no notice of them.
         reported: fields of its state, `[]` or `[C]`, that an agent adds to its metrics.
     """
@@ -385,6 +387,7 @@ class RuleFacts:
     needs_episodes: bool = False
     raw_advantages: bool = False
     learned: tuple[str, ...] = ()
+    own_rewards: bool = False
     num_costs: int = 0
     reported: tuple[str, ...] = ()
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrl.core import struct
 from jaxrl.core.spaces import Box, MultiDiscrete, Space, flat_size, is_leaf
 from jaxrl.core.types import Array, PyTree, select
 from jaxrl.losses.formulas import quantile_levels
@@ -49,7 +51,10 @@ class QNetwork(nn.Module):
         features = self.torso(observation)
         init = INITIALISERS[self.torso.settings.initialiser](1.0)
         size = math.prod(self.head_shape)
-        flat = nn.Dense(self.num_actions * size, kernel_init=init, name="advantage")(features)
+        layer = nn.Dense(self.num_actions * size, kernel_init=init, name="advantage")
+        flat = layer(features)
+        if not self.dueling:
+            _tell_last_layer(self, layer, features)
         params = flat.reshape(*flat.shape[:-1], self.num_actions, *self.head_shape)
         if self.dueling:
             axis = -1 - len(self.head_shape)
@@ -313,7 +318,7 @@ class ActionCritic(nn.Module):
         """`[..., *observation]`, `[..., D]` -> `[num_critics, ..., *head_shape]` [return]."""
         body = nn.vmap(
             _CriticBody,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=None,
             out_axes=0,
@@ -334,5 +339,36 @@ class _CriticBody(nn.Module):
     def __call__(self, observation: PyTree, action: Array) -> Array:
         features = Torso(self.settings, self.num_axes, self.num_values)(observation, action)
         init = INITIALISERS[self.settings.initialiser](1.0)
-        flat = nn.Dense(math.prod(self.head_shape), kernel_init=init)(features)
+        layer = nn.Dense(math.prod(self.head_shape), kernel_init=init)
+        flat = layer(features)
+        _tell_last_layer(self, layer, features)
         return flat.reshape(*flat.shape[:-1], *self.head_shape)
+
+
+@struct.dataclass
+class LastLayer:
+    """The linear layer that gives a network's outputs: `features @ kernel + bias`."""
+
+    features: Array  # [..., D]
+    kernel: Array  # [D, K], of each critic where there are several
+    bias: Array  # [K]
+
+
+def _tell_last_layer(module: nn.Module, layer: nn.Dense, features: Array) -> None:
+    module.sow("intermediates", "last_layer", LastLayer(features, **layer.variables["params"]))
+
+
+def last_layer(model: nn.Module, params: PyTree, *inputs: Array) -> LastLayer:
+    """The last layer of a network at its inputs, as the module tells it by `sow`.
+
+    Raises:
+        ValueError: it tells none: its outputs are not those of one linear layer.
+    """
+    _, told = model.apply(params, *inputs, mutable=["intermediates"])
+    found = jax.tree.leaves(told, is_leaf=lambda node: isinstance(node, LastLayer))
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no single linear layer of outputs: leave dueling off, or "
+            "the part that reads features out."
+        )
+    return found[0]

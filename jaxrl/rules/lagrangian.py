@@ -60,7 +60,6 @@ class Lagrangian:
     steps: the policy sees the price from before.
 
     Attributes:
-        rule: the inner rule, any that learns from advantages.
         budgets: greatest mean cost, one number for one cost, else one for each [cost].
         multiplier_step: [return / cost^2].
         optimism: weight of the extrapolation of both players; 0 is plain, 1 is ReLOAD.
@@ -68,6 +67,7 @@ class Lagrangian:
         cost_weight: of the loss of the critics of costs.
         per_episode: budget the undiscounted cost of an episode, as metrics and `evaluate` tell it,
             rather than the discounted cost from its start, as planners do.
+        rule: the inner rule, any that learns from advantages.
 
     Numerics: the paper extrapolates the action values of reward and costs too, q_k and q_{k-1}.
     Here the price alone is extrapolated: in occupancies, in which the game is bilinear, the
@@ -86,7 +86,6 @@ class Lagrangian:
         ({'cost_value': (2,)}, 2, [0.0, 0.0])
     """
 
-    rule: UpdateRule = ProximalPolicy()
     budgets: float | tuple[float, ...] = setting(
         25.0, "greatest mean cost, for each cost", unit="cost", several=True
     )
@@ -97,6 +96,7 @@ class Lagrangian:
     lambda_: float = setting(0.95, "trace decay of the costs' advantages", low=0.0, high=1.0)
     cost_weight: float = setting(0.5, "weight of the costs' value loss", low=0.0)
     per_episode: bool = setting(True, "budget the undiscounted cost of an episode")
+    rule: UpdateRule = ProximalPolicy()
 
     @property
     def facts(self) -> RuleFacts:
@@ -128,7 +128,7 @@ class Lagrangian:
 
         @functools.partial(jax.vmap, in_axes=-1, out_axes=-1)
         def of_cost(cost: Array, value: Array, next_value: Array) -> tuple[Array, Array]:
-            seen = outputs.replace(value=value, next_value=next_value)
+            seen = outputs.replace(value=value, next_value=next_value, next_laws=None)
             found = advantage_targets(self.lambda_, seen, trajectory.replace(reward=cost))
             return found.advantage, found.returns
 

@@ -140,7 +140,7 @@ class WithReward:
     def facts(self) -> RuleFacts:
         """The inner rule's; learned is what is so of the reward and of the inner rule."""
         learned = learned_in(self, "reward", "rule")
-        return dataclasses.replace(rule_facts(self.rule), learned=learned)
+        return dataclasses.replace(rule_facts(self.rule), learned=learned, own_rewards=True)
 
     def targets(
         self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress

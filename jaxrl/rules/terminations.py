@@ -43,23 +43,21 @@ class ConstraintTerminations:
     It stands here and not round an environment because the greatest excess is of the whole batch.
 
     Attributes:
-        rule: the inner rule.
         limits: greatest cost of a step, one number for one cost, else one for each [cost].
         probability: of an end at the greatest excess.
         decay: of the running means [per step].
+        rule: the inner rule.
 
     Source: Chane-Sane, Leziart, Flayols, Stasse, Souères & Mansard 2024, CaT: constraints as
     terminations for legged locomotion reinforcement learning, section III.
 
     Example:
-        >>> from jaxrl.rules import AdvantageActorCritic
-        >>> rule = ConstraintTerminations(AdvantageActorCritic(), limits=1.0, probability=0.5)
+        >>> rule = ConstraintTerminations(limits=1.0, probability=0.5)
         >>> costs = jnp.array([[3.0, 2.0, 0.5]])[..., None]  # of a step of three environments
         >>> rule.terminated(rule.init(()), costs, Progress.start())[0].tolist()
         [[0.5, 0.25, 0.0]]
     """
 
-    rule: UpdateRule = ProximalPolicy()
     limits: float | tuple[float, ...] = setting(
         0.0, "greatest cost of a step, for each cost", unit="cost", several=True
     )
@@ -67,6 +65,7 @@ class ConstraintTerminations:
         1.0, "of an end at the greatest excess", low=0.0, high=1.0
     )
     decay: float = setting(0.95, "of the running greatest excess", unit="per step", high=1.0)
+    rule: UpdateRule = ProximalPolicy()
 
     outputs = of_inner("outputs")
     loss = of_inner("loss")
@@ -74,10 +73,12 @@ class ConstraintTerminations:
     @property
     def facts(self) -> RuleFacts:
         """The inner rule's, with as many costs as limits, and what becomes a metric."""
-        facts, num_costs = rule_facts(self.rule), each_of(self.limits).size
-        learned = learned_in(self, "rule")
         return dataclasses.replace(
-            facts, learned=learned, num_costs=num_costs, reported=("violated", "scale")
+            rule_facts(self.rule),
+            learned=learned_in(self, "rule"),
+            own_rewards=True,
+            num_costs=each_of(self.limits).size,
+            reported=("violated", "scale"),
         )
 
     def init(self, params: PyTree) -> Violations:

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from tables import FROM_REPLAY, HALF, Line, filled, kernel, rows, started
 
-from jaxrl.agents import PRESETS, IteratedCopies, RewardShift, TargetUpdate
+from jaxrl.agents import (
+    PRESETS,
+    BellmanRank,
+    GradientDescent,
+    IteratedCopies,
+    RewardShift,
+    TargetUpdate,
+    VarianceWeights,
+)
 from jaxrl.core import Array, PartFacts, setting, struct
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.replay import UniformReplay
@@ -173,6 +181,132 @@ def test_one_network_is_the_usual_copy():
     one, chain = (jax.tree.leaves(tree) for tree in found)
     for left, right in zip(one, chain, strict=True):
         np.testing.assert_allclose(left, np.reshape(right, np.shape(left)), rtol=1e-6, atol=1e-7)
+
+
+# --- the rank of features -------------------------------------------------------------------------
+
+
+@jax.jit
+def many_bounds(key):
+    """Cosines and bounds of triples that obey the equation: any, and with phi - d phi' along w."""
+
+    def one(key):
+        next_features, weights, other = jax.random.normal(key, (3, 5))
+        discount = jax.random.uniform(key, minval=0.1)
+        found = []
+        for features in (other, discount * next_features + 0.7 * weights):
+            reward = weights @ (features - discount * next_features)
+            pair = (features, next_features, weights, reward, discount)
+            found.append(jnp.stack(BellmanRank.cosine_and_bound(*pair)))
+        return jnp.stack(found)
+
+    return jax.vmap(one)(jax.random.split(key, 500))
+
+
+def test_what_obeys_the_bellman_equation_obeys_the_bound():
+    found = np.asarray(many_bounds(KEY))
+    assert np.all(found[:, 0, 0] <= found[:, 0, 1] + 1e-5)
+    np.testing.assert_allclose(found[:, 1, 0], found[:, 1, 1], atol=1e-4)  # equality along w
+    assert np.median(found[:, 0, 1] - found[:, 0, 0]) > 0.1
+
+
+RANK = {
+    # Of a reward, and how the transition ends: 8 times the excess, by NumPy below.
+    "contradicts": (3.0, ""),
+    "agrees": (0.0, ""),
+    "ends": (3.0, "terminated"),
+}
+
+
+@pytest.mark.parametrize("name", RANK)
+def test_the_penalty_of_a_critic_is_what_its_cosine_is_above_the_bound(name):
+    """Critics of (one-hot state, action): phi is their input and 1, and w the kernel and bias."""
+    reward, end = RANK[name]
+    base = {one: FROM_REPLAY[one] for one in FROM_REPLAY if one != "replay"}
+    losses = []
+    for weight in (0.0, 8.0):
+        agent = PRESETS["td3"]().replace(**base | REPLAY | {"parts": (BellmanRank(weight),)})
+        agent = agent.replace(smoothing=0.0, num_critics=1)
+        state = started(agent, Line(discrete=False))
+        learner = jax.tree.map(np.zeros_like, state.learner)
+        critic = jax.tree.map(lambda leaf: np.full_like(leaf, 0.5), learner.params.critic)
+        state = state.replace(learner=learner.replace(params=learner.params.replace(critic=critic)))
+        data = rows((0, reward, 1, end), (0, reward, 1, end), discrete=False)
+        losses.append(float(jax.device_get(update(agent, state, data))[1]["critic_loss"]))
+    here, there = np.array([1.0, 0, 0, 0, 1]), np.array([0, 1.0, 0, 0, 1])  # the actor is at 0
+    bound = (2 + 2 * HALF**2 - reward**2 / (5 * 0.5**2)) / (2 * HALF * 2)
+    excess = max(here @ there / 2 - bound, 0.0) if end == "" else 0.0
+    assert (excess > 0) == (name == "contradicts")
+    np.testing.assert_allclose(losses[1] - losses[0], 8.0 * excess, atol=1e-4)
+
+
+def test_the_features_of_all_actions_stand_in_the_block_of_each():
+    """Values are linear in them, by the network that learns and by the lagged copy."""
+    agent = PRESETS["dqn"]().replace(**FROM_REPLAY | {"parts": (BellmanRank(),)})
+    state = started(agent, Line())
+    state = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.25, state.params))
+    data = jax.tree.map(lambda leaf: leaf[0], TAKEN)
+    pair = agent._pair(state, data, state.params)
+    values = state.model.apply(state.params, data.observation)
+    np.testing.assert_allclose(pair.features @ pair.weights, values[:, 0], rtol=1e-6)
+    with pytest.raises(ValueError, match="leave dueling off"):
+        stepped(agent.replace(dueling=True))
+
+
+# --- weights of a variance ------------------------------------------------------------------------
+
+VARIANCE = VarianceWeights(
+    least=0.5, scale_rate=0.25, optimiser=GradientDescent(learning_rate=1.0, max_grad_norm=None)
+)
+
+
+@functools.cache
+def weighted(num_updates):
+    """One step, as update number `num_updates`, of a state whose parts are tables too."""
+    target = TargetUpdate(period=2, step_size=1.0)
+    agent = PRESETS["dqn"]().replace(
+        **FROM_REPLAY | REPLAY | {"parts": (VARIANCE,), "target": target}
+    )
+    state = started(agent, Line())
+    (own,) = state.parts
+    own = own.replace(
+        params=filled(own.params, advantage=np.zeros((3, 2))),
+        frozen=filled(own.frozen, advantage=np.log([[1.5, 1.0], [1.0, 1.0], [1.0, 1.0]])),
+        previous=filled(own.previous, advantage=LAGGED + 1.0),
+    )
+    state = state.replace(
+        params=filled(state.params, advantage=ONLINE),
+        target_params=filled(state.target_params, advantage=LAGGED),
+        parts=(own,),
+        num_updates=np.int32(num_updates - 1),
+    )
+    return state, *jax.device_get(update(agent, state, TAKEN))
+
+
+def test_errors_are_divided_by_the_frozen_variance_of_their_pair():
+    """1.5 + 0.5 = 2 halves the error of 4. The former copy's target is 1 + 11 / 2 = 6.5, and the
+    present one holds 7: a square of 1/4, above which the variance of 1.5 is by more than 1."""
+    before, after, metrics = weighted(1)
+    moved = kernel(after.params, "advantage") - kernel(before.params, "advantage")
+    np.testing.assert_allclose(moved[0, 0], 0.5 * (6.0 - 2.0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 0.5 * 4.0**2 / 2, rtol=1e-5)
+    now, then = after.parts[0], before.parts[0]
+    slope = kernel(now.params, "advantage") - kernel(then.params, "advantage")
+    expected = np.zeros((3, 2))
+    expected[0, 0] = -1.0  # Huber's slope times that of exp at 0
+    np.testing.assert_allclose(slope, expected, atol=1e-5)
+    # The mean weight is 1/2: the scale goes up by 1/4 (1 - 1/2) 1/2.
+    np.testing.assert_allclose(metrics["variance_scale"], np.exp(1 / 16), rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_variances_are_frozen_and_the_former_copy_kept_where_the_copy_moves(number):
+    before, after, _ = weighted(number)
+    now, then, moves = after.parts[0], before.parts[0], number == 2
+    frozen = now.params if moves else then.frozen
+    previous = before.target_params if moves else then.previous
+    for found, known in ((now.frozen, frozen), (now.previous, previous)):
+        np.testing.assert_array_equal(kernel(found, "advantage"), kernel(known, "advantage"))
 
 
 assert HALF == 0.5  # as the sums above have it

@@ -386,7 +386,7 @@ def test_running_means_of_spreads_start_at_the_first_batch():
 def resting_value(level, targets):
     """Where the slope of the critics' loss in one value for all of `targets[B]` vanishes."""
     agent = td3(parts=(Optimism(level),))
-    step = Step(agent, jax.random.key(0), types.SimpleNamespace(parts=((),)), None, ())
+    step = Step(agent, jax.random.key(0), types.SimpleNamespace(parts=((),)), None, (), None)
     weights = jnp.full(targets.shape, 1.0 / targets.size)
 
     def loss(value):

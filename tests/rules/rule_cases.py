@@ -57,20 +57,20 @@ RULES = {
         hint=lambda observation, action: 0.3 * observation * action,
     ).replace(discount_factor=0.9),
     "lagrangian": lambda: rules.Lagrangian(
-        rules.ProximalPolicy(clip_epsilon=0.05, value_clip=0.02),
+        rule=rules.ProximalPolicy(clip_epsilon=0.05, value_clip=0.02),
         budgets=-0.1,
         multiplier_step=0.5,
         optimism=0.7,
     ),
     "reload": lambda: rules.Lagrangian(
-        rules.AdvantageActorCritic(),
+        rule=rules.AdvantageActorCritic(),
         budgets=-0.1,
         multiplier_step=0.5,
         optimism=1.0,
         per_episode=False,
     ),
     "cat": lambda: rules.ConstraintTerminations(
-        rules.AdvantageActorCritic(),
+        rule=rules.AdvantageActorCritic(),
         limits=0.1,
         probability=Linear(0.1, 0.9, start=0.01),
         decay=0.7,

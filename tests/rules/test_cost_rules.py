@@ -4,8 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl import rules
+import jaxrl
+from jaxrl import BellmanOperator, rules
+from jaxrl.agents import Generative
 from jaxrl.core import Progress, Transition
+from jaxrl.envs import make
+from jaxrl.functionals import CVaR
 from jaxrl.rules import PolicyOutputs
 
 
@@ -38,7 +42,7 @@ def outputs_of(trajectory, cost_value=0.0):
 
 def plain(**changes):
     settings = {"multiplier_step": 0.5, "lambda_": 1.0, "budgets": 2.0} | changes
-    return rules.Lagrangian(rules.AdvantageActorCritic(lambda_=1.0), **settings)
+    return rules.Lagrangian(rule=rules.AdvantageActorCritic(lambda_=1.0), **settings)
 
 
 @jax.jit
@@ -126,7 +130,7 @@ def test_both_players_extrapolate():
 def terminations(**changes):
     inner = rules.AdvantageActorCritic(lambda_=1.0)
     settings = {"limits": (1.0, 0.0), "probability": 0.5, "decay": 0.75} | changes
-    return rules.ConstraintTerminations(inner, **settings)
+    return rules.ConstraintTerminations(rule=inner, **settings)
 
 
 def test_a_violation_ends_by_its_share_of_the_greatest():
@@ -143,8 +147,8 @@ def test_a_violation_ends_by_its_share_of_the_greatest():
 
 
 def test_the_greatest_violation_is_of_all_environments():
-    ended, _ = terminated(terminations(), np.float32([[[5, 0], [3, 0], [1, -1]]]))
-    np.testing.assert_allclose(ended[0], [0.5, 0.25, 0.0])
+    ended, _ = terminated(terminations(), np.float32([[[3, 0], [5, 0], [1, -1]]]))
+    np.testing.assert_allclose(ended[0], [0.25, 0.5, 0.0])
 
 
 def test_an_end_takes_what_is_paid_and_what_follows():
@@ -166,3 +170,12 @@ def test_one_number_is_one_cost(kind):
     name = "budgets" if kind is rules.Lagrangian else "limits"
     for given, count in ((0.5, 1), ((0.5, 1.0, 2.0), 3)):
         assert kind(**{name: given}).facts.num_costs == count
+
+
+def test_ends_by_costs_leave_no_place_for_an_operator():
+    operator = BellmanOperator(successor_functional=CVaR(0.5))
+    settings = {"operator": operator, "successors": Generative(num_samples=4)}
+    env = make("HazardGrid")
+    jaxrl.ppo(rule=rules.Lagrangian(), **settings).check(env)
+    with pytest.raises(ValueError, match="leave out the operator"):
+        jaxrl.ppo(rule=rules.ConstraintTerminations(), **settings).check(env)
