@@ -75,11 +75,25 @@ def test_nothing_illegal_is_done(name):
 
 
 @pytest.mark.parametrize("name", ["dqn", "pqn"])
-def test_no_value_is_built_on_illegal_actions(name):
-    """No legal return is above 0, whatever the illegal ones would pay."""
-    state, _ = lived(name)
-    values = np.asarray(AGENTS[name].q_values(state.agent, jnp.arange(3)))
-    assert np.all(values[LEGAL] < 1.0)
+def test_no_target_is_built_on_illegal_actions(name):
+    """The last action, legal nowhere, is made to look as if it were worth 100: a target with it
+    would be near 90, and a loss near 90^2 / 2."""
+    agent, (state, trajectory) = AGENTS[name], lived(name)
+
+    def tempted(params):
+        output = params["params"]["advantage"]
+        output = {**output, "bias": output["bias"].at[-1].set(100.0)}
+        return {"params": {**params["params"], "advantage": output}}
+
+    @jax.jit
+    def update(learner, trajectory):
+        changed = {"params": tempted(learner.params)}
+        if name == "dqn":
+            changed["target_params"] = tempted(learner.target_params)
+        return agent.update(KEY, learner.replace(**changed), trajectory)[1]
+
+    learner = jax.tree.map(jnp.asarray, state.agent)
+    assert 0.0 < float(update(learner, trajectory)["loss"]) < 50.0
 
 
 def test_the_actor_learns_the_law_that_acted():
