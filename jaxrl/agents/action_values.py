@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core.law import Law
-from jaxrl.core.protocols import Environment
+from jaxrl.core.protocols import Environment, Improvement
 from jaxrl.core.spaces import is_masked, share_to_legal
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.networks import CategoricalPolicy, ImplicitQNetwork, Network, QNetwork
@@ -52,6 +52,12 @@ def each(function: Callable[[Array], Array], params: Array, head: Any) -> Array:
     for _ in range(params.ndim - len(head.shape)):
         function = jax.vmap(function)
     return function(params)
+
+
+def improved(improvement: Improvement, scores: Array) -> Array:
+    """`scores[..., A]` -> the improvement's values `[...]` [return]."""
+    probs, bonus = jnp.vectorize(improvement, signature="(a)->(a),(a)")(scores)
+    return jnp.sum(probs * (scores + bonus), axis=-1)
 
 
 def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:

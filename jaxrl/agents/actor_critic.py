@@ -30,8 +30,6 @@ from jaxrl.operators.bellman import describe
 from jaxrl.rules import PolicyOutputs, ProximalPolicy
 from jaxrl.rules.contract import reported
 
-_SOURCE = 1  # random stream of drawn successors
-
 
 @struct.dataclass
 class ActorCriticState:
@@ -189,7 +187,7 @@ class ActorCriticAgent:
         params_key, reset_key = jax.random.split(key)
         model, marks, source = self._model(env), (), SourceState()
         if self.operator is not None:
-            source_key = jax.random.fold_in(key, _SOURCE)
+            source_key = jax.random.fold_in(key, on_policy.SOURCE)
             source = self.successors.init(source_key, env, self.operator, self.network)
         if rule_facts(self.rule).needs_episodes:
             longest = jnp.asarray(longest_episode(env), jnp.float32)
@@ -342,9 +340,9 @@ class ActorCriticAgent:
         head, drawn = self.operator.head, None
         if self.successors.is_random:
             ahead = on_policy.one_step_ahead(
-                jax.random.fold_in(key, _SOURCE),
-                on_policy.at_present(self, state.progress),
-                state.source,
+                key,
+                self,
+                state,
                 trajectory,
                 outputs.next_value,
                 lambda seen: self._read("value", state, seen, ())[:, :, None],  # of one action

@@ -18,6 +18,8 @@ from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.operators import BellmanOperator, ImplicitQuantile
 from jaxrl.operators.bellman import Lookahead, describe
 
+SOURCE = 1  # random stream of drawn successors
+
 
 @struct.dataclass
 class Ahead:
@@ -35,7 +37,7 @@ def at_present(agent: Any, progress: Progress) -> Any:
 def one_step_ahead(
     key: Key,
     agent: Any,
-    source: PyTree,
+    state: Any,
     trajectory: Transition,
     next_values: Array,
     params_of: Callable[[PyTree], Array],
@@ -49,9 +51,9 @@ def one_step_ahead(
     those of the environment, not of nature's worst law.
 
     Args:
-        key: of the draws.
+        key: of the agent's update.
         agent: with `operator`, `successors` and `discount`.
-        source: the state of its successors.
+        state: its state, with `source` and `progress`.
         trajectory: `[T, B, ...]`.
         next_values: `[T, B]`, of the successors seen [return].
         params_of: observations `[M, N, ...]` -> the head's parameters `[M, N, A, *head.shape]`.
@@ -61,9 +63,10 @@ def one_step_ahead(
         Ruszczynski (2010), Risk-averse dynamic programming for Markov decision processes, section 4
         (the value of a policy under nested risk); Iyengar (2005), Robust dynamic programming.
     """
+    agent, key = at_present(agent, state.progress), jax.random.fold_in(key, SOURCE)
     lead = trajectory.reward.shape
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), trajectory)
-    outcomes = agent.successors.outcomes(key, source, flat, agent.discount)
+    outcomes = agent.successors.outcomes(key, state.source, flat, agent.discount)
     lookahead = Lookahead(
         reward=outcomes.reward,
         discount=outcomes.discount,

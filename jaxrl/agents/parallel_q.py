@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -31,8 +32,6 @@ from jaxrl.networks.given import as_network
 from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.returns import lambda_laws, lambda_returns
 from jaxrl.rules import ReactiveExploration
-
-_SOURCE = 1  # random stream of drawn successors
 
 
 @struct.dataclass
@@ -112,7 +111,7 @@ class ParallelQAgent:
         """Fresh parameters. `total_steps` [steps] is the life that schedules see."""
         params_key, reset_key = jax.random.split(key)
         model = action_values.value_network(self.network, env, self.operator.head, dueling=False)
-        source_key = jax.random.fold_in(key, _SOURCE)
+        source_key = jax.random.fold_in(key, on_policy.SOURCE)
         _, observation = env.reset(reset_key)
         params = model.init(params_key, jax.tree.map(lambda leaf: leaf[None], observation))
         reacts = isinstance(self.exploration, ReactiveExploration)
@@ -183,14 +182,9 @@ class ParallelQAgent:
         trace = self.lambda_ * (1.0 - trajectory.truncated)
         head, reward, laws = self.operator.head, trajectory.reward, None
         if self.successors.is_random:
+            read, values = functools.partial(state.model.apply, state.params), next_laws.mean()
             ahead = on_policy.one_step_ahead(
-                jax.random.fold_in(key, _SOURCE),
-                on_policy.at_present(self, state.progress),
-                state.source,
-                trajectory,
-                next_laws.mean(),
-                lambda seen: state.model.apply(state.params, seen),
-                masked=True,
+                key, self, state, trajectory, values, read, masked=True
             )
             reward = ahead.reward
         if head.facts.stores_law and self.successors.is_random:
@@ -214,5 +208,4 @@ class ParallelQAgent:
             recent = self.exploration.remember(state.recent, trajectory.reward)
             state = state.replace(recent=recent)
         state = state.replace(exploration=self.epsilon(state))
-        logs = {"loss": loss_mean, "q_value": q_value}
-        return state, logs | on_policy.narrowness(head, target)
+        return state, {"loss": loss_mean, "q_value": q_value} | on_policy.narrowness(head, target)

@@ -15,6 +15,7 @@ from jaxrl.agents.experience import LaggedCopies, TargetUpdate
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.core import struct
+from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import chain_field, settable, setting
@@ -187,6 +188,24 @@ class QNetworkAgent:
         """`observation[..., *]` -> the present scores `[..., A]` [return]; of several networks,
         their mean."""
         return self.target.mean(self._all_scores(state, observation))
+
+    def values(self, state: QNetworkState, observation: PyTree) -> Array:
+        """The improvement's values at `observation[..., *]`, by the present scores, `[...]`
+        [return]."""
+        improvement = self._at_present(state.progress).operator.improvement
+        return action_values.improved(improvement, self.q_values(state, observation))
+
+    def return_laws(self, state: QNetworkState, observation: PyTree) -> Law:
+        """`observation[..., *]` -> each action's law, leaves `[..., A, N]` [return], as the
+        operator's head stores it; of several networks, each one's. Not where a part stands in the
+        head's place."""
+        head: Any = self.operator.head
+
+        def laws(params: PyTree) -> Law:
+            found = action_values.each(head.law, state.model.apply(params, observation), head)
+            return found.replace(atoms=found.atoms - self._offset)
+
+        return self.target.each(laws)(state.params)
 
     def _all_scores(self, state: QNetworkState, observation: PyTree) -> Array:
         present = experience.at_present(self, state.progress)

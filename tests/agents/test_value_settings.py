@@ -38,7 +38,7 @@ from jaxrl.agents.action_values import clipped_fraction
 from jaxrl.cli import main
 from jaxrl.core import Law, Linear, PartFacts, Transition, struct
 from jaxrl.envs.control import Pendulum
-from jaxrl.envs.wrappers import HeldActions, Stock, TimeLimit
+from jaxrl.envs.wrappers import DiscreteActions, HeldActions, Stock, TimeLimit
 from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings
 from jaxrl.operators import (
@@ -687,3 +687,17 @@ def test_a_deep_network_learns_the_gain_of_the_queue():
     policy, rows = np.argmax(q_values, axis=1), np.arange(mdp.num_states)
     table, paid = restarting(mdp)
     assert gain_and_bias(table[rows, policy], paid[rows, policy])[0] > best - 0.1
+
+
+def test_values_and_laws_are_read_from_the_network():
+    """Of the operator: a greedy value, and laws whose scores are the action values."""
+    operator = BellmanOperator(Quantile(num_atoms=4), return_functional=CVaR(0.5))
+    agent = QNetworkAgent(operator=operator, parts=(RewardShift(-1.0),), batch_size=4)
+    state = agent.init(jax.random.key(0), DiscreteActions(Pendulum(), 5))
+    seen = jax.random.normal(jax.random.key(1), (2, 3))
+    scores, laws = agent.q_values(state, seen), agent.return_laws(state, seen)
+    assert laws.atoms.shape == (2, 5, 4)
+    np.testing.assert_allclose(
+        jax.vmap(jax.vmap(CVaR(0.5)))(laws.probs, laws.atoms), scores, rtol=1e-5
+    )
+    np.testing.assert_allclose(agent.values(state, seen), jnp.max(scores, -1), rtol=1e-6)
