@@ -49,7 +49,7 @@ def learner(level: float) -> agents.ActorCriticAgent:
         operators.Scalar(float("inf")), successor_functional=functionals.CVaR(level)
     )
     return agents.ActorCriticAgent(
-        rule=rules.AdvantageActorCritic(entropy_weight=0.1),
+        rule=rules.AdvantageActorCritic(entropy_weight=0.01),
         operator=risky,
         successors=agents.Generative(num_samples=64),
         network=networks.NetworkSettings(hidden_sizes=(), initialiser="lecun"),
@@ -82,7 +82,7 @@ def main() -> None:
         meta.tuned(learner(FIRST), [LEVEL]),
         meta.Task(env, 32.0 * 200),
         optimiser=agents.Optimiser(learning_rate=0.05),
-        num_lives=32,
+        num_lives=16,
         num_updates=NUM_UPDATES,
     )
     levels = []
