@@ -79,6 +79,7 @@ class ImplicitQNetwork(nn.Module):
     Example:
         >>> import jax
         >>> from jaxrl.core import Discrete
+        >>> from jaxrl.networks import NetworkSettings
         >>> torso = NetworkSettings().torso(Discrete(5))
         >>> model = ImplicitQNetwork(torso, num_actions=3, num_levels=7)
         >>> observation = jnp.zeros((2,), jnp.int32)
@@ -324,20 +325,18 @@ class ActionCritic(nn.Module):
             out_axes=0,
             axis_size=self.num_critics,
         )
-        torso = self.torso
-        body = body(torso.settings, torso.num_axes, torso.num_values, self.head_shape)
+        body = body(self.torso.settings, self.torso.facts, self.head_shape)
         return body(observation, action)
 
 
 class _CriticBody(nn.Module):
     settings: Network
-    num_axes: int
-    num_values: int
+    facts: tuple[Any, ...]  # of the observations, see `Torso.facts`
     head_shape: tuple[int, ...]
 
     @nn.compact
     def __call__(self, observation: PyTree, action: Array) -> Array:
-        features = Torso(self.settings, self.num_axes, self.num_values)(observation, action)
+        features = Torso(self.settings, *self.facts)(observation, action)
         init = INITIALISERS[self.settings.initialiser](1.0)
         layer = nn.Dense(math.prod(self.head_shape), kernel_init=init)
         flat = layer(features)

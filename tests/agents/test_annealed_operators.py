@@ -15,7 +15,7 @@ from jaxrl.envs import TabularEnv
 from jaxrl.envs.control import Pendulum
 from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator, Mellowmax, Quantile
+from jaxrl.operators import BellmanOperator, Mellowmax, Quantile, Scalar
 from jaxrl.replay import UniformReplay
 from jaxrl.training import start_training, train_iteration
 
@@ -77,9 +77,8 @@ def test_improvement_of_parallel_q():
     """Its updates see the life as it was when the rollout began."""
 
     def agent(omega):
-        return jaxrl.pqn().replace(
-            **SMALL, improvement=Mellowmax(omega), exploration=1.0, num_minibatches=2
-        )
+        operator = BellmanOperator(Scalar(float("inf")), Mellowmax(omega))
+        return jaxrl.pqn().replace(**SMALL, operator=operator, exploration=1.0, num_minibatches=2)
 
     env = TabularEnv(GARNET, time_limit=10.0)
     assert_present_value_counts(learned(agent, env), middle=1)
