@@ -33,6 +33,7 @@ class QNetwork(nn.Module):
     Example:
         >>> import jax
         >>> from jaxrl.core import Discrete
+        >>> from jaxrl.networks import NetworkSettings
         >>> model = QNetwork(NetworkSettings().torso(Discrete(5)), num_actions=3, head_shape=(7,))
         >>> observation = jnp.zeros((2,), jnp.int32)
         >>> params = model.init(jax.random.key(0), observation)
