@@ -457,7 +457,7 @@ def test_a_box_of_any_shape_has_a_policy_over_its_numbers():
         actor_critic(SMALL, Box(-1.0, 1.0, (4,)), None, False)
 
 
-SIMPLE = ("discrete", "image")  # kinds of critics of every run; of the others by -m slow
+SIMPLE = ("discrete", "image", "tree")  # kinds of critics of every run; of the others by -m slow
 
 
 @functools.cache
