@@ -26,6 +26,8 @@ _SINCE = {
     ("agent", "TwinDelayedAgent"): {"agent": "CriticAgent", "agent.actor": "Deterministic"},
     ("plan", "Plan"): {"plan": "Budget"},
 }
+# What learners from fresh rollouts have got since, as it stands where nobody set it.
+_PLAIN = "BellmanOperator", "Scalar", "inf", "Mean", "DiscountedSum", "None", "Sampled", "False"
 # Fields that agents had, each for one part of a chain, where it was left out.
 _PARTS = ("munchausen", "stock", "average_reward", "channels", "optimism")
 _GONE = {("agent.reward_shift", "0.0"), *((f"agent.{name}", "None") for name in _PARTS)}
@@ -60,6 +62,10 @@ def check_identity(where: str, stored: Mapping[str, str] | None, here: Mapping[s
         stored = {**stored, **now} if line in stored.items() else stored
     left_out = {name for name in stored if name not in here and (name, stored[name]) in _GONE}
     stored = moved_names({name: stored[name] for name in stored if name not in left_out}, here)
+    if "agent.operator" not in stored:
+        known = {name for name, text in here.items() if text not in _PLAIN or name in stored}
+        gained = ("agent.operator", "agent.successors")
+        here = {name: here[name] for name in here if name in known or not name.startswith(gained)}
     parts = {name.split(".")[0] for name in here}
     compared = {name: text for name, text in stored.items() if name.split(".")[0] in parts}
     if different := differences(compared, here, ("checkpoint", "here"), _same):

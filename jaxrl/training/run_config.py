@@ -94,12 +94,16 @@ def _check_nodes(root: Any) -> None:
 def describe_difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """One line for each setting in which two configurations differ; `[]` when they are equal.
 
+    What an agent has got since the folder was made is compared only where it is set.
+
     Example:
         >>> describe_difference({"agent": {"discount": 0.9}}, {"agent": {"discount": 0.99}})
         ['agent.discount: 0.9 (folder) != 0.99 (asked)']
     """
     new = _flatten(plain(asked))
     old = moved_names(_flatten(plain(found)), new)
+    # What is resolved of settings that came later is what nobody set in the folder.
+    new = {name: new[name] for name in new if name in old or not name.startswith("resolved.")}
     return differences(old, new, ("folder", "asked"))
 
 

@@ -22,6 +22,7 @@ import pytest
 
 import jaxrl
 from jaxrl.core import Linear
+from jaxrl.operators import BellmanOperator, Categorical, Softmax
 from jaxrl.training import Checkpoints, CheckpointWarning, identity
 
 
@@ -541,3 +542,18 @@ def check_kills(folder: Path, delays: list[float]) -> None:
 @pytest.mark.slow
 def test_kill_9_at_many_moments(tmp_path: Path) -> None:
     check_kills(tmp_path, list(np.random.default_rng(0).uniform(0.0, 0.5, 5)))
+
+
+def test_what_agents_have_got_since_is_compared_only_where_it_is_set():
+    """Of learners from fresh rollouts, whose operators came later than their checkpoints."""
+    gained = ("agent.operator", "agent.successors")
+    for agent in (jaxrl.ppo(), jaxrl.pqn()):
+        here = identity.identity(agent=agent)
+        old = {name: here[name] for name in here if not name.startswith(gained)}
+        if "agent.operator.improvement" in here:
+            old["agent.improvement"] = "Greedy"
+        identity.check_identity("it", old, here)
+        other = BellmanOperator(Categorical(), improvement=Softmax(1.0))
+        changed = identity.identity(agent=agent.replace(operator=other))
+        with pytest.raises(ValueError, match=r"agent\.operator"):
+            identity.check_identity("it", old, changed)
