@@ -21,7 +21,7 @@ from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_lik
 from jaxrl.networks import ActionCritic, Network, NetworkSettings
 from jaxrl.networks.given import as_network
 from jaxrl.networks.models import last_layer
-from jaxrl.operators import BellmanOperator, Greedy, ImplicitQuantile, Scalar
+from jaxrl.operators import BellmanOperator, Greedy, Scalar
 from jaxrl.operators.bellman import Lookahead, describe
 from jaxrl.replay import Batch, UniformReplay
 
@@ -107,7 +107,7 @@ class CriticAgent:
                 "actor is the improvement: leave operator.improvement at Greedy(), and set "
                 "parts=(Optimism(),) for targets between the policy's value and the optimal one."
             )
-        if isinstance(operator.head, ImplicitQuantile):
+        if operator.head.facts.at_levels:
             raise ValueError(
                 f"{describe(operator.head)} needs a network that takes levels as inputs, which "
                 "critics of continuous actions do not: use Quantile, or discrete actions."

@@ -15,7 +15,7 @@ from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, Head
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.operators import BellmanOperator, ImplicitQuantile
+from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import Lookahead, describe
 
 SOURCE = 1  # random stream of drawn successors
@@ -139,8 +139,8 @@ def check_operator(agent: Any, operator: BellmanOperator, env: Environment) -> N
             "A recurrent network has no memory for successors that were not seen: set "
             "recurrent_size to 0, or use successors=Sampled()."
         )
-    if isinstance(operator.head, ImplicitQuantile):
-        raise ValueError("ImplicitQuantile draws its levels from a replay's batches: use Quantile.")
+    if operator.head.facts.at_levels:
+        raise ValueError(f"{describe(operator.head)} draws levels for a replay: use Quantile.")
     if not operator.composition.facts.linear:
         raise ValueError(
             f"Lambda-returns are of sums of rewards, not of {describe(operator.composition)}: use "

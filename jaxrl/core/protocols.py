@@ -69,11 +69,13 @@ class HeadFacts:
         mean_preserving: `mean(encode(law))` is the law's mean, within the range of the head.
         bounded: returns are stored on a grid of `num_atoms` from `low` to `high`, and what lies
             beyond at its ends, which agents measure and the command line warns of.
+        at_levels: its network is asked at levels that are drawn for every batch.
     """
 
     stores_law: bool = True
     mean_preserving: bool = True
     bounded: bool = False
+    at_levels: bool = False
 
 
 class Head(Protocol):

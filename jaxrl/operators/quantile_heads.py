@@ -127,7 +127,7 @@ class ImplicitQuantile:
         1.0, "error at which the loss turns linear", unit="return", low=0.0
     )
 
-    facts = HeadFacts(mean_preserving=False)
+    facts = HeadFacts(mean_preserving=False, at_levels=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
