@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.spaces import Box
 from jaxrl.core.types import Array, Key
@@ -16,8 +16,7 @@ from jaxrl.core.types import Array, Key
 UNBOUNDED = 1e30  # a bound of this magnitude counts as infinite, as in `Box.sample`
 
 
-@struct.dataclass
-class ActionBox:
+class ActionBox(Struct):
     """The affine map between unit actions `[D]` in [-1, 1] and an environment's `Box`.
 
     Policies and critics work on unit actions, so that noise, entropies and network inputs mean the

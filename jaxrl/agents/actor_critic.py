@@ -15,10 +15,10 @@ from jaxrl.agents.checks import check_environment, check_signals, longest_episod
 from jaxrl.agents.minibatches import check_minibatches, descend
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Environment, UpdateRule, rule_facts
 from jaxrl.core.schedules import values_at
-from jaxrl.core.settings import settable, setting
+from jaxrl.core.settings import SettableStruct, setting
 from jaxrl.core.spaces import Box, is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import GaussianPolicy, Network, NetworkSettings, actor_critic
@@ -31,8 +31,7 @@ from jaxrl.rules import PolicyOutputs, ProximalPolicy
 from jaxrl.rules.contract import reported
 
 
-@struct.dataclass
-class ActorCriticState:
+class ActorCriticState(Struct):
     """What learning changes."""
 
     params: PyTree
@@ -45,8 +44,7 @@ class ActorCriticState:
     model: ActorCritic = struct.field(pytree_node=False)
 
 
-@struct.dataclass
-class EpisodeMarks:
+class EpisodeMarks(Struct):
     """What tells the whole episodes of the next rollout."""
 
     starts: Array  # [B] bool, whether the next step begins an episode
@@ -81,9 +79,7 @@ class EpisodeMarks:
         return jnp.where(first + self.longest <= num_steps, first, -1)
 
 
-@settable
-@struct.dataclass
-class ActorCriticAgent:
+class ActorCriticAgent(SettableStruct):
     """Rolls out `num_envs` x `rollout_length` steps, then makes `num_epochs` passes over them.
 
     The value of the true successor of every step is used: truncation bootstraps, termination does

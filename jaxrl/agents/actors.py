@@ -12,7 +12,7 @@ from jaxrl.agents.action_box import ActionBox
 from jaxrl.agents.experience import normalised_weights
 from jaxrl.agents.optimiser import GradientStep
 from jaxrl.agents.successors import SourceState
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree
@@ -26,8 +26,7 @@ from jaxrl.networks.torsos import Torso
 from jaxrl.replay import Batch
 
 
-@struct.dataclass
-class CriticParams:
+class CriticParams(Struct):
     """What gradient descent changes; copies and optimiser states stand in the same struct."""
 
     actor: PyTree
@@ -35,8 +34,7 @@ class CriticParams:
     log_temperature: PyTree = ()  # [] log of [return per nat]; () of an actor without one
 
 
-@struct.dataclass
-class CriticLearner:
+class CriticLearner(Struct):
     """What a gradient step changes. The critics have lagged copies, and some actors one too."""
 
     params: CriticParams
@@ -62,8 +60,7 @@ class CriticLearner:
         )
 
 
-@struct.dataclass
-class CriticState:
+class CriticState(Struct):
     """What learning changes."""
 
     learner: CriticLearner
@@ -113,8 +110,7 @@ class Actor(Protocol):
         critics have moved already, and the metrics."""
 
 
-@struct.dataclass
-class SquashedGaussian:
+class SquashedGaussian(Struct):
     """A stochastic actor with a learned temperature: soft actor-critic.
 
         target += D (-temperature log pi(a' | s')),   a' ~ pi(s')
@@ -205,8 +201,7 @@ def _temperature(params: CriticParams) -> Array:
     return jnp.exp(jnp.minimum(params.log_temperature, 40.0))
 
 
-@struct.dataclass
-class Deterministic:
+class Deterministic(Struct):
     """A deterministic actor that moves seldom, among noises: TD3.
 
         a'    = clip(mu'(s') + clip(smoothing e, -c, c), -1, 1),   e ~ N(0, I), c = smoothing_clip

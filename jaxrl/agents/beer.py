@@ -7,15 +7,14 @@ import jax.numpy as jnp
 
 from jaxrl.agents import chain
 from jaxrl.agents.chain import Step
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import PartFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, PyTree
 
 
-@struct.dataclass
-class BellmanRank:
+class BellmanRank(Struct):
     """Adds to the loss what the cosine of successive features is above a bound of the equation.
 
     With a value w . phi and the equation r = w . (phi - d phi'), by Cauchy and Schwarz

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.successors import Outcomes
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, PartFacts
 from jaxrl.core.types import Array, Key, PyTree, Transition
@@ -43,8 +43,7 @@ ORIGIN, BONUS, HEAD = "where values have their zero", "a bonus of the policy", "
 _APART = 3  # random streams of a gradient step that are of parts, or of the agent
 
 
-@struct.dataclass
-class Pair:
+class Pair(Struct):
     """The features of what was done and of what is done next, where a value is linear in them.
 
     value = weights . features, the bias included, by the network that learns; of C critics, each.

@@ -12,7 +12,7 @@ import optax
 
 from jaxrl.agents import chain
 from jaxrl.agents.action_values import each
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Environment, PartFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, PyTree
@@ -29,8 +29,7 @@ class Split(Protocol):
         """`reward[...]` [return] -> channels `[..., J]` [return]."""
 
 
-@struct.dataclass
-class BySign:
+class BySign(Struct):
     """Gains and losses, both as numbers of at least 0: r = max(r, 0) - max(-r, 0).
 
     Example:
@@ -45,8 +44,7 @@ class BySign:
         return jnp.stack([jnp.maximum(reward, 0.0), jnp.maximum(-reward, 0.0)], axis=-1)
 
 
-@struct.dataclass
-class Whole:
+class Whole(Struct):
     """One channel, the reward itself.
 
     Example:
@@ -61,8 +59,7 @@ class Whole:
         return reward[..., None]
 
 
-@struct.dataclass
-class ByFunction:
+class ByFunction(Struct):
     """Channels by any function of the reward.
 
     Attributes:
@@ -83,8 +80,7 @@ class ByFunction:
         return self.function(reward)
 
 
-@struct.dataclass
-class ValueChannels:
+class ValueChannels(Struct):
     """J values of each action, each of one channel of the reward and stored through its mapping.
 
     With f_j the mappings, w_j the weights of the channels r_j in the reward, and y the network:

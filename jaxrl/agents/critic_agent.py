@@ -16,7 +16,7 @@ from jaxrl.agents.successors import Outcomes, Sampled, SourceState, Successors
 from jaxrl.core import struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
-from jaxrl.core.settings import chain_field, settable, setting
+from jaxrl.core.settings import SettableStruct, chain_field, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import ActionCritic, Network, NetworkSettings
 from jaxrl.networks.given import as_network
@@ -28,9 +28,7 @@ from jaxrl.replay import Batch, UniformReplay
 _RELABELS, _REWARDS = 1, 3  # random streams of a gradient step
 
 
-@settable
-@struct.dataclass
-class CriticAgent:
+class CriticAgent(SettableStruct):
     """Critics of (state, action) pairs learned off policy, and an actor that climbs them.
 
         target = R + D (min_i Q'_i(s', a') + what the actor adds),   a' by the actor

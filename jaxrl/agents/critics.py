@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.chain import Step
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Head, PartFacts
@@ -29,8 +29,7 @@ class Pessimism(Protocol):
         """`params[C, *head.shape]` of one action -> what the actor climbs, `[]` [return]."""
 
 
-@struct.dataclass
-class SmallestCritic:
+class SmallestCritic(Struct):
     """The whole law of the critic whose mean is smallest; the actor climbs the smallest score.
 
     With a scalar head it is the smaller of two values (TD3, soft actor-critic), with a Gaussian one
@@ -57,8 +56,7 @@ class SmallestCritic:
         return jnp.min(jax.vmap(operator.score)(params))
 
 
-@struct.dataclass
-class TruncatedMixture:
+class TruncatedMixture(Struct):
     """The mixture of all critics' laws without its upper tail; the actor climbs the whole mixture.
 
     law   = the mixture, given that it lies within its lower 1 - share of probability
@@ -107,8 +105,7 @@ def _mixture(head: Head, params: Array) -> Law:
     return Law(laws.probs.reshape(-1) / params.shape[0], laws.atoms.reshape(-1))
 
 
-@struct.dataclass
-class Optimism:
+class Optimism(Struct):
     """Errors weighted by their sign, a part: from the optimality to the evaluation backup.
 
     weight = 2 |level - 1{u < 0}|,  u = mean of the target - mean of the critic
@@ -146,8 +143,7 @@ class Optimism:
 register("parts", Optimism)
 
 
-@struct.dataclass
-class VarianceAdjustment:
+class VarianceAdjustment(Struct):
     """A loss of a mean q and a standard deviation s whose gradients keep one size.
 
         loss    = w (H(q, E[Z]) + s sg[(s^2 - E[2 H(q, q + clip(Z - q, -b m, b m))]) / (s + c)])

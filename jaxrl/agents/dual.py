@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jaxrl.functionals as functionals
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Outcomes, Sampled, SourceState
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional, PartFacts
@@ -24,8 +24,7 @@ from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.replay import Batch
 
 
-@struct.dataclass
-class DualState:
+class DualState(Struct):
     """The network of the multipliers."""
 
     params: PyTree
@@ -33,8 +32,7 @@ class DualState:
     model: QNetwork = struct.field(pytree_node=False)
 
 
-@struct.dataclass
-class Dual:
+class Dual(Struct):
     """One sampled successor, and a network for the parameters of the functional's dual.
 
     Where F(p, v) = max_t E d(V, t), the network gives t for every state and action and climbs the

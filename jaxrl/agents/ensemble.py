@@ -15,7 +15,7 @@ from jaxrl.agents import successors
 from jaxrl.agents.checks import check_feed_forward
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Outcomes, SourceState
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional, PartFacts, has_legal
@@ -34,8 +34,7 @@ _FIRST_BOUNDS = (-10.0, 0.5)  # of log-variances of normalised outputs
 _BOUND_PENALTY = 0.005  # on the width of those bounds [nats per unit of log-variance]
 
 
-@struct.dataclass
-class EnsembleParams:
+class EnsembleParams(Struct):
     """What gradient descent changes. Outputs are the D coordinates' changes and the reward."""
 
     network: PyTree
@@ -43,8 +42,7 @@ class EnsembleParams:
     high: Array  # [D + 1] soft upper bound
 
 
-@struct.dataclass
-class EnsembleState:
+class EnsembleState(Struct):
     """The networks and the statistics that they see the world through."""
 
     params: EnsembleParams
@@ -57,8 +55,7 @@ class EnsembleState:
     num_actions: int = struct.field(pytree_node=False)  # 0 for a box
 
 
-@struct.dataclass
-class Predicted:
+class Predicted(Struct):
     """The laws of M networks after each of `B` observations and actions: independent Gaussians."""
 
     observation: Array  # [M, B, D], means of the successor
@@ -68,8 +65,7 @@ class Predicted:
     terminated: Array  # [M, B], probability that the MDP ends
 
 
-@struct.dataclass
-class Ensemble:
+class Ensemble(Struct):
     """Successors drawn from M learned networks, K draws of each: no simulator, no stored states.
 
     A network gives Gaussians of the change of the observation and of the reward, coordinate by

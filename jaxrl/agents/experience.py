@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.checks import check_signals, differs
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import Environment, legal_of_each
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import setting
@@ -54,8 +54,7 @@ class LaggedCopies(Protocol):
         """Of the scores `[B, A]` that `each` gives: those of one network for each row."""
 
 
-@struct.dataclass
-class TargetUpdate:
+class TargetUpdate(Struct):
     """Every `period` updates the copy moves a share `step_size` of the way to the parameters.
 
     `step_size = 1` copies (Mnih et al. 2015); `period = 1` with a small step is Polyak averaging

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrl.agents import successors
 from jaxrl.agents.successors import Outcomes, SourceState
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional, PartFacts, legal_actions
 from jaxrl.core.settings import check_settings, setting
@@ -23,8 +23,7 @@ from jaxrl.operators import BellmanOperator
 Spread = tuple[tuple[str, float, float], ...]  # (name, low, high) of each parameter
 
 
-@struct.dataclass
-class EnvModels:
+class EnvModels(Struct):
     """An environment under M settings, which `setting` tells apart."""
 
     env: PyTree  # an environment; with `is_batch` its leaves are [M, ...]
@@ -41,8 +40,7 @@ class EnvModels:
         return setting if self.is_batch else with_parameters(self.env, setting)
 
 
-@struct.dataclass
-class Generative:
+class Generative(Struct):
     """The environment stepped again from the stored state: K draws under M settings of it.
 
     The replay keeps the environment's state beside each observation. The update steps it with K

@@ -8,15 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, PyTree
 
 _NETWORKS = 0x17E8  # random stream of which network acts
 
 
-@struct.dataclass
-class IteratedCopies:
+class IteratedCopies(Struct):
     """K networks learn K Bellman iterations side by side, on the same batches.
 
         theta_k towards the backup of copy_{k-1},   k = 1 ... K

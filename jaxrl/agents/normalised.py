@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.readers import of_inner, response
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import Agent, Environment, act, check_obeys, has_legal
-from jaxrl.core.settings import settable, setting
+from jaxrl.core.settings import SettableStruct, setting
 from jaxrl.core.spaces import leaves
 from jaxrl.core.types import Array, Key, PyTree, Transition
 from jaxrl.envs.wrappers import RunningMoments
@@ -18,8 +18,7 @@ from jaxrl.envs.wrappers.normalise import merged_moments, standardised, start_mo
 from jaxrl.envs.wrappers.observations import is_float_box
 
 
-@struct.dataclass
-class NormalisedState:
+class NormalisedState(Struct):
     """The inner agent's state and the statistics, which checkpoints and evaluation take along."""
 
     inner: PyTree
@@ -28,9 +27,7 @@ class NormalisedState:
     accumulated: Array  # [B] such a sum, running in each environment [return]
 
 
-@settable
-@struct.dataclass
-class NormalisedAgent:
+class NormalisedAgent(SettableStruct):
     """Shifts and scales observations to mean 0, variance 1, and scales rewards by their returns.
 
         observation <- clip((observation - mean) / sqrt(variance + epsilon), -clip, clip)

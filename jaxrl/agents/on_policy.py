@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents import checks, experience
 from jaxrl.agents.action_values import clipped_fraction
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, Head
 from jaxrl.core.spaces import is_masked
@@ -21,8 +21,7 @@ from jaxrl.operators.bellman import Lookahead, describe
 SOURCE = 1  # random stream of drawn successors
 
 
-@struct.dataclass
-class Ahead:
+class Ahead(Struct):
     """What one step of an operator says of each step of a rollout `[T, B]`."""
 
     reward: Array  # [T, B] [return]: its value less the discounted value of the successor seen

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import LEARNED
 from jaxrl.core.schedules import Schedule, value_at
@@ -64,8 +64,7 @@ def _step(
     return jax.tree.map(lambda p, u: p - rate * u, params, updates), state
 
 
-@struct.dataclass
-class Optimiser:
+class Optimiser(Struct):
     """Adam (Kingma & Ba 2015) after clipping by the global norm (Pascanu et al. 2013)."""
 
     learning_rate: float | Schedule = _learning_rate(3e-4, "step size of Adam")
@@ -84,8 +83,7 @@ class Optimiser:
     step = _step
 
 
-@struct.dataclass
-class GradientDescent:
+class GradientDescent(Struct):
     """Gradient descent, with momentum if asked, after clipping by the global norm.
 
     velocity <- momentum velocity + gradient,   params <- params - learning_rate velocity
@@ -112,8 +110,7 @@ class GradientDescent:
     init, step = _zeros, _step
 
 
-@struct.dataclass
-class RMSProp:
+class RMSProp(Struct):
     """Steps of a gradient over its running root mean square, after clipping by the global norm.
 
     square <- decay square + (1 - decay) gradient^2
@@ -146,8 +143,7 @@ class RMSProp:
     init, step = _zeros, _step
 
 
-@struct.dataclass
-class OptaxStep:
+class OptaxStep(Struct):
     """A transformation of optax in the place of an optimiser; `as_optimiser` makes it.
 
     Its numbers, learning rate and clipping included, are fixed inside it: they are no settings, so
@@ -228,8 +224,7 @@ register("optimisers", Optimiser, GradientDescent, RMSProp, field_types=[Gradien
 register("optimisers", adam="optimiser", sgd="gradient_descent")
 
 
-@struct.dataclass
-class LearnedOptimiserState:
+class LearnedOptimiserState(Struct):
     """What the optimiser remembers of P parameters."""
 
     momenta: Array  # [P, 6], running means of the gradient
@@ -238,8 +233,7 @@ class LearnedOptimiserState:
     num_steps: Array  # [] int32
 
 
-@struct.dataclass
-class LearnedOptimiser:
+class LearnedOptimiser(Struct):
     """A GRU and a two-layer network give each parameter its step, and noise (the OPEN form).
 
         x = (p, sign and log of each momentum, sign and log of the gradient), each divided by its

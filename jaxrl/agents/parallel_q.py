@@ -20,11 +20,11 @@ from jaxrl.agents.experience import no_memory
 from jaxrl.agents.minibatches import check_minibatches, descend
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
-from jaxrl.core.settings import settable, setting
+from jaxrl.core.settings import SettableStruct, setting
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import CategoricalPolicy, Network, NetworkSettings
@@ -34,8 +34,7 @@ from jaxrl.returns import lambda_laws, lambda_returns
 from jaxrl.rules import ReactiveExploration
 
 
-@struct.dataclass
-class ParallelQState:
+class ParallelQState(Struct):
     """What learning changes."""
 
     params: PyTree
@@ -47,9 +46,7 @@ class ParallelQState:
     model: ValueNetwork = struct.field(pytree_node=False)
 
 
-@settable
-@struct.dataclass
-class ParallelQAgent:
+class ParallelQAgent(SettableStruct):
     """Regression on lambda-returns of fresh epsilon-greedy rollouts (Peng's Q(lambda) when greedy).
 
     target_t = r_t + d_t ((1 - lambda_t) V_t' + lambda_t target_{t+1}), V' the improvement's value

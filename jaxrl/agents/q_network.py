@@ -14,11 +14,11 @@ from jaxrl.agents.chain import Pair, Step, TargetPart
 from jaxrl.agents.experience import LaggedCopies, TargetUpdate
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment
 from jaxrl.core.schedules import Linear, Schedule, value_at
-from jaxrl.core.settings import chain_field, settable, setting
+from jaxrl.core.settings import SettableStruct, chain_field, setting
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import Network, NetworkSettings
@@ -31,8 +31,7 @@ from jaxrl.replay import Batch, PrioritisedReplay, UniformReplay
 _RELABELS, _LEVELS, _REWARDS = 1, 2, 3  # random streams of a gradient step
 
 
-@struct.dataclass
-class QNetworkState:
+class QNetworkState(Struct):
     """What learning changes."""
 
     params: PyTree
@@ -46,9 +45,7 @@ class QNetworkState:
     model: ValueNetwork = struct.field(pytree_node=False)
 
 
-@settable
-@struct.dataclass
-class QNetworkAgent:
+class QNetworkAgent(SettableStruct):
     """Epsilon-greedy rollouts into a replay; gradient steps towards backups of a lagged copy.
 
     The head, the improvement and the functionals are the operator's: `Scalar` is DQN, `Categorical`

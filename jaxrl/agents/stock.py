@@ -12,7 +12,7 @@ from jaxrl.agents import chain
 from jaxrl.agents.action_values import legal_scores
 from jaxrl.agents.chain import Step
 from jaxrl.agents.checks import differs
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, FunctionalFacts, PartFacts
 from jaxrl.core.settings import check_settings, labelled, setting
@@ -23,8 +23,7 @@ from jaxrl.operators.bellman import BellmanOperator, Lookahead
 from jaxrl.returns import next_stock
 
 
-@struct.dataclass
-class ExpectedUtility:
+class ExpectedUtility(Struct):
     """E u(V), as the `return_functional` of an agent whose observation ends with the stock.
 
     It sees stock + return, so that actions are compared by E u(c + Z): the greedy step of
@@ -54,8 +53,7 @@ class ExpectedUtility:
         return jnp.sum(jnp.where(possible, probs * self.utility(jnp.where(possible, values, 0)), 0))
 
 
-@struct.dataclass
-class StockConditioned:
+class StockConditioned(Struct):
     """Tells an agent that the last entry of its observation is the stock (wrapper `Stock`).
 
     With `relabel`, the update draws the stock of every replayed transition anew, uniformly in [low,

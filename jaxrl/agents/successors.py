@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional, FunctionalFacts, PartFacts
@@ -22,16 +22,14 @@ from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.replay import Batch
 
 
-@struct.dataclass
-class SourceState:
+class SourceState(Struct):
     """What a source of successors keeps in an agent's state."""
 
     fixed: PyTree = ()  # read only, such as the environment
     learned: PyTree = ()  # changed by every gradient step
 
 
-@struct.dataclass
-class Outcomes:
+class Outcomes(Struct):
     """What may follow each of `B` transitions: N weighted outcomes."""
 
     reward: Array  # [B, N] [return]
@@ -92,8 +90,7 @@ def learn_nothing(source: Any, state: Any, operator: Any, batch: Any, target: La
     return (), target
 
 
-@struct.dataclass
-class Sampled:
+class Sampled(Struct):
     """The one successor that was seen, of any number of steps: what every replay and rollout has.
 
     Attributes:
@@ -148,8 +145,7 @@ class Sampled:
     learn = learn_nothing
 
 
-@struct.dataclass
-class Nested:
+class Nested(Struct):
     """`outer` over equal groups of `inner` over the outcomes of each.
 
     F(p, v) = G(m, F_1, ..., F_M),  m_g = sum_{i in g} p_i,  F_g = inner(p_i / m_g, v_i : i in g)

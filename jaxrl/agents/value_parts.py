@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxrl.agents import chain
 from jaxrl.agents.chain import Step
 from jaxrl.agents.generative import own_copy
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, PartFacts, legal_of_each
@@ -24,8 +24,7 @@ from jaxrl.operators.bellman import BellmanOperator, Lookahead, describe
 from jaxrl.operators.improvement import MirrorDescent, gap_bonus
 
 
-@struct.dataclass
-class Munchausen:
+class Munchausen(Struct):
     """A share of the taken action's advantage under the improvement, added to its reward.
 
     reward + weight max(q_a - V, clip),  V = sum_b probs_b (q_b + bonus_b)
@@ -118,16 +117,14 @@ def _is_implicit(step: object) -> bool:
     return isinstance(step, MirrorDescent) and step.log_reference is None
 
 
-@struct.dataclass
-class AverageState:
+class AverageState(Struct):
     """What `AverageReward` remembers."""
 
     gain: Array  # [] [return per step], the estimate
     restart: PyTree  # the environment, for fresh resets
 
 
-@struct.dataclass
-class AverageReward:
+class AverageReward(Struct):
     """Differential Q-learning: nothing is discounted, and the average reward is subtracted.
 
         target = r - g + V'(s'),   g <- g + step_size E[target - q'(s, a)]
@@ -213,8 +210,7 @@ def differential() -> AverageReward:
 register("average_rewards", differential)
 
 
-@struct.dataclass
-class RewardShift:
+class RewardShift(Struct):
     """A number added to every reward, ends corrected: values start too low, or too high.
 
     The network holds q + K with K = shift / (1 - discount), see `shifted_reward`; a network that

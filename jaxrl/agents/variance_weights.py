@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrl.agents.action_values import value_network
 from jaxrl.agents.chain import Step
 from jaxrl.agents.optimiser import Optimiser
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, PartFacts
@@ -21,8 +21,7 @@ from jaxrl.networks import QNetwork
 from jaxrl.operators import Scalar
 
 
-@struct.dataclass
-class VarianceState:
+class VarianceState(Struct):
     """What `VarianceWeights` remembers."""
 
     params: PyTree  # of the network of variances
@@ -33,8 +32,7 @@ class VarianceState:
     model: QNetwork = struct.field(pytree_node=False)
 
 
-@struct.dataclass
-class VarianceWeights:
+class VarianceWeights(Struct):
     """Weighs the loss of a pair by one over the variance of its targets, on average by one.
 
         variance(s, a) = exp(network(s, a)) + least

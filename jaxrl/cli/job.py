@@ -15,7 +15,7 @@ from jaxrl.agents.channels import BySign, Split, ValueChannels, Whole
 from jaxrl.agents.normalised import NormalisedAgent
 from jaxrl.agents.presets import PRESETS, preset
 from jaxrl.cli.arguments import PARTS, BadInput, as_option, asked, import_modules, refusing
-from jaxrl.core import notation, struct
+from jaxrl.core import Struct, notation
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.schedules import Schedule
 from jaxrl.core.settings import (
@@ -43,8 +43,7 @@ from jaxrl.training.run_folder import RunFolder
 _SPLITS: dict[str, type[Split]] = {"by_sign": BySign, "whole": Whole}
 
 
-@struct.dataclass
-class SharedMapping:
+class SharedMapping(Struct):
     """`ValueChannels` whose mappings are all the same; several ones need Python."""
 
     mapping: ValueMapping

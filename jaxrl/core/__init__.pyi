@@ -43,6 +43,7 @@ from jaxrl.core.spaces import (
     MultiDiscrete as MultiDiscrete,
     Space as Space,
 )
+from jaxrl.core.struct import Struct as Struct
 from jaxrl.core.types import (
     Array as Array,
     Key as Key,

@@ -8,8 +8,7 @@ from jaxrl.core import struct
 from jaxrl.core.types import Array
 
 
-@struct.dataclass
-class Law:
+class Law(struct.Struct):
     """A law on finitely many real numbers.
 
     Atoms may repeat and stand in any order; atoms of zero probability carry no meaning.

@@ -16,8 +16,7 @@ from jaxrl.core.sparse_tables import is_sparse, sparse_outcomes
 from jaxrl.core.types import Array
 
 
-@struct.dataclass
-class TabularMDP:
+class TabularMDP(struct.Struct):
     """A finite MDP: K weighted outcomes for each state and action.
 
     The outcome list keeps the *joint* law of reward, successor and end, which distributional, CVaR

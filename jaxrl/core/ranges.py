@@ -11,8 +11,7 @@ from jaxrl.core import struct
 from jaxrl.core.types import Array
 
 
-@struct.dataclass
-class Range:
+class Range(struct.Struct):
     """A one-to-one map between the open interval (low, high) and the real line.
 
         both ends finite   value = low + (high - low) / (1 + exp(-free))

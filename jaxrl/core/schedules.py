@@ -16,8 +16,7 @@ from jaxrl.core.types import Array, Progress
 Settings = TypeVar("Settings")
 
 
-@struct.dataclass
-class Linear:
+class Linear(struct.Struct):
     """A straight line from `initial` to `final` over a share of the life.
 
     value = initial + (final - initial) clip((fraction - start) / (end - start), 0, 1)
@@ -41,8 +40,7 @@ class Linear:
         return self.initial + (self.final - self.initial) * share
 
 
-@struct.dataclass
-class LinearSteps:
+class LinearSteps(struct.Struct):
     """A straight line from `initial` to `final` over the first `num_steps` environment steps."""
 
     initial: float
@@ -55,8 +53,7 @@ class LinearSteps:
         return self.initial + (self.final - self.initial) * share
 
 
-@struct.dataclass
-class Exponential:
+class Exponential(struct.Struct):
     """Geometric decay from `initial` towards `final`, with a half-life in environment steps.
 
     value = final + (initial - final) 2^(-step / half_life)
@@ -71,8 +68,7 @@ class Exponential:
         return self.final + (self.initial - self.final) * 2.0 ** (-progress.step / self.half_life)
 
 
-@struct.dataclass
-class Cosine:
+class Cosine(struct.Struct):
     """Half a cosine from `initial` to `final` over the whole life (Loshchilov & Hutter, 2017)."""
 
     initial: float
@@ -84,8 +80,7 @@ class Cosine:
         return self.final + (self.initial - self.final) * share
 
 
-@struct.dataclass
-class LifetimeCurve:
+class LifetimeCurve(struct.Struct):
     """A curve over the life that also knows how long the life is: made to be learned.
 
         s = step / total_steps,   l = log10(total_steps / 10^5), in [-5, 5]

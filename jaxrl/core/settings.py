@@ -8,7 +8,7 @@ import functools
 import math
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -49,8 +49,7 @@ def setting(
         several: whether a tuple of numbers will do where the default is one.
 
     Example:
-        >>> @struct.dataclass
-        ... class Bonus:
+        >>> class Bonus(struct.Struct):
         ...     weight: float = setting(0.1, "weight of the bonus", unit="return", low=0.0)
         >>> check_settings(Bonus(weight=-1.0))
         Traceback (most recent call last):
@@ -181,12 +180,11 @@ def check_kinds(owner: Any) -> None:
             raise ValueError(f"{info.name}={value!r} is not allowed: give {wanted}.")
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(struct.field,))
-def checked_struct(cls: type[T]) -> type[T]:
-    """Make `cls` a struct whose constructor refuses settings out of their ranges."""
-    made: Any = cls
-    made.__post_init__ = check_settings
-    return struct.dataclass(made)
+class CheckedStruct(struct.Struct):
+    """A struct whose constructor refuses settings out of their ranges."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def check_value(info: SettingInfo, value: Any) -> None:
@@ -248,8 +246,8 @@ def replace_setting(owner: Any, name: str, value: Any) -> Any:
     return replace_path(owner, resolve_setting(owner, name), value)
 
 
-def settable(cls: type[T]) -> type[T]:
-    """Let `replace` of a struct take settings of inner structs too, and refuse bad values.
+class SettableStruct(struct.Struct):
+    """A struct whose `replace` takes settings of inner structs too, and refuses bad values.
 
     Names are short or dotted, as in `replace_setting`; values are checked as in `check_value`.
 
@@ -258,32 +256,27 @@ def settable(cls: type[T]) -> type[T]:
         ValueError: by `replace`, of a value out of range.
 
     Example:
-        >>> @struct.dataclass
-        ... class Descent:
+        >>> class Descent(struct.Struct):
         ...     learning_rate: float = setting(0.1, "step size", low=0.0)
-        >>> @settable
-        ... @struct.dataclass
-        ... class Learner:
+        >>> class Learner(SettableStruct):
         ...     optimiser: Descent = struct.field(default_factory=Descent)
         >>> Learner().replace(learning_rate=0.5).optimiser
         Descent(learning_rate=0.5)
     """
-    cls.replace = _replaced  # pyright: ignore[reportAttributeAccessIssue]
-    return cls
 
-
-def _replaced(owner: Any, /, **changes: Any) -> Any:
-    fields = [field.name for field in dataclasses.fields(owner)]
-    # Parts first: a setting may be one of a part that is new.
-    owner = dataclasses.replace(owner, **{n: changes[n] for n in changes if n in fields})
-    settings = {info.name: info for info in list_settings(owner)}
-    for name, value in changes.items():
-        full = name if name in fields else resolve_among(owner, [*settings, *fields], name)
-        if full in settings:
-            check_value(settings[full], value)
-        if full not in fields:
-            owner = replace_path(owner, full, value)
-    return owner
+    def replace(self, /, **changes: Any) -> Self:
+        """A copy with other values of the fields and settings named in `changes`."""
+        fields = [field.name for field in dataclasses.fields(self)]
+        # Parts first: a setting may be one of a part that is new.
+        owner = dataclasses.replace(self, **{n: changes[n] for n in changes if n in fields})
+        settings = {info.name: info for info in list_settings(owner)}
+        for name, value in changes.items():
+            full = name if name in fields else resolve_among(owner, [*settings, *fields], name)
+            if full in settings:
+                check_value(settings[full], value)
+            if full not in fields:
+                owner = replace_path(owner, full, value)
+        return owner
 
 
 def resolve_setting(owner: Any, name: str) -> str:

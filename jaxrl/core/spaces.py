@@ -18,8 +18,7 @@ from jaxrl.core import struct
 from jaxrl.core.types import Array, Key, PyTree
 
 
-@struct.dataclass
-class Discrete:
+class Discrete(struct.Struct):
     """The integers `0 .. num_values - 1`.
 
     Raises:
@@ -54,8 +53,7 @@ class Discrete:
         return mask[value]
 
 
-@struct.dataclass
-class MultiDiscrete:
+class MultiDiscrete(struct.Struct):
     """Vectors `[D]` of integers, the i-th of them one of `0 .. num_values[i] - 1`.
 
     As gymnasium's `MultiDiscrete(nvec)` of a flat `nvec`. A mask of it is one of each coordinate,
@@ -110,8 +108,7 @@ class MultiDiscrete:
         return jnp.all(jnp.stack([part[one] for part, one in zip(parts, value, strict=True)]))
 
 
-@struct.dataclass
-class Box:
+class Box(struct.Struct):
     """Arrays of one shape between `low` and `high`, which may be infinite and may be traced.
 
     Raises:

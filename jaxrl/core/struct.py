@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Self, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
@@ -46,18 +46,50 @@ def field(
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def dataclass(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen dataclass and a pytree, with `.replace(**changes)`.
+class Struct:
+    """The base of every struct: a subclass is a frozen dataclass and a pytree.
 
     Fields are children unless `field(pytree_node=False)`; static values must be hashable. Arrays
     are shown by dtype and shape, `float32[64,2]`, and single numbers as they are.
+
+    Example:
+        >>> class Point(Struct):
+        ...     x: float
+        ...     y: float = 0.0
+        >>> Point(1.0).replace(y=2.0)
+        Point(x=1.0, y=2.0)
     """
-    cls.__repr__ = vars(cls).get("__repr__", _repr)
+
+    def __init_subclass__(cls, **words: Any) -> None:
+        super().__init_subclass__(**words)
+        _make(cls)
+
+    def replace(self, /, **changes: Any) -> Self:
+        """A copy with other values of the fields named in `changes`."""
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+    def __repr__(self) -> str:
+        fields = (f"{f.name}={_shown(getattr(self, f.name))}" for f in dataclasses.fields(self))
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def dataclass(cls: type[T]) -> type[T]:
+    """Make a struct of `cls`, for a class that cannot inherit from `Struct`."""
+    if not issubclass(cls, Struct):
+        made: Any = cls
+        made.replace, made.__repr__ = Struct.replace, vars(cls).get("__repr__", Struct.__repr__)
+        _make(made)
+    return cls
+
+
+def _make(cls: Any) -> None:
+    """Turn `cls` into a frozen dataclass and register it as a pytree."""
     own = [one for one in vars(cls).values() if isinstance(one, dataclasses.Field)]
     if any("converter" in one.metadata for one in own):
-        cls.__post_init__ = _converting(vars(cls).get("__post_init__", lambda owner: None))
-    made: Any = dataclasses.dataclass(frozen=True, repr=False)(cls)
-    is_node = {f.name: f.metadata.get("pytree_node", True) for f in dataclasses.fields(made)}
+        cls.__post_init__ = _converting(getattr(cls, "__post_init__", lambda owner: None))
+    dataclasses.dataclass(frozen=True, repr=False)(cls)
+    is_node = {f.name: f.metadata.get("pytree_node", True) for f in dataclasses.fields(cls)}
     children = tuple(name for name, node in is_node.items() if node)
     static = tuple(name for name, node in is_node.items() if not node)
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in children)
@@ -71,16 +103,14 @@ def dataclass(cls: type[T]) -> type[T]:
 
     def unflatten(aux: tuple, values: Iterable[Any]) -> Any:
         # JAX rebuilds with tracers and sentinels: nothing may check them.
-        owner = object.__new__(made)
+        owner = object.__new__(cls)
         for name, value in zip(children + static, (*values, *aux), strict=True):
             object.__setattr__(owner, name, value)
         return owner
 
-    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
-    made.replace = dataclasses.replace
-    if made.__module__.startswith("jaxrl."):
-        STRUCTS.setdefault(made.__name__, made)
-    return made
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    if cls.__module__.startswith("jaxrl."):
+        STRUCTS.setdefault(cls.__name__, cls)
 
 
 def _converting(check: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -92,11 +122,6 @@ def _converting(check: Callable[[Any], None]) -> Callable[[Any], None]:
         check(owner)
 
     return post_init
-
-
-def _repr(owner: Any) -> str:
-    fields = (f"{f.name}={_shown(getattr(owner, f.name))}" for f in dataclasses.fields(owner))
-    return f"{type(owner).__name__}({', '.join(fields)})"
 
 
 def _shown(value: Any) -> str:

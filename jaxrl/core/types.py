@@ -15,8 +15,7 @@ Key = jax.Array
 PyTree = Any
 
 
-@struct.dataclass
-class TimeStep:
+class TimeStep(struct.Struct):
     """What an environment returns for one action.
 
     `terminated` and `truncated` are never both true: the MDP ended, or the clock did. `terminated`
@@ -32,8 +31,7 @@ class TimeStep:
     info: dict[str, Array] = struct.field(default_factory=dict)  # static keys
 
 
-@struct.dataclass
-class Transition:
+class Transition(struct.Struct):
     """One step of experience; a trajectory is the same struct with leading axes `[T, B]`.
 
     `discount` is gamma^tau (1 - terminated): a number per transition. Termination zeroes
@@ -54,8 +52,7 @@ class Transition:
     next_mask: PyTree = ()  # likewise in `next_observation`
 
 
-@struct.dataclass
-class Progress:
+class Progress(struct.Struct):
     """How far a life has come: what schedules read.
 
     Traced, so that a longer life never recompiles. Steps are counted exactly up to 2^47 (10^14).

@@ -8,7 +8,17 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Discrete, Key, Space, TimeStep, check_settings, setting, struct
+from jaxrl.core import (
+    Array,
+    Discrete,
+    Key,
+    Space,
+    Struct,
+    TimeStep,
+    check_settings,
+    setting,
+    struct,
+)
 from jaxrl.envs.clock import clocked
 from jaxrl.envs.tabular import TabularState
 
@@ -21,8 +31,7 @@ class Payout(Protocol):
         ...
 
 
-@struct.dataclass
-class CoinPayout:
+class CoinPayout(Struct):
     """1 with probability `mean`, else 0; means lie in [0, 1]."""
 
     def draw(self, key: Key, mean: Array) -> Array:
@@ -30,8 +39,7 @@ class CoinPayout:
         return jnp.where(jax.random.uniform(key, dtype=mean.dtype) < mean, 1.0, 0.0)
 
 
-@struct.dataclass
-class NormalPayout:
+class NormalPayout(Struct):
     """Normal with the arm's mean; scale 0 pays the mean itself."""
 
     scale: float = setting(1.0, "standard deviation of a reward", unit="return", low=0.0)
@@ -41,8 +49,7 @@ class NormalPayout:
         return mean + self.scale * jax.random.normal(key, dtype=mean.dtype)
 
 
-@struct.dataclass
-class Bandit:
+class Bandit(Struct):
     """Pull one of A arms; each pays rewards of its own mean.
 
     The observation is always 0. An episode ends (it terminates: nothing follows) after `num_pulls`

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Discrete, Key, Space, TabularMDP, TimeStep, struct
+from jaxrl.core import Array, Discrete, Key, Space, Struct, TabularMDP, TimeStep
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.grid_moves import cell_index, reached_cells
 
 
-@struct.dataclass
-class CollectingState:
+class CollectingState(Struct):
     """Where the agent is, which objects are there to be collected, and the clock."""
 
     cell: Array  # [] int32
@@ -23,8 +22,7 @@ class CollectingState:
     time: Array  # [] int32 [steps]
 
 
-@struct.dataclass
-class CollectingGrid:
+class CollectingGrid(Struct):
     """Walk on a grid and collect objects, which pay, may end the episode, and may come back.
 
     The agent moves, then takes what is present in the cell it stands in: it earns the sum of the

@@ -5,15 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Key, Space, TabularMDP, TimeStep, outcome_mdp, struct
+from jaxrl.core import Array, Key, Space, Struct, TabularMDP, TimeStep, outcome_mdp, struct
 from jaxrl.core.arguments import check_number
 from jaxrl.envs.grid_moves import landings
 from jaxrl.envs.gridworlds import ends_of_row, slipping
 from jaxrl.envs.tabular import TabularEnv, TabularState
 
 
-@struct.dataclass
-class ConstrainedTabularEnv:
+class ConstrainedTabularEnv(Struct):
     """Steps a `TabularMDP` whose actions cost something: a `TabularEnv` with `TimeStep.cost`.
 
     It carries what the planner takes: `planning.constrained(env.mdp, env.costs, env.limits)` is the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct
+from jaxrl.core import Struct, TabularMDP, check_settings, outcome_mdp, setting
 from jaxrl.core.arguments import check_prob, check_whole
 
 
@@ -53,8 +53,7 @@ def gambler(goal: int = 100, head_prob: float = 0.4, discount: float = 1.0) -> T
     )
 
 
-@struct.dataclass
-class OptionTerms:
+class OptionTerms(Struct):
     """What an option is worth depends on this."""
 
     spot: float = setting(100.0, "price of the share now", unit="money", low=0.0, low_open=True)

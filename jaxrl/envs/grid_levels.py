@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Key, setting, struct
+from jaxrl.core import Array, Key, Struct, setting
 from jaxrl.envs.mazes import dig
 
 
@@ -45,8 +45,7 @@ def grid_distances(walls: Array, source: Array) -> Array:
     return jnp.where(away < far, away, -1)
 
 
-@struct.dataclass
-class GridLevel:
+class GridLevel(Struct):
     """A level as data: levels of one size are a batch `[L, ...]`, to be stored and taken by index.
 
     Cells are numbered row by row. Start and goal are no walls and differ.
@@ -68,8 +67,7 @@ class GridLevel:
         return (away[self.start] >= 0) & ~walls[self.start] & ~walls[self.goal]
 
 
-@struct.dataclass
-class ScatteredWalls:
+class ScatteredWalls(Struct):
     """Single cells as walls, a random number of them, strewn over the grid.
 
     The number of walls is uniform between `fewest` and `most`, the start uniform over all cells,
@@ -106,8 +104,7 @@ class ScatteredWalls:
         return GridLevel(walls.reshape(self.height, self.width), start, goal)
 
 
-@struct.dataclass
-class DugWalls:
+class DugWalls(Struct):
     """Corridors dug by a depth-first digger, as in `random_maze`, one cell wide between walls.
 
     Rooms are the cells of even row and column; the digger joins all of them by a tree, and every

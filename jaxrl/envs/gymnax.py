@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Box, Discrete, Key, PyTree, Space, TimeStep, struct
+from jaxrl.core import Array, Box, Discrete, Key, PyTree, Space, Struct, TimeStep, struct
 from jaxrl.core.settings import SettingInfo, check_value, near_names
 from jaxrl.envs.gymnax_cures import cure_of
 from jaxrl.envs.gymnax_suites import GYMNAX_SUITES
@@ -35,8 +35,7 @@ _POSITIVE = re.compile(
 _NOT_NEGATIVE = re.compile(r"sigma_.*|torque_noise_max|.*_prob")
 
 
-@struct.dataclass
-class GymnaxEnv:
+class GymnaxEnv(Struct):
     """A gymnax environment, cured; build it with `gymnax_env`.
 
     `params` is the environment's parameter struct with strongly typed arrays as leaves: `vmap` over

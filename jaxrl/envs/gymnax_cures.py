@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Key, PyTree, struct
+from jaxrl.core import Array, Key, PyTree, Struct
 from jaxrl.envs.tabular import TabularState
 
 RawEnv = Any  # a gymnax Environment
@@ -76,8 +76,7 @@ def _car_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTre
 # --- bsuite --------------------------------------------------------------------------------------
 
 
-@struct.dataclass
-class BanditParams:
+class BanditParams(Struct):
     """Parameters of the cured bandit."""
 
     arm_rewards: Array  # [A] reward of each arm [return]

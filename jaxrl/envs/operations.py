@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct, tabular_mdp
+from jaxrl.core import Struct, TabularMDP, check_settings, outcome_mdp, setting, tabular_mdp
 from jaxrl.core.arguments import check_prob, check_whole
 
 
-@struct.dataclass
-class InventoryCosts:
+class InventoryCosts(Struct):
     """What stock costs and earns; the defaults are Puterman's."""
 
     price: float = setting(8.0, "revenue of a unit sold", unit="return per unit")

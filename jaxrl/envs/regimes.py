@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrl.core import TabularMDP, check_settings, outcome_mdp, setting, struct
+from jaxrl.core import Struct, TabularMDP, check_settings, outcome_mdp, setting
 from jaxrl.core.arguments import check_whole
 from jaxrl.envs.finance import OptionTerms, stopping_mdp
 
@@ -104,8 +104,7 @@ def regime_option(
     return stopping_mdp(payoff, is_last, chance, after, discount)
 
 
-@struct.dataclass
-class Regime:
+class Regime(Struct):
     """A share in one regime of a market."""
 
     drift: float = setting(0.03, "expected return of the share", unit="per step")

@@ -8,20 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Box, Discrete, Key, Space, TabularMDP, TimeStep, struct
+from jaxrl.core import Array, Box, Discrete, Key, Space, Struct, TabularMDP, TimeStep, struct
 from jaxrl.envs.clock import clocked
 
 
-@struct.dataclass
-class TabularState:
+class TabularState(Struct):
     """Where the process is, and for how long it has run."""
 
     index: Array  # [] int32, state of the MDP
     time: Array  # [] int32 [steps]
 
 
-@struct.dataclass
-class TabularEnv:
+class TabularEnv(Struct):
     """Steps a `TabularMDP`.
 
     The whole MDP is a leaf of the environment, so `vmap` over a batch of MDPs is an uncertainty set

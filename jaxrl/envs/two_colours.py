@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Box, Discrete, Key, Space, TabularMDP, TimeStep, struct
+from jaxrl.core import Array, Box, Discrete, Key, Space, Struct, TabularMDP, TimeStep
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.envs.clock import clocked
 from jaxrl.envs.grid_moves import reached_cells
 
 
-@struct.dataclass
-class TwoColoursState:
+class TwoColoursState(Struct):
     """Three cells that differ, and how the objects pay."""
 
     cell: Array  # [] int32, the agent
@@ -22,8 +21,7 @@ class TwoColoursState:
     swapped: Array  # [] bool, whether the second object is the good one
 
 
-@struct.dataclass
-class TwoColours:
+class TwoColours(Struct):
     """Collect one of two objects; every `swap_period` steps the good one turns bad, and back.
 
     The agent moves up, right, down or left; a move off the grid stays put. Entering the cell of the

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Box, Discrete, Key, Space, TabularMDP, TimeStep, struct
+from jaxrl.core import Array, Box, Discrete, Key, Space, Struct, TabularMDP, TimeStep
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.grid_levels import GridLevel
@@ -23,8 +23,7 @@ DETOUR = (
 )
 
 
-@struct.dataclass
-class WalledGrid:
+class WalledGrid(Struct):
     """Find the way to the goal: entering it pays 1 and ends, all else pays 0.
 
     Actions are up 0, right 1, down 2, left 3; a move into a wall or off the grid stays put. Nothing

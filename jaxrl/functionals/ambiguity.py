@@ -7,15 +7,14 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.duals import SampleDual, TotalVariationDual, UtilityDual
 from jaxrl.functionals.ordering import atoms_at, finite_part
 
 
-@checked_struct
-class Contamination:
+class Contamination(CheckedStruct):
     """Worst case when an unknown law replaces the nominal one with probability `radius`.
 
     F(p, v) = (1 - radius) sum_i p_i v_i + radius min_i v_i
@@ -69,8 +68,7 @@ def _kept(radius: Array, gain: Array) -> Array:
     return (1.0 - jnp.minimum(radius, 1.0)) * gain
 
 
-@checked_struct
-class TotalVariation:
+class TotalVariation(CheckedStruct):
     """Worst case over laws within a total-variation distance of the nominal one.
 
     F(p, v) = min { q.v : 1/2 sum_i |q_i - p_i| <= radius, q a law }
@@ -126,8 +124,7 @@ class TotalVariation:
         return TotalVariationDual(self.radius)
 
 
-@checked_struct
-class TotalVariationPenalty:
+class TotalVariationPenalty(CheckedStruct):
     """Worst case at a price of `weight` per unit of mass moved.
 
     F(p, v) = min_q { sum_i q_i v_i + weight / 2 sum_i |q_i - p_i| } = E min(v, min v + weight)
@@ -181,8 +178,7 @@ class TotalVariationPenalty:
         return jnp.where(is_finite, bottom + rise, least)
 
 
-@checked_struct
-class Interval:
+class Interval(CheckedStruct):
     """Worst case over laws with given bounds on the probability of each atom (a bounded MDP).
 
     F(p, v) = min { q.v : lower_i <= q_i <= upper_i, sum_i q_i = 1 }
@@ -243,8 +239,7 @@ class Interval:
         return jnp.where(fits, worst_law.value_of(law, reachable, parameters, *slopes), jnp.nan)
 
 
-@checked_struct
-class Scenarios:
+class Scenarios(CheckedStruct):
     """Worst case over a finite list of laws, the nominal one among them unless told otherwise.
 
     F(p, v) = min_m sum_i kernels[m, i] v_i,  m over the list and, with `with_nominal`, p itself

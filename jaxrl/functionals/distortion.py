@@ -15,15 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import COHERENT, MONETARY
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import lower_tail, readable, running_totals, weighted_sum
 
 
-@struct.dataclass
-class Spectral:
+class Spectral(Struct):
     """Spectral risk measure with a spectrum of steps: a mixture of `CVaR`s.
 
     F(p, v) = sum_k weights_k CVaR(levels_k)(p, v) / sum_k weights_k
@@ -101,8 +100,7 @@ def _log_second(first: Array, second: Array) -> Array:
     return jnp.where(is_near, near, jnp.log(jnp.where(is_near, 0.5, second)))
 
 
-@checked_struct
-class Wang:
+class Wang(CheckedStruct):
     """Wang's transform: the distribution function shifted on the scale of the normal law.
 
     F(p, v) = integral of x dg(P(v <= x)),  g(u) = Phi(Phi^-1(u) + shift)
@@ -142,8 +140,7 @@ class Wang:
     __call__ = _distorted
 
 
-@checked_struct
-class PowerDistortion:
+class PowerDistortion(CheckedStruct):
     """Power distortion: the expected worst of `exponent` independent draws.
 
     F(p, v) = integral of x dg(P(v <= x)),  g(u) = 1 - (1 - u)^exponent
@@ -183,8 +180,7 @@ class PowerDistortion:
     __call__ = _distorted
 
 
-@checked_struct
-class CumulativeProspect:
+class CumulativeProspect(CheckedStruct):
     """Cumulative prospect weighting: both tails weigh more, the middle less.
 
     F(p, v) = integral of x dg(P(v <= x)),  g(u) = u^c / (u^c + (1 - u)^c)^(1/c),  c = exponent

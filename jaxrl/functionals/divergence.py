@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
-from jaxrl.core.settings import check_settings, checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.duals import DivergenceDual, SampleDual, UtilityDual
 from jaxrl.functionals.ordering import log_moment
@@ -31,8 +31,7 @@ _MAX_TRIPS = 80  # few rows need more than six; bisection alone would need about
 Distance = tuple[Array, Array, Array, Array | float]
 
 
-@struct.dataclass
-class DivergenceBall:
+class DivergenceBall(Struct):
     """Worst case over the laws within `radius` of the nominal one in an f-divergence.
 
     F(p, v) = min { sum_i q_i v_i : sum_i p_i f(q_i / p_i) <= radius }
@@ -110,8 +109,7 @@ class DivergenceBall:
         return DivergenceDual(self.radius, least, self.conjugate)
 
 
-@checked_struct
-class KLBall:
+class KLBall(CheckedStruct):
     """Worst case over the laws within `radius` of the nominal one in relative entropy.
 
     F(p, v) = min { sum_i q_i v_i : sum_i q_i log(q_i / p_i) <= radius }
@@ -154,8 +152,7 @@ class KLBall:
         return DivergenceDual(self.radius, least)
 
 
-@checked_struct
-class EVaR:
+class EVaR(CheckedStruct):
     """Entropic value at risk: the worst mean among laws of bounded relative entropy.
 
     F(p, v) = max_{b > 0} -1/b (log sum_i p_i exp(-b v_i) - log level)
@@ -197,8 +194,7 @@ class EVaR:
         return DivergenceDual(-jnp.log(self.level), least)
 
 
-@checked_struct
-class KLPenalty:
+class KLPenalty(CheckedStruct):
     """Worst case at a price of `weight` per nat of relative entropy.
 
     F(p, v) = min_q { sum_i q_i v_i + weight KL(q || p) } = -weight log E exp(-v / weight)
@@ -239,8 +235,7 @@ class KLPenalty:
         return UtilityDual(ExponentialUtility(1.0 / self.weight))
 
 
-@checked_struct
-class BurgBall:
+class BurgBall(CheckedStruct):
     """Worst case over the laws q with KL(p || q) at most `radius`.
 
     F(p, v) = min { sum_i q_i v_i : sum_i p_i log(p_i / q_i) <= radius }

@@ -28,8 +28,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core import Struct, struct
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 
 
@@ -64,8 +64,7 @@ class HasDual(Protocol):
         ...
 
 
-@struct.dataclass
-class UtilityDual:
+class UtilityDual(Struct):
     """Dual of `OptimisedCertaintyEquivalent(utility)`: d(v, x) = x + u(v - x).
 
     `CVaR`, `Entropic` and the penalties of divergences have it too, each with its utility. For
@@ -115,8 +114,7 @@ class UtilityDual:
         return jnp.minimum(parameters, value) if self.is_bound else parameters
 
 
-@checked_struct
-class DivergenceDual:
+class DivergenceDual(CheckedStruct):
     """Dual of a ball in an f-divergence: d(v, (l, c)) = c - l radius - l f*((c - v) / l), l > 0.
 
     f* is the convex conjugate of f, as in `DivergenceBall`; exp(y) - 1 for `KLBall`. For one q,
@@ -177,8 +175,7 @@ class DivergenceDual:
         return jnp.stack([jnp.maximum(parameters[0], self.least), parameters[1]])
 
 
-@checked_struct
-class ExpectileDual:
+class ExpectileDual(CheckedStruct):
     """What `Expectile(level)` maximises: d(v, e) = -1/2 |level - [v < e]| (v - e)^2.
 
     The expectile is the e at which E d is largest, not the value of that maximum. A form with
@@ -222,8 +219,7 @@ class ExpectileDual:
         return parameters
 
 
-@checked_struct
-class TotalVariationDual:
+class TotalVariationDual(CheckedStruct):
     """Dual of `TotalVariation(radius)`: d(v, (a, b)) = min(v, a) - radius (a - b), b <= v.
 
     Mass `radius` is taken from the values above a and put at b. Where v < b, d is -inf: such a b is

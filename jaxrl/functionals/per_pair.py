@@ -6,13 +6,12 @@ import dataclasses
 
 import jax
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import Functional, FunctionalFacts
 from jaxrl.core.types import Array
 
 
-@struct.dataclass
-class PerPair:
+class PerPair(Struct):
     """A functional whose every leaf has leading axes `[S, A]`: one setting for each pair.
 
     Planners map over it; it cannot be applied to a single law.

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.duals import DivergenceDual, SampleDual, UtilityDual
@@ -22,8 +22,7 @@ from jaxrl.functionals.utility import QuadraticUtility
 from jaxrl.functionals.worst_law import Optimum, ScaledLaw
 
 
-@checked_struct
-class ChiSquareBall:
+class ChiSquareBall(CheckedStruct):
     """Worst case over the laws within `radius` of the nominal one in chi-square divergence.
 
     F(p, v) = min { sum_i q_i v_i : sum_i (q_i - p_i)^2 / p_i <= radius, q >= 0 }
@@ -66,8 +65,7 @@ class ChiSquareBall:
         return DivergenceDual(self.radius, least, _chi_square_conjugate, offset=2.0)
 
 
-@checked_struct
-class ChiSquarePenalty:
+class ChiSquarePenalty(CheckedStruct):
     """Worst case at a price of `weight` per unit of chi-square divergence.
 
     F(p, v) = min_q { sum_i q_i v_i + weight sum_i (q_i - p_i)^2 / p_i }
@@ -109,8 +107,7 @@ class ChiSquarePenalty:
         return UtilityDual(QuadraticUtility(0.5 / self.weight))
 
 
-@struct.dataclass
-class _Clipped:
+class _Clipped(Struct):
     """The law q = p + w (raised - step (x - mean)) on the atoms where that is positive, else 0."""
 
     kept: Array  # [N] bool
@@ -214,8 +211,7 @@ def _chi_square_optimum(
     return inner, weights, held * jnp.where(best.kept, by_kept, price * ratio**2), by_setting
 
 
-@checked_struct
-class Ellipsoid:
+class Ellipsoid(CheckedStruct):
     """Worst case over laws within an ellipsoid about the nominal one.
 
     F(p, v) = min { q.v : (q - p)' covariance^-1 (q - p) <= radius^2, q a law }

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals import ordering
 from jaxrl.functionals.duals import ExpectileDual, SampleDual, UtilityDual
 from jaxrl.functionals.utility import ExponentialUtility, PiecewiseLinear
 
 
-@checked_struct
-class Mean:
+class Mean(CheckedStruct):
     """Expectation: the risk-neutral functional, under which the backup is the classical one.
 
     F(p, v) = sum_i p_i v_i
@@ -43,8 +42,7 @@ class Mean:
         return jnp.sum(probs * jnp.where(counts, values, 0.0))
 
 
-@checked_struct
-class CVaR:
+class CVaR(CheckedStruct):
     """Conditional value at risk: the mean of the worst share `level` of the law.
 
     F(p, v) = max_x x - E[(x - v)^+] / level
@@ -91,8 +89,7 @@ class CVaR:
         return UtilityDual(PiecewiseLinear(0.0, 1.0 / self.level))
 
 
-@checked_struct
-class VaR:
+class VaR(CheckedStruct):
     """Value at risk: the lower quantile, the least value that the law stays below with `level`.
 
     F(p, v) = min { x : P(v <= x) >= level }
@@ -143,8 +140,7 @@ class VaR:
         return ordering.weighted_sum((positions == first).astype(probs.dtype), values)
 
 
-@checked_struct
-class Expectile:
+class Expectile(CheckedStruct):
     """Expectile: where gains weighted by `level` balance losses weighted by the rest.
 
     level E[(v - F)^+] = (1 - level) E[(F - v)^+]
@@ -206,8 +202,7 @@ def _threshold(probs: Array, gaps: Array, light: Array) -> Array:
     return jnp.min(jnp.where(chance_below + chance > 0, mean, jnp.inf))
 
 
-@checked_struct
-class Entropic:
+class Entropic(CheckedStruct):
     """Certainty equivalent under exponential utility.
 
     F(p, v) = -1/b log sum_i p_i exp(-b v_i),  b = risk_aversion
@@ -278,8 +273,7 @@ class Entropic:
         return UtilityDual(ExponentialUtility(self.risk_aversion))
 
 
-@checked_struct
-class MeanSemideviation:
+class MeanSemideviation(CheckedStruct):
     """The mean less a share of the mean deviation below it.
 
     F(p, v) = m - weight (sum_i p_i ((m - v_i)^+)^order)^(1/order),  m = sum_i p_i v_i
@@ -314,8 +308,7 @@ class MeanSemideviation:
         return _mean_less(self.weight, self.order, lambda x: jnp.maximum(-x, 0.0), probs, values)
 
 
-@checked_struct
-class MeanStd:
+class MeanStd(CheckedStruct):
     """The mean less a multiple of the standard deviation: **not monotone**.
 
     F(p, v) = m - weight (sum_i p_i (v_i - m)^2)^(1/2),  m = sum_i p_i v_i

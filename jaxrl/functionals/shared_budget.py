@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import FunctionalFacts
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.ordering import atoms_at, finite_part, log_moment
@@ -31,8 +31,7 @@ def _of_one_action(functional: Any, probs: Array, values: Array) -> Array:
     return functional.for_policy(one, probs[None], values[None])
 
 
-@checked_struct
-class SharedL1:
+class SharedL1(CheckedStruct):
     """Worst case over one law per action, within a common budget of L1 distance.
 
     F(p, v) = max_pi min_q sum_a pi_a q_a.v_a,  sum_a sum_i |q_ai - p_ai| <= budget, q_a laws
@@ -158,8 +157,7 @@ class SharedL1:
         return cells.with_slopes(value, (*slopes, means), parameters)
 
 
-@checked_struct
-class SharedKL:
+class SharedKL(CheckedStruct):
     """Worst case over one law per action, within a common budget of relative entropy.
 
     F(p, v) = max_pi min_q sum_a pi_a q_a.v_a,  sum_a KL(q_a || p_a) <= budget
@@ -296,8 +294,7 @@ def _unfinished(state: tuple) -> Array:
     return (state[0] < _MAX_STEPS) & ~state[1]
 
 
-@struct.dataclass
-class _Cells:
+class _Cells(Struct):
     """The atoms of all actions of a state on one scale, gaps above the least of them."""
 
     probs: Array  # [A, N] laws that sum to one; zero in closed rows

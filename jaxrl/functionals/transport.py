@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core.protocols import FunctionalFacts
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.ambiguity import TotalVariation
@@ -18,8 +18,7 @@ from jaxrl.functionals.ordering import finite_part
 _MAX_TRIALS = 64
 
 
-@checked_struct
-class Wasserstein:
+class Wasserstein(CheckedStruct):
     """Worst case over laws that nature reaches by transporting mass at a bounded mean cost.
 
     F(p, v) = min { q.v : q_j = sum_i p_i t_ij, sum_ij p_i t_ij c_ij <= radius, t_i laws }
@@ -99,8 +98,7 @@ class Wasserstein:
         return worst_law.value_of(law, reachable, parameters, by_probs, -price, by_cost)
 
 
-@checked_struct
-class WeightedL1:
+class WeightedL1(CheckedStruct):
     """Worst case over laws within a weighted L1 distance of the nominal one.
 
     F(p, v) = min { q.v : sum_i weights_i |q_i - p_i| <= radius, q a law }

@@ -9,16 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import MONETARY
-from jaxrl.core.settings import check_settings, checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.functionals.duals import SampleDual, UtilityDual
 from jaxrl.functionals.ordering import least_possible, readable, unless_infinite
 
 
-@checked_struct
-class ExponentialUtility:
+class ExponentialUtility(CheckedStruct):
     """Constant absolute risk aversion: u(t) = (1 - exp(-b t)) / b; t itself at b = 0.
 
     Both certainty equivalents built on it are `Entropic(b)`.
@@ -48,8 +47,7 @@ class ExponentialUtility:
         return jnp.where(is_small, series, curved)
 
 
-@checked_struct
-class QuadraticUtility:
+class QuadraticUtility(CheckedStruct):
     """Quadratic up to its top, constant above: u(t) = t - curvature t^2 / 2 for t <= 1 / curvature.
 
     Its optimised certainty equivalent is the mean less `curvature` half variances while no value
@@ -74,8 +72,7 @@ class QuadraticUtility:
         return jnp.where(self.curvature * gain < 1.0, value, top)
 
 
-@checked_struct
-class PiecewiseLinear:
+class PiecewiseLinear(CheckedStruct):
     """Linear in gains and in losses: u(t) = gain_slope t for t >= 0, loss_slope t for t < 0.
 
     Slopes 0 and 1 / level make the optimised certainty equivalent `CVaR(level)`; slopes `level`
@@ -99,8 +96,7 @@ class PiecewiseLinear:
         return jnp.where(gain < 0, self.loss_slope, self.gain_slope) * gain
 
 
-@struct.dataclass
-class UtilityFunction:
+class UtilityFunction(Struct):
     """A utility given as a function of JAX arrays, elementwise; static.
 
     Attributes:
@@ -125,8 +121,7 @@ def as_utility(utility: Any) -> Any:
     return UtilityFunction(utility) if is_bare else utility
 
 
-@struct.dataclass
-class OptimisedCertaintyEquivalent:
+class OptimisedCertaintyEquivalent(Struct):
     """Optimised certainty equivalent: take a sure amount now, the utility of the rest later.
 
     F(p, v) = max_x x + sum_i p_i u(v_i - x)
@@ -192,8 +187,7 @@ class OptimisedCertaintyEquivalent:
         return UtilityDual(self.utility)
 
 
-@struct.dataclass
-class Shortfall:
+class Shortfall(Struct):
     """Utility-based shortfall: the most that can be taken while enough utility remains.
 
     F(p, v) = max { x : sum_i p_i u(v_i - x) >= threshold }

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
 from jaxrl.functionals.ordering import atoms_at, running_totals
@@ -170,8 +170,7 @@ def evenly(amount: Array, atoms: Array) -> Array:
     return amount * atoms / jnp.maximum(jnp.sum(atoms), 1)
 
 
-@struct.dataclass
-class ScaledLaw:
+class ScaledLaw(Struct):
     """The possible finite part of a law with its values moved and shrunk to [0, 1].
 
     value = low + spread gap. About `low`, an offset cancels before anything is squared or

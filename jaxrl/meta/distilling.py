@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.agents.actor_critic import ActorCriticAgent
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import LEARNED
 from jaxrl.core.schedules import values_at
 from jaxrl.core.types import Array, Progress
@@ -71,8 +71,7 @@ _SIDES: dict[str, Callable[[Any], Any]] = {
 TERMS = {s + n: (term, holds) for s, holds in _SIDES.items() for n, term in _PLAIN_TERMS.items()}
 
 
-@struct.dataclass
-class SparseDrift:
+class SparseDrift(Struct):
     """The positive part of a weighted sum of a few named terms.
 
         drift = relu(sum_k weights_k term_k(r, A, scales_k)),   r the ratio

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import check_settings, setting
@@ -23,8 +23,7 @@ from jaxrl.meta.numbers import Tuned
 from jaxrl.meta.tasks import TaskDistribution, take
 
 
-@struct.dataclass
-class Evolution:
+class Evolution(Struct):
     """Evolution strategies on whole lives, with mirrored pairs.
 
         e_p ~ N(0, I),    f_p+- = mean over lives of fitness(centre +- sigma e_p),    p = 1 .. P
@@ -166,8 +165,7 @@ class Evolution:
         return {name: jnp.where(lost, jnp.nan, row) for name, row in found.measures.items()}
 
 
-@struct.dataclass
-class PersistentEvolution:
+class PersistentEvolution(Struct):
     """Evolution strategies with a step after every `window` updates of lives that go on.
 
         f_{p,t}+- = reward of window t of the lives under centre +- sigma e_{p,t}, per step
@@ -330,8 +328,7 @@ class PersistentEvolution:
         }
 
 
-@struct.dataclass
-class StrategySearch:
+class StrategySearch(Struct):
     """Whole lives of the candidates of a search strategy, such as those of evosax.
 
     All candidates of a generation live the same lives, in the same tasks with the same seeds. The

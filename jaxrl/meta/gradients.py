@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
@@ -36,8 +36,7 @@ def unrolled(
     return (loss, (*out, {})), grads
 
 
-@struct.dataclass
-class MetaGradient:
+class MetaGradient(Struct):
     """Truncated meta-gradients: `num_updates` updates of each of `num_lives` lives per outer step.
 
         for every life l:   x_k = update(x_{k-1}, rule; fresh data),   k = 1 .. K

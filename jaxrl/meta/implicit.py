@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import UpdateRule, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
@@ -23,8 +23,7 @@ from jaxrl.rules.contract import of_inner
 from jaxrl.training.loop import TrainState
 
 
-@struct.dataclass
-class NeumannSeries:
+class NeumannSeries(Struct):
     """Solves A v = target by the first K terms of a power series.
 
         v = step_size sum_{k=0}^{K-1} (I - step_size (A + damping I))^k target
@@ -65,8 +64,7 @@ class NeumannSeries:
         return jax.lax.fori_loop(0, self.num_terms - 1, add, first)
 
 
-@struct.dataclass
-class MinimalResidual:
+class MinimalResidual(Struct):
     """The v of least residual among all sums of (A + damping I)^k target, k < K (GMRES).
 
     It needs no step size and is never further from solving the system than a Neumann series of as
@@ -118,8 +116,7 @@ class MinimalResidual:
         return unravel(weights @ basis[:-1])
 
 
-@struct.dataclass
-class Hypergradient:
+class Hypergradient(Struct):
     """The gradient of an outer loss through the end of training, and how far to trust it."""
 
     gradient: PyTree  # d outer / d rule_params
@@ -128,8 +125,7 @@ class Hypergradient:
     inner_norm: Array  # [] norm of the training gradient; 0 where training has ended
 
 
-@struct.dataclass
-class ImplicitGradient:
+class ImplicitGradient(Struct):
     """How `MetaGradient` slopes are found without differentiating through the updates.
 
     Each life makes its K updates plainly. Where they have led, `hypergradient` is taken: the inner
@@ -323,8 +319,7 @@ def _data_weights(trajectory: Transition) -> tuple[Array, Array]:
     return jnp.exp(total), jnp.exp(jnp.where(ended, 0.0, ahead))
 
 
-@struct.dataclass
-class _Gradients:
+class _Gradients(Struct):
     """An optimiser whose new parameters are the gradient."""
 
     def init(self, params: PyTree) -> tuple:
@@ -336,8 +331,7 @@ class _Gradients:
         return grads, state
 
 
-@struct.dataclass
-class _Weighted:
+class _Weighted(Struct):
     """A rule whose steps count with the weights that the trajectory brings."""
 
     rule: UpdateRule

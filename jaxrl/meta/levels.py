@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.presets import a2c
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, PyTree, select
@@ -58,8 +58,7 @@ def _softmax(scores: Array, filled: Array) -> Array:
     return jnp.where(filled, scores, 0.0)
 
 
-@struct.dataclass
-class LevelBuffer:
+class LevelBuffer(Struct):
     """Levels `[N, ...]` and what is known of them. A pytree of fixed shape."""
 
     levels: PyTree  # [N, ...]
@@ -75,8 +74,7 @@ class LevelBuffer:
         return self.ids >= 0
 
 
-@struct.dataclass
-class LevelReplay:
+class LevelReplay(Struct):
     """Which level comes next: an old one from a buffer by its score, or a new one.
 
         old with probability replay_prob, once min_filled of the places are filled
@@ -195,8 +193,7 @@ class LevelReplay:
 # ---- meta-gradients on levels that are replayed ------------------------------------------------
 
 
-@struct.dataclass
-class CuratedState:
+class CuratedState(Struct):
     """Everything that the next outer step needs."""
 
     outer: OuterState
@@ -205,8 +202,7 @@ class CuratedState:
     ids: Array  # [L] int32, of the level that each life is lived in
 
 
-@struct.dataclass
-class Curated:
+class Curated(Struct):
     """Meta-gradients on levels that are replayed by their regret.
 
         regret(level) = return of an antagonist trained on it - return of the learned rule's agent

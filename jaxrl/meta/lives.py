@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.meta.tasks import Task, TaskDistribution
@@ -26,8 +26,7 @@ ANTAGONISTS, LEVELS = 2730491904, 511578112
 MEASURES = ("final_return", "lifetime_return", "final_rate", "lifetime_rate")
 
 
-@struct.dataclass
-class Life:
+class Life(Struct):
     """A learner and where it stands: a pytree to step, batch, fork, reset by mask and save."""
 
     train: TrainState  # the learner, its environments' states, its key
@@ -69,8 +68,7 @@ def birth_keys(key: Key, births: Array) -> Key:
     return jax.vmap(one)(jnp.arange(births.shape[0]), births)
 
 
-@struct.dataclass
-class Lifetime:
+class Lifetime(Struct):
     """What whole lives earned. `[...]` as the lives were batched.
 
     Rewards are undiscounted; where no episode ended in time, returns are NaN and the rates speak.
@@ -173,8 +171,7 @@ def ratio(total: Array, count: Array) -> Array:
     return jnp.where(count > 0, total / jnp.maximum(count, 1.0), jnp.nan)
 
 
-@struct.dataclass
-class HeldOut:
+class HeldOut(Struct):
     """Whole lives in tasks that the outer loop does not see, always the same ones.
 
     Attributes:
@@ -222,8 +219,7 @@ class HeldOut:
 # ---- the state of outer loops, and lives that go on from one outer step to the next --------------
 
 
-@struct.dataclass
-class OuterState:
+class OuterState(Struct):
     """Everything that the next step of an outer loop needs."""
 
     rule_params: PyTree  # what is learned, as `Tuned` holds it; the centre, where one is searched

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import rankdata
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.types import Array, Key, PyTree
 
 Shaping = Callable[[Array], Array]
@@ -29,8 +29,7 @@ SHARED = 2**32 - 2
 _NOISE, SEED, TASK = 0, 1, 2  # what the key of a pair is spent on
 
 
-@struct.dataclass
-class Rows:
+class Rows(Struct):
     """Who is evaluated: both of each pair, then the centre. `[R]`."""
 
     pair: Array  # uint32

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Agent
 from jaxrl.core.ranges import Range
 from jaxrl.core.schedules import LifetimeCurve, Schedule
@@ -22,8 +22,7 @@ from jaxrl.rules.contract import learned_in
 from jaxrl.training.lanes import strong_floats
 
 
-@struct.dataclass
-class Tuned:
+class Tuned(Struct):
     """An agent with some of its numbers free.
 
     The free numbers, `rule_params`, are a dict by name. A setting with a declared range is held as

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.readers import along
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -23,8 +23,7 @@ from jaxrl.returns import generalised_advantages
 from jaxrl.training.loop import TrainState
 
 
-@struct.dataclass
-class CriticState:
+class CriticState(Struct):
     """What the critic of one life learns."""
 
     params: PyTree
@@ -32,8 +31,7 @@ class CriticState:
     progress: Progress
 
 
-@struct.dataclass
-class OuterCritic:
+class OuterCritic(Struct):
     """State values under the outer discount, learned along each life by lambda-returns.
 
     It starts with the life, sees the life's trajectories alone, and no gradient passes from it to
@@ -138,8 +136,7 @@ class Objective(Protocol):
         """
 
 
-@struct.dataclass
-class PolicyReturn:
+class PolicyReturn(Struct):
     """Climbs the return of the learners' policies, by the policy gradient of the outer critic.
 
         loss = - mean_k mean_t [ log pi_k(a_t | s_t) A_t + entropy_weight H(pi_k(. | s_t)) ]
@@ -178,8 +175,7 @@ class PolicyReturn:
         return -jnp.mean(gain + self.entropy_weight * policy.entropy())
 
 
-@struct.dataclass
-class Bootstrap:
+class Bootstrap(Struct):
     """Matches the policy that further updates lead to.
 
         target = x after `num_further` more updates by the same rule and one by `plain`

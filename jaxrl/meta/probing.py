@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.actor_critic import ActorCriticAgent
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import UpdateRule, rule_facts
 from jaxrl.core.schedules import Schedule, value_at, values_at
 from jaxrl.core.types import Array, Progress, Transition
@@ -23,8 +23,7 @@ _SETTLE = 16  # steps after the pulse, for a recurrent rule to forget where it b
 _NUM_ACTIONS = 4  # of the uniform policy
 
 
-@struct.dataclass
-class DriftMap:
+class DriftMap(Struct):
     """A drift over ratio and advantage, at points of a life."""
 
     shares: Array  # [P], of the life that is over
@@ -42,8 +41,7 @@ class DriftMap:
         return self.advantage[:, None] - self.slope
 
 
-@struct.dataclass
-class PulseResponse:
+class PulseResponse(Struct):
     """How a reward moves the advantages of the steps before it."""
 
     shares: Array  # [P], of the life that is over
@@ -64,8 +62,7 @@ class PulseResponse:
         return jnp.sum(now * earlier, -1) / jnp.where(power > 0, power, jnp.nan)
 
 
-@struct.dataclass
-class Probe:
+class Probe(Struct):
     """All there is to see of a rule; None or empty where it has no such part."""
 
     drift: DriftMap | None

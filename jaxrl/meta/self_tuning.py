@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, select
 from jaxrl.meta.inner import check_policy, differentiable_iteration, losing, relive, repeat
@@ -33,8 +33,7 @@ from jaxrl.training.loop import TrainState, collect
 Watch = Callable[[Any, PyTree], PyTree]  # (agent, its state) -> what to record
 
 
-@struct.dataclass
-class TunedLife:
+class TunedLife(Struct):
     """What a life earned that tuned itself, and how. E outer steps."""
 
     lifetime: Lifetime
@@ -42,8 +41,7 @@ class TunedLife:
     rates: Array  # [E] reward of each outer step, as far as it is lived [return per step]
 
 
-@struct.dataclass
-class SelfTuning:
+class SelfTuning(Struct):
     """A learner that changes its own numbers in the one life it has.
 
         x_k = update(x_{k-1}, numbers; its data),  k = 1 .. K

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.envs.bandits import Bandit, CoinPayout
@@ -18,8 +18,7 @@ from jaxrl.envs.walled import WalledGrid
 from jaxrl.envs.wrappers import LogUniform, Uniform
 
 
-@struct.dataclass
-class Task:
+class Task(Struct):
     """An environment to spend a life in, and how long the life is.
 
     Tasks of one distribution have one structure and one shape: they batch, are stored in a buffer
@@ -65,8 +64,7 @@ def take(tasks: PyTree, index: Array | int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], tasks)
 
 
-@struct.dataclass
-class RandomGrids:
+class RandomGrids(Struct):
     """Grids with objects to collect (`jaxrl.envs.CollectingGrid`), of one size.
 
     The start and the places of the objects are distinct cells, uniformly. Rewards are drawn from
@@ -124,8 +122,7 @@ class RandomGrids:
         return _task(keys[5], env, self.total_steps)
 
 
-@struct.dataclass
-class RandomMazes:
+class RandomMazes(Struct):
     """Mazes of one size (`jaxrl.envs.WalledGrid`), each with a way to its goal.
 
     Attributes:
@@ -152,8 +149,7 @@ class RandomMazes:
         return _task(life_key, env, self.total_steps)
 
 
-@struct.dataclass
-class RandomBandits:
+class RandomBandits(Struct):
     """Bandits whose arms' means are drawn independently.
 
     Example:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.holding import held
 from jaxrl.core.spaces import columns
 from jaxrl.core.types import Array, Key
@@ -17,8 +17,7 @@ _LOG_TWO_PI = 1.8378770664093453
 _ILLEGAL = -1e30  # a logit whose probability is exactly 0, and of which every difference is finite
 
 
-@struct.dataclass
-class CategoricalPolicy:
+class CategoricalPolicy(Struct):
     """A law on `0 .. A - 1` given by unnormalised log-probabilities.
 
     Example:
@@ -74,8 +73,7 @@ class CategoricalPolicy:
         return CategoricalPolicy(jnp.where(mask, self.logits, jnp.where(some, _ILLEGAL, 0.0)))
 
 
-@struct.dataclass
-class ProductPolicy:
+class ProductPolicy(Struct):
     """Independent categoricals, one for each coordinate of an action: of `MultiDiscrete`.
 
     Log-probabilities, entropies and divergences are the sums of the coordinates'.
@@ -121,8 +119,7 @@ class ProductPolicy:
         return ProductPolicy(jnp.concatenate(logits, axis=-1), self.num_values)
 
 
-@struct.dataclass
-class GaussianPolicy:
+class GaussianPolicy(Struct):
     """Independent normals, one for each action coordinate.
 
     Numerics: log-scales are held in [-20, 20], so that no power of a scale overflows.
@@ -162,8 +159,7 @@ class GaussianPolicy:
         return jnp.sum(jnp.broadcast_to(terms, self.loc.shape), axis=-1)
 
 
-@struct.dataclass
-class TanhGaussianPolicy:
+class TanhGaussianPolicy(Struct):
     """A Gaussian squashed by tanh into the box `(low, high)`.
 
     Actions are `low + (high - low) (tanh(u) + 1) / 2` with `u` normal. Use `sample_with_log_prob`:

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.spaces import Space, is_leaf
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.networks.torsos import MLP, Network, Torso, space_facts
@@ -43,8 +43,7 @@ from jaxrl.networks.torsos import MLP, Network, Torso, space_facts
 _CLOSED = {"setting": False, "closed": "A network of your own has no settings: give another one."}
 
 
-@struct.dataclass
-class GivenNetwork:
+class GivenNetwork(Struct):
     """A module of flax.linen as the torso of an agent; `as_network` makes it.
 
     Attributes:

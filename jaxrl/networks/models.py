@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.spaces import Box, MultiDiscrete, Space, flat_size, is_leaf
 from jaxrl.core.types import Array, PyTree, select
 from jaxrl.losses.formulas import quantile_levels
@@ -345,8 +345,7 @@ class _CriticBody(nn.Module):
         return flat.reshape(*flat.shape[:-1], *self.head_shape)
 
 
-@struct.dataclass
-class LastLayer:
+class LastLayer(Struct):
     """The linear layer that gives a network's outputs: `features @ kernel + bias`."""
 
     features: Array  # [..., D]

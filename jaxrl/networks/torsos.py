@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.notation import register
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Space, is_leaf, leaves
@@ -258,8 +258,7 @@ def _flat(leaf: Array, facts: LeafFacts) -> Array:
     return leaf.reshape(*lead, -1).astype(jnp.float32)
 
 
-@struct.dataclass
-class NetworkSettings:
+class NetworkSettings(Struct):
     """What a torso is made of; the observation space decides between image and flat."""
 
     hidden_sizes: tuple[int, ...] = setting(

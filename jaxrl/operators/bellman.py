@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import KINDS
 from jaxrl.core.protocols import Composition, Functional, Head, Improvement, state_facts
@@ -19,8 +19,7 @@ from jaxrl.operators.improvement import Greedy
 from jaxrl.operators.statistic_heads import Scalar
 
 
-@struct.dataclass
-class Lookahead:
+class Lookahead(Struct):
     """What may follow one state and action: N outcomes and what is known about each successor.
 
     An agent with one sampled transition has N = 1, a generative backup N = number of samples, a
@@ -66,8 +65,7 @@ class Lookahead:
         return cls(reward, discount, jnp.ones_like(reward), next_params, selector_params, mask)
 
 
-@struct.dataclass
-class BellmanOperator:
+class BellmanOperator(Struct):
     """The optimality backup of one state and action, as a law that any head can store.
 
     With o the composition (r + d z unless told otherwise), F the successor functional, over

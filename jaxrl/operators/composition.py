@@ -13,10 +13,10 @@ from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import CompositionFacts
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 
 
@@ -34,8 +34,7 @@ class ValueMapping(Protocol):
         ...
 
 
-@struct.dataclass
-class Identity:
+class Identity(Struct):
     """f(x) = x.
 
     Example:
@@ -55,8 +54,7 @@ class Identity:
         return jnp.asarray(mapped)
 
 
-@checked_struct
-class HTransform:
+class HTransform(CheckedStruct):
     """f(x) = sign(x) (sqrt(|x| + 1) - 1) + epsilon x.
 
     A square root for large returns, of slope 1/2 + epsilon at zero. `epsilon > 0` bounds the slope
@@ -97,8 +95,7 @@ class HTransform:
         return mapped * ratio * (size * ratio + 2.0)
 
 
-@checked_struct
-class SignedHyperbolic:
+class SignedHyperbolic(CheckedStruct):
     """f(x) = scale asinh(x / scale): linear within `scale` of zero, a logarithm far from it.
 
     f'(0) = 1; the sign stays; scale -> inf is `Identity`.
@@ -138,8 +135,7 @@ class SignedHyperbolic:
         return jnp.where(jnp.isinf(mapped), mapped, self.scale * jnp.sinh(exponent))
 
 
-@checked_struct
-class LogMapping:
+class LogMapping(CheckedStruct):
     """A logarithm from 0 to `threshold`, and straight lines of the same slope at both ends.
 
     f(x) = t + (t + o) log((x + o) / (t + o))   for 0 <= x <= t, o = offset, t = threshold
@@ -193,8 +189,7 @@ class LogMapping:
         return jnp.where(mapped > self.threshold, above, below)
 
 
-@struct.dataclass
-class DiscountedSum:
+class DiscountedSum(Struct):
     """The classical return: reward plus the discounted rest, r + d z.
 
     Example:
@@ -212,8 +207,7 @@ class DiscountedSum:
         return jnp.asarray(reward) + discount * _after(discount, next_return)
 
 
-@struct.dataclass
-class MinForm:
+class MinForm(Struct):
     """The worst discounted reward until the end: min(r, d z), and r where d = 0.
 
     Unrolled it is min_t gamma^t r_t over the steps of the episode. A terminal step has no rest: a
@@ -245,8 +239,7 @@ class MinForm:
         return jnp.where(discount > 0, jnp.minimum(rest, reward), reward)
 
 
-@struct.dataclass
-class MaxForm:
+class MaxForm(Struct):
     """The best discounted reward until the end: max(r, d z), and r where d = 0.
 
     Unrolled it is max_t gamma^t r_t. Everything said of `MinForm` holds with signs changed:
@@ -268,8 +261,7 @@ class MaxForm:
         return -MinForm()(-reward, discount, -next_return)
 
 
-@struct.dataclass
-class Reachability:
+class Reachability(Struct):
     """The best margin ever reached, forgotten slowly: (1 - d) r + d max(r, z).
 
     `reward` is a margin of the state, positive inside the target. At d = 0 it is r, and as d -> 1
@@ -298,8 +290,7 @@ class Reachability:
         return reward + discount * jnp.where(stays, 0.0, next_return - reward)
 
 
-@struct.dataclass
-class Avoidance:
+class Avoidance(Struct):
     """The worst margin ever met, forgotten slowly: (1 - d) r + d min(r, z).
 
     `reward` is a margin of the state, negative where a constraint is violated. The mirror image of
@@ -322,8 +313,7 @@ class Avoidance:
         return -Reachability()(-reward, discount, -next_return)
 
 
-@struct.dataclass
-class Mapped:
+class Mapped(Struct):
     """The discounted sum of returns that are stored mapped: f(r + d f^-1(z)).
 
     Every value of the operator, its policy scores and its solution are then mapped returns:
@@ -367,8 +357,7 @@ def _after(discount: Array, next_return: Array) -> Array:
     return jnp.where(jnp.asarray(discount) > 0, next_return, 0.0)
 
 
-@struct.dataclass
-class RewardChannels:
+class RewardChannels(Struct):
     """Values of J channels of reward, each stored through its own mapping.
 
     The reward is sum_j weight_j reward_j and so is the return.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
@@ -80,8 +80,7 @@ def _finite_logs(probs: Array) -> Array:
     return jnp.log(jnp.maximum(probs, jnp.finfo(probs.dtype).tiny))
 
 
-@struct.dataclass
-class Categorical:
+class Categorical(Struct):
     """Logits of `num_atoms` equally spaced returns from `low` to `high`.
 
     Encoding is the Cramér projection: each atom shares its probability between its two neighbours
@@ -129,8 +128,7 @@ class Categorical:
         return cross_entropy(params, self.project(target))
 
 
-@struct.dataclass
-class TwoHot:
+class TwoHot(Struct):
     """Logits on `num_atoms` evenly spaced returns, of which only the mean has a meaning.
 
     A target's mean y is shared between its two neighbours on the grid in proportion to nearness;
@@ -177,8 +175,7 @@ class TwoHot:
         return cross_entropy(params, self.project(target.mean()))
 
 
-@struct.dataclass
-class HLGauss:
+class HLGauss(Struct):
     """Logits of `num_atoms` equal bins of returns, trained on a Gaussian round the target's mean.
 
     With y the target's mean, e_i the K + 1 edges and sigma = sigma_ratio times the width of a bin,

@@ -20,15 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Improvement, ImprovementFacts
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 
 
-@struct.dataclass
-class Greedy:
+class Greedy(Struct):
     """The best action: V = max_a q_a. Ties go to the first of the best.
 
     Example:
@@ -58,8 +57,7 @@ class Greedy:
         return probs, jnp.zeros_like(q_values)
 
 
-@checked_struct
-class EpsilonGreedy:
+class EpsilonGreedy(CheckedStruct):
     """The best action, but with probability `epsilon` a uniform one of the legal.
 
     V = (1 - epsilon) max_a q_a + epsilon mean_a q_a. Its own policy's evaluation: the fixed point
@@ -89,8 +87,7 @@ class EpsilonGreedy:
         return (1.0 - self.epsilon) * greedy + self.epsilon * uniform, bonus
 
 
-@struct.dataclass
-class FixedPolicy:
+class FixedPolicy(Struct):
     """A given policy: V = sum_a probs_a q_a. The backup of policy evaluation.
 
     Attributes:
@@ -141,8 +138,7 @@ class FixedPolicy:
         return probs, jnp.zeros_like(q_values)
 
 
-@checked_struct
-class Boltzmann:
+class Boltzmann(CheckedStruct):
     """The softmax policy without its entropy: V = sum_a softmax(q / temperature)_a q_a.
 
     It is no non-expansion, and not monotone: raising a low value draws probability to it. Value
@@ -173,8 +169,7 @@ class Boltzmann:
         return softmax_of_legal(values / self.temperature, legal)[0], jnp.zeros_like(q_values)
 
 
-@checked_struct
-class ExpectileMax:
+class ExpectileMax(CheckedStruct):
     """The expectile of the values under the uniform law on the legal actions.
 
     V solves level sum_a (q_a - V)^+ = (1 - level) sum_a (V - q_a)^+;
@@ -223,8 +218,7 @@ class ExpectileMax:
         return probs, jnp.zeros_like(q_values)
 
 
-@checked_struct
-class Softmax:
+class Softmax(CheckedStruct):
     """The entropy-regularised best policy.
 
     probs = softmax(q / temperature),  bonus = -temperature log probs,
@@ -263,8 +257,7 @@ class Softmax:
         return probs, -self.temperature * log_probs
 
 
-@checked_struct
-class KLSoftmax:
+class KLSoftmax(CheckedStruct):
     """The best policy near a reference.
 
     probs = reference exp(q / temperature) / normaliser,
@@ -310,8 +303,7 @@ class KLSoftmax:
         return probs, _bonus(q_values, log_reference, self.temperature, legal)
 
 
-@checked_struct
-class Mellowmax:
+class Mellowmax(CheckedStruct):
     """The log-average-exp: a softened maximum that never exceeds it.
 
     V = log(mean_a exp(omega q_a)) / omega
@@ -348,8 +340,7 @@ class Mellowmax:
         return probs, _bonus(q_values, uniform, 1.0 / self.omega, legal)
 
 
-@checked_struct
-class MirrorDescent:
+class MirrorDescent(CheckedStruct):
     """The step of mirror-descent value iteration: near the last policy, and random.
 
     probs = argmax sum_a probs_a q_a - kl_weight KL(probs || reference) + entropy_weight entropy
@@ -444,8 +435,7 @@ def _bonus(q_values: Array, log_weights: Array, temperature: float | Array, lega
     return jnp.where(legal, best + temperature * gain - q_values, 0.0)
 
 
-@struct.dataclass
-class PerState:
+class PerState(Struct):
     """An improvement whose every leaf has a leading axis `[S]`: one setting for each state.
 
     Planners map over it; it cannot be applied at a single state.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 from jaxrl.losses.formulas import energy_loss, quantile_huber_loss, quantile_levels
 
@@ -49,8 +49,7 @@ def _mean(head: Any, params: Array) -> Array:
     return jnp.mean(params)
 
 
-@checked_struct
-class Quantile:
+class Quantile(CheckedStruct):
     """`num_atoms` returns of probability 1/K each: estimates of the mid-level quantiles.
 
     Encoding takes the quantiles at levels (2 i + 1) / (2 K): the nearest K equal atoms in
@@ -87,8 +86,7 @@ class Quantile:
         return quantile_huber_loss(params, target, self.huber_threshold)
 
 
-@checked_struct
-class ImplicitQuantile:
+class ImplicitQuantile(CheckedStruct):
     """Returns at `num_atoms` levels that travel with them: rows (value, level) of a function.
 
     The network of an agent is a function of observation and level, see `ImplicitQNetwork`. Asked
@@ -152,8 +150,7 @@ class ImplicitQuantile:
         return jnp.mean(params[..., 0])
 
 
-@checked_struct
-class EnergyAtoms:
+class EnergyAtoms(CheckedStruct):
     """`num_atoms` returns of probability 1/K each, fitted together by the energy distance.
 
     Unlike those of `Quantile`, no particle is tied to a level: the loss is a distance of laws, and

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
-from jaxrl.core.settings import check_settings, checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, check_settings, setting
 from jaxrl.core.types import Array
 from jaxrl.losses.formulas import (
     expectile_loss,
@@ -20,8 +20,7 @@ from jaxrl.losses.formulas import (
 )
 
 
-@checked_struct
-class Scalar:
+class Scalar(CheckedStruct):
     """One number for each action: the expected return.
 
     Its law is a single atom, so that risk measures of the return law see only the mean.
@@ -71,8 +70,7 @@ class Scalar:
         return jnp.asarray(params)
 
 
-@checked_struct
-class Gaussian:
+class Gaussian(CheckedStruct):
     """A mean and a standard deviation: `params = (mean, raw)`, scale = min_scale + softplus(raw).
 
     Encoding takes the two moments. The law has `num_atoms` equal atoms at the normal quantiles of
@@ -139,8 +137,7 @@ class Gaussian:
         return params[0]
 
 
-@struct.dataclass
-class Expectiles:
+class Expectiles(Struct):
     """`num_atoms` expectiles of the return, at levels tau_i = (2 i + 1) / (2 K).
 
     e_i solves tau_i E (Z - e_i)^+ = (1 - tau_i) E (e_i - Z)^+

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import ImprovementFacts
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 from jaxrl.operators.improvement import split_legal
 
 _TRIPS = 16
 
 
-@checked_struct
-class Tsallis:
+class Tsallis(CheckedStruct):
     """The best policy under a Tsallis entropy: sparse for orders above 1.
 
     probs = argmax sum_a probs_a q_a + temperature S(probs)

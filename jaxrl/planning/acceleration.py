@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
-from jaxrl.core.settings import checked_struct, setting
+from jaxrl.core import Struct
+from jaxrl.core.settings import CheckedStruct, setting
 from jaxrl.core.types import Array
 from jaxrl.planning.backups import Prepared, backup, extremes
 from jaxrl.planning.certificates import Bounds
@@ -22,8 +22,7 @@ from jaxrl.planning.linearised import linearise, restrict
 from jaxrl.planning.solution import repeat
 
 
-@struct.dataclass
-class Swept:
+class Swept(Struct):
     """A full sweep and where it was made."""
 
     point: Array  # [S], v [return]
@@ -65,8 +64,7 @@ def _nothing(acceleration: Any, prepared: Prepared, values: Array) -> tuple:
     return ()
 
 
-@checked_struct
-class FrozenSweeps:
+class FrozenSweeps(CheckedStruct):
     """Sweeps with the policy and nature's law held fixed: modified policy iteration.
 
     v' = v + e_n,  e_0 = 0,  e_(i+1) = T v - v + W e_i
@@ -111,8 +109,7 @@ class FrozenSweeps:
         return start + error, memory
 
 
-@struct.dataclass
-class FrozenSolve:
+class FrozenSolve(Struct):
     """The linear equations of a fixed policy and a fixed nature solved outright: Newton's method.
 
     v' = v + (1 - W)^-1 (T v - v)
@@ -138,8 +135,7 @@ class FrozenSolve:
         return start + jnp.linalg.solve(system, change), memory
 
 
-@checked_struct
-class GaussSeidel:
+class GaussSeidel(CheckedStruct):
     """Sweeps block by block: later states use the new values of earlier ones.
 
     States that lie near each other in the numbering should be near in the model, successors
@@ -178,8 +174,7 @@ class GaussSeidel:
         return jax.lax.fori_loop(0, total, update_block, swept.plain), memory
 
 
-@checked_struct
-class Anderson:
+class Anderson(CheckedStruct):
     """The combination of the last sweeps whose change is least: v' = sum_i alpha_i T v_i.
 
     alpha minimises the Euclidean norm of sum_i alpha_i (T v_i - v_i) subject to sum_i alpha_i = 1.

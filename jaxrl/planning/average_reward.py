@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.operators.bellman import BellmanOperator, describe
@@ -275,8 +275,7 @@ def _multichain(mdp: TabularMDP, max_iterations: Array) -> Solution:
     )
 
 
-@struct.dataclass
-class GainAndBias:
+class GainAndBias(Struct):
     """The long run of one policy, for every first state."""
 
     gain: Array  # [S] [return per step], limit gain_s = sum limit[s, :] r

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
@@ -181,8 +181,7 @@ def backup(mdp: TabularMDP, operator: BellmanOperator, values: Array) -> tuple[A
     return state_values(mdp, operator, action_values(mdp, operator, values))
 
 
-@struct.dataclass
-class Prepared:
+class Prepared(Struct):
     """A model and an operator made ready for many sweeps: what they share is computed once."""
 
     mdp: TabularMDP

@@ -26,7 +26,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.functionals.per_pair import over_pairs
@@ -47,8 +47,7 @@ from jaxrl.planning.backups import (
 MAX_TIME_SWEEPS = 100_000  # when looking for the expected time to the end
 
 
-@struct.dataclass
-class Certificate:
+class Certificate(Struct):
     """What one sweep says about the fixed point; made once for a model and an operator."""
 
     high: Array  # [], f where the change speaks for more; inf: no certificate
@@ -64,8 +63,7 @@ class Certificate:
         return jnp.isfinite(self.high)
 
 
-@struct.dataclass
-class Bounds:
+class Bounds(Struct):
     """Where the fixed point lies: between u + shift - error_bound and u + shift + error_bound."""
 
     shift: Array  # [] [return], common to all states
@@ -245,8 +243,7 @@ def _greatest_rest(mdp: TabularMDP, operator: BellmanOperator, weights: Array) -
     return jnp.max(jnp.where(mdp.legal, gains, 0.0), axis=1)
 
 
-@struct.dataclass
-class Candidates:
+class Candidates(Struct):
     """What is known of the action values at some values of the states.
 
     Where an operator is monotone and translation equivariant, a change of the values between -x and

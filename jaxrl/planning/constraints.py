@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.planning.solution import (
@@ -109,8 +109,7 @@ def occupancy_policy(mdp: TabularMDP | Tables, measure: Array) -> Array:
     return jnp.where(total > 0, measure / jnp.where(total > 0, total, 1.0), even)
 
 
-@struct.dataclass
-class ConstrainedSolution:
+class ConstrainedSolution(Struct):
     """A policy of a constrained MDP, and how far from the best it may be.
 
     The optimum is at most `upper_bound`, whatever the policy, and `value` is below it by
@@ -129,8 +128,7 @@ class ConstrainedSolution:
     converged: Array  # [] bool
 
 
-@struct.dataclass
-class Tables:
+class Tables(Struct):
     """A constrained MDP as dense tables."""
 
     kernel: Array  # [S, A, S], rows sum to the probability of going on
@@ -363,8 +361,7 @@ def _certified(
     )
 
 
-@struct.dataclass
-class Game:
+class Game(Struct):
     """How an ascent-descent went: where it stands, its average, and its path."""
 
     last: ConstrainedSolution

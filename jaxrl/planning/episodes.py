@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.planning.solution import check_int, check_model, is_traced
 
 
-@struct.dataclass
-class Episodes:
+class Episodes(Struct):
     """A model, its clock, and where its episodes start.
 
     A fractional `terminal` is the probability of ending: its outcome becomes two, one that ends

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.operators.bellman import BellmanOperator, describe
@@ -216,8 +216,7 @@ def policy_evaluation(
     )
 
 
-@struct.dataclass
-class FiniteHorizonSolution:
+class FiniteHorizonSolution(Struct):
     """Values and policy at each time: row t is for the steps t, t + 1, ..., H - 1."""
 
     values: Array  # [H + 1, S] [return], of what follows from time t; row H is `terminal_values`
@@ -290,8 +289,7 @@ def _finite_horizon(
     return FiniteHorizonSolution(values, *rows[1:])
 
 
-@struct.dataclass
-class WorstCaseSearch:
+class WorstCaseSearch(Struct):
     """The models found, the candidate policy, and bounds on the robust value from both sides."""
 
     values: Array  # [S] [return], max_a q_values: an upper bound on the robust value

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.functionals.per_pair import PerPair, over_pairs
@@ -26,8 +26,7 @@ from jaxrl.planning.backups import (
 )
 
 
-@struct.dataclass
-class StateMatrix:
+class StateMatrix(Struct):
     """A linear map of state values with few entries in each row: (W x)_s = sum_m W_sm x[next_sm].
 
     Dense when `next_state` is None: entry m is state m.

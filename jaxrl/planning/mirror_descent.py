@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Functional
 from jaxrl.core.types import Array
@@ -30,8 +30,7 @@ from jaxrl.planning.solution import (
 )
 
 
-@struct.dataclass
-class MirrorDescentSolution:
+class MirrorDescentSolution(Struct):
     """Where mirror-descent value iteration stands after K iterations."""
 
     values: Array  # [S] [return], of `policy` in `q_values`, regularised when the evaluation is

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
@@ -16,8 +16,7 @@ from jaxrl.planning.episodes import Episodes, on_episodes
 from jaxrl.planning.solution import check_int, check_policy
 
 
-@struct.dataclass
-class ReturnLaw:
+class ReturnLaw(Struct):
     """A law of returns, and how far it may be from the exact one."""
 
     law: Law  # [N], atoms increasing; unused ones have probability zero

@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.schedules import has_schedule
 from jaxrl.core.types import Array
 from jaxrl.operators.bellman import BellmanOperator, describe
 
 
-@struct.dataclass
-class Solution:
+class Solution(Struct):
     """Values, policy, and how far from the fixed point they may be.
 
     Under `vmap` every field gains a leading axis. Nothing is raised when an iteration does not

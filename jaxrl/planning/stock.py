@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.types import Array
 from jaxrl.planning.episodes import Episodes, check_episodes, on_episodes
@@ -27,8 +27,7 @@ SNAP = 1e-3  # as a share of the grid's step: nearer than this to a grid point i
 _search = jnp.vectorize(partial(jnp.searchsorted, side="right"), signature="(m),()->()")
 
 
-@struct.dataclass
-class StockPlan:
+class StockPlan(Struct):
     """A value of the whole return, and the policy over (time, state, stock) that attains it.
 
     The stock starts at `initial_stock` and follows `jaxrl.returns.next_stock`: c' = (c + r) /
@@ -121,8 +120,7 @@ class StockPlan:
         return on_episodes(law_of_plan, mdp, horizon, initial_state, self, sizes=(num_atoms,))
 
 
-@struct.dataclass
-class StockTables:
+class StockTables(Struct):
     """What `solve_stocks` finds, and where."""
 
     stocks: Array  # [B] [return], at time 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Functional
@@ -19,8 +19,7 @@ from jaxrl.planning.solution import check_int
 NUM_CELLS = 64
 
 
-@struct.dataclass
-class TimedPlan:
+class TimedPlan(Struct):
     """A value of the whole return, and the policy over (time, state) that attains it."""
 
     value: Array  # [] [return]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.types import Array, Key, PyTree, Transition
 
 
-@struct.dataclass
-class Batch:
+class Batch(Struct):
     """A draw of n-step transitions.
 
     In `transition`, all leaves `[batch, ...]`: `observation`, `action`, `extras`, `env_state` and

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Transition
 from jaxrl.replay.ring import UniformReplay
@@ -14,8 +14,7 @@ from jaxrl.replay.storage import STARTS, TERMINATED, TRUNCATED, ReplayState, rea
 _SHIFTS = slice(None, -1), slice(1, None)  # a step, and the one after it
 
 
-@struct.dataclass
-class SequenceBatch:
+class SequenceBatch(Struct):
     """A draw of sequences, time-major as a rollout's trajectory is."""
 
     transition: Transition  # leaves [length, batch, ...]
@@ -24,8 +23,7 @@ class SequenceBatch:
     indices: Array  # [batch] int32, row and environment of the first step
 
 
-@struct.dataclass
-class EpisodeReplay:
+class EpisodeReplay(Struct):
     """A ring drawn as sequences of `length` consecutive steps of one environment, uniformly.
 
     A sequence may begin anywhere, and runs on into the next episode unless `within_episode`, which

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Transition
 from jaxrl.replay.contract import Batch
@@ -16,8 +16,7 @@ from jaxrl.replay.sum_tree import SumTree, sum_tree
 SMALLEST = 1e-30  # weight floor: a window that may be drawn never looks like one that may not
 
 
-@struct.dataclass
-class PrioritisedState:
+class PrioritisedState(Struct):
     """Rows, and a weight for each of them that may start a window."""
 
     rows: ReplayState
@@ -32,8 +31,7 @@ class PrioritisedState:
         return jnp.where(self.scale > 0, jnp.max(self.largest), 1.0)
 
 
-@struct.dataclass
-class PrioritisedReplay:
+class PrioritisedReplay(Struct):
     """A ring whose windows are drawn with probability P(i) = p_i^alpha / sum_j p_j^alpha.
 
     Each draw carries the importance weight (N P(i))^-beta divided by the largest of the batch.

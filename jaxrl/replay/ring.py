@@ -8,7 +8,7 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.settings import check_settings, setting
 from jaxrl.core.types import Array, Key, Transition
 from jaxrl.replay import storage
@@ -16,8 +16,7 @@ from jaxrl.replay.contract import Batch
 from jaxrl.replay.storage import TERMINATED, TRUNCATED, ReplayState, read
 
 
-@struct.dataclass
-class UniformReplay:
+class UniformReplay(Struct):
     """A ring of the newest `capacity` transitions, drawn uniformly with replacement.
 
     The true successor of every row is stored beside it, so that every window counts, those that

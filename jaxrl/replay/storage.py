@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.types import Array, PyTree, Transition
 
 TERMINATED, TRUNCATED, STARTS = 1, 2, 4  # bits of `Record.flags`
@@ -75,8 +75,7 @@ class Layout:
         return jax.tree.unflatten(self.treedef, self.columns)
 
 
-@struct.dataclass
-class Record:
+class Record(Struct):
     """What is kept of a `Transition`; each leaf `[num_rows, num_envs, width]`."""
 
     observation: PyTree
@@ -92,8 +91,7 @@ class Record:
     next_mask: PyTree = ()  # `()` unless the replay stores successors
 
 
-@struct.dataclass
-class ReplayState:
+class ReplayState(Struct):
     """A ring of rows. Only `add` changes it."""
 
     memory: Record

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import RuleFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress
@@ -15,8 +15,7 @@ from jaxrl.rules import contract
 from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
 
 
-@struct.dataclass
-class AdvantageActorCritic:
+class AdvantageActorCritic(Struct):
     """Policy gradient with a value baseline and an entropy bonus.
 
     loss = -log_prob advantage + value_weight (value - returns)^2 / 2 - entropy_weight entropy
@@ -47,8 +46,7 @@ class AdvantageActorCritic:
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy
 
 
-@struct.dataclass
-class ProximalPolicy:
+class ProximalPolicy(Struct):
     """The clipped surrogate with a clipped value loss and an entropy bonus.
 
     ratio = exp(log_prob - old log_prob)

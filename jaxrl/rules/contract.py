@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.holding import held
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Head, rule_facts
@@ -22,8 +22,7 @@ MOST_LOG_RATIO = 20.0  # e^20 and its square are float32
 NO_HEADS: dict[str, tuple[int, ...]] = {}  # `outputs` of a rule that asks for no network heads
 
 
-@struct.dataclass
-class PolicyOutputs:
+class PolicyOutputs(Struct):
     """What the network says of a step under the current parameters. Any leading axes."""
 
     log_prob: Array  # [] of the action taken [nats]
@@ -38,8 +37,7 @@ class PolicyOutputs:
     value_loss: Array | None = None  # [] of an operator's head; None: the value itself is learned
 
 
-@struct.dataclass
-class PolicyTargets:
+class PolicyTargets(Struct):
     """What a rule computes once per rollout, outside the gradient. Any leading axes."""
 
     advantage: Array  # [] [return], standardised by the agent if it is set to

@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.protocols import LEARNED, RuleFacts
 from jaxrl.core.settings import setting
@@ -24,8 +24,7 @@ _NUM_FEATURES = 8
 Drift = Callable[[Array, Array, Progress], Array]
 
 
-@struct.dataclass
-class ClipDrift:
+class ClipDrift(Struct):
     """The drift of PPO's clip: relu((ratio - clip(ratio, 1 - epsilon, 1 + epsilon)) A).
 
     Source: Kuba et al. 2022, Mirror learning (PPO as an instance).
@@ -45,8 +44,7 @@ class ClipDrift:
         return jax.nn.relu(ratio * advantage - clipped * advantage)
 
 
-@struct.dataclass
-class ZeroDrift:
+class ZeroDrift(Struct):
     """No drift: the plain surrogate."""
 
     def __call__(self, log_ratio: Array, advantage: Array, progress: Progress) -> Array:
@@ -54,8 +52,7 @@ class ZeroDrift:
         return jnp.zeros_like(log_ratio * advantage)
 
 
-@struct.dataclass
-class DiscoveredDrift:
+class DiscoveredDrift(Struct):
     """The closed form that was read off a learned drift (Discovered Policy Optimisation).
 
     A >= 0:  relu((ratio - 1) A - alpha tanh((ratio - 1) A / alpha))
@@ -89,8 +86,7 @@ class DiscoveredDrift:
         return jnp.where(advantage >= 0, drift_of_good, drift_of_bad)
 
 
-@struct.dataclass
-class DriftPolicy:
+class DriftPolicy(Struct):
     """The surrogate less a drift, with PPO's value loss and entropy bonus.
 
     ratio = exp(log_prob - old log_prob)
@@ -142,8 +138,7 @@ class DriftPolicy:
         return policy_loss + self.value_weight * value_loss - self.entropy_weight * outputs.entropy
 
 
-@struct.dataclass
-class NetworkDrift:
+class NetworkDrift(Struct):
     """The drift of Learnt Policy Optimisation: a tanh layer of features that vanish at ratio 1.
 
         features = (log r, log^2 r, 1 - r, (1 - r)^2), and each of them times A;  r the ratio

@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import RuleFacts, UpdateRule, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, PyTree, Transition, typed_like
@@ -24,8 +24,7 @@ from jaxrl.rules.contract import (
 _HEAD = "cost_value"
 
 
-@struct.dataclass
-class Prices:
+class Prices(Struct):
     """What `Lagrangian` remembers of its C costs."""
 
     rule: PyTree  # the inner rule's state
@@ -37,8 +36,7 @@ class Prices:
     num_estimates: Array  # [] int32
 
 
-@struct.dataclass
-class Lagrangian:
+class Lagrangian(Struct):
     """Another rule under budgets of costs: the policy ascends, a price for each cost descends.
 
         max over policies, min over multipliers l >= 0 of  return - sum_c l_c (cost_c - budget_c)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.protocols import RuleFacts
 from jaxrl.core.settings import setting
@@ -18,8 +18,7 @@ from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, random_weights, r
 _HEAD = "prediction"
 
 
-@struct.dataclass
-class LearnedPolicyGradient:
+class LearnedPolicyGradient(Struct):
     """A backward LSTM over the rollout says how to move the policy and what to predict.
 
         y_t = softmax(head "prediction" at s_t),  phi(y) = relu(y @ embed + b) . embed_out + b'

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import LEARNED, RuleFacts, UpdateRule, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.spaces import Box, Discrete, Space
@@ -20,8 +20,7 @@ from jaxrl.rules.contract import learned_in, of_inner, random_weights
 Reward = Callable[[PyTree, Array, Array], Array]
 
 
-@struct.dataclass
-class NetworkReward:
+class NetworkReward(Struct):
     """A learned blend of the environment's reward and one of the network's own.
 
         u = tanh(features(observation, action) @ hidden + b)
@@ -59,8 +58,7 @@ class NetworkReward:
         return said[..., 0] + said[..., 1] * reward
 
 
-@struct.dataclass
-class HintedReward:
+class HintedReward(Struct):
     """Another reward and a designer's hint, which an outer loop can unlearn where it misleads.
 
         r_phi(s, a, r) = reward(s, a, r) + hint_factor hint(s, a)
@@ -100,8 +98,7 @@ class HintedReward:
         return paid + self.hint_factor * self.hint(observation, action)
 
 
-@struct.dataclass
-class WithReward:
+class WithReward(Struct):
     """Another rule, under another reward: what an outer loop gives it to learn from.
 
     The inner rule's targets are those of the trajectory with

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import RuleFacts
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
@@ -21,8 +21,7 @@ from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
 Divergence = Callable[[Policy, Policy], Array]
 
 
-@struct.dataclass
-class KullbackLeibler:
+class KullbackLeibler(Struct):
     """KL(policy || old) of whole policies, discrete or Gaussian [nats]."""
 
     def __call__(self, policy: Policy, old: Policy) -> Array:
@@ -30,8 +29,7 @@ class KullbackLeibler:
         return policy.kl(old)
 
 
-@struct.dataclass
-class TsallisDivergence:
+class TsallisDivergence(Struct):
     """The Tsallis relative entropy of a discrete policy from the old one.
 
     D(pi || mu) = sum_a pi_a ln_order(pi_a / mu_a),  ln_order(x) = (x^(order - 1) - 1) / (order - 1)
@@ -72,8 +70,7 @@ class TsallisDivergence:
         return jnp.sum(jnp.exp(log_probs) * log_of_order(ratio, self.order), axis=-1)
 
 
-@struct.dataclass
-class MirrorDescentPolicy:
+class MirrorDescentPolicy(Struct):
     """On-policy mirror descent policy optimisation (MDPO).
 
     ratio = exp(log_prob - old log_prob)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import LEARNED, RuleFacts, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -59,8 +59,7 @@ def recent_weights(key: Key, num_recent: int, num_hidden: int, shift: float) -> 
     }
 
 
-@struct.dataclass
-class ReactiveEntropy:
+class ReactiveEntropy(Struct):
     """Another rule whose entropy weight is a network of the mean rewards of the last rollouts.
 
         m = mean rewards of the last `num_recent` rollouts, the latest first, 0 before the first
@@ -154,8 +153,7 @@ def reactive_entropy(
     return ReactiveEntropy(rule, weights, highest=highest, lowest=lowest, num_recent=num_recent)
 
 
-@struct.dataclass
-class ReactiveExploration:
+class ReactiveExploration(Struct):
     """The probability of a uniform action as a network of the mean rewards of the last rollouts.
 
         m = mean rewards of the last `num_recent` rollouts, the latest first, 0 before the first

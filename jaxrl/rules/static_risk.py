@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Functional, RuleFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, Transition
@@ -17,8 +17,7 @@ from jaxrl.returns import generalised_advantages
 from jaxrl.rules.contract import NO_HEADS, PolicyOutputs, PolicyTargets, remember_nothing
 
 
-@struct.dataclass
-class StaticRiskGradient:
+class StaticRiskGradient(Struct):
     """Climbs F(law of the episode's return) by the likelihood ratio of whole episodes.
 
         gradient = 1/N sum_i (slope_i - mean slope) grad log pi(episode i),   slope_i = dF / dp_i

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.protocols import RuleFacts, UpdateRule, rule_facts
 from jaxrl.core.schedules import Schedule, value_at
 from jaxrl.core.settings import setting
@@ -16,8 +16,7 @@ from jaxrl.rules.actor_critic import ProximalPolicy
 from jaxrl.rules.contract import each_of, learned_in, of_inner
 
 
-@struct.dataclass
-class Violations:
+class Violations(Struct):
     """What `ConstraintTerminations` remembers of its C costs."""
 
     rule: PyTree  # the inner rule's state
@@ -26,8 +25,7 @@ class Violations:
     num_steps: Array  # [] int32, 1 once a batch was seen
 
 
-@struct.dataclass
-class ConstraintTerminations:
+class ConstraintTerminations(Struct):
     """Another rule for which a step that exceeds a limit may be the last: constraints as
     terminations.
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.agents.readers import of_inner, response
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Policy
 from jaxrl.core.types import Array, Key, PyTree, select
 
@@ -40,8 +40,7 @@ class Attack(Protocol):
         ...
 
 
-@struct.dataclass
-class Ball:
+class Ball(Struct):
     """A norm ball round each of B observations: `L2`, `LInf`, or one of your own."""
 
     # `shift[B, ...]` into the balls of `radius[B]`
@@ -75,8 +74,7 @@ def squared_budget(attack: Any, num_envs: int) -> Array:
     return jnp.full(num_envs, jnp.asarray(attack.budget, float) ** 2)
 
 
-@struct.dataclass
-class GradientAttack:
+class GradientAttack(Struct):
     """Projected gradient steps away from the action that the agent would take.
 
     shift <- project(shift + step * steepest(grad objective(observation + shift)))
@@ -158,8 +156,7 @@ class GradientAttack:
         return best, left_over(state, observation, best)
 
 
-@struct.dataclass
-class SensorBias:
+class SensorBias(Struct):
     """The same shift in every step, until the budget is spent: a fault rather than a strategy.
 
     Attributes:
@@ -187,8 +184,7 @@ class SensorBias:
         return shift, left_over(state, observation, shift)
 
 
-@struct.dataclass
-class AttackedPolicy:
+class AttackedPolicy(Struct):
     """An agent that sees what an attack makes of the observations.
 
     The attack acts on the raw observation, before anything that the agent does to it: smoothing

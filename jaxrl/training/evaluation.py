@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.arguments import check_key, check_names, check_parts, check_whole
 from jaxrl.core.estimates import Estimate, percentile_interval
 from jaxrl.core.protocols import Agent, Environment, Policy, act, legal_of_each
@@ -27,8 +27,7 @@ from jaxrl.training.rollouts import total_reward
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-@struct.dataclass
-class Evaluation:
+class Evaluation(Struct):
     """Returns of `E` whole episodes. An episode cut by `max_steps` counts with what it had."""
 
     returns: Array  # [E] undiscounted [return]
@@ -258,8 +257,7 @@ def _tail_mean(values: np.ndarray, times: np.ndarray, tail: float) -> np.ndarray
     return (taken * values).sum(-1) / wanted[:, 0]
 
 
-@struct.dataclass
-class RobustEvaluation:
+class RobustEvaluation(Struct):
     """Returns of `E` whole episodes in each of `M` environments, of one agent.
 
     The worst case is of the mean return, over the environments that were tried: a bound on no

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxrl.agents.action_values import legal_scores
 from jaxrl.agents.readers import HasQValues, acting
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.arguments import check_whole
 from jaxrl.core.protocols import Agent, Environment
 from jaxrl.core.types import Array, Key, PyTree
@@ -31,16 +31,14 @@ from jaxrl.training.lanes import default_lanes, strong_floats
 from jaxrl.training.loop import check_training, train
 
 
-@struct.dataclass
-class LeastValueState:
+class LeastValueState(Struct):
     """The agents that have a say."""
 
     agents: PyTree  # states [N, ...] of N agents, without what learning alone needs
     used: Array  # [N] bool
 
 
-@struct.dataclass
-class LeastValuePolicy:
+class LeastValuePolicy(Struct):
     """Acts by q(s, a) = min over i of q_i(s, a), the q_i those of N agents of one kind.
 
     discrete actions:    argmax over a of q(s, a); q_i is the agent's score, which is the functional
@@ -115,8 +113,7 @@ class LeastValuePolicy:
         return actions.reshape(actions.shape[0], -1), False
 
 
-@struct.dataclass
-class WorstCaseTraining:
+class WorstCaseTraining(Struct):
     """What the search leaves: S seeds, up to N settings each, of M that were looked at.
 
     Candidate i acts by the least values of agents that were trained in the first i + 1 settings.

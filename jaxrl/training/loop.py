@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.arguments import check_key, check_parts, check_whole
 from jaxrl.core.protocols import Agent, Environment, check_obeys, has_legal
 from jaxrl.core.settings import check_kinds, check_settings
@@ -23,8 +23,7 @@ _MOST_ITERATIONS = 2**31 - 1  # under one key
 _MOST_UPDATES = 2**24  # in one record: `finite_updates` counts them one by one in float32
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(Struct):
     """One life between two iterations: everything that is needed to go on."""
 
     agent: PyTree  # the agent's state
@@ -33,8 +32,7 @@ class TrainState:
     iteration: Array  # [] int32, from 0 again, under a new key, after 2^31 - 1
 
 
-@struct.dataclass
-class Tally:
+class Tally(Struct):
     """Sums since the last record; a record is their means."""
 
     episodes: EpisodeSums
@@ -91,8 +89,7 @@ class Budget:
         return self.num_records * self.steps_per_record
 
 
-@struct.dataclass
-class TrainResult:
+class TrainResult(Struct):
     """What a run leaves."""
 
     state: TrainState

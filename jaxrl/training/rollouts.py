@@ -5,13 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import struct
+from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Agent, Environment, act, legal_of_each
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition, select
 
 
-@struct.dataclass
-class RolloutState:
+class RolloutState(Struct):
     """Where `B` environments stand between two rollouts."""
 
     env_state: PyTree  # [B, ...]
@@ -23,8 +22,7 @@ class RolloutState:
     signals: dict[str, Array] = struct.field(default_factory=dict)  # [B] each, of the episode
 
 
-@struct.dataclass
-class EpisodeSums:
+class EpisodeSums(Struct):
     """Sums over the episodes that ended, so that means over any span are exact.
 
     Where ends are probabilities, a reward or cost counts with the chance that its step is reached,

@@ -13,7 +13,7 @@ import optax
 from numpy.typing import ArrayLike
 
 from jaxrl.agents.readers import of_inner, response
-from jaxrl.core import struct
+from jaxrl.core import Struct
 from jaxrl.core.arguments import check_whole
 from jaxrl.core.protocols import Environment, Policy, act
 from jaxrl.core.types import Array, Key, PyTree
@@ -23,8 +23,7 @@ _DRAWS_OF_A_RESPONSE = 16
 _RANKS_PER_OCTAVE = 2
 
 
-@struct.dataclass
-class SmoothedPolicy:
+class SmoothedPolicy(Struct):
     """An agent that sees every observation through Gaussian noise of its own making.
 
     seen_t = observation_t + scale * N(0, I), drawn anew in every step, before anything else the

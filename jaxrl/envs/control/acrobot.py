@@ -6,14 +6,13 @@ import math
 
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
+from jaxrl.core import Array, Box, Discrete, Key, Space, Struct, TimeStep, setting
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.control import mechanics
 from jaxrl.envs.control.mechanics import nonnegative, positive, random, spread, steady
 
 
-@struct.dataclass
-class AcrobotState:
+class AcrobotState(Struct):
     """Where both links point, and for how long the episode has run."""
 
     angle_1: Array  # [] of the first link from hanging down, in [-pi, pi) [rad]
@@ -23,8 +22,7 @@ class AcrobotState:
     time: Array  # [] int32 [steps]
 
 
-@struct.dataclass
-class Acrobot:
+class Acrobot(Struct):
     """Swing the tip of a two-link arm above a line, by a torque between the links alone.
 
     With a, b the angles, masses m1, m2, length l1, moments of inertia I1, I2, distances

@@ -6,14 +6,13 @@ import math
 
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, struct
+from jaxrl.core import Array, Box, Discrete, Key, Space, Struct, TimeStep
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.control import mechanics
 from jaxrl.envs.control.mechanics import nonnegative, positive, random, spread, steady
 
 
-@struct.dataclass
-class CartPoleState:
+class CartPoleState(Struct):
     """Where cart and pole are, and for how long the episode has run."""
 
     position: Array  # [] of the cart [m]
@@ -23,8 +22,7 @@ class CartPoleState:
     time: Array  # [] int32 [steps]
 
 
-@struct.dataclass
-class CartPole:
+class CartPole(Struct):
     """Push a cart left or right so that the pole hinged on it does not fall.
 
     With F = (+-force) + w, where w is the disturbance, M the sum of both masses, m the mass of the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
+from jaxrl.core import Array, Box, Discrete, Key, Space, Struct, TimeStep, setting, struct
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.control import mechanics
 from jaxrl.envs.control.mechanics import nonnegative, positive, random, steady
@@ -14,8 +14,7 @@ _PER_STEP = "position/step"
 _PER_STEP_SQUARED = "position/step^2"
 
 
-@struct.dataclass
-class MountainCarState:
+class MountainCarState(Struct):
     """Where the car is, and for how long the episode has run."""
 
     position: Array  # [] along the track; the valley is at -pi/6 [position]
@@ -23,8 +22,7 @@ class MountainCarState:
     time: Array  # [] int32 [steps]
 
 
-@struct.dataclass
-class MountainCar:
+class MountainCar(Struct):
     """Drive a car out of a valley by first going back: three actions, back, coast and forward.
 
     With the throttle a in {-1, 0, 1} = action - 1, the disturbance w, and clip to the limits:

@@ -6,15 +6,14 @@ import math
 
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Box, Key, Space, TimeStep, struct
+from jaxrl.core import Array, Box, Key, Space, Struct, TimeStep
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.control import mechanics
 from jaxrl.envs.control.mechanics import nonnegative, positive, random, spread, steady
 from jaxrl.envs.wrappers.inner import inner_actions, inner_observations, inner_reset
 
 
-@struct.dataclass
-class PendulumState:
+class PendulumState(Struct):
     """Where the rod points, and for how long the episode has run."""
 
     angle: Array  # [] from upright, counter-clockwise, in [-pi, pi) [rad]
@@ -22,8 +21,7 @@ class PendulumState:
     time: Array  # [] int32 [steps]
 
 
-@struct.dataclass
-class Pendulum:
+class Pendulum(Struct):
     """Turn a rod upright and keep it there with a motor that is too weak to lift it at once.
 
     With u the action clipped to `max_torque`, w the disturbance, m and l mass and length of the
@@ -104,8 +102,7 @@ class Pendulum:
         return state, clocked(_observe(state), -cost, False, state.time, env.time_limit)
 
 
-@struct.dataclass
-class SpeedLimitedPendulum:
+class SpeedLimitedPendulum(Struct):
     """A pendulum whose speed costs what it exceeds a limit by.
 
         cost = max(0, |omega| - speed_limit)     [rad/s], of the speed after the step

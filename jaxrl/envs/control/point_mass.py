@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Box, Key, Space, TimeStep, struct
+from jaxrl.core import Array, Box, Key, Space, Struct, TimeStep
 from jaxrl.envs.clock import clock, clocked
 from jaxrl.envs.control import mechanics
 from jaxrl.envs.control.mechanics import nonnegative, positive
 
 
-@struct.dataclass
-class PointMassState:
+class PointMassState(Struct):
     """Where the point is, and for how long the episode has run."""
 
     position: Array  # [2] [m]
@@ -19,8 +18,7 @@ class PointMassState:
     time: Array  # [] int32 [steps]
 
 
-@struct.dataclass
-class PointMass:
+class PointMass(Struct):
     """Push a point to a goal and keep it there; the way straight to it leads through a hazard.
 
     With u the action in [-1, 1]^2, p and v position and velocity, from rest near (-1, 0):

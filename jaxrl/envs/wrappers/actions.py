@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Box, Discrete, Key, PyTree, TimeStep, setting, struct
+from jaxrl.core import Array, Box, Discrete, Key, PyTree, Struct, TimeStep, setting
 from jaxrl.core.protocols import has_legal, legal_actions
 from jaxrl.core.settings import check_own_settings
 from jaxrl.core.spaces import share_to_legal
@@ -27,8 +27,7 @@ from jaxrl.envs.wrappers.inner import (
 )
 
 
-@struct.dataclass
-class StickyActions:
+class StickyActions(Struct):
     """With `probability`, the action executed last is executed again.
 
     The memory belongs to the episode: the first action of an episode is always executed as given.
@@ -69,8 +68,7 @@ class StickyActions:
         return WrapperState(inner, (action, jnp.zeros((), bool))), step
 
 
-@struct.dataclass
-class NoisyActions:
+class NoisyActions(Struct):
     """The executed action differs by chance from the one chosen.
 
     Discrete actions: with `probability`, a uniform draw from all legal actions replaces the choice
@@ -117,8 +115,7 @@ class NoisyActions:
         return self.env.step(step_key, state, action)
 
 
-@struct.dataclass
-class DiscreteActions:
+class DiscreteActions(Struct):
     """A box action chosen from few: for agents whose actions are discrete.
 
     A grid of `num_values` evenly spaced values of each of the box's D numbers, both ends included:

@@ -8,15 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Discrete, Key, PyTree, Space, TimeStep, setting, struct
+from jaxrl.core import Array, Discrete, Key, PyTree, Space, Struct, TimeStep, setting
 from jaxrl.core.protocols import has_legal, legal_actions
 from jaxrl.core.settings import check_own_settings
 from jaxrl.core.types import select
 from jaxrl.envs.wrappers.inner import inner_observations, inner_reset
 
 
-@struct.dataclass
-class HeldActions:
+class HeldActions(Struct):
     """One step holds an action for tau unit steps of the inner environment.
 
         reward = sum_{j < tau} discount^j r_j,   next state after tau steps

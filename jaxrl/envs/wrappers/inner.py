@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxrl.core import Array, Key, PyTree, Space, struct
+from jaxrl.core import Array, Key, PyTree, Space, Struct
 
 
-@struct.dataclass
-class WrapperState:
+class WrapperState(Struct):
     """The inner state, and what the wrapper keeps beside it; its class says what."""
 
     inner: PyTree

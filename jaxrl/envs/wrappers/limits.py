@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import Array, Key, PyTree, TimeStep, struct
+from jaxrl.core import Array, Key, PyTree, Struct, TimeStep, struct
 from jaxrl.core.settings import check_own_settings
 from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_legal, inner_observations
 
 
-@struct.dataclass
-class TimeLimit:
+class TimeLimit(Struct):
     """Ends an episode after `max_steps` steps, where the inner environment has not done so.
 
     By default the clock truncates, so learners bootstrap through it. With `horizon_is_terminal` it
@@ -57,8 +56,7 @@ class TimeLimit:
         return WrapperState(inner, time), step
 
 
-@struct.dataclass
-class EpisodeStatistics:
+class EpisodeStatistics(Struct):
     """Adds running totals of the current episode to `info`.
 
     `info["episode_return"]` (undiscounted) and `info["episode_length"]` include the step just made;

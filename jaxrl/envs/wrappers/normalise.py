@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Box, Key, PyTree, Space, TimeStep, setting, struct
+from jaxrl.core import Array, Box, Key, PyTree, Space, Struct, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
 from jaxrl.core.spaces import Leaf, is_leaf, leaves
 from jaxrl.envs.wrappers.inner import (
@@ -28,8 +28,7 @@ from jaxrl.envs.wrappers.observations import float_box, is_float_box
 _CLIP = "largest size of a normalised number"
 
 
-@struct.dataclass
-class RunningMoments:
+class RunningMoments(Struct):
     """Mean and variance of all samples merged so far; mean 0 and variance 1 before the first."""
 
     mean: Array  # [*shape]
@@ -108,8 +107,7 @@ def _is_one(part: PyTree) -> bool:
     return isinstance(part, RunningMoments) or part == ()
 
 
-@struct.dataclass
-class NormaliseObservation:
+class NormaliseObservation(Struct):
     """Shifts and scales each entry of a float observation to mean 0 and variance 1.
 
         observation <- clip((observation - mean) / sqrt(variance + epsilon), -clip, clip)
@@ -177,8 +175,7 @@ class NormaliseObservation:
         return self.replace(moments=merged_moments(self.moments, batch))
 
 
-@struct.dataclass
-class NormaliseReward:
+class NormaliseReward(Struct):
     """Scales rewards by the standard deviation of a running discounted return; no shift.
 
         accumulated_t = reward_t + discount * accumulated_{t-1}

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Box, Key, PyTree, Space, TimeStep, setting, struct
+from jaxrl.core import Array, Box, Key, PyTree, Space, Struct, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
 from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_legal, same_legal
 
 
-@struct.dataclass
-class ObservationNoise:
+class ObservationNoise(Struct):
     """Adds Gaussian noise to what the agent sees, at reset too; the state is untouched.
 
     observation <- observation + scale * N(0, 1), independent in each entry and step. The noise has
@@ -54,8 +53,7 @@ class ObservationNoise:
         return (observation + self.scale * noise).astype(observation.dtype)
 
 
-@struct.dataclass
-class FrameStack:
+class FrameStack(Struct):
     """Joins the last `num_frames` observations along the last axis, oldest first.
 
     They are what the wrapper keeps. At reset the first observation stands in for those before it.

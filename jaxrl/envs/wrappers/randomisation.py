@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Environment, Key, PyTree, TimeStep, struct
+from jaxrl.core import Array, Environment, Key, PyTree, Struct, TimeStep
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
 from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
 
@@ -21,8 +21,7 @@ class Distribution(Protocol):
         ...
 
 
-@struct.dataclass
-class Uniform:
+class Uniform(Struct):
     """Uniform between `low` and `high`."""
 
     low: float
@@ -34,8 +33,7 @@ class Uniform:
         return low + (high - low) * jax.random.uniform(key, (), low.dtype)
 
 
-@struct.dataclass
-class LogUniform:
+class LogUniform(Struct):
     """Uniform in the logarithm between `low` and `high`, both above 0: scales and masses."""
 
     low: float
@@ -48,8 +46,7 @@ class LogUniform:
         return jnp.clip(drawn, low, high)
 
 
-@struct.dataclass
-class OneOf:
+class OneOf(Struct):
     """One of `values[K]`, each as likely as any other."""
 
     values: Any  # [K], or a tuple of K numbers
@@ -60,8 +57,7 @@ class OneOf:
         return values[jax.random.randint(key, (), 0, values.shape[0])]
 
 
-@struct.dataclass
-class DomainRandomisation:
+class DomainRandomisation(Struct):
     """Draws parameters of the environment anew for every episode, independently by name.
 
     What was drawn is part of the state, kept by name: it holds for the whole episode, and a stored

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Key, PyTree, TimeStep, setting, struct
+from jaxrl.core import Array, Key, PyTree, Struct, TimeStep, setting, struct
 from jaxrl.core.settings import check_own_settings
 from jaxrl.envs.wrappers.inner import inner_actions, inner_observations, inner_reset, same_legal
 
 
-@struct.dataclass
-class RewardScale:
+class RewardScale(Struct):
     """Multiplies rewards: reward <- scale * reward. Scale 1 changes nothing."""
 
     env: Any
@@ -32,8 +31,7 @@ class RewardScale:
         return state, step.replace(reward=(self.scale * step.reward).astype(step.reward.dtype))
 
 
-@struct.dataclass
-class ScalarReward:
+class ScalarReward(Struct):
     """One reward of several channels: reward <- sum_c weights_c channel_c.
 
     For learners, which need one number, in environments whose reward is a vector. `evaluate` in the
@@ -68,8 +66,7 @@ class ScalarReward:
         return state, step.replace(reward=weights @ step.reward)
 
 
-@struct.dataclass
-class RewardNoise:
+class RewardNoise(Struct):
     """Adds Gaussian noise to rewards: reward <- reward + scale * N(0, 1), drawn anew each step.
 
     Expected returns stay as they are; their spread grows.

@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.core import Array, Box, Discrete, Key, Space, TimeStep, setting, struct
+from jaxrl.core import Array, Box, Discrete, Key, Space, Struct, TimeStep, setting
 from jaxrl.core.settings import check_own_settings
 from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_legal
 from jaxrl.returns import next_stock
 
 
-@struct.dataclass
-class Stock:
+class Stock(Struct):
     """Appends the stock c to the observation: c_0 drawn at reset, c' = (c + r) / discount.
 
     Then discount^t (c_t + return from t on) = c_0 + (whole return) on every path, and a policy of
@@ -80,8 +79,7 @@ class Stock:
         return WrapperState(inner, stock), step.replace(observation=observation)
 
 
-@struct.dataclass
-class ExpectedConditionalRisk:
+class ExpectedConditionalRisk(Struct):
     """Makes expected conditional risk, a mix of mean and CVaR of each reward, a matter of means.
 
         objective = E r_0 + sum_{t >= 1} discount^t E[rho(r_t | history of the steps before t)]
