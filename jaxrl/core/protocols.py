@@ -122,6 +122,7 @@ class ImprovementFacts:
     fixed: bool = False
 
 
+@runtime_checkable
 class Improvement(Protocol):
     """Which next actions a backup assumes. V = sum_a probs_a (q_a + bonus_a)."""
 
@@ -406,7 +407,7 @@ def rule_facts(part: Any) -> RuleFacts:
         >>> rule_facts(Mine()) == RuleFacts(learned=("table",))
         True
     """
-    if hasattr(part, "facts"):
+    if isinstance(getattr(part, "facts", None), RuleFacts):
         return part.facts
     names = [fact.name for fact in dataclasses.fields(RuleFacts) if hasattr(part, fact.name)]
     return RuleFacts(**{name: getattr(part, name) for name in names})
