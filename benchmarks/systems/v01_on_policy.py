@@ -26,7 +26,7 @@ from jaxrl.operators import HLGauss
 from jaxrl.report import final_scores, interquartile_mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from learning import minatar_pqn  # noqa: E402
+from learning import minatar_pqn
 
 ENV = envs.make("Breakout-MinAtar")
 HEAD = HLGauss(low=-2.0, high=18.0, num_atoms=51)

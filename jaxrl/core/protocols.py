@@ -187,6 +187,7 @@ class PartFacts:
         linear: a value is one linear function of the network's features.
         whole_copies: a lagged copy, when it moves, takes all of the parameters.
         discrete: actions are discrete, and compared.
+        entropy: an actor draws actions, and their entropy counts.
     """
 
     name: str = ""
@@ -205,6 +206,7 @@ class PartFacts:
     linear: bool = False
     whole_copies: bool = False
     discrete: bool = False
+    entropy: bool = False
 
 
 _STATED = {  # facts without a safe default

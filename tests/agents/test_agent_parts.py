@@ -173,7 +173,12 @@ def test_any_improvement_explores(name):
     agent = PRESETS[name]().replace(**settings, exploration=start)
     state = started(agent, Wide())
     q_values, here = np.array([0.0, 1.0, 2.0, -1.0], np.float32), jnp.zeros(20_000, jnp.int32)
-    state = state.replace(params=filled(state.params, advantage=[q_values] * 3))
+    state = state.replace(
+        params=filled(state.params, advantage=[q_values] * 3),
+        progress=Progress.start(100.0).advance(50),
+    )
+    if name == "pqn":
+        state = state.replace(exploration=agent.exploring(state))
     mask = jnp.array([True, False, True, True])
 
     def draws(agent, mask):
@@ -182,7 +187,7 @@ def test_any_improvement_explores(name):
     for legal in (mask, jnp.ones(4, bool)):
         actions = np.asarray(jax.jit(draws)(agent, legal))
         scores = np.where(legal, agent.q_values(state, here[0]), -np.inf)
-        law = scipy.special.softmax(scores.astype(float) / 2.0)
+        law = scipy.special.softmax(scores.astype(float) / 1.5)
         expected = 20_000 * law
         counts, possible = np.bincount(actions, minlength=4), expected > 0
         assert counts[~possible].sum() == 0
