@@ -6,9 +6,10 @@ A point is pushed to a goal for 60 steps, from starts that spread; its reward is
 (dense), or all of it with the last one (terminal-only): the same task, of the same returns.
 Leave-one-out learns from the returns of groups of lanes that share a start; the control is PPO with
 a critic and lambda-returns, at equal steps. Both see the time left, and each is tuned on other
-seeds, PPO over its step and lambda, the other over its step. Both are looked at early and late, where
-they come near to what can be had. Claims: not behind on the reward at the end (the interval of the
-difference reaches above -2 % of PPO's return), behind on the dense one (the interval is below 0).
+seeds, PPO over its step and lambda, the other over its step. Both are looked at early and late,
+where they come near to what can be had. Claims: not behind on the reward at the end (the interval
+of the difference reaches above -2 % of PPO's return), behind on the dense one (the interval is
+below 0).
 """
 
 from __future__ import annotations
