@@ -93,10 +93,11 @@ def test_a_group_shares_start_and_parameters_but_no_action():
         np.testing.assert_array_equal(lanes, lanes[:, :1].repeat(GROUP, 1))
         paid = trajectory.reward[0].reshape(-1, GROUP)
         np.testing.assert_array_equal(paid, paid[:, :1].repeat(GROUP, 1))
-        starts += lanes[:, 0].tolist()
-        wages += paid[:, 0].tolist()
+        starts.append(lanes[:, 0].tolist())
+        wages.append(paid[:, 0].tolist())
         actions.append(trajectory.action[:3])
-    assert len(set(starts)) > 1 and len(set(wages)) > 1  # of groups and rollouts
+    for drawn in (np.array(starts)[..., 0], np.array(wages)):
+        assert np.any(drawn != drawn[0]) and np.any(drawn != drawn[:, :1])  # rollouts, groups
     rows = np.concatenate(actions).T.tolist()
     assert len(set(map(tuple, rows))) == NUM_ENVS
 
