@@ -96,7 +96,7 @@ def test_a_group_shares_start_and_parameters_but_no_action():
         starts.append(lanes[:, 0].tolist())
         wages.append(paid[:, 0].tolist())
         actions.append(trajectory.action[:3])
-    for drawn in (np.array(starts)[..., 0], np.array(wages)):
+    for drawn in (np.array(starts), np.array(wages)):
         assert np.any(drawn != drawn[0]) and np.any(drawn != drawn[:, :1])  # rollouts, groups
     rows = np.concatenate(actions).T.tolist()
     assert len(set(map(tuple, rows))) == NUM_ENVS
