@@ -33,7 +33,7 @@ def bisector(first: PyTree, second: PyTree) -> PyTree:
     (a, unravel), (b, _) = ravel_pytree(first), ravel_pytree(second)
     (u, length), (v, other) = _direction(a), _direction(b)
     cosine = jnp.dot(u, v)
-    way, _ = _direction(jnp.where(cosine > 0, u + v, u - cosine * v))
+    way, _ = _direction(jnp.where(cosine < 0, u - cosine * v, u + v))
     return unravel(0.5 * (length + other) * way)
 
 

@@ -94,9 +94,9 @@ class LeaveOneOut(Struct):
         returns = following[0].reshape(-1, self.group_size)
         centred = returns - jnp.mean(returns, axis=1, keepdims=True)
         if self.by_deviation:
-            deviation = jnp.sqrt(jnp.mean(centred**2, axis=1, keepdims=True))
-            apart = deviation > _ROUNDING * jnp.max(jnp.abs(returns), axis=1, keepdims=True)
-            advantage = jnp.where(apart, centred / jnp.where(apart, deviation, 1.0), 0.0)
+            square = jnp.mean(centred**2, axis=1, keepdims=True)
+            apart = square > (_ROUNDING * jnp.max(jnp.abs(returns), axis=1, keepdims=True)) ** 2
+            advantage = jnp.where(apart, centred / jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
         else:
             advantage = centred * self.group_size / (self.group_size - 1)
         advantage = jnp.where(counts, advantage.reshape(-1), 0.0)

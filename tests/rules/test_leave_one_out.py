@@ -118,18 +118,17 @@ def test_luck_that_a_group_shares_leaves_the_mean_and_less_variance():
     assert less[0] < 0.5 * more[0]
 
 
-def advantages(returns, **settings):
+def advantages(returns, group_size=4, **settings):
     """Of episodes of one step."""
-    paid = np.float32(returns)
-    data = jax.tree.map(jnp.asarray, rollout_of([(0,)] * len(paid), paid))
-    rule = LeaveOneOut(group_size=4, **settings)
+    data = jax.tree.map(jnp.asarray, rollout_of([(0,)] * len(returns), np.zeros(len(returns))))
+    data = data.replace(reward=data.reward.at[0].set(returns))
+    rule = LeaveOneOut(group_size=group_size, **settings)
     outputs = outputs_of(jnp.asarray(LOGITS), data)
-    return np.asarray(rule.targets((), outputs, data, Progress.start())[0].advantage)
+    return rule.targets((), outputs, data, Progress.start())[0].advantage
 
 
 def test_advantages_of_groups():
-    returns = [1.0, 0.0, 0.0, 2.0, 0.1, 0.1, 0.1, 0.1]
-    found = advantages(returns)
+    found = advantages(jnp.array([1.0, 0.0, 0.0, 2.0, 0.1, 0.1, 0.1, 0.1]))
     others = [1 - 2 / 3, -1.0, -1.0, 2 - 1 / 3]  # each less the mean of the other three
     np.testing.assert_allclose(found[0, :4], others, atol=1e-6)
     np.testing.assert_allclose(found[0, 4:], 0.0, atol=1e-6)
@@ -137,11 +136,17 @@ def test_advantages_of_groups():
 
 
 def test_by_deviation_a_group_of_equal_returns_says_nothing():
-    """0.1 is no float: the mean of four is off by a bit, which no division may blow up."""
-    for equal in (0.1, 1e4 / 3, 0.0):
-        np.testing.assert_array_equal(advantages([equal] * 4, by_deviation=True), 0.0)
+    """The mean of seven equal floats is off by a bit, which no division may blow up."""
+    off = []
+    for equal in (0.1, 1e4 / 3, 0.7, 0.0):
+        returns = jnp.full(7, equal)
+        off.append(float(jnp.abs(advantages(returns, 7)).max()))
+        np.testing.assert_array_equal(advantages(returns, 7, by_deviation=True), 0.0)
+    assert max(off) > 0.0
+    slopes = jax.grad(lambda paid: jnp.sum(advantages(paid, by_deviation=True)))(jnp.ones(4))
+    np.testing.assert_array_equal(slopes, 0.0)  # an outer loop's
     one = np.float32([1.0, 0.0, 0.0, 2.0])
-    found = advantages(one, by_deviation=True)[0]
+    found = advantages(jnp.asarray(one), by_deviation=True)[0]
     np.testing.assert_allclose(found, (one - one.mean()) / one.std(), rtol=1e-6)
 
 

@@ -134,6 +134,7 @@ def test_the_bisector(name):
 def test_the_bisector_of_nothing_is_finite_and_so_are_its_slopes():
     some, none = jnp.array([2.0, 0.0]), jnp.zeros(2)
     np.testing.assert_array_equal(bisector(some, none), [1.0, 0.0])
+    np.testing.assert_array_equal(bisector(none, some), [1.0, 0.0])
     np.testing.assert_array_equal(bisector(none, none), 0.0)
     slopes = jax.grad(lambda a, b: jnp.sum(bisector(a, b)), argnums=(0, 1))(some, none)
     assert all(np.all(np.isfinite(x)) for x in slopes)
@@ -192,6 +193,7 @@ def test_novelty_is_of_the_states_that_the_new_policy_sees():
         np.testing.assert_allclose(paid, [0.5 - 0.95 * 0.5, -0.5], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_novel_policy_is_learned_for_a_step():
     """The whole rule runs; both of its gradients reach the actor, and critics learn as well."""
     s06 = script()
