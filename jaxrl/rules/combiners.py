@@ -27,8 +27,8 @@ def bisector(first: PyTree, second: PyTree) -> PyTree:
 
     Example:
         >>> right, up, back = (jnp.array(x) for x in ([3.0, 0.0], [0.0, 1.0], [-1.0, 1.0]))
-        >>> bisector(right, up).round(3).tolist(), bisector(right, back).round(3).tolist()
-        ([1.414, 1.414], [1.561, 1.561])
+        >>> [f"{x:.3f}" for x in (*bisector(right, up), *bisector(right, back))]
+        ['1.414', '1.414', '1.561', '1.561']
     """
     (a, unravel), (b, _) = ravel_pytree(first), ravel_pytree(second)
     (u, length), (v, other) = _direction(a), _direction(b)
