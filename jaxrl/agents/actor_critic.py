@@ -12,7 +12,7 @@ import numpy as np
 from jaxrl.agents import action_values, experience, on_policy
 from jaxrl.agents.action_box import ActionBox, check_action_box
 from jaxrl.agents.checks import check_environment, check_signals, longest_episode
-from jaxrl.agents.minibatches import check_minibatches, descend
+from jaxrl.agents.minibatches import check_minibatches, descend, of_several
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.core import Struct, struct
@@ -88,7 +88,9 @@ class ActorCriticAgent(SettableStruct):
     in these units. A coordinate that is not bounded on both sides is its own unit.
 
     The numbers of `rule` may be schedules. A rule whose facts say `needs_episodes`, such as
-    `StaticRiskGradient`, is told which episodes lie whole in a rollout.
+    `StaticRiskGradient`, is told which episodes lie whole in a rollout. One whose facts say
+    `lanes`, such as `LeaveOneOut`, is given minibatches of whole lanes, or of groups of lanes that
+    begin every rollout from one start. One with several `losses` makes one gradient of theirs.
 
     The critic may be an `operator`'s: its head stores the value and is fitted by its own loss, and
     errors are those of its backup over what `successors` give, so that a worst case or a nested
@@ -96,7 +98,8 @@ class ActorCriticAgent(SettableStruct):
     follow: the operator's improvement is not asked. A head that stores laws is fitted to laws of
     lambda-returns, under drawn successors to one-step backups.
 
-    Metrics: `loss`, `entropy` [nats]; `clipped_fraction` of returns where the head's grid has ends.
+    Metrics: `loss`, `entropy` [nats]; `clipped_fraction` of returns where the head's grid has ends;
+    of several losses each, as `loss_...` of its name, and `loss` is their sum.
 
     Sources: Mnih et al. 2016 (A2C); Schulman et al. 2016 (generalised advantages), 2017 (PPO).
     """
@@ -116,6 +119,11 @@ class ActorCriticAgent(SettableStruct):
 
     keep_env_state = experience.keep_env_state
 
+    @property
+    def group_size(self) -> int:
+        """Lanes that begin every rollout from one start, as the rule says; 1 where they go on."""
+        return max(rule_facts(self.rule).lanes, 1)
+
     def check(self, env: Environment) -> None:
         """Refuse environments and settings that the agent cannot learn with.
 
@@ -128,11 +136,17 @@ class ActorCriticAgent(SettableStruct):
         if isinstance(env.action_space, Box):
             check_action_box(env, bounded=False)
         self._model(env)
-        recurrent = self.network.recurrent_size > 0
-        size = self.num_envs if recurrent else self.num_envs * self.rollout_length
-        what = "num_envs" if recurrent else "num_envs x rollout_length"
+        whole, group = self._in_lanes(), self.group_size
+        if self.num_envs % group:
+            raise ValueError(
+                f"{type(self.rule).__name__} compares groups of {group} lanes from one start, into "
+                f"which num_envs={self.num_envs} does not divide: set it to a multiple of {group}."
+            )
+        size = self.num_envs // group if whole else self.num_envs * self.rollout_length
+        what = "num_envs" if whole else "num_envs x rollout_length"
+        what += f" / {group} lanes of a group" if group > 1 else ""
         check_minibatches(what, size, self.num_minibatches)
-        steps = size // self.num_minibatches * (self.rollout_length if recurrent else 1)
+        steps = size // self.num_minibatches * (group * self.rollout_length if whole else 1)
         if self.normalise_advantages and steps == 1:
             raise ValueError(
                 f"With num_minibatches={self.num_minibatches} a minibatch is one step, whose "
@@ -247,10 +261,13 @@ class ActorCriticAgent(SettableStruct):
         self, key: Key, state: ActorCriticState, trajectory: Transition
     ) -> tuple[ActorCriticState, dict[str, Array]]:
         """`num_epochs` x `num_minibatches` gradient steps on `trajectory[T, B]`."""
-        check_signals(trajectory, rule_facts(self.rule).num_costs)
+        facts, group = rule_facts(self.rule), self.group_size
+        check_signals(trajectory, facts.num_costs)
         ended = (trajectory.terminated >= 1) | trajectory.truncated
         if state.marks:
             first = state.marks.first_steps(ended)
+            if group > 1:  # what follows a reset has another start
+                first = jnp.where(first == 0, 0, -1)
             trajectory = trajectory.replace(extras={**trajectory.extras, "first_step": first})
         targets, state, logs = self._targets(key, state, trajectory)
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
@@ -259,16 +276,34 @@ class ActorCriticAgent(SettableStruct):
         if self.network.recurrent_size:  # whole sequences, each with the memory at its start
             before = trajectory.extras["memory_before"]
             data = (*data, jax.tree.map(lambda leaf: leaf[:1], before))
-        else:
+        elif not facts.lanes:
             data = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
-        loss, axis = functools.partial(self._loss, state), int(self.network.recurrent_size > 0)
-        learned, (mean_loss, entropy) = descend(key, self, state, loss, data, axis)
+        gradient, axis = self._gradient(state), int(self._in_lanes())
+        found = descend(key, self, state, gradient, data, axis, group)
+        learned, (mean_loss, entropy, *each) = found
+        logs |= {f"loss_{name}": x for name, x in zip(sorted(facts.losses), each, strict=True)}
         progress = state.progress.advance(ended.size)
         learned = learned.replace(progress=progress)
-        if state.marks:
+        if state.marks and group == 1:  # else the next rollout begins anew
             learned = learned.replace(marks=state.marks.replace(starts=ended[-1]))
         logs |= reported(self.rule, state.rule_state)
         return learned, {"loss": mean_loss, "entropy": entropy} | logs
+
+    def _in_lanes(self) -> bool:
+        """Whether minibatches are of whole lanes."""
+        return self.network.recurrent_size > 0 or rule_facts(self.rule).lanes > 0
+
+    def _gradient(self, state: ActorCriticState) -> Any:
+        """Of a minibatch, as `descend` takes it."""
+        loss, names = functools.partial(self._loss, state), rule_facts(self.rule).losses
+        if not names:
+            return jax.value_and_grad(loss, has_aux=True)
+        rule: Any = values_at(self.rule, state.progress)
+
+        def combine(losses: PyTree, gradients: PyTree, batch: tuple) -> PyTree:
+            return rule.combine(losses, gradients, batch[2], state.progress)
+
+        return of_several(names, loss, combine)
 
     def _model(self, env: Environment) -> ActorCritic:
         spaces, heads = (env.observation_space, env.action_space), self.rule.outputs
@@ -356,7 +391,8 @@ class ActorCriticAgent(SettableStruct):
         state = state.replace(rule_state=kept, source=source)
         return targets, state, on_policy.narrowness(head, targets.returns)
 
-    def _loss(self, state: ActorCriticState, params: PyTree, batch: tuple) -> tuple[Array, Array]:
+    def _loss(self, state: ActorCriticState, params: PyTree, batch: tuple) -> tuple[Any, Array]:
+        """The mean loss `[]`, or several by name, and the mean entropy."""
         observation, action, targets, starts, legal, *memory = batch
         if memory:
             before = jax.tree.map(lambda leaf: leaf[0], memory[0])
@@ -381,7 +417,7 @@ class ActorCriticAgent(SettableStruct):
         )
         # The targets were computed before: constants to this gradient, not to an outer one.
         loss = values_at(self.rule, state.progress).loss(outputs, targets, state.progress)
-        return jnp.mean(loss), jnp.mean(outputs.entropy)
+        return jax.tree.map(jnp.mean, loss), jnp.mean(outputs.entropy)
 
 
 def _masked(policy: Any, mask: PyTree) -> Any:

@@ -152,7 +152,8 @@ def longest_episode(env: Environment) -> float | Array:
     limits = [p.value for p in list_parameters(env) if p.name.rsplit(".", 1)[-1] in _LIMITS]
     if any(isinstance(limit, jax.core.Tracer) for limit in limits):
         return jnp.min(jnp.stack([jnp.asarray(limit, jnp.float32) for limit in limits]))
-    return min(limits, default=float("inf"))
+    with jax.ensure_compile_time_eval():  # known numbers are compared at once, under jit too
+        return min(limits, default=float("inf"))
 
 
 def check_environment(env: Environment, discount: float | Array, *unit_steps: str) -> None:

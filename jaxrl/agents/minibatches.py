@@ -19,7 +19,7 @@ def check_minibatches(what: str, size: int, num_minibatches: int) -> None:
 
     Args:
         what: the settings that make up `size`, for the message.
-        size: what is divided: steps, or whole sequences for a recurrent network.
+        size: what is divided: steps, whole lanes, or groups of them.
         num_minibatches: equal parts wanted.
     """
     if size % num_minibatches:
@@ -33,9 +33,10 @@ def descend(
     key: Key,
     agent: Any,
     state: Any,
-    loss: Callable[[PyTree, PyTree], tuple[Array, Array]],
+    gradient: Callable[[PyTree, PyTree], tuple[tuple[Array, ...], PyTree]],
     data: PyTree,
     axis: int = 0,
+    unit: int = 1,
 ) -> tuple[Any, Array]:
     """`num_epochs` passes over a rollout, of `num_minibatches` gradient steps each.
 
@@ -43,30 +44,68 @@ def descend(
         key: of the orders.
         agent: whose `num_epochs`, `num_minibatches` and `optimiser` they are.
         state: of the agent, with `params`, `optimiser` and `progress`.
-        loss: parameters and a minibatch -> `[]`, and one more number to report.
+        gradient: parameters and a minibatch -> N numbers `[]` to report, such as the loss, and what
+            is descended, as `jax.value_and_grad` or `of_several` make it.
         data: a rollout, its rows along `axis`.
         axis: of the rows.
+        unit: neighbouring rows that stay together.
 
     Returns:
-        The state with other `params` and `optimiser`, and the mean loss and number, `[2]`.
+        The state with other `params` and `optimiser`, and the means of the numbers, `[N]`.
     """
-    size = jax.tree.leaves(data)[0].shape[axis]
+    size = jax.tree.leaves(data)[0].shape[axis] // unit
     # One minibatch is the whole rollout, whose order does not matter.
     whole = agent.num_minibatches == 1
 
     def step(learner: tuple, rows: Array) -> tuple[tuple, Array]:
         params, optimiser = learner
         batch = data if whole else jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis), data)
-        found, grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
+        found, grads = gradient(params, batch)
         return agent.optimiser.step(grads, optimiser, params, state.progress), jnp.stack(found)
 
     def epoch(learner: tuple, key: Key) -> tuple[tuple, Array]:
         order = jnp.arange(size) if whole else shuffled(key, size)
+        if unit > 1:
+            order = unit * order[:, None] + jnp.arange(unit)
         return jax.lax.scan(step, learner, order.reshape(agent.num_minibatches, -1))
 
     keys = jax.random.split(key, agent.num_epochs)
     (params, optimiser), logs = jax.lax.scan(epoch, (state.params, state.optimiser), keys)
     return state.replace(params=params, optimiser=optimiser), jnp.mean(logs, axis=(0, 1))
+
+
+def of_several(
+    names: tuple[str, ...],
+    losses: Callable[[PyTree, PyTree], tuple[dict[str, Array], Array]],
+    combine: Callable[[dict[str, Array], dict[str, PyTree], PyTree], PyTree],
+) -> Callable[[PyTree, PyTree], tuple[tuple[Array, ...], PyTree]]:
+    """What `descend` takes, of several losses: one pass forward, one back for each.
+
+    Args:
+        names: of the losses.
+        losses: parameters and a minibatch -> losses `[]` by name, and one more number to report.
+        combine: losses, gradients and the minibatch -> the gradient that is descended.
+
+    Returns:
+        A function that reports the sum of the losses, the number, and the losses, sorted by name.
+
+    Raises:
+        ValueError: when called, if the losses have other names.
+    """
+
+    def gradient(params: PyTree, batch: PyTree) -> tuple[tuple[Array, ...], PyTree]:
+        found, pull, more = jax.vjp(lambda params: losses(params, batch), params, has_aux=True)
+        if not isinstance(found, dict) or sorted(found) != sorted(names):
+            given = sorted(found) if isinstance(found, dict) else "one number"
+            raise ValueError(f"facts.losses={names}, and loss gives {given}: let them be the same.")
+        grads = {
+            name: pull({other: jnp.full_like(found[other], other == name) for other in found})[0]
+            for name in found
+        }
+        told = [found[name] for name in sorted(found)]
+        return (jnp.sum(jnp.stack(told)), more, *told), combine(found, grads, batch)
+
+    return gradient
 
 
 def shuffled(key: Key, size: int) -> Array:

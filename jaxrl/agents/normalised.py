@@ -60,6 +60,7 @@ class NormalisedAgent(SettableStruct):
     num_envs = of_inner("num_envs")
     rollout_length = of_inner("rollout_length", "steps")
     discount = of_inner("discount", "per step")
+    group_size = of_inner("group_size", "lanes")
 
     def check(self, env: Environment) -> None:
         """Raise `ValueError` where the inner agent does, if it replays old observations, or for
@@ -125,6 +126,8 @@ class NormalisedAgent(SettableStruct):
             next_observation=self._normalise(state, trajectory.next_observation),
         )
         observation, returns, accumulated = state.observation, state.returns, state.accumulated
+        if getattr(self, "group_size", 1) > 1:  # the rollout began anew
+            accumulated = jnp.zeros_like(accumulated)
         if self.observations:
             observation = merged_moments(observation, trajectory.observation)
         if self.rewards:

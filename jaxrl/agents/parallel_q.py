@@ -206,7 +206,8 @@ class ParallelQAgent(SettableStruct):
             q_value = jnp.mean(action_values.each(head.mean, chosen, head))
             return jnp.mean(on_policy.head_loss(head, chosen, target, laws)), q_value
 
-        state, (loss_mean, q_value) = descend(key, self, state, loss, data)
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        state, (loss_mean, q_value) = descend(key, self, state, gradient, data)
         state = state.replace(progress=state.progress.advance(target.size))
         if isinstance(self.exploration, ReactiveExploration):
             recent = self.exploration.remember(state.recent, trajectory.reward)

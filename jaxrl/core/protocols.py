@@ -344,7 +344,8 @@ class Agent(Policy, Protocol):
 
     `state` holds everything that learning changes: parameters, optimiser, targets, replay,
     progress. An agent whose rollouts must record the environment's states says so by a true
-    attribute `keep_env_state`; without one they do not.
+    attribute `keep_env_state`; without one they do not. One whose every rollout is to begin anew,
+    neighbouring lanes from one start, says by a whole number above 1, `group_size`, how many.
     """
 
     @property
@@ -387,6 +388,12 @@ class RuleFacts:
             operator makes of a step has no place in them.
         num_costs: costs of a step that it learns from; 0 where it takes no notice of them.
         reported: fields of its state, `[]` or `[C]`, that an agent adds to its metrics.
+        losses: names of several losses, of whose gradients the rule makes one (`UpdateRule`);
+            empty where `loss` gives one number.
+        lanes: what minibatches are drawn from. 0: single steps, in any order. 1: lanes, whole, so
+            that `loss` sees `[T, ...]` in the order of time. K above 1: groups of K neighbouring
+            lanes, whole. Every rollout then begins anew, each group from one start, and in
+            `first_step` only the first episode of a lane counts.
     """
 
     needs_episodes: bool = False
@@ -395,6 +402,8 @@ class RuleFacts:
     own_rewards: bool = False
     num_costs: int = 0
     reported: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
+    lanes: int = 0
 
 
 LEARNED = RuleFacts(learned=("weights",))
@@ -421,6 +430,11 @@ class UpdateRule(Protocol):
     Every float in the struct, a number or a network's weights, is a leaf: together they are the
     rule's parameters, which a sweep maps over and an outer loop differentiates or evolves. No
     stop-gradient stands between them and what a rule returns.
+
+    A rule whose facts name several `losses` returns from `loss` a mapping of these names, and has a
+    method more, `combine(losses, gradients, targets, progress) -> gradient`: of a minibatch, the
+    mean losses `[]` and their gradients in the network's parameters by name, and the targets;
+    returned is what the optimiser descends. A rule round another one passes it on.
     """
 
     @property

@@ -348,4 +348,8 @@ class _Weighted(Struct):
 
     def loss(self, outputs: PyTree, targets: PyTree, progress: Progress) -> Array:
         targets, weight = targets
-        return weight * self.rule.loss(outputs, targets, progress)
+        return jax.tree.map(lambda x: weight * x, self.rule.loss(outputs, targets, progress))
+
+    def combine(self, losses: dict, gradients: dict, targets: PyTree, progress: Progress) -> PyTree:
+        rule: Any = self.rule
+        return rule.combine(losses, gradients, targets[0], progress)

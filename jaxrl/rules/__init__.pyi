@@ -2,6 +2,7 @@ from jaxrl.rules.actor_critic import (
     AdvantageActorCritic as AdvantageActorCritic,
     ProximalPolicy as ProximalPolicy,
 )
+from jaxrl.rules.combiners import bisector as bisector
 from jaxrl.rules.contract import (
     PolicyOutputs as PolicyOutputs,
     PolicyTargets as PolicyTargets,
@@ -17,6 +18,7 @@ from jaxrl.rules.drift_policy import (
 from jaxrl.rules.lagrangian import Lagrangian as Lagrangian
 from jaxrl.rules.learned_policy_gradient import lpg as lpg
 from jaxrl.rules.learned_reward import with_reward as with_reward
+from jaxrl.rules.leave_one_out import LeaveOneOut as LeaveOneOut
 from jaxrl.rules.mirror_descent import (
     MirrorDescentPolicy as MirrorDescentPolicy,
     TsallisDivergence as TsallisDivergence,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,8 +100,10 @@ class Lagrangian(Struct):
     @property
     def facts(self) -> RuleFacts:
         """The inner rule's, with as many costs as budgets, and what becomes a metric."""
+        inner = rule_facts(self.rule)
         return dataclasses.replace(
-            rule_facts(self.rule),
+            inner,
+            losses=(*inner.losses, _HEAD) if inner.losses else (),
             learned=learned_in(self, "rule"),
             num_costs=each_of(self.budgets).size,
             reported=("multiplier", "cost"),
@@ -167,8 +170,17 @@ class Lagrangian(Struct):
             num_estimates=old.num_estimates + known,
         )
 
-    def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Array:
-        """The inner rule's `[]` of one step, and that of the critics of costs."""
+    def loss(self, outputs: PolicyOutputs, targets: PolicyTargets, progress: Progress) -> Any:
+        """The inner rule's `[]` of one step, and that of the critics of costs: one of several,
+        `cost_value`, where the inner rule has them."""
         errors = outputs.heads[_HEAD] - targets.heads[_HEAD]
-        loss = self.rule.loss(outputs, targets, progress)
+        loss: Any = self.rule.loss(outputs, targets, progress)
+        if rule_facts(self.rule).losses:
+            return {**loss, _HEAD: self.cost_weight * 0.5 * jnp.sum(errors**2, axis=-1)}
         return loss + self.cost_weight * 0.5 * jnp.sum(errors**2, axis=-1)
+
+    def combine(self, losses: dict, gradients: dict, *rest: Any) -> PyTree:
+        """What the inner rule makes of its own gradients, and that of the critics of costs."""
+        rule: Any = self.rule
+        own = [{name: of[name] for name in of if name != _HEAD} for of in (losses, gradients)]
+        return jax.tree.map(jnp.add, rule.combine(*own, *rest), gradients[_HEAD])

@@ -132,6 +132,7 @@ class WithReward(Struct):
     outputs = of_inner("outputs")
     init = of_inner("init")
     loss = of_inner("loss")
+    combine = of_inner("combine")
 
     @property
     def facts(self) -> RuleFacts:

@@ -95,6 +95,7 @@ class ReactiveEntropy(Struct):
     num_recent: int = setting(10, "rollouts looked back on", low=1)
 
     outputs = of_inner("outputs")
+    combine = of_inner("combine")
 
     init = nothing_yet
     weight = answer  # mean rewards `[..., N]`, the latest first -> entropy weight `[...]` [per nat]

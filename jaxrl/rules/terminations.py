@@ -67,6 +67,7 @@ class ConstraintTerminations(Struct):
 
     outputs = of_inner("outputs")
     loss = of_inner("loss")
+    combine = of_inner("combine")
 
     @property
     def facts(self) -> RuleFacts:

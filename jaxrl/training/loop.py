@@ -20,6 +20,7 @@ from jaxrl.envs.checker import explained
 from jaxrl.training.rollouts import EpisodeSums, RolloutState, rollout, start_rollout
 
 _MOST_ITERATIONS = 2**31 - 1  # under one key
+_GROUP_STARTS = 3  # stream of resets, beside the three that an iteration's key is split into
 _MOST_UPDATES = 2**24  # in one record: `finite_updates` counts them one by one in float32
 
 
@@ -167,14 +168,19 @@ def collect(
     # The numbers of iterations begin again, under another key, before they overflow.
     wraps = state.iteration == _MOST_ITERATIONS
     life_key = select(wraps, next_key, state.key)
+    begin, group_size = state.rollout, getattr(agent, "group_size", 1)
+    if group_size > 1:
+        start_key = jax.random.fold_in(key, _GROUP_STARTS)
+        begin = start_rollout(start_key, agent, env, group_size)
     rollout_state, trajectory, episodes = rollout(
         rollout_key,
         agent,
         env,
         state.agent,
-        state.rollout,
+        begin,
         auto_reset=auto_reset,
         keep_env_state=getattr(agent, "keep_env_state", False),  # only learners that step it again
+        first_only=group_size > 1,
     )
     iteration = jnp.where(wraps, 0, state.iteration + 1)
     after = TrainState(state.agent, rollout_state, life_key, iteration)

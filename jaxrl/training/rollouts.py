@@ -51,9 +51,12 @@ def signals_of(step: TimeStep) -> dict[str, Array]:
     return {name: jnp.asarray(signal, jnp.float32) for name, signal in found.items()}
 
 
-def start_rollout(key: Key, agent: Agent, env: Environment) -> RolloutState:
-    """Reset `agent.num_envs` environments."""
-    keys = jax.random.split(key, agent.num_envs)
+def start_rollout(key: Key, agent: Agent, env: Environment, group_size: int = 1) -> RolloutState:
+    """Reset `agent.num_envs` environments; `group_size` neighbours have one key, hence one start
+    and, where a reset draws them, one set of parameters."""
+    keys = jax.random.split(key, agent.num_envs // group_size)
+    if group_size > 1:
+        keys = keys[jnp.arange(agent.num_envs) // group_size]
     env_state, observation = jax.vmap(env.reset)(keys)
 
     def first_signals(keys: Key, env_state: PyTree) -> dict[str, Array]:
@@ -82,6 +85,7 @@ def rollout(
     explore: bool = True,
     auto_reset: bool = True,
     keep_env_state: bool = False,
+    first_only: bool = False,
 ) -> tuple[RolloutState, Transition, EpisodeSums]:
     """Step `B` environments `agent.rollout_length` times.
 
@@ -96,6 +100,8 @@ def rollout(
             is the true successor all the same. Off, an ended environment goes on from its last
             state.
         keep_env_state: record the state acted in, for generative backups.
+        first_only: sum over the first episode of each lane alone, where all of them begin here:
+            of later ones, those that end in time would be the short ones.
 
     Returns:
         the next `RolloutState`, the trajectory `[T, B]`, and sums over the ended episodes.
@@ -103,8 +109,8 @@ def rollout(
     num_envs = state.episode_return.shape[0]
     fresh_memory = agent.initial_memory(num_envs)
 
-    def step(carry: tuple, keys: Key) -> tuple[tuple, Transition]:
-        state, sums = carry
+    def step(carry: tuple, inputs: tuple[Key, Array | None]) -> tuple[tuple, Transition]:
+        (state, sums), (keys, index) = carry, inputs
         act_key, step_keys, reset_keys = keys[0], keys[1 : num_envs + 1], keys[num_envs + 1 :]
         mask = legal_of_each(env, state.env_state, num_envs)
         seen = (state.observation, explore, state.memory, mask)
@@ -123,12 +129,13 @@ def rollout(
         episode_return = state.episode_return + reward
         episode_length = state.episode_length + 1
         signals = {name: state.signals[name] + signal for name, signal in signals.items()}
+        counts = ended if index is None else ended & (episode_length == index + 1)
         sums = EpisodeSums(
-            num_episodes=sums.num_episodes + jnp.sum(ended),
-            episode_return=sums.episode_return + jnp.sum(jnp.where(ended, episode_return, 0.0)),
-            episode_length=sums.episode_length + jnp.sum(jnp.where(ended, episode_length, 0)),
+            num_episodes=sums.num_episodes + jnp.sum(counts),
+            episode_return=sums.episode_return + jnp.sum(jnp.where(counts, episode_return, 0.0)),
+            episode_length=sums.episode_length + jnp.sum(jnp.where(counts, episode_length, 0)),
             signals={
-                name: sums.signals[name] + jnp.sum(jnp.where(ended, total, 0.0))
+                name: sums.signals[name] + jnp.sum(jnp.where(counts, total, 0.0))
                 for name, total in signals.items()
             },
         )
@@ -165,5 +172,6 @@ def rollout(
     # All keys in one draw: a split inside the loop costs a program launch at every step.
     keys = jax.random.split(key, (agent.rollout_length, 1 + 2 * num_envs))
     carry = (state, EpisodeSums(zero, zero, zero, dict.fromkeys(state.signals, zero)))
-    (state, sums), trajectory = jax.lax.scan(step, carry, keys)
+    index = jnp.arange(agent.rollout_length) if first_only else None
+    (state, sums), trajectory = jax.lax.scan(step, carry, (keys, index))
     return state, trajectory, sums

@@ -49,6 +49,7 @@ SAVED = {
         rules.TsallisDivergence(1.5), Exponential(1.0, 0.1, 5e3)
     ),
     "cvar": lambda: rules.StaticRiskGradient(CVaR(Linear(1.0, 0.1, end=0.5))),
+    "leave one out": lambda: rules.LeaveOneOut(group_size=4, by_deviation=True),
     "lpg": lambda: rules.lpg(KEY, num_hidden=2, num_predictions=3, num_embedded=2),
     "reward": lambda: rules.with_reward(
         rules.AdvantageActorCritic(), KEY, Discrete(3), Discrete(2), num_hidden=2

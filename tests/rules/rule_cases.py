@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrl import rules
 from jaxrl.agents import ActorCriticAgent, GradientDescent, Optimiser, RMSProp, learned_optimiser
-from jaxrl.core import Linear, Transition
+from jaxrl.core import Linear, RuleFacts, Transition, struct
 from jaxrl.envs import TabularEnv, garnet
 from jaxrl.functionals import CVaR
 from jaxrl.networks import NetworkSettings
@@ -29,11 +29,29 @@ def env() -> TabularEnv:
         return TabularEnv(garnet(KEY, 5, 3, 2), time_limit=3.0)
 
 
+@struct.dataclass
+class Bisected(rules.AdvantageActorCritic):
+    """The same, between the gradients of two losses: of the policy, and of the value."""
+
+    facts = RuleFacts(losses=("policy", "value"))
+
+    def loss(self, outputs, targets, progress):
+        """Both."""
+        value = self.value_weight * 0.5 * (outputs.value - targets.returns) ** 2
+        return {"policy": super().loss(outputs, targets, progress) - value, "value": value}
+
+    def combine(self, losses, gradients, targets, progress):
+        """As long as they are on average."""
+        return rules.bisector(gradients["policy"], gradients["value"])
+
+
 # Numbers are such that each of them matters: clips bind, schedules are under way.
 RULES = {
     "a2c": rules.AdvantageActorCritic,
     "ppo": lambda: rules.ProximalPolicy(clip_epsilon=0.05, value_clip=0.02),
     "cvar": lambda: rules.StaticRiskGradient(CVaR(0.4), entropy_weight=0.1),
+    "leave_one_out": lambda: rules.LeaveOneOut(group_size=2, clip_epsilon=0.05, entropy_weight=0.1),
+    "bisected": Bisected,
     "clip_drift": lambda: rules.DriftPolicy(rules.ClipDrift(0.05), value_clip=0.02),
     "zero_drift": lambda: rules.DriftPolicy(rules.ZeroDrift(), value_clip=0.02),
     "dpo": lambda: rules.DriftPolicy(rules.DiscoveredDrift(alpha=0.2, beta=0.1), value_clip=0.02),
@@ -100,7 +118,11 @@ def made(name: str):
 
 
 def agent_of(rule_name: str, optimiser_name: str = "adam", **changes) -> ActorCriticAgent:
-    own_scale = rule_name in ("lpg", "cvar")  # their advantages are meant as they come
+    own_scale = rule_name in (
+        "lpg",
+        "cvar",
+        "leave_one_out",
+    )  # their advantages are meant as they come
     settings = {
         "rule": made(rule_name),
         "optimiser": made(optimiser_name),

@@ -20,6 +20,7 @@ LIFE = Progress.start(100.0)
 RULES = {
     "ppo": rules.ProximalPolicy(),
     "a2c": rules.AdvantageActorCritic(),
+    "leave one out": rules.LeaveOneOut(),
     "clip drift": rules.DriftPolicy(),
     "no drift": rules.DriftPolicy(rules.ZeroDrift()),
     "dpo": rules.DriftPolicy(rules.DiscoveredDrift()),
@@ -52,6 +53,7 @@ def test_losses_of_rules(name):
         old = CategoricalPolicy(jnp.zeros(2))
         outputs = PolicyOutputs(ratio, policy.entropy(), value, policy=policy)
         targets = PolicyTargets(advantage, -value, jnp.float32(0), 0.5 * value, policy=old)
+        targets = targets.replace(heads={"counts": jnp.float32(1)})  # of leave-one-out
         return RULES[name].loss(outputs, targets, LIFE)
 
     found = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=(0, 1, 2))))(*grid.T)

@@ -14,6 +14,7 @@ STEP = 1e-6
 # zero, which evolution does not share.
 THRESHOLDS = {
     "ppo": {"rule.clip_epsilon", "rule.value_clip"},
+    "leave_one_out": {"rule.clip_epsilon"},
     "dpo": {"rule.value_clip"},
     "lpo": {"rule.drift.start.epsilon", "rule.drift.margin", "rule.value_clip"},
     "mdpo": {"rule.value_clip"},
