@@ -124,7 +124,9 @@ class ActorCriticAgent(SettableStruct):
     shared_torso: bool = setting(False, "let policy and value share one torso")
     operator: BellmanOperator | None = None  # None: the value is a number, fitted by the rule
     successors: Successors = Sampled()
-    actor_sees: tuple[str, ...] = setting((), "parts of the observation that the actor sees")
+    actor_sees: tuple[str, ...] = setting(
+        (), "parts of observations that the actor sees; all if none"
+    )
     # None: that of the action space.
     policy_head: nn.Module | None = struct.field(pytree_node=False, default=None, metadata=CLOSED)
 
