@@ -23,7 +23,7 @@ import jaxrl
 from jaxrl import core, envs, rules, training
 
 NUM_EPISODES, NUM_SEEDS, NUM_STEPS = 400_000, 10, 400_000
-LENGTHS, STEPS_OF_AN_UPDATE, NUM_TIMES = (8, 32, 128, 512), 4096, 15
+LENGTHS, STEPS_OF_AN_UPDATE, NUM_TIMES = (8, 32, 128, 512), 4096, 11
 
 
 @core.struct.dataclass
@@ -115,7 +115,7 @@ def env_of(kind: str) -> Any:
 def chain(key: jax.Array) -> bool:
     """Whether the chain is solved with a memory alone."""
     means = {}
-    for kind in ("carried", "recurrent", "none (control)"):
+    for kind in ("carried", "none (control)"):
         agent, env = agent_of(kind, num_envs=32, rollout_length=60), env_of(kind)
 
         def run(key: jax.Array, agent: Any = agent, env: Any = env) -> jax.Array:
