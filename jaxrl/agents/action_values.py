@@ -17,6 +17,7 @@ from jaxrl.operators import ImplicitQuantile
 
 ValueNetwork = QNetwork | ImplicitQNetwork
 _SLACK = 0.01  # of a step of the grid: rounding is no clipping
+_NEVER = 1e-30  # a probability so small that it is never drawn, whose logarithm is finite
 
 
 def value_network(network: Network, env: Environment, head: Any, dueling: bool) -> ValueNetwork:
@@ -130,21 +131,44 @@ def act(
     memory: PyTree = (),
     mask: PyTree = (),
 ) -> tuple[Array, dict[str, PyTree]]:
-    """`observation[B, ...]` -> `action[B]` by `agent.q_values`, no extras; to explore, uniform with
-    probability `agent.epsilon(state)`. Only what is true in `mask[B, A]` is taken, if one is given.
-    """
-    epsilon = agent.epsilon(state)
-    return chosen(key, agent.q_values(state, observation), epsilon, explore, mask), {}
+    """`observation[B, ...]` -> `action[B]` by `agent.q_values`, no extras; to explore, drawn from
+    the law of `agent.exploring(state)`. Only what is true in `mask[B, A]` is taken, if one is
+    given."""
+    by = agent.exploring(state)
+    return chosen(key, agent.q_values(state, observation), by, explore, mask), {}
 
 
 def chosen(
-    key: Key, scores: Array, epsilon: float | Array, explore: bool, mask: PyTree = ()
+    key: Key, scores: Array, by: float | Array | Improvement, explore: bool, mask: PyTree = ()
 ) -> Array:
-    """The best actions `[B]` by `scores[B, A]`, or those of `epsilon_greedy` to explore; of those
-    that are true in `mask[B, A]`, if one is given."""
-    if explore:
-        return epsilon_greedy(key, scores, epsilon, mask)
-    return jnp.argmax(legal_scores(scores, mask), axis=-1).astype(jnp.int32)
+    """The best actions `[B]` by `scores[B, A]`, or to explore draws from the law of `exploring`; of
+    those that are true in `mask[B, A]`, if one is given."""
+    if not explore:
+        return jnp.argmax(legal_scores(scores, mask), axis=-1).astype(jnp.int32)
+    if isinstance(by, Improvement):
+        return exploring(scores, by, mask).sample(key)
+    return epsilon_greedy(key, scores, by, mask)
+
+
+def exploring(
+    scores: Array, by: float | Array | Improvement, mask: PyTree = ()
+) -> CategoricalPolicy:
+    """The law that explores at `scores[..., A]`: an improvement's, or that of `epsilon_greedy` for
+    the probability of a uniform action.
+
+    Example:
+        >>> from jaxrl.operators import Softmax
+        >>> law = exploring(jnp.array([1.0, 3.0]), Softmax(temperature=2.0))
+        >>> jnp.exp(law.log_probs()).round(2).tolist()  # a Boltzmann law: e^0.5 to e^1.5
+        [0.27, 0.73]
+    """
+    if not isinstance(by, Improvement):
+        return epsilon_greedy_law(scores, by, mask)
+    law = by
+    for _ in range(scores.ndim - 1):
+        law = jax.vmap(law)
+    probs, _ = law(scores, *[mask] * is_masked(mask))
+    return CategoricalPolicy(jnp.log(jnp.maximum(probs, _NEVER)))
 
 
 def epsilon_greedy_law(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, Self
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents import chain
 from jaxrl.agents.action_box import ActionBox
 from jaxrl.agents.experience import normalised_weights
 from jaxrl.agents.optimiser import GradientStep
@@ -96,7 +97,9 @@ class Actor(Protocol):
     def draw(self, key: Key, outputs: Any, progress: Progress) -> Array:
         """Exploring actions `[B, D]`."""
 
-    def follow(self, key: Key, state: CriticState, successors: PyTree) -> tuple[Array, Any]:
+    def follow(
+        self, key: Key, agent: Any, state: CriticState, successors: PyTree
+    ) -> tuple[Array, Any]:
         """Next actions `[N, D]` at `successors[N, ...]`, and what a target adds to the return from
         there, `[N]` [return]; None for nothing."""
 
@@ -118,7 +121,8 @@ class SquashedGaussian(Struct):
         log temperature : log temperature * (entropy of pi - target entropy)
 
     b is reparameterised. The critics alone have a lagged copy. Entropies count as sure returns;
-    densities are those of unit actions. With n-step windows the entropies of the steps in between
+    densities are those of unit actions, or what a part of the agent's chain makes of those of the
+    coordinates. With n-step windows the entropies of the steps in between
     are left out.
 
     Metrics: `actor_loss`; `entropy` [nats]; `temperature` [return per nat].
@@ -160,11 +164,13 @@ class SquashedGaussian(Struct):
         """From the policy."""
         return outputs.sample(key)
 
-    def follow(self, key: Key, state: CriticState, successors: PyTree) -> tuple[Array, Array]:
+    def follow(
+        self, key: Key, agent: Any, state: CriticState, successors: PyTree
+    ) -> tuple[Array, Array]:
         """Drawn by the policy as it is, with the worth of its entropy."""
         params = state.learner.params
         policy = state.actor.apply(params.actor, successors)
-        action, log_prob = policy.sample_with_log_prob(key)
+        action, log_prob = _drawn(key, agent, state, policy)
         return action, -_temperature(params) * log_prob
 
     def turns(self, learner: CriticLearner, num_updates: int) -> tuple:
@@ -180,7 +186,7 @@ class SquashedGaussian(Struct):
 
         def loss(actor: PyTree) -> tuple[Array, Array]:
             policy = state.actor.apply(actor, data.observation)
-            action, log_prob = policy.sample_with_log_prob(key)
+            action, log_prob = _drawn(key, agent, state, policy)
             outputs = state.critic.apply(params.critic, data.observation, action)
             score = jax.vmap(agent.pessimism.score, (None, 1))(agent.operator, outputs)
             return jnp.sum(weights * (temperature * log_prob - score)), jnp.sum(weights * -log_prob)
@@ -194,6 +200,16 @@ class SquashedGaussian(Struct):
         lagged = agent.target.move(learner.target_critic, params.critic, learner.num_updates)
         logs = {"actor_loss": total, "entropy": entropy, "temperature": temperature}
         return moved.replace(target_critic=lagged), logs
+
+
+def _drawn(
+    key: Key, agent: Any, state: CriticState, policy: TanhGaussianPolicy
+) -> tuple[Array, Array]:
+    """An action `[B, D]` and its log-density `[B]`, or what a part of the chain counts as that."""
+    for place, part in chain.of_kind(agent.parts, chain.Densities):
+        action, log_probs = policy.sample_with_log_probs(key)
+        return action, part.log_prob(state.parts[place], log_probs)
+    return policy.sample_with_log_prob(key)
 
 
 def _temperature(params: CriticParams) -> Array:
@@ -247,7 +263,9 @@ class Deterministic(Struct):
         noise = value_at(self.exploration, progress) * jax.random.normal(key, outputs.shape)
         return jnp.clip(outputs + noise, -1.0, 1.0)
 
-    def follow(self, key: Key, state: CriticState, successors: PyTree) -> tuple[Array, None]:
+    def follow(
+        self, key: Key, agent: Any, state: CriticState, successors: PyTree
+    ) -> tuple[Array, None]:
         """The lagged actor's, smoothed by noise."""
         action = state.actor.apply(state.learner.target_params.actor, successors)
         noise = self.smoothing * jax.random.normal(key, action.shape)

@@ -14,6 +14,7 @@ remember in `state.parts`, in the same order.
 | `backup`, `shape`, `mean`, `loss` | the backup, the loss | what stands in the head's place |
 | `weigh` | in the loss | weights of the errors |
 | `penalty` | in the loss | what is added to it: regularisers, conservatism, cloning |
+| `log_prob` | where a random actor counts its entropy | the worth of its coordinates |
 | `update` | after the backup | the part's next state |
 | `scores`, `offset` | where values are read | what actions are worth |
 | `metrics` | after the update | numbers to record |
@@ -148,6 +149,15 @@ class Penalises(Protocol):
 
 
 @runtime_checkable
+class Densities(Protocol):
+    """It says how much each coordinate of an action counts in the entropy of a random actor."""
+
+    def log_prob(self, state: PyTree, log_probs: Array) -> Array:
+        """Of each coordinate `[..., D]` -> what stands for that of the action `[...]` [nats]; their
+        sum, without such a part."""
+
+
+@runtime_checkable
 class Learns(Protocol):
     """Its state moves with every gradient step."""
 
@@ -181,7 +191,7 @@ class Reports(Protocol):
 
 
 HOOKS = (Checks, Starts, Relabels, Rewards, Stores, Weighs, Penalises, Learns, Scores, Offsets)
-HOOKS += (Reports,)
+HOOKS += (Reports, Densities)
 
 
 def of_kind(parts: tuple[Any, ...], hook: type[Hook]) -> Iterator[tuple[int, Hook]]:

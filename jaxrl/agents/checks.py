@@ -72,6 +72,7 @@ _ASKED: dict[str, tuple[str, Callable[[Any], bool], str, str]] = {
     "gaussian": ("operator.head", _is_gaussian, "is of means and deviations", "use Gaussian()"),
     "linear": ("operator.head", _is_scalar, "reads one linear output an action", "use Scalar()"),
     "whole_copies": ("target", attrgetter("whole"), "compares whole copies", _COPIES),
+    "entropy": ("actor", attrgetter("is_random"), "is of an entropy", "use SquashedGaussian()"),
 }
 
 
@@ -111,6 +112,11 @@ def check_parts(agent: Any, env: Environment) -> None:
             raise ValueError(
                 f"{name} compares discrete actions, and this environment's are continuous: leave "
                 "it out."
+            )
+        if facts.entropy and isinstance(env.action_space, Discrete):
+            raise ValueError(
+                f"{name} is of the entropy of an actor, which learners of discrete actions have "
+                "none of: leave it out."
             )
         check_facts(agent, name, facts)
         if isinstance(part, chain.Checks):

@@ -285,7 +285,7 @@ class CriticAgent(SettableStruct):
         outcomes = agent.successors.outcomes(outcome_key, state.source, data, agent.discount)
         size = outcomes.probs.size
         flat = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), outcomes.observation)
-        action, bonus = agent.actor.follow(follow_key, state, flat)
+        action, bonus = agent.actor.follow(follow_key, agent, state, flat)
         next_critics = state.critic.apply(state.learner.lagged_critic, flat, action)
         each = jnp.moveaxis(next_critics, 0, 1).reshape(*outcomes.probs.shape, self.num_critics, -1)
         taken = state.box.to_unit(data.action)
@@ -293,7 +293,7 @@ class CriticAgent(SettableStruct):
         def pair(params: PyTree) -> Pair:
             here = last_layer(state.critic, params, data.observation, taken)
             following = data.next_observation
-            action, _ = agent.actor.follow(follow_key, state, following)
+            action, _ = agent.actor.follow(follow_key, agent, state, following)
             there = last_layer(state.critic, state.learner.lagged_critic, following, action)
             ones = jnp.ones((self.num_critics, action.shape[0], 1))
             return Pair(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.agents import action_values, experience, on_policy
-from jaxrl.agents.action_values import ValueNetwork, act, epsilon_greedy_law
+from jaxrl.agents.action_values import ValueNetwork, act
 from jaxrl.agents.checks import (
     check_discrete_actions,
     check_environment,
@@ -22,8 +21,8 @@ from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
-from jaxrl.core.protocols import Environment
-from jaxrl.core.schedules import Linear, Schedule, value_at
+from jaxrl.core.protocols import Environment, Improvement
+from jaxrl.core.schedules import Linear, Schedule, values_at
 from jaxrl.core.settings import SettableStruct, setting
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
@@ -41,7 +40,7 @@ class ParallelQState(Struct):
     optimiser: PyTree
     progress: Progress
     recent: PyTree  # mean rewards [N] that the exploration answers to; () when it does not
-    exploration: Array  # [] probability of a uniform action, as of the last update
+    exploration: Array | Improvement  # what it explores by, as of the last update
     source: SourceState  # of the successors
     model: ValueNetwork = struct.field(pytree_node=False)
 
@@ -77,8 +76,11 @@ class ParallelQAgent(SettableStruct):
     successors: Successors = Sampled()
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     lambda_: float = setting(0.95, "trace decay of the returns", low=0.0, high=1.0)
-    exploration: float | Schedule | ReactiveExploration = setting(
-        Linear(1.0, 0.05, end=0.3), "probability of a uniform action", low=0.0, high=1.0
+    exploration: float | Schedule | Improvement | ReactiveExploration = setting(
+        Linear(1.0, 0.05, end=0.3),
+        "probability of a uniform action, or an improvement to draw from",
+        low=0.0,
+        high=1.0,
     )
     num_envs: int = setting(32, "environments stepped side by side", low=1)
     rollout_length: int = setting(64, "length of each rollout", unit="steps", low=1)
@@ -121,16 +123,17 @@ class ParallelQAgent(SettableStruct):
             source=self.successors.init(source_key, env, self.operator, self.network),
             model=model,
         )
-        return state.replace(exploration=self.epsilon(state))
+        return state.replace(exploration=self.exploring(state))
 
     initial_memory, act = no_memory, act
 
-    def epsilon(self, state: ParallelQState) -> Array:
-        """Probability of a uniform action, `[]`."""
-        exploration: Any = self.exploration
-        if isinstance(exploration, ReactiveExploration):
-            return exploration(state.recent)
-        return jnp.asarray(value_at(exploration, state.progress), float)
+    def exploring(self, state: ParallelQState) -> Array | Improvement:
+        """What it explores by at present: the probability of a uniform action `[]`, or an
+        improvement, whose law at the action values is drawn from."""
+        if isinstance(self.exploration, ReactiveExploration):
+            return self.exploration(state.recent)
+        present = values_at(self.exploration, state.progress)
+        return jax.tree.map(lambda number: jnp.asarray(number, float), present)
 
     def q_values(self, state: ParallelQState, observation: PyTree) -> Array:
         """`observation[..., *]` -> scores `[..., A]` [return]: the return functional of each
@@ -142,12 +145,12 @@ class ParallelQAgent(SettableStruct):
     def policy(
         self, state: ParallelQState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
     ) -> CategoricalPolicy:
-        """The epsilon-greedy law at `observation[..., *]`.
+        """The law that explores at `observation[..., *]`, epsilon-greedy or an improvement's.
 
         It explores as the agent did that `state` comes from, which may be another one: the target
         of a `Bootstrap` explores as its plain agent does.
         """
-        return epsilon_greedy_law(self.q_values(state, observation), state.exploration, mask)
+        return action_values.exploring(self.q_values(state, observation), state.exploration, mask)
 
     def values(
         self, state: ParallelQState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
@@ -184,6 +187,8 @@ class ParallelQAgent(SettableStruct):
                 key, self, state, trajectory, values, read, masked=True
             )
             reward = ahead.reward
+            source = on_policy.learned_source(self, state, trajectory, ahead.law)
+            state = state.replace(source=source)
         if head.facts.stores_law and self.successors.is_random:
             laws = jax.vmap(jax.vmap(head.encode))(ahead.law)
         elif head.facts.stores_law:
@@ -204,5 +209,5 @@ class ParallelQAgent(SettableStruct):
         if isinstance(self.exploration, ReactiveExploration):
             recent = self.exploration.remember(state.recent, trajectory.reward)
             state = state.replace(recent=recent)
-        state = state.replace(exploration=self.epsilon(state))
+        state = state.replace(exploration=self.exploring(state))
         return state, {"loss": loss_mean, "q_value": q_value} | on_policy.narrowness(head, target)

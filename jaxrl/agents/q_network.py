@@ -16,8 +16,8 @@ from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
 from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
-from jaxrl.core.protocols import Environment
-from jaxrl.core.schedules import Linear, Schedule, value_at
+from jaxrl.core.protocols import Environment, Improvement
+from jaxrl.core.schedules import Linear, Schedule, value_at, values_at
 from jaxrl.core.settings import SettableStruct, chain_field, setting
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
@@ -91,8 +91,11 @@ class QNetworkAgent(SettableStruct):
     successors: Successors = Sampled()
     parts: tuple[TargetPart, ...] = chain_field()
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
-    exploration: float | Schedule = setting(
-        Linear(1.0, 0.05, end=0.3), "probability of a uniform action", low=0.0, high=1.0
+    exploration: float | Schedule | Improvement = setting(
+        Linear(1.0, 0.05, end=0.3),
+        "probability of a uniform action, or an improvement to draw from",
+        low=0.0,
+        high=1.0,
     )
     importance: float | Schedule = setting(
         Linear(0.4, 1.0), "importance correction of a prioritised replay", low=0.0, high=1.0
@@ -171,15 +174,16 @@ class QNetworkAgent(SettableStruct):
         memory: PyTree = (),
         mask: PyTree = (),
     ) -> tuple[Array, dict[str, PyTree]]:
-        """`observation[B, ...]` -> `action[B]`, no extras; to explore, uniform with probability
-        `epsilon(state)`. Of several networks each row draws the one that it acts by. Only what is
+        """`observation[B, ...]` -> `action[B]`, no extras; to explore, drawn from the law of
+        `exploring(state)`. Of several networks each row draws the one that it acts by. Only what is
         true in `mask[B, A]` is taken, if one is given."""
         scores = self.target.drawn(key, self._all_scores(state, observation))
-        return action_values.chosen(key, scores, self.epsilon(state), explore, mask), {}
+        return action_values.chosen(key, scores, self.exploring(state), explore, mask), {}
 
-    def epsilon(self, state: QNetworkState) -> Array:
-        """Probability of a uniform action, `[]`."""
-        return value_at(self.exploration, state.progress)
+    def exploring(self, state: QNetworkState) -> Array | Improvement:
+        """What it explores by at present: the probability of a uniform action `[]`, or an
+        improvement, whose law at the action values is drawn from."""
+        return values_at(self.exploration, state.progress)
 
     def q_values(self, state: QNetworkState, observation: PyTree) -> Array:
         """`observation[..., *]` -> the present scores `[..., A]` [return]; of several networks,

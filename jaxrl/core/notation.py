@@ -117,11 +117,9 @@ def parse(kind: str, text: str) -> Any:
         (CVaR(level=0.25), Quantile(num_atoms=51, huber_threshold=1.0))
     """
     name, rest = (*(word.strip() for word in re.split("[:,]", text, maxsplit=1)), "")[:2]
-    known = KINDS[kind].builders
-    names = {**{one: one for one in known}, **KINDS[kind].short}
-    full = {_plain(one): full for one, full in names.items()}.get(_plain(name))
+    known, full = KINDS[kind].builders, _registered(kind, name)
     if full is None:
-        near = near_names(name, [*names], f"jaxrl list {kind}")
+        near = near_names(name, [*known, *KINDS[kind].short], f"jaxrl list {kind}")
         raise KeyError(f"unknown {kind.removesuffix('s')} {name!r}; {near}")
     missing = required(kind, full)
     if missing:
@@ -235,15 +233,17 @@ def parse_setting(
         ValueError: text of the wrong type, or a value out of range.
     """
     infos = {info.name: info for info in list_settings(owner)}
-    parts = {name: kind for name, kind in part_fields(owner).items() if name not in infos}
+    kinds = part_fields(owner)
+    parts = {name: kind for name, kind in kinds.items() if name not in infos}
     fields = (field.name for field in dataclasses.fields(owner) if not is_chain(field))
     tuples = [name for name in fields if isinstance(getattr(owner, name), tuple)]
     full = resolve_among(owner, list(dict.fromkeys([*infos, *parts, *tuples])), name)
     path, _, last = full.rpartition(".")
     hints, old = _members(_hints(type(get_path(owner, path)))[last]), get_path(owner, full)
-    if full in parts:
+    head = re.split("[:,]", text)[0].strip()
+    if full in parts or (full in kinds and _registered(kinds[full], head)):
         return full, None if text.lower() == "none" and type(None) in hints else parse(
-            parts[full], text
+            kinds[full], text
         )
     if not any(_reader(hint) in _READERS for hint in hints):
         hints = (tuple[type(old[0]), ...] if isinstance(old, tuple) and old else type(old),)
@@ -355,6 +355,12 @@ def _stem(part: Any) -> tuple[type, ...]:
     inner = (getattr(part, field.name) for field in dataclasses.fields(part))
     structs = (one for one in inner if dataclasses.is_dataclass(one))
     return type(part), *(type(one) for one in structs if not isinstance(one, Schedule))
+
+
+def _registered(kind: str, name: str) -> str | None:
+    """The full name of a part of this kind, of which `name` may be short or written otherwise."""
+    names = {**{one: one for one in KINDS[kind].builders}, **KINDS[kind].short}
+    return {_plain(one): full for one, full in names.items()}.get(_plain(name))
 
 
 def _with_arguments(kind: str, part: Any, name: str, words: list[str]) -> Any:

@@ -122,6 +122,7 @@ class ImprovementFacts:
     fixed: bool = False
 
 
+@runtime_checkable
 class Improvement(Protocol):
     """Which next actions a backup assumes. V = sum_a probs_a (q_a + bonus_a)."""
 
@@ -186,6 +187,7 @@ class PartFacts:
         linear: a value is one linear function of the network's features.
         whole_copies: a lagged copy, when it moves, takes all of the parameters.
         discrete: actions are discrete, and compared.
+        entropy: an actor draws actions, and their entropy counts.
     """
 
     name: str = ""
@@ -204,6 +206,7 @@ class PartFacts:
     linear: bool = False
     whole_copies: bool = False
     discrete: bool = False
+    entropy: bool = False
 
 
 _STATED = {  # facts without a safe default
@@ -404,7 +407,7 @@ def rule_facts(part: Any) -> RuleFacts:
         >>> rule_facts(Mine()) == RuleFacts(learned=("table",))
         True
     """
-    if hasattr(part, "facts"):
+    if isinstance(getattr(part, "facts", None), RuleFacts):
         return part.facts
     names = [fact.name for fact in dataclasses.fields(RuleFacts) if hasattr(part, fact.name)]
     return RuleFacts(**{name: getattr(part, name) for name in names})

@@ -223,8 +223,12 @@ class GaussianPolicy(Struct):
 
     def log_prob(self, action: Array) -> Array:
         """Log-density of `action[..., D]`, `[...]`."""
+        return jnp.sum(self.log_probs(action), axis=-1)
+
+    def log_probs(self, action: Array) -> Array:
+        """That of each coordinate, `[..., D]`."""
         scaled = (action - self.loc) * jnp.exp(-self._log_scale)
-        return jnp.sum(-0.5 * scaled**2 - self._log_scale - 0.5 * _LOG_TWO_PI, axis=-1)
+        return -0.5 * scaled**2 - self._log_scale - 0.5 * _LOG_TWO_PI
 
     def entropy(self) -> Array:
         """Differential entropy `[...]`."""
@@ -260,12 +264,22 @@ class TanhGaussianPolicy(Struct):
 
     def sample_with_log_prob(self, key: Key) -> tuple[Array, Array]:
         """A reparameterised draw `[..., D]` and its log-density `[...]`."""
+        action, log_probs, log_slopes = self._drawn(key)
+        return action, jnp.sum(log_probs, axis=-1) - jnp.sum(log_slopes, axis=-1)
+
+    def sample_with_log_probs(self, key: Key) -> tuple[Array, Array]:
+        """The same draw, and the log-density of each of its coordinates `[..., D]`."""
+        action, log_probs, log_slopes = self._drawn(key)
+        return action, log_probs - log_slopes
+
+    def _drawn(self, key: Key) -> tuple[Array, Array, Array]:
+        """A draw, the log-densities before it is squashed, the logarithms of the slopes there."""
         base = GaussianPolicy(self.loc, self.log_scale)
         raw = base.sample(key)
         # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), exact for large |u|.
-        log_slope = 2.0 * (jnp.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
-        log_slope = log_slope + jnp.log(0.5 * (self.high - self.low))
-        return self._squash(raw), base.log_prob(raw) - jnp.sum(log_slope, axis=-1)
+        log_slopes = 2.0 * (jnp.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
+        log_slopes = log_slopes + jnp.log(0.5 * (self.high - self.low))
+        return self._squash(raw), base.log_probs(raw), log_slopes
 
     def sample(self, key: Key) -> Array:
         """A reparameterised draw, `[..., D]`."""

@@ -42,7 +42,7 @@ def need_before_compiling(
 ) -> MemoryNeed:
     """The states and records alone, of which a large replay is the most."""
     life = life_shapes(group, env)
-    num_metrics = len(jax.eval_shape(jax.vmap(summarise), life[1]))
+    num_metrics = len(SUMMARISE.eval_shape(life[1]))  # jitted: traced once
     one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
     return MemoryNeed(
         tree_bytes(life),
@@ -81,6 +81,7 @@ def _num_cores() -> int:
 
 START = jax.jit(start_lanes, static_argnames="swept")
 RUN = jax.jit(run_lanes, static_argnames="swept", donate_argnames=("state", "tally"))
+SUMMARISE = jax.jit(jax.vmap(summarise))
 _PROGRAMS: dict[Any, jax.stages.Compiled] = {}
 
 

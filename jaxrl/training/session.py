@@ -19,9 +19,9 @@ from jaxrl.core.protocols import Environment
 from jaxrl.core.types import PyTree
 from jaxrl.training.checkpoint import Checkpoints
 from jaxrl.training.lanes import MAX_RECORDS, Group
-from jaxrl.training.loop import Budget, is_episode_mean, summarise
+from jaxrl.training.loop import Budget, is_episode_mean
 from jaxrl.training.memory import MemoryNeed, tree_bytes
-from jaxrl.training.programs import RUN, START, compiled, life_shapes, need_of, placed
+from jaxrl.training.programs import RUN, START, SUMMARISE, compiled, life_shapes, need_of, placed
 
 _CHUNK_SECONDS = 2.0  # between two looks at the observer
 
@@ -148,7 +148,7 @@ class Session:
             lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape[1:]), leaf.dtype), life
         )
         records = jax.ShapeDtypeStruct((*self.shape, self.budget.num_records), np.float32)
-        names = jax.eval_shape(jax.vmap(summarise), life[1])
+        names = SUMMARISE.eval_shape(life[1])
         num_groups = math.ceil(math.prod(self.shape) / width)
         return {"lives": [life] * num_groups, "metrics": dict.fromkeys(names, records)}
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+import scipy.special
 import scipy.stats
 from tables import FROM_REPLAY, ON_POLICY, Line, filled, rows, started
 
@@ -21,10 +22,11 @@ from jaxrl.agents import (
     learned_optimiser,
 )
 from jaxrl.agents.minibatches import shuffled
-from jaxrl.core import Discrete, Linear, Progress, struct
+from jaxrl.core import Discrete, ImprovementFacts, Linear, Progress, notation, struct
 from jaxrl.envs import make
 from jaxrl.envs.wrappers import TimeLimit
 from jaxrl.networks import NetworkSettings
+from jaxrl.operators import EpsilonGreedy, Softmax
 from jaxrl.replay import PrioritisedReplay
 from jaxrl.training import start_training, train_iteration
 
@@ -150,6 +152,60 @@ def test_rows_explore_on_their_own():
     both = (other[:-1:2] & other[1::2]).mean()
     chance = (0.5 * 0.75) ** 2
     assert abs(both - chance) < 4 * (chance * (1 - chance) / 10_000) ** 0.5
+
+
+@struct.dataclass
+class Second:
+    """A user's own: the second best of the legal actions, always."""
+
+    facts = ImprovementFacts()
+
+    def __call__(self, q_values, mask=None):
+        order = jnp.argsort(q_values if mask is None else jnp.where(mask, q_values, -jnp.inf))
+        return jax.nn.one_hot(order[-2], q_values.size), jnp.zeros_like(q_values)
+
+
+@pytest.mark.parametrize("name", ["pqn", "dqn"])
+def test_any_improvement_explores(name):
+    """Draws are of its law at the agent's own values, at present numbers, and of legal actions."""
+    settings = ON_POLICY if name == "pqn" else FROM_REPLAY
+    start = Softmax(temperature=Linear(2.0, 1.0))
+    agent = PRESETS[name]().replace(**settings, exploration=start)
+    state = started(agent, Wide())
+    q_values, here = np.array([0.0, 1.0, 2.0, -1.0], np.float32), jnp.zeros(20_000, jnp.int32)
+    state = state.replace(
+        params=filled(state.params, advantage=[q_values] * 3),
+        progress=Progress.start(100.0).advance(50),
+    )
+    if name == "pqn":
+        state = state.replace(exploration=agent.exploring(state))
+    mask = jnp.array([True, False, True, True])
+
+    def draws(agent, mask):
+        return agent.act(KEY, state, here, True, (), jnp.broadcast_to(mask, (here.size, 4)))[0]
+
+    for legal in (mask, jnp.ones(4, bool)):
+        actions = np.asarray(jax.jit(draws)(agent, legal))
+        scores = np.where(legal, agent.q_values(state, here[0]), -np.inf)
+        law = scipy.special.softmax(scores.astype(float) / 1.5)
+        expected = 20_000 * law
+        counts, possible = np.bincount(actions, minlength=4), expected > 0
+        assert counts[~possible].sum() == 0
+        assert scipy.stats.chisquare(counts[possible], expected[possible]).pvalue > 1e-3
+    if name == "pqn":
+        seen = agent.policy(state, here[0]).log_probs()
+        np.testing.assert_allclose(np.exp(seen), law, atol=2e-6)
+    mine = agent.replace(exploration=Second())
+    if name == "pqn":
+        state = state.replace(exploration=Second())
+    assert np.asarray(jax.jit(draws)(mine, mask)).tolist() == [0] * here.size
+    warmer = agent.replace(**{"exploration.temperature": 0.5})  # its numbers are settings
+    assert warmer.exploration == Softmax(temperature=0.5)
+    kinds = [notation.parse_setting(PRESETS[name](), "exploration", text)[1] for text in TEXTS]
+    assert kinds == [Softmax(0.5), EpsilonGreedy(0.2), 0.3, Linear(1.0, 0.1)]
+
+
+TEXTS = ["softmax:0.5", "epsilon-greedy:epsilon=0.2", "0.3", "linear:1.0:0.1"]
 
 
 # --- lagged copies -------------------------------------------------------------------------------

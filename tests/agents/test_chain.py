@@ -115,6 +115,44 @@ def test_critics_of_box_actions_call_the_same_hooks():
         np.testing.assert_allclose(read, np.full((2, 1), -2.0 * shift), atol=1e-6)
 
 
+@struct.dataclass
+class Weighted:
+    """Counts the coordinates of an action by weights."""
+
+    weights: tuple[float, ...]
+
+    facts = PartFacts(entropy=True)
+
+    def log_prob(self, state, log_probs):
+        """Their weighted sum."""
+        return log_probs @ jnp.asarray(self.weights)
+
+
+def test_a_part_says_what_counts_as_the_entropy_of_an_actor():
+    """In the metric, in the loss of the actor and in the targets of the critics."""
+    base = {name: FROM_REPLAY[name] for name in FROM_REPLAY if name != "replay"}
+    data = rows((0, 1.0, 1, ""), (0, 1.0, 1, ""), discrete=False)
+    found = {}
+    for weight in (None, 1.0, 3.0):
+        parts = () if weight is None else (Weighted((weight,)),)
+        agent = PRESETS["sac"]().replace(**base | REPLAY | {"parts": parts})
+        state = started(agent, Line(discrete=False))
+        if weight == 3.0:  # the same worth of the same draws
+            params = state.learner.params
+            params = params.replace(log_temperature=params.log_temperature - jnp.log(3.0))
+            state = state.replace(learner=state.learner.replace(params=params))
+        found[weight] = jax.device_get(update(agent, state, data)[1])
+    for name in ("critic_loss", "actor_loss", "entropy"):
+        np.testing.assert_allclose(found[1.0][name], found[None][name], rtol=1e-5)
+        scale = 3.0 if name == "entropy" else 1.0
+        np.testing.assert_allclose(found[3.0][name], scale * found[None][name], rtol=1e-4)
+    for name, env in (("td3", Line(discrete=False)), ("dqn", Line())):
+        settings = base | REPLAY if name == "td3" else FROM_REPLAY
+        agent = PRESETS[name]().replace(**settings | {"parts": (Weighted((1.0,)),)})
+        with pytest.raises(ValueError, match="entropy"):
+            agent.check(env)
+
+
 @pytest.mark.slow
 def test_the_number_of_a_part_is_swept_by_path():
     agent = PRESETS["dqn"]().replace(**FROM_REPLAY | {"parts": (RewardShift(0.0),)})
