@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Environment
-from jaxrl.core.spaces import Box
-from jaxrl.core.types import Array, Key
+from jaxrl.core.spaces import Box, is_leaf, leaves
+from jaxrl.core.types import Array, Key, PyTree
 
 UNBOUNDED = 1e30  # a bound of this magnitude counts as infinite, as in `Box.sample`
 
@@ -79,18 +79,36 @@ class ActionBox(Struct):
         return jax.random.uniform(key, (num_actions, self.size), minval=-1.0, maxval=1.0)
 
 
+def from_units(boxes: PyTree, units: PyTree) -> PyTree:
+    """Actions in units of their boxes -> those of the environment.
+
+    Args:
+        boxes: an `ActionBox`, or `()` of a discrete action, which is left as it is; or, of a tree
+            of actions, such a tree.
+        units: as `PolicyLaw.action` gives them.
+    """
+    return jax.tree.map(lambda unit, box: box.from_unit(unit) if box else unit, units, boxes)
+
+
 def check_action_box(env: Environment, bounded: bool = True) -> None:
-    """Raise `ValueError` unless actions are real numbers, between finite bounds if `bounded`.
+    """Raise `ValueError` unless every box of actions is one of real numbers, and, if `bounded`,
+    actions are of one box with finite bounds.
 
     Bounds that are traced, as under `vmap` over environments, are taken on trust.
     """
     with jax.ensure_compile_time_eval():
         space = env.action_space
-    if not isinstance(space, Box):
+    if bounded and not isinstance(space, Box):
         raise ValueError(
-            "this agent chooses real-valued actions, and this environment's are discrete: "
-            "use dqn, pqn or ppo."
+            "this agent chooses real-valued actions of a Box, and this environment's are "
+            f"{'discrete: use dqn, pqn or ppo' if is_leaf(space) else f'{space}: use ppo or a2c'}."
         )
+    for leaf in leaves(space):
+        if isinstance(leaf, Box):
+            _check_box(leaf, bounded)
+
+
+def _check_box(space: Box, bounded: bool) -> None:
     if not jnp.issubdtype(space.dtype, jnp.floating) or math.prod(space.shape) == 0:
         raise ValueError(
             "actions must be real numbers; this environment's are "

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from jaxrl.agents import action_values, experience, on_policy
-from jaxrl.agents.action_box import ActionBox, check_action_box
+from jaxrl.agents.action_box import ActionBox, check_action_box, from_units
 from jaxrl.agents.checks import check_environment, check_signals, longest_episode
 from jaxrl.agents.minibatches import check_minibatches, descend, of_several
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
@@ -19,11 +20,11 @@ from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Environment, UpdateRule, rule_facts
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import SettableStruct, setting
-from jaxrl.core.spaces import Box, is_masked
+from jaxrl.core.spaces import Box, Leaf, is_leaf, is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks import GaussianPolicy, Network, NetworkSettings, actor_critic
-from jaxrl.networks.distributions import Policy, ProductPolicy
-from jaxrl.networks.given import as_network
+from jaxrl.networks import Network, NetworkSettings, PolicyLaw, actor_critic
+from jaxrl.networks.distributions import FiniteLaw
+from jaxrl.networks.given import CLOSED, as_network
 from jaxrl.networks.models import ActorCritic
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
@@ -38,7 +39,7 @@ class ActorCriticState(Struct):
     rule_state: PyTree  # what the rule remembers
     optimiser: PyTree
     progress: Progress
-    box: ActionBox | tuple  # of the actions; () for discrete ones
+    box: PyTree  # the `ActionBox` of each leaf of the actions; () for a discrete one
     marks: PyTree  # `EpisodeMarks` of the next rollout, () unless the rule needs whole episodes
     source: SourceState  # of the successors
     model: ActorCritic = struct.field(pytree_node=False)
@@ -83,9 +84,19 @@ class ActorCriticAgent(SettableStruct):
     """Rolls out `num_envs` x `rollout_length` steps, then makes `num_epochs` passes over them.
 
     The value of the true successor of every step is used: truncation bootstraps, termination does
-    not. Gaussian policies act in units of the action box, -1 and 1 for its ends, and are clipped to
-    it as actions leave the agent; log-probabilities and entropies are those of the unclipped draw
-    in these units. A coordinate that is not bounded on both sides is its own unit.
+    not. Policies act in units of an action box, -1 and 1 for its ends, and are clipped to it as
+    actions leave the agent; log-probabilities and entropies are those of the unclipped draw in
+    these units. A coordinate that is not bounded on both sides is its own unit. In a tree of action
+    spaces the leaves are drawn independently, given the observation.
+
+    What is drawn, the trace of a `PolicyLaw`, is what is scored: `extras["trace"]` holds it where
+    the action is not that itself. A `policy_head` of your own is a flax module from features
+    `[..., D]` to such a law.
+
+    The critic may see more than the actor: `actor_sees` names the parts of the observation that
+    reach the policy, keys of a dict, fields of a struct or places in a tuple, dotted where they are
+    inside one another. To act, nothing else is needed. So a critic may learn from a state that no
+    sensor shows (Pinto et al. 2018, Asymmetric actor critic for image-based robot learning).
 
     The numbers of `rule` may be schedules. A rule whose facts say `needs_episodes`, such as
     `StaticRiskGradient`, is told which episodes lie whole in a rollout. One whose facts say
@@ -116,6 +127,9 @@ class ActorCriticAgent(SettableStruct):
     shared_torso: bool = setting(False, "let policy and value share one torso")
     operator: BellmanOperator | None = None  # None: the value is a number, fitted by the rule
     successors: Successors = Sampled()
+    actor_sees: tuple[str, ...] = setting((), "parts of what is seen that reach the actor")
+    # None: that of the action space.
+    policy_head: nn.Module | None = struct.field(pytree_node=False, default=None, metadata=CLOSED)
 
     keep_env_state = experience.keep_env_state
 
@@ -133,9 +147,10 @@ class ActorCriticAgent(SettableStruct):
                 needs them, standardised advantages, where the rule gives them a scale, or an
                 operator that asks for more than there is.
         """
-        if isinstance(env.action_space, Box):
-            check_action_box(env, bounded=False)
+        check_action_box(env, bounded=False)
         self._model(env)
+        if self.policy_head is not None:
+            self._check_head(env)
         whole, group = self._in_lanes(), self.group_size
         if self.num_envs % group:
             raise ValueError(
@@ -171,6 +186,25 @@ class ActorCriticAgent(SettableStruct):
                 "operator=BellmanOperator(successor_functional=CVaR(0.1))."
             )
 
+    def _check_head(self, env: Environment) -> None:
+        """Raise `ValueError` for a head that gives no law of the actions of `env`."""
+        given = f"policy_head={type(self.policy_head).__name__}"
+
+        def drawn(agent: ActorCriticAgent, key: Key) -> PyTree:
+            batch = jax.tree.map(lambda leaf: leaf[None], env.reset(key)[1])
+            law = agent.policy(agent.init(key, env), batch)
+            if not isinstance(law, PolicyLaw):
+                raise ValueError(
+                    f"{given} gives a {type(law).__name__}, which is no law of actions: give it "
+                    "all the methods of jaxrl.networks.PolicyLaw."
+                )
+            return law.action(law.sample(key))
+
+        found = jax.eval_shape(functools.partial(drawn, self), jax.random.key(0))
+        usual = functools.partial(drawn, self.replace(policy_head=None))
+        if found != (wanted := jax.eval_shape(usual, jax.random.key(0))):
+            raise ValueError(f"{given} draws actions like {found}: give ones like {wanted}.")
+
     def _check_operator(self, operator: BellmanOperator, env: Environment) -> None:
         on_policy.check_operator(self, operator, env)
         facts = rule_facts(self.rule)
@@ -204,13 +238,13 @@ class ActorCriticAgent(SettableStruct):
             marks = EpisodeMarks(jnp.ones(self.num_envs, bool), longest)
         _, observation = env.reset(reset_key)
         batch = jax.tree.map(lambda leaf: leaf[None], observation)
-        params = model.init(params_key, batch, jnp.zeros(1, bool), model.initial_memory(1))
+        params = model.init(params_key, batch, jnp.zeros(1, bool), self.initial_memory(1))
         return ActorCriticState(
             params=params,
             rule_state=self.rule.init(params),
             optimiser=self.optimiser.init(params),
             progress=Progress.start(total_steps),
-            box=() if model.discrete else ActionBox.of(env.action_space),
+            box=jax.tree.map(_box_of, env.action_space, is_leaf=is_leaf),
             marks=marks,
             source=source,
             model=model,
@@ -218,10 +252,8 @@ class ActorCriticAgent(SettableStruct):
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """Zero memories of actor and critic `[num_envs, H]`; `()` when feed-forward."""
-        if not self.network.recurrent_size:
-            return ()
-        zeros = jnp.zeros((num_envs, self.network.recurrent_size))
-        return (zeros, zeros)
+        size = self.network.recurrent_size
+        return 2 * (jnp.zeros((num_envs, size)),) if size else ()
 
     def act(
         self,
@@ -231,8 +263,9 @@ class ActorCriticAgent(SettableStruct):
         explore: bool = True,
         memory: PyTree = (),
         mask: PyTree = (),
-    ) -> tuple[Array, dict[str, Any]]:
-        """`observation[B, ...]` -> `action[B, ...]`, extras with `log_prob[B]`.
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """`observation[B, ...]` -> `action[B, ...]`, extras with `log_prob[B]`, and the `trace`
+        where the action is not that itself.
 
         Only what is true in `mask[B, A]` is taken, if one is given.
         """
@@ -244,12 +277,12 @@ class ActorCriticAgent(SettableStruct):
             policy, _ = state.model.apply(*arguments, method="policy")
         policy = _masked(policy, mask)
         # What was done is data: an outer gradient reaches parameters through its log-probability.
-        raw = jax.lax.stop_gradient(policy.sample(key) if explore else policy.mode())
-        extras["log_prob"] = policy.log_prob(raw)
-        if isinstance(policy, GaussianPolicy):
-            extras["raw_action"] = raw
-            return state.box.from_unit(raw), extras
-        return raw, extras
+        trace = jax.lax.stop_gradient(policy.sample(key) if explore else policy.mode())
+        extras["log_prob"] = policy.log_prob(trace)
+        action = from_units(state.box, policy.action(trace))
+        if not _are_one(action, trace):
+            extras["trace"] = trace
+        return action, extras
 
     def _arguments(self, state: ActorCriticState, observation: PyTree, memory: PyTree) -> tuple:
         """Of the network, in the middle of an episode."""
@@ -271,8 +304,7 @@ class ActorCriticAgent(SettableStruct):
             trajectory = trajectory.replace(extras={**trajectory.extras, "first_step": first})
         targets, state, logs = self._targets(key, state, trajectory)
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
-        action = trajectory.extras.get("raw_action", trajectory.action)
-        data = (trajectory.observation, action, targets, starts, trajectory.mask)
+        data = (trajectory.observation, trajectory.trace, targets, starts, trajectory.mask)
         if self.network.recurrent_size:  # whole sequences, each with the memory at its start
             before = trajectory.extras["memory_before"]
             data = (*data, jax.tree.map(lambda leaf: leaf[:1], before))
@@ -308,11 +340,12 @@ class ActorCriticAgent(SettableStruct):
     def _model(self, env: Environment) -> ActorCritic:
         spaces, heads = (env.observation_space, env.action_space), self.rule.outputs
         shape = () if self.operator is None else self.operator.head.shape
-        return actor_critic(self.network, *spaces, self.shared_torso, heads, shape)
+        law = self.policy_head, self.actor_sees
+        return actor_critic(self.network, *spaces, self.shared_torso, heads, shape, *law)
 
     def policy(
         self, state: ActorCriticState, observation: PyTree, memory: PyTree = (), mask: PyTree = ()
-    ) -> Policy:
+    ) -> PolicyLaw:
         """The law of draws at `observation[..., *]`, on the actions that are true in
         `mask[..., A]`, if one is given; of box actions, in units of the box."""
         return _masked(self._read("policy", state, observation, memory), mask)
@@ -332,13 +365,13 @@ class ActorCriticAgent(SettableStruct):
     def response(
         self, key: Key, state: ActorCriticState, observation: Array, memory: PyTree
     ) -> tuple[Array, bool]:
-        """Logits, or the action before it is clipped: see `readers.response`."""
+        """Log-probabilities, or the action before it is clipped: see `readers.response`."""
         policy = self.policy(state, observation, memory)
-        if isinstance(policy, GaussianPolicy):
-            return state.box.stretched(policy.mode()), False
-        if isinstance(policy, ProductPolicy):
-            raise ValueError("no gradient attack on MultiDiscrete actions is known.")
-        return policy.logits, True
+        if isinstance(policy, FiniteLaw):
+            return policy.log_probs(), True
+        if not isinstance(state.box, ActionBox):
+            raise ValueError("no gradient attack on actions of several parts is known.")
+        return state.box.stretched(policy.action(policy.mode())), False
 
     def _read(self, what: str, state: ActorCriticState, observation: PyTree, memory: PyTree) -> Any:
         return state.model.apply(*self._arguments(state, observation, memory), method=what)[0]
@@ -393,7 +426,7 @@ class ActorCriticAgent(SettableStruct):
 
     def _loss(self, state: ActorCriticState, params: PyTree, batch: tuple) -> tuple[Any, Array]:
         """The mean loss `[]`, or several by name, and the mean entropy."""
-        observation, action, targets, starts, legal, *memory = batch
+        observation, trace, targets, starts, legal, *memory = batch
         if memory:
             before = jax.tree.map(lambda leaf: leaf[0], memory[0])
             policy, value, heads = _unroll(state.model, params, observation, starts, before)
@@ -408,7 +441,7 @@ class ActorCriticAgent(SettableStruct):
             found = (value, targets.returns, targets.laws)
             value_loss = on_policy.head_loss(self.operator.head, *found)
         outputs = PolicyOutputs(
-            log_prob=policy.log_prob(action),
+            log_prob=policy.log_prob(trace),
             entropy=policy.entropy(),
             value=self._value(value),
             policy=policy,
@@ -418,6 +451,17 @@ class ActorCriticAgent(SettableStruct):
         # The targets were computed before: constants to this gradient, not to an outer one.
         loss = values_at(self.rule, state.progress).loss(outputs, targets, state.progress)
         return jax.tree.map(jnp.mean, loss), jnp.mean(outputs.entropy)
+
+
+def _box_of(leaf: Leaf) -> ActionBox | tuple:
+    return ActionBox.of(leaf) if isinstance(leaf, Box) else ()
+
+
+def _are_one(action: PyTree, trace: PyTree) -> bool:
+    """Whether both are built of the same arrays, so that one of them tells the other."""
+    pairs = zip(jax.tree.leaves(action), jax.tree.leaves(trace), strict=False)
+    alike = jax.tree.structure(action) == jax.tree.structure(trace)
+    return alike and all(one is other for one, other in pairs)
 
 
 def _masked(policy: Any, mask: PyTree) -> Any:

@@ -222,7 +222,7 @@ def check_discrete_actions(env: Environment) -> None:
         )
     raise ValueError(
         "Q-learning values each of the actions of a Discrete space, and this environment's are "
-        f"{env.action_space}: use ppo or a2c, which take a MultiDiscrete, or number its actions."
+        f"{env.action_space}: use ppo or a2c, which take it, or number its actions."
     )
 
 

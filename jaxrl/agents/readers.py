@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, PyTree, Transition
-from jaxrl.networks import CategoricalPolicy
+from jaxrl.networks.distributions import FiniteLaw
 
 
 @runtime_checkable
@@ -18,9 +18,9 @@ class HasPolicy(Protocol):
     """It acts by a law that can be read."""
 
     def policy(self, state: PyTree, observation: PyTree, memory: PyTree = ()) -> Any:
-        """`observation[..., *]` -> the law of what is drawn there, `CategoricalPolicy` or one over
-        real numbers with a `mode()`; `memory` is that of a recurrent policy. One that obeys legal
-        actions takes `mask[..., A]` after it."""
+        """`observation[..., *]` -> the law of what is drawn there, a `networks.PolicyLaw`;
+        `memory` is that of a recurrent policy. One that obeys legal actions takes `mask[..., A]`
+        after it."""
 
 
 @runtime_checkable
@@ -66,8 +66,8 @@ def response(
 ) -> tuple[Array, bool]:
     """The agent's answer to `observation[B, ...]`, and whether its rows are preferences.
 
-    Preferences are logits or scores, of which the greedy action is the argmax; of box actions the
-    answer is the action without exploration.
+    Preferences are log-probabilities or scores, of which the greedy action is the argmax; of box
+    actions the answer is the action without exploration.
 
     Args:
         agent: one that has `response`, `policy` or the `q_values` of discrete actions; asked in
@@ -87,7 +87,7 @@ def response(
         return agent.response(key, state, observation, memory)
     if isinstance(agent, HasPolicy):
         law = agent.policy(state, observation, memory)
-        return (law.logits, True) if isinstance(law, CategoricalPolicy) else (law.mode(), False)
+        return (law.log_probs(), True) if isinstance(law, FiniteLaw) else (law.mode(), False)
     if isinstance(agent, HasQValues):
         return agent.q_values(state, observation), True
     raise TypeError(

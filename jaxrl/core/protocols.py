@@ -283,9 +283,7 @@ def has_legal(env: Environment) -> bool:
 
 def draw_action(key: Key, env: Environment, state: PyTree) -> PyTree:
     """A uniform legal action in `state`."""
-    space: Any = env.action_space
-    mask = legal_actions(env, state)
-    return space.sample(key, mask) if is_masked(mask) else sample(key, space)
+    return sample(key, env.action_space, legal_actions(env, state))
 
 
 class Policy(Protocol):

@@ -6,9 +6,12 @@ or a struct of spaces. A member of a tree is the same tree with an array in each
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +123,8 @@ class Box(struct.Struct):
     shape: tuple[int, ...] = struct.field(pytree_node=False)
     dtype: jnp.dtype = struct.field(pytree_node=False, default=jnp.dtype("float32"))
 
+    num_values: ClassVar[int] = 0  # not to be counted
+
     def __post_init__(self) -> None:
         if not (isinstance(self.shape, tuple) and all(map(_is_count, self.shape))):
             raise ValueError(f"Box(low, high, shape) takes a tuple as shape; got {self.shape!r}.")
@@ -185,12 +190,14 @@ def leaves(space: Space) -> list[Leaf]:
     return [one for _, one in found]
 
 
-def sample(key: Key, space: Space) -> PyTree:
-    """A member of any space, each leaf drawn by its own `sample`."""
+def sample(key: Key, space: Space, mask: PyTree = ()) -> PyTree:
+    """A member of any space, each leaf drawn by its own `sample`; from those that are true in
+    `mask`, if one is given, which is built like a tree of spaces, `()` where there is none."""
     if is_leaf(space):
-        return space.sample(key)
-    keys = iter(jax.random.split(key, len(leaves(space))))
-    return jax.tree.map(lambda one: one.sample(next(keys)), space, is_leaf=is_leaf)
+        return space.sample(key, *[mask] * is_masked(mask))
+    tree, found = jax.tree.structure(space, is_leaf=is_leaf), leaves(space)
+    masks = tree.flatten_up_to(mask) if is_masked(mask) else [()] * len(found)
+    return tree.unflatten(map(sample, jax.random.split(key, len(found)), found, masks))
 
 
 def contains(space: Space, value: PyTree) -> Array:
@@ -199,6 +206,34 @@ def contains(space: Space, value: PyTree) -> Array:
         return jnp.zeros((), bool)
     pairs = zip(leaves(space), jax.tree.leaves(value), strict=True)
     return jnp.all(jnp.stack([one.contains(array) for one, array in pairs]))
+
+
+def part_of(tree: PyTree, names: tuple[str, ...]) -> dict[str, PyTree]:
+    """The parts of a tree of spaces, or of a member of one, that are called so.
+
+    Args:
+        tree: a dict, tuple or struct, of spaces or of arrays.
+        names: keys, places or fields, dotted where they are inside one another: `"own.speed"`.
+
+    Raises:
+        ValueError: a part that is not there; the message lists those that are.
+
+    Example:
+        >>> sorted(part_of({"seen": (Discrete(2), Discrete(3)), "rest": Discrete(4)}, ("seen.1",)))
+        ['seen.1']
+    """
+    return {name: functools.reduce(_within, name.split("."), tree) for name in names}
+
+
+def _within(tree: PyTree, name: str) -> PyTree:
+    if isinstance(tree, (tuple, list)):
+        tree = {str(place): part for place, part in enumerate(tree)}
+    elif dataclasses.is_dataclass(tree) and not is_leaf(tree):
+        tree = vars(tree)
+    if not isinstance(tree, Mapping) or name not in tree:
+        known = ", ".join(tree) if isinstance(tree, Mapping) else "none, as it is a single array"
+        raise ValueError(f"there is no part {name!r} in the observation; its parts: {known}.")
+    return tree[name]
 
 
 def flat_size(space: Space) -> int:

@@ -51,6 +51,12 @@ class Transition(struct.Struct):
     mask: PyTree = ()  # [A] bool, which actions were legal; () where the environment does not say
     next_mask: PyTree = ()  # likewise in `next_observation`
 
+    @property
+    def trace(self) -> PyTree:
+        """What a policy drew, of which the action is a function, and which its law scores: the
+        action itself unless `extras["trace"]` says otherwise."""
+        return self.extras.get("trace", self.action)
+
 
 class Progress(struct.Struct):
     """How far a life has come: what schedules read.

@@ -70,7 +70,9 @@ def structure(env: Environment) -> list[str]:
         (state, observation), call = reset, "step(key, state, action)"
         action = jax.eval_shape(lambda key: spaces.sample(key, env.action_space), key)
         stepped = jax.eval_shape(env.step, key, state, action)
-        mask = jax.eval_shape(lambda state: legal_actions(env, state), state)
+        mask, call = jax.eval_shape(lambda state: legal_actions(env, state), state), "legal(state)"
+        tree = jax.tree.structure(env.action_space, is_leaf=spaces.is_leaf)
+        masks = tree.flatten_up_to(mask) if has_legal(env) else ()
     except (TypeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return [f"{call} cannot be traced: {first}"]
@@ -94,17 +96,12 @@ def structure(env: Environment) -> list[str]:
             if _kind(array) != _kind(leaf):
                 name = f"observation{jax.tree_util.keystr(path)}"
                 wrong.append(f"{name} is {_kind(array)}, but its space says {_kind(leaf)}.")
-    if has_legal(env):
-        space = env.action_space
-        size = (
-            None
-            if isinstance(space, Box) or not spaces.is_leaf(space)
-            else [spaces.flat_size(space)]
-        )
-        if size is None:
-            wrong.append(f"legal is of Discrete or MultiDiscrete actions, and these are {space}.")
-        elif _kind(mask) != f"bool{size}":
-            wrong.append(f"legal gives {_kind(mask)}: give bool{size}, true where legal.")
+    for leaf, part in zip(spaces.leaves(env.action_space), masks, strict=False):
+        size = [spaces.flat_size(leaf)]
+        if isinstance(leaf, Box) and spaces.is_masked(part):
+            wrong.append(f"legal is of Discrete or MultiDiscrete actions, and these are {leaf}.")
+        elif spaces.is_masked(part) and _kind(part) != f"bool{size}":
+            wrong.append(f"legal gives {_kind(part)}: give bool{size}, true where legal.")
     for name, flag in (("terminated", seen.terminated), ("truncated", seen.truncated)):
         if flag.shape != ():
             wrong.append(f"{name} has shape {list(flag.shape)}: give a scalar.")
@@ -184,8 +181,8 @@ def _play(env: Environment, key: Key, num_steps: int) -> list[str]:
             "terminated and truncated are true at once: the end wins.": ~(
                 (seen.terminated >= 1) & seen.truncated
             ),
-            "no action is legal in a state that goes on.": jnp.any(
-                mask if has_legal(env) else jnp.ones((), bool)
+            "no action is legal in a state that goes on.": jnp.all(
+                jnp.array([jnp.any(part) for part in jax.tree.leaves(mask)], bool)
             ),
         }
         found = rules, ended, _numbers(start[0]), _numbers(after), _numbers(again)

@@ -19,7 +19,7 @@ import jax
 from jaxrl.core import Discrete, Environment, MultiDiscrete, Space, TabularMDP, check_settings
 from jaxrl.core.arguments import check_whole
 from jaxrl.core.settings import near_names
-from jaxrl.core.spaces import flat_size, is_leaf, leaves
+from jaxrl.core.spaces import flat_size, is_leaf, leaves, sample
 from jaxrl.envs import bandits, chains, collecting, finance, gridworlds, mazes, operations, regimes
 from jaxrl.envs.constrained import hazard_grid
 from jaxrl.envs.control import Acrobot, CartPole, MountainCar, Pendulum
@@ -116,7 +116,7 @@ def facts_of(name: str) -> EnvFacts:
     env = facts.build()
     sizes = _size(env.observation_space), _size(env.action_space)
     keys = jax.random.split(jax.random.key(0), 3)
-    step = lambda: env.step(keys[1], env.reset(keys[0])[0], env.action_space.sample(keys[2]))  # noqa: E731
+    step = lambda: env.step(keys[1], env.reset(keys[0])[0], sample(keys[2], env.action_space))  # noqa: E731
     return dataclasses.replace(
         facts,
         observation=sizes[0],

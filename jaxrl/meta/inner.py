@@ -38,8 +38,7 @@ def relive(agent: Any, state: TrainState, trajectory: Transition) -> Transition:
 
     That is the discount, and the log-probability of what was done. Their values do not change.
     """
-    raw = trajectory.extras.get("raw_action", trajectory.action)
-    log_prob = along(agent.policy, state.agent, trajectory).log_prob(raw)
+    log_prob = along(agent.policy, state.agent, trajectory).log_prob(trajectory.trace)
     return trajectory.replace(
         discount=agent.discount * (1.0 - trajectory.terminated),
         extras={**trajectory.extras, "log_prob": log_prob},

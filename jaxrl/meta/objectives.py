@@ -171,7 +171,7 @@ class PolicyReturn(Struct):
         advantage, _ = advantages(data)
         scale = jnp.sqrt(jnp.mean(advantage**2)) + 1e-6
         policy = along(agent.policy, state.agent, data)
-        gain = policy.log_prob(data.extras.get("raw_action", data.action)) * (advantage / scale)
+        gain = policy.log_prob(data.trace) * (advantage / scale)
         return -jnp.mean(gain + self.entropy_weight * policy.entropy())
 
 

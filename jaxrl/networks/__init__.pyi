@@ -1,6 +1,8 @@
 from jaxrl.networks.distributions import (
     CategoricalPolicy as CategoricalPolicy,
     GaussianPolicy as GaussianPolicy,
+    PolicyLaw as PolicyLaw,
+    ProductPolicy as ProductPolicy,
     TanhGaussianPolicy as TanhGaussianPolicy,
 )
 from jaxrl.networks.models import (

@@ -5,16 +5,70 @@ Log-probabilities are in nats.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Struct, struct
 from jaxrl.core.holding import held
-from jaxrl.core.spaces import columns
-from jaxrl.core.types import Array, Key
+from jaxrl.core.spaces import columns, is_masked
+from jaxrl.core.types import Array, Key, PyTree
 
 _LOG_TWO_PI = 1.8378770664093453
 _ILLEGAL = -1e30  # a logit whose probability is exactly 0, and of which every difference is finite
+
+
+@runtime_checkable
+class PolicyLaw(Protocol):
+    """What a policy draws from, at observations with any leading axes `[...]`: a struct of arrays
+    `[..., *]`, so that `vmap` and reshaping reach every observation's own.
+
+    What is drawn is a *trace*: all that a log-probability needs to know of how an action came
+    about. It may be more than the action: a draw before it was clipped to a box, a memory beside an
+    action, every step of a chain that ends in one. Agents record the trace and score it, never the
+    action; of laws whose trace is the action, as it is, nothing is recorded twice.
+
+    Any class with these methods is one. `ActorCriticAgent(policy_head=...)` acts by it. One that
+    can list its actions has `log_probs() -> [..., A]` besides: who needs each of them asks for it.
+    """
+
+    def sample(self, key: Key) -> PyTree:
+        """A draw: a trace, arrays `[..., *]`."""
+
+    def mode(self) -> PyTree:
+        """The trace of the action without exploration."""
+
+    def action(self, trace: PyTree) -> PyTree:
+        """Trace -> what is done: members `[..., *shape]` of discrete spaces, and in the place of
+        each `Box` its D numbers `[..., D]` in units of the box, see `ActorCriticAgent`."""
+
+    def log_prob(self, trace: PyTree) -> Array:
+        """Log-probability or log-density of a trace, `[...]` [nats]."""
+
+    def entropy(self) -> Array:
+        """Entropy of the traces, `[...]` [nats]."""
+
+    def kl(self, other: Any) -> Array:
+        """KL(self || other) of the traces, `[...]` [nats]; `other` is a law of the same class."""
+
+    def masked(self, mask: PyTree) -> PolicyLaw:
+        """The law given that the action is true in `mask[..., A]`, built like the actions; raises
+        `ValueError` where no action can be forbidden."""
+
+
+@runtime_checkable
+class FiniteLaw(Protocol):
+    """A law of which all outcomes can be listed."""
+
+    def log_probs(self) -> Array:
+        """Log-probabilities of all actions, `[..., A]` [nats]."""
+
+
+def itself(law: Any, trace: PyTree) -> PyTree:
+    """The trace is the action: `action = itself` in a class."""
+    return trace
 
 
 class CategoricalPolicy(Struct):
@@ -30,6 +84,8 @@ class CategoricalPolicy(Struct):
     def sample(self, key: Key) -> Array:
         """A draw, `[...]` int32."""
         return jax.random.categorical(key, self.logits).astype(jnp.int32)
+
+    action = itself
 
     def mode(self) -> Array:
         """The likeliest action, `[...]` int32, ties to the first."""
@@ -74,49 +130,71 @@ class CategoricalPolicy(Struct):
 
 
 class ProductPolicy(Struct):
-    """Independent categoricals, one for each coordinate of an action: of `MultiDiscrete`.
+    """Independent laws, one for each part of an action.
 
-    Log-probabilities, entropies and divergences are the sums of the coordinates'.
+    Log-probabilities, entropies and divergences are the sums of the parts'.
+
+    Example:
+        >>> coin, place = CategoricalPolicy(jnp.zeros(2)), GaussianPolicy(jnp.zeros(3), jnp.ones(3))
+        >>> policy = ProductPolicy({"coin": coin, "place": place})
+        >>> trace = policy.sample(jax.random.key(0))
+        >>> trace["place"].shape, f"{float(policy.entropy() - place.entropy()):.4f}"  # log 2
+        ((3,), '0.6931')
     """
 
-    logits: Array  # [..., sum(num_values)], of each coordinate end to end
-    num_values: tuple[int, ...] = struct.field(pytree_node=False)
+    # A tree of laws. Traces, actions and masks are built like it, a mask with `()` for a part of
+    # which everything is legal.
+    parts: PyTree
+    # Whether the parts, categoricals in a tuple, are the coordinates of one array, as those of
+    # `MultiDiscrete`: traces are `[..., D]`, and a mask is one of each coordinate, end to end.
+    in_one_array: bool = struct.field(pytree_node=False, default=False)
 
-    @property
-    def factors(self) -> list[CategoricalPolicy]:
-        """The law of each coordinate."""
-        return [CategoricalPolicy(part) for part in columns(self.logits, self.num_values)]
+    def _each(self, function: Callable[..., Any], *trees: PyTree) -> PyTree:
+        """`function` of each part and of what stands in its place in `trees`."""
+        is_law = lambda node: isinstance(node, PolicyLaw)  # noqa: E731
+        return jax.tree.map(function, self.parts, *trees, is_leaf=is_law)
 
-    def sample(self, key: Key) -> Array:
-        """A draw, `[..., D]` int32."""
-        keys = jax.random.split(key, len(self.num_values))
-        drawn = [law.sample(one) for law, one in zip(self.factors, keys, strict=True)]
-        return jnp.stack(drawn, axis=-1)
+    def _sum(self, function: Callable[..., Array], *trees: PyTree) -> Array:
+        return jnp.sum(jnp.stack(jax.tree.leaves(self._each(function, *trees))), axis=0)
 
-    def mode(self) -> Array:
-        """The likeliest action, `[..., D]` int32."""
-        return jnp.stack([law.mode() for law in self.factors], axis=-1)
+    def _joined(self, trace: PyTree) -> PyTree:
+        return jnp.stack(trace, axis=-1) if self.in_one_array else trace
 
-    def log_prob(self, action: Array) -> Array:
-        """Log-probability of `action[..., D]`, `[...]`."""
-        logs = [law.log_prob(action[..., i]) for i, law in enumerate(self.factors)]
-        return jnp.sum(jnp.stack(logs), axis=0)
+    def sample(self, key: Key) -> PyTree:
+        """A draw of each part, with a key of its own."""
+        number = len(jax.tree.leaves(self._each(lambda law: 0)))
+        keys = iter(jax.random.split(key, number))
+        return self._joined(self._each(lambda law: law.sample(next(keys))))
+
+    def mode(self) -> PyTree:
+        """The mode of each part."""
+        return self._joined(self._each(lambda law: law.mode()))
+
+    def action(self, trace: PyTree) -> PyTree:
+        """The action of each part."""
+        if self.in_one_array:
+            return trace
+        return self._each(lambda law, trace: law.action(trace), trace)
+
+    def log_prob(self, trace: PyTree) -> Array:
+        """Log-probability of a trace, `[...]`."""
+        trace = tuple(jnp.moveaxis(trace, -1, 0)) if self.in_one_array else trace
+        return self._sum(lambda law, trace: law.log_prob(trace), trace)
 
     def entropy(self) -> Array:
-        """Shannon entropy `[...]`."""
-        return jnp.sum(jnp.stack([law.entropy() for law in self.factors]), axis=0)
+        """The sum of the parts' entropies, `[...]`."""
+        return self._sum(lambda law: law.entropy())
 
     def kl(self, other: ProductPolicy) -> Array:
         """KL(self || other), `[...]`."""
-        pairs = zip(self.factors, other.factors, strict=True)
-        return jnp.sum(jnp.stack([law.kl(its) for law, its in pairs]), axis=0)
+        return self._sum(lambda law, its: law.kl(its), other.parts)
 
-    def masked(self, mask: Array) -> ProductPolicy:
-        """The law given that each coordinate is true in its part of `mask`, built like the logits;
-        see `CategoricalPolicy.masked`."""
-        parts = zip(self.factors, columns(mask, self.num_values), strict=True)
-        logits = [law.masked(part).logits for law, part in parts]
-        return ProductPolicy(jnp.concatenate(logits, axis=-1), self.num_values)
+    def masked(self, mask: PyTree) -> ProductPolicy:
+        """Each part given its mask, where it has one."""
+        if self.in_one_array:
+            mask = tuple(columns(mask, tuple(law.logits.shape[-1] for law in self.parts)))
+        given = lambda law, mask: law.masked(mask) if is_masked(mask) else law  # noqa: E731
+        return self.replace(parts=self._each(given, mask))
 
 
 class GaussianPolicy(Struct):
@@ -141,6 +219,8 @@ class GaussianPolicy(Struct):
         """The mean, `[..., D]`."""
         return self.loc
 
+    action = itself
+
     def log_prob(self, action: Array) -> Array:
         """Log-density of `action[..., D]`, `[...]`."""
         return jnp.sum(self.log_probs(action), axis=-1)
@@ -161,6 +241,10 @@ class GaussianPolicy(Struct):
         scaled = (self.loc - other.loc) * jnp.exp(-other._log_scale)
         terms = 0.5 * (jnp.exp(2.0 * log_ratio) + scaled**2 - 1.0) - log_ratio
         return jnp.sum(jnp.broadcast_to(terms, self.loc.shape), axis=-1)
+
+    def masked(self, mask: Array) -> GaussianPolicy:
+        """Raises `ValueError`: of real numbers none is illegal."""
+        raise ValueError("real-valued actions are all legal: take legal() away from them.")
 
 
 class TanhGaussianPolicy(Struct):
@@ -204,6 +288,3 @@ class TanhGaussianPolicy(Struct):
     def mode(self) -> Array:
         """The squashed mean, `[..., D]`: the median of every coordinate."""
         return self._squash(self.loc)
-
-
-Policy = CategoricalPolicy | ProductPolicy | GaussianPolicy | TanhGaussianPolicy

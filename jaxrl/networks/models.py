@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrl.core import Struct
-from jaxrl.core.spaces import Box, MultiDiscrete, Space, flat_size, is_leaf
+import jaxrl.core.spaces as spaces
+from jaxrl.core import Space, Struct
 from jaxrl.core.types import Array, PyTree, select
 from jaxrl.losses.formulas import quantile_levels
 from jaxrl.networks.distributions import (
     CategoricalPolicy,
     GaussianPolicy,
-    Policy,
+    PolicyLaw,
     ProductPolicy,
     TanhGaussianPolicy,
 )
@@ -121,21 +121,43 @@ class PolicyHead(nn.Module):
     """Features to a policy: categorical for discrete actions, a diagonal Gaussian for a box."""
 
     action_size: int
-    discrete: bool
+    num_values: int | tuple[int, ...]  # of a discrete action, or of each of its coordinates, else 0
     initialiser: str = "orthogonal"
-    num_values: tuple[int, ...] = ()  # of each coordinate, where discrete actions have several
 
     @nn.compact
-    def __call__(self, features: Array) -> Policy:
+    def __call__(self, features: Array) -> PolicyLaw:
         """`[..., D]` -> policy with batch shape `[...]`."""
         init = INITIALISERS[self.initialiser](0.01)
         outputs = nn.Dense(self.action_size, kernel_init=init, name="output")(features)
+        if isinstance(self.num_values, tuple):
+            parts = tuple(map(CategoricalPolicy, spaces.columns(outputs, self.num_values)))
+            return ProductPolicy(parts, in_one_array=True)
         if self.num_values:
-            return ProductPolicy(outputs, self.num_values)
-        if self.discrete:
             return CategoricalPolicy(outputs)
         log_scale = self.param("log_scale", nn.initializers.zeros_init(), (self.action_size,))
         return GaussianPolicy(outputs, jnp.broadcast_to(log_scale, outputs.shape))
+
+
+class ProductHead(nn.Module):
+    """Features to a law of several parts, each with a head of its own."""
+
+    heads: tuple[nn.Module, ...]
+    structure: Any  # of the tree that the parts stand in
+
+    @nn.compact
+    def __call__(self, features: Array) -> ProductPolicy:
+        """`[..., D]` -> policy with batch shape `[...]`."""
+        parts = [head(features) for head in self.heads]
+        return ProductPolicy(jax.tree.unflatten(self.structure, parts))
+
+
+def policy_head(action_space: Space, initialiser: str = "orthogonal") -> nn.Module:
+    """Features `[..., D]` to the `PolicyLaw` of a space: of a tree, the product over its leaves."""
+    found = spaces.leaves(action_space)
+    heads = tuple(PolicyHead(spaces.flat_size(x), x.num_values, initialiser) for x in found)
+    if spaces.is_leaf(action_space):
+        return heads[0]
+    return ProductHead(heads, jax.tree.structure(action_space, is_leaf=spaces.is_leaf))
 
 
 class GRU(nn.Module):
@@ -157,25 +179,23 @@ class ActorCritic(nn.Module):
 
     network: Network
     observation_space: tuple[Any, ...]  # `Torso.facts`
-    action_size: int
-    discrete: bool
+    policy_head: nn.Module  # features `[..., D]` -> `PolicyLaw`
     shared: bool = False
     heads: tuple[tuple[str, tuple[int, ...]], ...] = ()  # (name, shape), on the actor's features
     value_shape: tuple[int, ...] = ()  # of the head that stores a value
-    num_values: tuple[int, ...] = ()  # as `PolicyHead` takes it
+    actor_sees: tuple[str, ...] = ()  # parts of the observation, see `part_of`; () for all of it
+    actor_space: tuple[Any, ...] = ()  # `Torso.facts` of these parts
 
     def setup(self) -> None:
         """Lay out the parts; the critic's are absent when shared."""
         s = self.network
-        self.actor_torso = Torso(s, *self.observation_space)
+        self.actor_torso = Torso(s, *(self.actor_space or self.observation_space))
         if not self.shared:
             self.critic_torso = Torso(s, *self.observation_space)
         if s.recurrent_size:
             self.actor_core = GRU(s.recurrent_size)
             if not self.shared:
                 self.critic_core = GRU(s.recurrent_size)
-        several = self.num_values
-        self.policy_head = PolicyHead(self.action_size, self.discrete, s.initialiser, several)
         size = math.prod(self.value_shape)
         self.value_head = nn.Dense(size, kernel_init=INITIALISERS[s.initialiser](1.0))
         self.extra_heads = {
@@ -185,7 +205,7 @@ class ActorCritic(nn.Module):
 
     def __call__(
         self, observation: PyTree, starts: Array, memory: PyTree
-    ) -> tuple[Policy, Array, dict[str, Array], PyTree]:
+    ) -> tuple[PolicyLaw, Array, dict[str, Array], PyTree]:
         """Policy, value `[..., *value_shape]`, extra heads `[..., *shape]`, both memories after it.
 
         A shared torso is evaluated once.
@@ -202,14 +222,9 @@ class ActorCritic(nn.Module):
         }
         return self.policy_head(features), value, heads, next_memory
 
-    def initial_memory(self, num_envs: int) -> PyTree:
-        """`(actor, critic)` memories `[num_envs, H]`, zero; `()` for a feed-forward network."""
-        if not self.network.recurrent_size:
-            return ()
-        zeros = jnp.zeros((num_envs, self.network.recurrent_size))
-        return (zeros, zeros)
-
-    def policy(self, observation: PyTree, starts: Array, memory: PyTree) -> tuple[Policy, PyTree]:
+    def policy(
+        self, observation: PyTree, starts: Array, memory: PyTree
+    ) -> tuple[PolicyLaw, PyTree]:
         """One step of the policy: `[..., *observation]` -> policy, actor memory `[..., H]`."""
         features, actor_memory = self._features(0, observation, starts, memory)
         return self.policy_head(features), actor_memory
@@ -228,6 +243,8 @@ class ActorCritic(nn.Module):
     ) -> tuple[Array, PyTree]:
         """Of the actor (0) or the critic (1), and its memory."""
         is_own = part and not self.shared
+        if self.actor_sees and not part:
+            observation = spaces.part_of(observation, self.actor_sees)
         features = (self.critic_torso if is_own else self.actor_torso)(observation)
         if not self.network.recurrent_size:
             return features, ()
@@ -243,25 +260,35 @@ def actor_critic(
     shared: bool,
     heads: Mapping[str, tuple[int, ...]] | None = None,
     value_shape: tuple[int, ...] = (),
+    head: nn.Module | None = None,
+    actor_sees: tuple[str, ...] = (),
 ) -> ActorCritic:
-    """The actor-critic network for these spaces, with extra `heads` by name and shape, and values
-    of `value_shape`.
+    """The actor-critic network for these spaces.
+
+    Args:
+        network: of the torsos.
+        observation_space: what the critic sees.
+        action_space: any tree of spaces.
+        shared: let policy and value share one torso.
+        heads: extra ones, by name and shape.
+        value_shape: of the values.
+        head: features `[..., D]` to a `PolicyLaw`; None for that of the action space.
+        actor_sees: names of the parts of an observation that the actor sees: keys of a dict, fields
+            of a struct, places in a tuple, dotted where they are inside one another; () for all.
 
     Raises:
-        ValueError: a space without a torso, or actions that are neither discrete nor a box.
+        ValueError: a space without a torso, actions that are of no space, a part of the observation
+            that is not there, or one torso for two that see different things.
     """
-    if not is_leaf(action_space):
-        raise ValueError(f"Actions must be Discrete, MultiDiscrete or a Box, not {action_space}.")
-    return ActorCritic(
-        network,
-        network.torso(observation_space).facts,
-        flat_size(action_space),
-        not isinstance(action_space, Box),
-        shared,
-        tuple(sorted((heads or {}).items())),
-        value_shape,
-        action_space.num_values if isinstance(action_space, MultiDiscrete) else (),
-    )
+    if actor_sees and shared:
+        raise ValueError(
+            f"actor_sees={actor_sees} gives the critic more to see than the actor, and "
+            "shared_torso=True lets both share what is made of it: leave one out."
+        )
+    seen = network.torso(spaces.part_of(observation_space, actor_sees)).facts if actor_sees else ()
+    facts, extra = network.torso(observation_space).facts, tuple(sorted((heads or {}).items()))
+    law = head or policy_head(action_space, network.initialiser)
+    return ActorCritic(network, facts, law, shared, extra, value_shape, actor_sees, seen)
 
 
 class TanhGaussianActor(nn.Module):

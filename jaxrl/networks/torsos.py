@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxrl.core import Struct
 from jaxrl.core.notation import register
 from jaxrl.core.settings import setting
-from jaxrl.core.spaces import Box, Space, is_leaf, leaves
+from jaxrl.core.spaces import Space, is_leaf, leaves
 from jaxrl.core.types import Array, PyTree
 from jaxrl.networks.initialisers import INITIALISERS, Initialiser
 
@@ -208,9 +208,7 @@ LeafFacts = tuple[int, int | tuple[int, ...]]
 
 def space_facts(space: Space) -> tuple[Any, ...]:
     """What `Torso` must know of the observations of `space`; `ValueError` where it is none."""
-    found = [
-        (len(one.shape), 0 if isinstance(one, Box) else one.num_values) for one in leaves(space)
-    ]
+    found = [(len(one.shape), one.num_values) for one in leaves(space)]
     return found[0] if is_leaf(space) else (0, 0, tuple(found))
 
 

@@ -15,7 +15,7 @@ from jaxrl.core.law import Law
 from jaxrl.core.protocols import Head, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks.distributions import Policy
+from jaxrl.networks import PolicyLaw
 from jaxrl.returns import generalised_advantages, lambda_laws
 
 MOST_LOG_RATIO = 20.0  # e^20 and its square are float32
@@ -29,7 +29,7 @@ class PolicyOutputs(Struct):
     entropy: Array  # [] [nats]
     value: Array  # [] [return]
     next_value: Array | None = None  # [] of the true successor; wanted by `targets` only
-    policy: Policy | None = None  # over all actions
+    policy: PolicyLaw | None = None  # over all actions
     heads: dict[str, Array] = struct.field(default_factory=dict)  # those of the rule's `outputs`
     next_heads: dict[str, Array] = struct.field(default_factory=dict)  # of the true successor
     head: Head | None = None  # of an operator, where it stores laws; wanted by `targets` only
@@ -44,7 +44,7 @@ class PolicyTargets(Struct):
     returns: Array  # [] [return], what the value is regressed on
     log_prob: Array  # [] of the action under the policy that took it [nats]
     value: Array  # [] before any update of this rollout [return]
-    policy: Policy | None = None  # that took the action
+    policy: PolicyLaw | None = None  # that took the action
     heads: dict[str, Array] = struct.field(default_factory=dict)  # targets of the rule's heads
     laws: Array | None = None  # [*head.shape] of the return, what a head of laws is fitted to
 

@@ -12,7 +12,7 @@ from jaxrl.core.lifetime import lifetime_features
 from jaxrl.core.protocols import RuleFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, Transition
-from jaxrl.networks import CategoricalPolicy
+from jaxrl.networks.distributions import FiniteLaw
 from jaxrl.rules.contract import PolicyOutputs, PolicyTargets, random_weights, remember_nothing
 
 _HEAD = "prediction"
@@ -110,7 +110,7 @@ class LearnedPolicyGradient(Struct):
         units = jax.nn.relu(jax.nn.softmax(logits) @ weights["embed"] + weights["embed_bias"])
         embedded = units @ weights["embed_out"] + weights["embed_out_bias"]  # [T, ..., 2]
         has_next = trajectory.terminated < 1
-        is_density = not isinstance(outputs.policy, CategoricalPolicy | None)
+        is_density = not isinstance(outputs.policy, FiniteLaw | None)
         columns = [
             trajectory.reward,
             trajectory.discount,

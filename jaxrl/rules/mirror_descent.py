@@ -12,19 +12,20 @@ from jaxrl.core.protocols import RuleFacts
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Progress, Transition
-from jaxrl.networks.distributions import CategoricalPolicy, Policy
+from jaxrl.networks import PolicyLaw
+from jaxrl.networks.distributions import FiniteLaw
 from jaxrl.operators.tsallis import log_of_order
 from jaxrl.rules import contract
 from jaxrl.rules.contract import PolicyOutputs, PolicyTargets
 
 # How far a policy is from an old one, both `[...]`: >= 0 and 0 where they agree, `[...]`.
-Divergence = Callable[[Policy, Policy], Array]
+Divergence = Callable[[PolicyLaw, PolicyLaw], Array]
 
 
 class KullbackLeibler(Struct):
-    """KL(policy || old) of whole policies, discrete or Gaussian [nats]."""
+    """KL(policy || old) of whole policies, whatever they draw [nats]."""
 
-    def __call__(self, policy: Policy, old: Policy) -> Array:
+    def __call__(self, policy: PolicyLaw, old: PolicyLaw) -> Array:
         """-> `[...]` [nats]."""
         return policy.kl(old)
 
@@ -45,6 +46,7 @@ class TsallisDivergence(Struct):
     Furuichi, Yanagi & Kuriyama 2004, Fundamental properties of Tsallis relative entropy.
 
     Example:
+        >>> from jaxrl.networks import CategoricalPolicy
         >>> policy = CategoricalPolicy(jnp.log(jnp.array([0.5, 0.5])))
         >>> old = CategoricalPolicy(jnp.log(jnp.array([0.25, 0.75])))
         >>> f"{float(TsallisDivergence(2.0)(policy, old)):.4f}"  # 1/4 / 1/4 + 1/4 / 3/4 - 1
@@ -53,13 +55,13 @@ class TsallisDivergence(Struct):
 
     order: float = setting(2.0, "order of the divergence; 1 is KL", low=0.0, low_open=True)
 
-    def __call__(self, policy: Policy, old: Policy) -> Array:
+    def __call__(self, policy: PolicyLaw, old: PolicyLaw) -> Array:
         """-> `[...]`.
 
         Raises:
-            ValueError: the policies are not categorical.
+            ValueError: the policies do not list their actions, as a categorical does.
         """
-        if not (isinstance(policy, CategoricalPolicy) and isinstance(old, CategoricalPolicy)):
+        if not (isinstance(policy, FiniteLaw) and isinstance(old, FiniteLaw)):
             raise ValueError(
                 f"TsallisDivergence sums over discrete actions, and {type(policy).__name__} has "
                 "none. Use divergence=KullbackLeibler(), or an environment with discrete actions."
@@ -93,6 +95,7 @@ class MirrorDescentPolicy(Struct):
     difference of both policies' q-logarithms at the actions taken, not one of their ratio.
 
     Example:
+        >>> from jaxrl.networks import CategoricalPolicy
         >>> rule = MirrorDescentPolicy(step_size=0.5, value_weight=0.0, entropy_weight=0.0)
         >>> old, new = (CategoricalPolicy(jnp.log(jnp.array(p))) for p in ([0.5, 0.5], [0.8, 0.2]))
         >>> outputs = PolicyOutputs(new.log_prob(0), entropy=0.0, value=0.0, policy=new)

@@ -30,6 +30,7 @@ _SINCE = {
 _PLAIN = "BellmanOperator", "Scalar", "inf", "Mean", "DiscountedSum", "None", "Sampled", "False"
 # Fields that agents had, each for one part of a chain, where it was left out.
 _PARTS = ("munchausen", "stock", "average_reward", "channels", "optimism")
+_GAINED = {("actor_sees", "0 entries"), ("policy_head", "None")}
 _GONE = {("agent.reward_shift", "0.0"), *((f"agent.{name}", "None") for name in _PARTS)}
 
 
@@ -66,6 +67,8 @@ def check_identity(where: str, stored: Mapping[str, str] | None, here: Mapping[s
         known = {name for name, text in here.items() if text not in _PLAIN or name in stored}
         gained = ("agent.operator", "agent.successors")
         here = {name: here[name] for name in here if name in known or not name.startswith(gained)}
+    plain = {name for name, text in here.items() if (name.rsplit(".")[-1], text) in _GAINED}
+    here = {name: here[name] for name in here if name in stored or name not in plain}
     parts = {name.split(".")[0] for name in here}
     compared = {name: text for name, text in stored.items() if name.split(".")[0] in parts}
     if different := differences(compared, here, ("checkpoint", "here"), _same):

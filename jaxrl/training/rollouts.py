@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Agent, Environment, act, legal_of_each
+from jaxrl.core.spaces import sample
 from jaxrl.core.types import Array, Key, PyTree, TimeStep, Transition, select
 
 
@@ -60,7 +61,7 @@ def start_rollout(key: Key, agent: Agent, env: Environment, group_size: int = 1)
     env_state, observation = jax.vmap(env.reset)(keys)
 
     def first_signals(keys: Key, env_state: PyTree) -> dict[str, Array]:
-        actions = jax.vmap(env.action_space.sample)(keys)
+        actions = jax.vmap(lambda key: sample(key, env.action_space))(keys)
         return signals_of(jax.vmap(env.step)(keys, env_state, actions)[1])
 
     signals = jax.eval_shape(first_signals, keys, env_state)  # nothing is computed

@@ -55,9 +55,9 @@ def test_draws_cover_the_box(low, high):
     unit = 2.0 * (np.asarray(action)[:, 0] - low) / (high - low) - 1.0
     inside = np.abs(unit) < 0.999
     assert 0.6 < inside.mean() < 0.75  # of a standard normal: 0.68
-    raw = np.asarray(extras["raw_action"])[:, 0]
+    raw = np.asarray(extras["trace"])[:, 0]
     np.testing.assert_allclose(unit[inside], raw[inside], atol=2e-4)
-    known = -0.5 * (raw - drawn(Throttle(low, high), False)[1]["raw_action"][0, 0]) ** 2
+    known = -0.5 * (raw - drawn(Throttle(low, high), False)[1]["trace"][0, 0]) ** 2
     np.testing.assert_allclose(extras["log_prob"], known - 0.5 * np.log(2 * np.pi), atol=2e-3)
 
 

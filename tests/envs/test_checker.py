@@ -106,7 +106,8 @@ class Parts(Counter):
 
     @property
     def action_space(self):
-        return {"hit": Discrete(2)} if self.broken == "legal tree" else Discrete(2)
+        kinds = {"legal tree": {"hit": Discrete(2)}, "legal box": Box(0.0, 1.0, (2,))}
+        return kinds.get(self.broken, Discrete(2))
 
     def _parts(self, state, place):
         time = state["time"].astype(jnp.int8) if self.broken == "type" else state["time"]
@@ -135,7 +136,8 @@ PARTS_SAID = {
     "part": (Parts, "outside its space"),
     "type": (Parts, r"observation\['time'\] is int8\[\], but its space says int32\[\]"),
     "name": (Parts, r"observation is \['at'\], \['clock'\], but its space is \['at'\], \['time'\]"),
-    "legal tree": (Told, "legal is of Discrete or MultiDiscrete actions"),
+    "legal tree": (Told, r"legal\(state\) cannot be traced: Expected dict"),
+    "legal box": (Told, "legal is of Discrete or MultiDiscrete actions"),
     "shape": (Told, r"legal gives bool\[3\]: give bool\[2\]"),
     "legal none": (Told, "no action is legal in a state that goes on"),
 }

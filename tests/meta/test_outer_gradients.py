@@ -167,7 +167,7 @@ def test_the_last_policy_alone_counts_where_it_is_asked_for():
 
     def expected(numbers):
         x = toy.states_of(numbers, NUM_UPDATES)[-1]
-        return toy.policy_loss(x, data.observation[-1], data.extras["raw_action"][-1], 0.3)
+        return toy.policy_loss(x, data.observation[-1], data.trace[-1], 0.3)
 
     np.testing.assert_allclose(loss, expected(START), rtol=1e-5)
     np.testing.assert_allclose(numbers_of(gradient), toy.slope(expected, START), rtol=1e-4)
@@ -425,7 +425,7 @@ def test_a_life_tunes_itself_by_the_slope_of_what_it_does_next(name):
     num_updates = 3 * per_step
     task = meta.Task(toy.Walk(), np.float32(1e6))
     life, losses, data, rows = toy.raw(tuned_life(KEY, learner, task, num_updates))
-    place, coin = data.observation, data.extras["raw_action"]
+    place, coin = data.observation, data.trace
     watched = numbers_of(life.watched)
     numbers, velocity, x = START, 0.0, toy.Toy.start
     for step in range(2):  # the third looks at a rollout that is not lived

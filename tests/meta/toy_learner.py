@@ -116,7 +116,7 @@ class Toy:
         if self.careless:
             x = x + 0.0 * jax.random.uniform(key)
         coin = self.law(x, observation).sample(key)
-        return x, {"raw_action": coin, "x": x, "spent": spent}
+        return x, {"trace": coin, "x": x, "spent": spent}
 
     def update(self, key, state, trajectory):
         slope = self.push * (state.params - self.aim) - 0.1 * jnp.mean(trajectory.discount)
@@ -160,7 +160,7 @@ class Watcher:
 
     def learn(self, state, env, trajectories):
         extras = trajectories.extras
-        rows = (trajectories.observation, extras["raw_action"], extras["x"], extras["spent"])
+        rows = (trajectories.observation, extras["trace"], extras["x"], extras["spent"])
         return Seen(state.windows + 1, *rows), jnp.float32(7.0)
 
 

@@ -289,7 +289,8 @@ def test_several_numbers_are_independent_categoricals():
         each = lambda law: jax.vmap(lambda pair: law.log_prob(pair[None])[0])(pairs.reshape(-1, 2))  # noqa: E731
         drawn = jax.vmap(legal.sample)(jax.random.split(key, 4000))
         scores = policy.entropy(), legal.entropy(), legal.kl(policy), legal.mode()
-        return policy.logits[0], each(policy), each(legal), scores, drawn
+        logits = jnp.concatenate([law.logits[0] for law in policy.parts])
+        return logits, each(policy), each(legal), scores, drawn
 
     logits, log_probs, legal, scores, drawn = jax.device_get(run(jax.random.key(3)))
     first, second = logits[:3].astype(float), logits[3:].astype(float)

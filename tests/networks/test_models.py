@@ -351,7 +351,7 @@ def test_actor_critic_shapes_and_first_policy(shared, recurrent, discrete):
     actions = Discrete(3) if discrete else Box(-np.ones(2), np.ones(2), (2,))
     model = actor_critic(network, Box(-1.0, 1.0, (4,)), actions, shared, {"extra": (3, 2)})
     observation = jax.ShapeDtypeStruct((7, 4), np.float32)
-    memory, starts = model.initial_memory(7), np.zeros(7, bool)
+    memory, starts = 2 * (np.zeros((7, 6), np.float32),) if recurrent else (), np.zeros(7, bool)
     params = jax.eval_shape(model.init, KEY, observation, starts, memory)
     policy, value, heads, _ = jax.eval_shape(model.apply, params, observation, starts, memory)
     assert value.shape == (7,) and heads["extra"].shape == (7, 3, 2)
@@ -452,8 +452,8 @@ def test_sharing_a_torso_makes_the_value_loss_move_the_policy():
 
 def test_a_box_of_any_shape_has_a_policy_over_its_numbers():
     box = Box(-1.0, 1.0, (2, 3))
-    assert actor_critic(SMALL, Box(-1.0, 1.0, (4,)), box, False).action_size == 6
-    with pytest.raises(ValueError, match="Discrete, MultiDiscrete or a Box"):
+    assert actor_critic(SMALL, Box(-1.0, 1.0, (4,)), box, False).policy_head.action_size == 6
+    with pytest.raises(ValueError, match="None is no space"):
         actor_critic(SMALL, Box(-1.0, 1.0, (4,)), None, False)
 
 

@@ -295,6 +295,16 @@ def test_a_checkpoint_of_a_former_class_belongs_to_what_took_its_place(agent, fo
         identity.check_identity("here", then, identity.identity(agent=other))
 
 
+def test_what_agents_have_got_since_is_compared_where_it_is_set() -> None:
+    now = identity.identity(agent=jaxrl.agents.NormalisedAgent(jaxrl.ppo()))
+    then = {x: now[x] for x in now if not x.endswith((".actor_sees", ".policy_head"))}
+    assert len(then) == len(now) - 2
+    identity.check_identity("here", then, now)
+    agent = jaxrl.agents.NormalisedAgent(jaxrl.ppo(actor_sees=("image",)))
+    with pytest.raises(ValueError, match=r"actor_sees: absent .checkpoint. != 1 entries"):
+        identity.check_identity("here", then, identity.identity(agent=agent))
+
+
 FORMER = {"munchausen": "None", "stock": "None", "average_reward": "None", "channels": "None"}
 CHAINED = {
     "dqn": FORMER | {"reward_shift": "0.0"},

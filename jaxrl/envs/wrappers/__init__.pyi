@@ -3,6 +3,7 @@ from jaxrl.envs.wrappers.actions import (
     NoisyActions as NoisyActions,
     StickyActions as StickyActions,
 )
+from jaxrl.envs.wrappers.carried import CarriedMemory as CarriedMemory
 from jaxrl.envs.wrappers.durations import HeldActions as HeldActions
 from jaxrl.envs.wrappers.limits import (
     EpisodeStatistics as EpisodeStatistics,
