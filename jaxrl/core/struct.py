@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 T = TypeVar("T")
 
@@ -134,6 +135,6 @@ def _shown(value: Any) -> str:
         return f"{left}{', '.join(map(_shown, value))}{comma}{right}"
     if isinstance(value, np.generic) or not hasattr(value, "dtype"):
         return repr(value)
-    if value.shape == () and not isinstance(value, jax.core.Tracer):
+    if value.shape == () and not isinstance(value, Tracer):
         return str(value)
     return f"{value.dtype}[{','.join(map(str, value.shape))}]"

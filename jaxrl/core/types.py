@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxrl.core import struct
 from jaxrl.core.totals import add_exactly
@@ -104,6 +105,11 @@ def select(predicate: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
         return jnp.where(lanes, a, b)
 
     return jax.tree.map(choose, on_true, on_false)
+
+
+def is_traced(*parts: Any) -> bool:
+    """Whether a number in them is not known yet."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(parts))
 
 
 def typed_like(example: PyTree, tree: PyTree) -> PyTree:

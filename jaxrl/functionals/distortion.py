@@ -18,7 +18,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import COHERENT, MONETARY
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.functionals.ordering import lower_tail, readable, running_totals, weighted_sum
 
 
@@ -59,7 +59,7 @@ class Spectral(Struct):
         if len(self.levels) != len(self.weights):
             numbers = f"{len(self.levels)} and {len(self.weights)}"
             raise ValueError(f"levels and weights have lengths {numbers}: give as many of each.")
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+        if is_traced(self):
             return
         levels, weights = np.asarray(self.levels), np.asarray(self.weights)
         if not np.all((levels > 0) & (levels <= 1)):

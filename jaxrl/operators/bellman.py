@@ -12,7 +12,7 @@ from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import KINDS
 from jaxrl.core.protocols import Composition, Functional, Head, Improvement, state_facts
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.functionals.risk import Mean
 from jaxrl.operators.composition import DiscountedSum
 from jaxrl.operators.improvement import Greedy
@@ -265,7 +265,7 @@ class BellmanOperator(Struct):
 def describe(part: Any) -> str:
     """A part of an operator with its settings, as far as they are concrete numbers."""
     fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-    known = (f"{k}={v}" for k, v in fields.items() if not isinstance(v, jax.core.Tracer))
+    known = (f"{k}={v}" for k, v in fields.items() if not is_traced(v))
     return f"{type(part).__name__}({', '.join(known)})"
 
 

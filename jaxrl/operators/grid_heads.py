@@ -14,7 +14,7 @@ from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.losses.formulas import cross_entropy
 
 _MANY = 1 << 18  # distances, above which a scatter is cheaper
@@ -23,7 +23,7 @@ _MANY = 1 << 18  # distances, above which a scatter is cheaper
 def _check_grid(head: Any) -> None:
     """Refuse concrete settings out of their range, and a grid that does not increase."""
     check_settings(head)
-    if any(isinstance(end, jax.core.Tracer) for end in (head.low, head.high)):
+    if is_traced(head.low, head.high):
         return
     if not np.all(np.asarray(head.low) < np.asarray(head.high)):
         raise ValueError(

@@ -24,7 +24,7 @@ from jaxrl.core import Struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Improvement, ImprovementFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 
 
 class Greedy(Struct):
@@ -114,7 +114,7 @@ class FixedPolicy(Struct):
 
     def __post_init__(self) -> None:
         """Refuse concrete probabilities that are no law."""
-        if isinstance(self.probs, jax.core.Tracer):
+        if is_traced(self.probs):
             return
         probs = np.asarray(self.probs)
         if not (np.all(probs >= 0) and np.all(np.abs(probs.sum(axis=-1) - 1.0) < 1e-3)):

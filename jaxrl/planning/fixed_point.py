@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.operators.bellman import BellmanOperator
 from jaxrl.operators.improvement import FixedPolicy, PerState
 from jaxrl.planning.acceleration import Acceleration, Swept
 from jaxrl.planning.backups import backup, is_shared, look_up, prepare
 from jaxrl.planning.certificates import Bounds, bound, candidates, certify
 from jaxrl.planning.linearised import StateMatrix, linearise
-from jaxrl.planning.solution import Solution, is_traced, repeat
+from jaxrl.planning.solution import Solution, repeat
 
 DIRECT_STATES = 512  # up to so many states linear equations are solved by factorisation
 STALL = 0.25  # of the bound that rounding alone would leave: no sweep can better it by much

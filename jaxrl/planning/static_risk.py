@@ -12,10 +12,9 @@ import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.functionals.risk import CVaR, VaR
 from jaxrl.planning.episodes import Episodes, check_episodes, episodes, on_episodes
-from jaxrl.planning.solution import is_traced
 from jaxrl.planning.stock import (
     BETWEEN,
     BLOCK,

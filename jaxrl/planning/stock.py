@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.planning.episodes import Episodes, check_episodes, on_episodes
 from jaxrl.planning.return_laws import ReturnLaw, law_of_plan
-from jaxrl.planning.solution import check_int, check_range, check_shape, is_traced
+from jaxrl.planning.solution import check_int, check_range, check_shape
 
 MOST_STOCKS = 4096  # the finest lattice that is chosen without being asked for
 BLOCK = 64  # lattices are as large as a multiple of this, so that few programs are compiled
