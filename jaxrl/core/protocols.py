@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -54,7 +54,9 @@ COHERENT = FunctionalFacts(coherent=True)
 class Functional(Protocol):
     """A scalar of a finite law: expectation, risk measure or worst case over an ambiguity set."""
 
-    facts: ClassVar[FunctionalFacts]
+    @property
+    def facts(self) -> FunctionalFacts:
+        """What holds of it: a class attribute will do."""
 
     def __call__(self, probs: Array, values: Array) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""

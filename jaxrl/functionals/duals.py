@@ -24,7 +24,7 @@ maximises: see `ExpectileDual`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -36,7 +36,10 @@ from jaxrl.core.types import Array
 class SampleDual(Protocol):
     """A dual of a functional on one sampled value."""
 
-    shape: ClassVar[tuple[int, ...]]  # of the parameters
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the parameters: a class attribute will do."""
+        ...
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """What is ascended in the parameters: `value[]`, `parameters[*shape]` -> `[]`."""
@@ -94,7 +97,7 @@ class UtilityDual(Struct):
     utility: Callable[[Array], Array]
     is_bound: bool = struct.field(pytree_node=False, default=False)
 
-    shape: ClassVar[tuple[int, ...]] = (1,)
+    shape = (1,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
@@ -155,7 +158,7 @@ class DivergenceDual(CheckedStruct):
     conjugate: Callable[[Array], Array] = setting(jnp.expm1, "convex conjugate f* of f")
     offset: float = setting(0.0, "of the second parameter, in multipliers")
 
-    shape: ClassVar[tuple[int, ...]] = (2,)
+    shape = (2,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (multiplier, shift) [return] -> `[]` [return]."""
@@ -199,7 +202,7 @@ class ExpectileDual(CheckedStruct):
 
     level: float = setting(0.1, "weight of gains against losses", low=0.0, high=1.0, low_open=True)
 
-    shape: ClassVar[tuple[int, ...]] = (1,)
+    shape = (1,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return^2]."""
@@ -240,7 +243,7 @@ class TotalVariationDual(CheckedStruct):
 
     radius: float = setting(0.1, "share of the mass that may move", low=0.0)
 
-    shape: ClassVar[tuple[int, ...]] = (2,)
+    shape = (2,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (cut, bound) [return] -> `[]` [return]."""

@@ -9,7 +9,7 @@ is never read.
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import jax.numpy as jnp
 
@@ -23,7 +23,10 @@ from jaxrl.core.types import Array
 class ValueMapping(Protocol):
     """A strictly increasing function of returns, defined on the whole line, and its inverse."""
 
-    linear: ClassVar[bool]
+    @property
+    def linear(self) -> bool:
+        """Whether it commutes with sums: a class attribute will do."""
+        ...
 
     def forward(self, values: Array) -> Array:
         """`values[...]` [return] -> mapped, elementwise."""
@@ -43,7 +46,7 @@ class Identity(Struct):
         3.0
     """
 
-    linear: ClassVar[bool] = True
+    linear = True
 
     def forward(self, values: Array) -> Array:
         """`values[...]` as they are."""
@@ -79,7 +82,7 @@ class HTransform(CheckedStruct):
 
     epsilon: float = setting(1e-3, "slope of the linear part", low=0.0)
 
-    linear: ClassVar[bool] = False
+    linear = False
 
     def forward(self, values: Array) -> Array:
         """`values[...]` [return] -> mapped, elementwise."""
@@ -118,7 +121,7 @@ class SignedHyperbolic(CheckedStruct):
         1.0, "where the logarithm sets in", unit="return", low=0.0, low_open=True
     )
 
-    linear: ClassVar[bool] = False
+    linear = False
 
     def forward(self, values: Array) -> Array:
         """`values[...]` [return] -> mapped, elementwise."""
@@ -167,7 +170,7 @@ class LogMapping(CheckedStruct):
         1.0, "returns above are stored as they are", unit="return", low=0.0, low_open=True
     )
 
-    linear: ClassVar[bool] = False
+    linear = False
 
     def forward(self, values: Array) -> Array:
         """`values[...]` [return] -> mapped, elementwise."""

@@ -31,6 +31,7 @@ def _check_grid(head: Any) -> None:
         )
 
 
+@property
 def _shape(head: Any) -> tuple[int, ...]:
     """`(num_atoms,)`."""
     return (head.num_atoms,)
@@ -110,7 +111,7 @@ class Categorical(Struct):
 
     facts = HeadFacts(bounded=True)
     __post_init__ = _check_grid
-    shape = property(_shape)
+    shape = _shape
     support = _points
     project = _project
     mean = _mean
@@ -157,7 +158,7 @@ class TwoHot(Struct):
 
     facts = HeadFacts(stores_law=False, bounded=True)
     __post_init__ = _check_grid
-    shape = property(_shape)
+    shape = _shape
     support = _points
     law = _law_of_mean
     mean = _mean
@@ -220,7 +221,7 @@ class HLGauss(Struct):
 
     facts = HeadFacts(stores_law=False, mean_preserving=False, bounded=True)
     __post_init__ = _check_grid
-    shape = property(_shape)
+    shape = _shape
     law = _law_of_mean
     mean = _mean
 

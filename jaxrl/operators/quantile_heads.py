@@ -16,6 +16,7 @@ from jaxrl.losses.formulas import energy_loss, quantile_huber_loss, quantile_lev
 _MANY = 1 << 16  # comparisons, above which a binary search is cheaper
 
 
+@property
 def _shape(head: Any) -> tuple[int, ...]:
     """`(num_atoms,)`."""
     return (head.num_atoms,)
@@ -76,7 +77,7 @@ class Quantile(CheckedStruct):
     )
 
     facts = HeadFacts(mean_preserving=False)
-    shape = property(_shape)
+    shape = _shape
     law = _law
     encode = _encode
     mean = _mean
@@ -175,7 +176,7 @@ class EnergyAtoms(CheckedStruct):
     num_atoms: int = setting(64, "equally likely atoms", low=1)
 
     facts = HeadFacts(mean_preserving=False)
-    shape = property(_shape)
+    shape = _shape
     law = _law
     encode = _encode
     mean = _mean
