@@ -38,7 +38,7 @@ class ActorCriticState(Struct):
     rule_state: PyTree  # what the rule remembers
     optimiser: PyTree
     progress: Progress
-    box: ActionBox | tuple  # of the actions; () for discrete ones
+    box: Any  # `ActionBox` of the actions; () for discrete ones
     marks: PyTree  # `EpisodeMarks` of the next rollout, () unless the rule needs whole episodes
     source: SourceState  # of the successors
     model: ActorCritic = struct.field(pytree_node=False)
@@ -298,7 +298,7 @@ class ActorCriticAgent(SettableStruct):
         self, key: Key, state: ActorCriticState, observation: Array, memory: PyTree
     ) -> tuple[Array, bool]:
         """Logits, or the action before it is clipped: see `readers.response`."""
-        policy = self.policy(state, observation, memory)
+        policy: Any = self.policy(state, observation, memory)
         if isinstance(policy, GaussianPolicy):
             return state.box.stretched(policy.mode()), False
         if isinstance(policy, ProductPolicy):

@@ -1,6 +1,9 @@
 """The actors of critics of (state, action) pairs: how each acts, what it makes of the successors
 that targets are built on, and how it climbs the critics."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

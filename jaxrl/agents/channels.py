@@ -1,5 +1,8 @@
 """Deep values of reward channels, each stored through a mapping (orchestrated value mapping)."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -87,7 +87,7 @@ class Dual(Struct):
             ValueError: there is none here.
         """
         if not isinstance(functional, duals.HasDual):
-            kinds = [getattr(functionals, name) for name in functionals.__all__]
+            kinds = [getattr(functionals, name) for name in dir(functionals)]
             known = ", ".join(kind.__name__ for kind in kinds if hasattr(kind, "dual"))
             raise ValueError(
                 f"{describe(functional)} has no dual of one sample here; those of {known} do. Use "

@@ -4,6 +4,9 @@ A functional over successors needs several of them. With one, CVaR, entropic ris
 case equal the mean, so that an agent which is fed less than its operator needs refuses to be built.
 """
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from typing import Any, Protocol

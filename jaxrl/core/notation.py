@@ -207,11 +207,11 @@ def part_fields(owner: Any, prefix: str = "") -> dict[str, str]:
         kind = kind_of_field(type(owner), field.name)
         if kind:
             found[prefix + field.name] = kind
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found |= part_fields(value, f"{prefix}{field.name}.")
         elif is_chain(field):
             for label, part in labelled(value).items():
                 found |= part_fields(part, f"{prefix}{field.name}.{label}.")
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found |= part_fields(value, f"{prefix}{field.name}.")
     return found
 
 

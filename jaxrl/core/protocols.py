@@ -1,5 +1,8 @@
 """The contracts between the floors. A class that fits one needs no base class."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 import dataclasses

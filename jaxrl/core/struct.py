@@ -13,9 +13,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, TypeVar, dataclass_transform
 
-import jax
+import jax.core
 import numpy as np
-from jax.core import Tracer
 
 T = TypeVar("T")
 
@@ -69,7 +68,7 @@ class Struct:
         """A copy with other values of the fields named in `changes`."""
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
-    def __repr__(self) -> str:
+    def __repr__(self: Any) -> str:
         fields = (f"{f.name}={_shown(getattr(self, f.name))}" for f in dataclasses.fields(self))
         return f"{type(self).__name__}({', '.join(fields)})"
 
@@ -135,6 +134,6 @@ def _shown(value: Any) -> str:
         return f"{left}{', '.join(map(_shown, value))}{comma}{right}"
     if isinstance(value, np.generic) or not hasattr(value, "dtype"):
         return repr(value)
-    if value.shape == () and not isinstance(value, Tracer):
+    if value.shape == () and not isinstance(value, jax.core.Tracer):
         return str(value)
     return f"{value.dtype}[{','.join(map(str, value.shape))}]"

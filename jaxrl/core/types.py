@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
+import jax.core
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from jaxrl.core import struct
 from jaxrl.core.totals import add_exactly
 
 Array = jax.Array
 Key = jax.Array
+Number = float | Array  # of a setting: it may be traced, swept and differentiated
 PyTree = Any
 
 
@@ -109,7 +109,7 @@ def select(predicate: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
 
 def is_traced(*parts: Any) -> bool:
     """Whether a number in them is not known yet."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(parts))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts))
 
 
 def typed_like(example: PyTree, tree: PyTree) -> PyTree:

@@ -18,7 +18,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import COHERENT, MONETARY
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array, is_traced
+from jaxrl.core.types import Array, Number, is_traced
 from jaxrl.functionals.ordering import lower_tail, readable, running_totals, weighted_sum
 
 
@@ -128,7 +128,7 @@ class Wang(CheckedStruct):
         Dabney et al. (2018), Implicit quantile networks, section 3.1 (the map of drawn levels).
     """
 
-    shift: float = setting(0.5, "price of risk; negative seeks risk", unit="standard deviations")
+    shift: Number = setting(0.5, "price of risk; negative seeks risk", unit="standard deviations")
 
     facts = MONETARY  # coherent for shift >= 0
 
@@ -167,7 +167,7 @@ class PowerDistortion(CheckedStruct):
         proportional hazards transforms.
     """
 
-    exponent: float = setting(
+    exponent: Number = setting(
         2.0, "number of draws of which the worst counts", low=0.0, low_open=True
     )
 
@@ -206,7 +206,7 @@ class CumulativeProspect(CheckedStruct):
         uncertainty, equation 6.
     """
 
-    exponent: float = setting(0.71, "curvature of the weighting", low=0.28, high=1.0)
+    exponent: Number = setting(0.71, "curvature of the weighting", low=0.28, high=1.0)
 
     facts = MONETARY
 

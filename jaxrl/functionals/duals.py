@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from jaxrl.core import Struct, struct
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 
 
 class SampleDual(Protocol):
@@ -153,10 +153,10 @@ class DivergenceDual(CheckedStruct):
         via distributionally robust optimization, lemma 1 (chi-square).
     """
 
-    radius: float = setting(0.1, "radius of the set of laws", low=0.0)
-    least: float = setting(1e-3, "least multiplier", unit="return", low=0.0, low_open=True)
+    radius: Number = setting(0.1, "radius of the set of laws", low=0.0)
+    least: Number = setting(1e-3, "least multiplier", unit="return", low=0.0, low_open=True)
     conjugate: Callable[[Array], Array] = setting(jnp.expm1, "convex conjugate f* of f")
-    offset: float = setting(0.0, "of the second parameter, in multipliers")
+    offset: Number = setting(0.0, "of the second parameter, in multipliers")
 
     shape = (2,)
 
@@ -200,7 +200,7 @@ class ExpectileDual(CheckedStruct):
         Gneiting (2011), Making and evaluating point forecasts, section 3.
     """
 
-    level: float = setting(0.1, "weight of gains against losses", low=0.0, high=1.0, low_open=True)
+    level: Number = setting(0.1, "weight of gains against losses", low=0.0, high=1.0, low_open=True)
 
     shape = (1,)
 
@@ -241,7 +241,7 @@ class TotalVariationDual(CheckedStruct):
         Ghavamzadeh (2022), Robust reinforcement learning using offline data, proposition 1.
     """
 
-    radius: float = setting(0.1, "share of the mass that may move", low=0.0)
+    radius: Number = setting(0.1, "share of the mass that may move", low=0.0)
 
     shape = (2,)
 

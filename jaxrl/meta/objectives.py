@@ -1,5 +1,8 @@
 """What an outer gradient climbs, given the windows of updates that lives go through."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -211,7 +211,8 @@ class BellmanOperator(Struct):
         """
         scores = self.scores(params if selector_params is None else selector_params, stock)
         if self.improvement.facts.deterministic:
-            return self.head.law(params[self.improvement.select(scores, mask)])
+            improvement: Any = self.improvement
+            return self.head.law(params[improvement.select(scores, mask)])
         action_probs, bonus = self.improvement(scores, mask)
         laws = jax.vmap(self.head.law)(params)  # [A, K]
         pushed = laws.push(bonus, jnp.ones_like(bonus))

@@ -17,7 +17,7 @@ from jaxrl.core import Struct, struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import CompositionFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 
 
 class ValueMapping(Protocol):
@@ -80,7 +80,7 @@ class HTransform(CheckedStruct):
         section 3.1 and proposition A.2 (the inverse).
     """
 
-    epsilon: float = setting(1e-3, "slope of the linear part", low=0.0)
+    epsilon: Number = setting(1e-3, "slope of the linear part", low=0.0)
 
     linear = False
 
@@ -117,7 +117,7 @@ class SignedHyperbolic(CheckedStruct):
         transformation S_U).
     """
 
-    scale: float = setting(
+    scale: Number = setting(
         1.0, "where the logarithm sets in", unit="return", low=0.0, low_open=True
     )
 
@@ -165,8 +165,8 @@ class LogMapping(CheckedStruct):
         to enable lower discount factors in reinforcement learning.
     """
 
-    offset: float = setting(1e-2, "least difference spread", unit="return", low=0.0, low_open=True)
-    threshold: float = setting(
+    offset: Number = setting(1e-2, "least difference spread", unit="return", low=0.0, low_open=True)
+    threshold: Number = setting(
         1.0, "returns above are stored as they are", unit="return", low=0.0, low_open=True
     )
 

@@ -14,7 +14,7 @@ from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.types import Array, is_traced
+from jaxrl.core.types import Array, Number, is_traced
 from jaxrl.losses.formulas import cross_entropy
 
 _MANY = 1 << 18  # distances, above which a scatter is cheaper
@@ -105,8 +105,8 @@ class Categorical(Struct):
         learning (it is the projection in Cramér distance).
     """
 
-    low: float = setting(-10.0, "least return of the grid", unit="return")
-    high: float = setting(10.0, "greatest return of the grid", unit="return")
+    low: Number = setting(-10.0, "least return of the grid", unit="return")
+    high: Number = setting(10.0, "greatest return of the grid", unit="return")
     num_atoms: int = setting(51, "points of the grid", low=2)
 
     facts = HeadFacts(bounded=True)
@@ -152,8 +152,8 @@ class TwoHot(Struct):
         for scalable deep RL, section 3.1; Schrittwieser et al. (2020), appendix F (MuZero).
     """
 
-    low: float = setting(-10.0, "least return of the grid", unit="return")
-    high: float = setting(10.0, "greatest return of the grid", unit="return")
+    low: Number = setting(-10.0, "least return of the grid", unit="return")
+    high: Number = setting(10.0, "greatest return of the grid", unit="return")
     num_atoms: int = setting(51, "points of the grid", low=2)
 
     facts = HeadFacts(stores_law=False, bounded=True)
@@ -212,10 +212,10 @@ class HLGauss(Struct):
         3; Farebrother et al. (2024), Stop regressing, section 3.1 (equation for p_i, ratio 0.75).
     """
 
-    low: float = setting(-10.0, "lower edge of the first bin", unit="return")
-    high: float = setting(10.0, "upper edge of the last bin", unit="return")
+    low: Number = setting(-10.0, "lower edge of the first bin", unit="return")
+    high: Number = setting(10.0, "upper edge of the last bin", unit="return")
     num_atoms: int = setting(51, "bins", low=2)
-    sigma_ratio: float = setting(
+    sigma_ratio: Number = setting(
         0.75, "standard deviation in widths of a bin", low=0.0, low_open=True
     )
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array, is_traced
+from jaxrl.core.types import Array, Number, is_traced
 from jaxrl.operators.bellman import BellmanOperator
 from jaxrl.operators.improvement import FixedPolicy, PerState
 from jaxrl.planning.acceleration import Acceleration, Swept
@@ -54,9 +54,9 @@ def _iterate(
     mdp: TabularMDP,
     operator: BellmanOperator,
     initial_values: Array | None,
-    tolerance: Array,
+    tolerance: Number,
     acceleration: Acceleration,
-    max_iterations: Array,
+    max_iterations: Array | int,
 ) -> Solution:
     dtype = mdp.prob.dtype
     tolerance = jnp.asarray(tolerance, dtype)
@@ -177,7 +177,7 @@ def _solve_rows(
         matrix = jnp.eye(num_states, dtype=right.dtype) - rows.matrix()
         return jnp.linalg.solve(matrix.T if transposed else matrix, right)
     # Krylov steps do most of the work; sweeps, which contract, make sure of the rest.
-    enough = 100 * jnp.finfo(right.dtype).eps
+    enough: Any = 100 * jnp.finfo(right.dtype).eps
     x, _ = jax.scipy.sparse.linalg.gmres(
         system, right, tol=enough, restart=30, maxiter=20, solve_method="batched"
     )

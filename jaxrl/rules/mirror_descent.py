@@ -10,7 +10,7 @@ from jaxrl.core import Struct
 from jaxrl.core.protocols import RuleFacts
 from jaxrl.core.schedules import Linear, Schedule, value_at
 from jaxrl.core.settings import setting
-from jaxrl.core.types import Array, Progress, Transition
+from jaxrl.core.types import Array, Progress, PyTree, Transition
 from jaxrl.networks.distributions import CategoricalPolicy, Policy
 from jaxrl.operators.tsallis import log_of_order
 from jaxrl.rules import contract
@@ -23,7 +23,7 @@ Divergence = Callable[[Policy, Policy], Array]
 class KullbackLeibler(Struct):
     """KL(policy || old) of whole policies, discrete or Gaussian [nats]."""
 
-    def __call__(self, policy: Policy, old: Policy) -> Array:
+    def __call__(self, policy: PyTree, old: PyTree) -> Array:
         """-> `[...]` [nats]."""
         return policy.kl(old)
 
