@@ -1,4 +1,10 @@
-"""The contracts between the floors. A class that fits one needs no base class."""
+"""The contracts between the floors. A class that fits one needs no base class.
+
+What a contract asks for beside methods may be a class attribute, a field or a property. Write the
+attribute without an annotation, `facts = COHERENT`: with one it would be a field of the struct, and
+type checkers tell a `ClassVar` apart from the property that a contract states. The arguments of
+formulas, environments and rules are given by position, so that their names are your own.
+"""
 
 # Bodies of protocols are their docstrings.
 # pyright: reportReturnType=false
@@ -61,7 +67,7 @@ class Functional(Protocol):
     def facts(self) -> FunctionalFacts:
         """What holds of it: a class attribute will do."""
 
-    def __call__(self, probs: Array, values: Array) -> Array:
+    def __call__(self, probs: Array, values: Array, /) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
 
 
@@ -94,17 +100,17 @@ class Head(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Shape of the parameters of one action: `()`, `(K,)`, ..."""
 
-    def law(self, params: Array) -> Law:
+    def law(self, params: Array, /) -> Law:
         """`params[*shape]` -> the law they stand for."""
 
-    def encode(self, law: Law) -> Array:
+    def encode(self, law: Law, /) -> Array:
         """Law -> `params[*shape]`: the nearest that this head can store."""
 
-    def loss(self, params: Array, target: Law) -> Array:
+    def loss(self, params: Array, target: Law, /) -> Array:
         """`params[*shape]`, the law to move towards -> `[]`. The target is treated as constant by
         the caller."""
 
-    def mean(self, params: Array) -> Array:
+    def mean(self, params: Array, /) -> Array:
         """`params[*shape]` -> `[]` [return]."""
 
 
@@ -135,7 +141,7 @@ class Improvement(Protocol):
     def facts(self) -> ImprovementFacts:
         """What holds of it: a class attribute will do."""
 
-    def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
+    def __call__(self, q_values: Array, mask: Array | None = None, /) -> tuple[Array, Array]:
         """`q_values[A]`, `mask[A]` (true where legal) -> `probs[A]`, `bonus[A]` [return]."""
 
 
@@ -163,7 +169,7 @@ class Composition(Protocol):
     def facts(self) -> CompositionFacts:
         """What holds of it: a class attribute will do."""
 
-    def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
+    def __call__(self, reward: Array, discount: Array, next_return: Array, /) -> Array:
         """Elementwise, over arrays that broadcast [return]."""
 
 
@@ -260,10 +266,10 @@ class Environment(Protocol):
     def action_space(self) -> Space:
         """The space of one action."""
 
-    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
+    def reset(self, key: Key, /) -> tuple[PyTree, PyTree]:
         """-> `state`, `observation` of a new episode."""
 
-    def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+    def step(self, key: Key, state: PyTree, action: Array, /) -> tuple[PyTree, TimeStep]:
         """-> `state`, `TimeStep`. Never resets by itself: the rollout does that."""
 
 
@@ -436,15 +442,15 @@ class UpdateRule(Protocol):
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         """Extra network heads that the rule asks for: name and shape."""
 
-    def init(self, params: PyTree) -> PyTree:
+    def init(self, params: PyTree, /) -> PyTree:
         """-> `rule_state`, what the rule remembers in one life of a learner with these network
         parameters: running averages, lagged copies; `()` when nothing."""
 
     def targets(
-        self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress
+        self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress, /
     ) -> tuple[PyTree, PyTree]:
         """Along time, once per rollout: `[T, ...]` -> targets `[T, ...]`, `rule_state`."""
 
-    def loss(self, outputs: PyTree, targets: PyTree, progress: Progress) -> Array:
+    def loss(self, outputs: PyTree, targets: PyTree, progress: Progress, /) -> Array:
         """One step -> `[]`, for the gradient of the network's parameters. Targets are constants
         to that gradient, and not to an outer one."""
