@@ -182,7 +182,7 @@ class ValueChannels(Struct):
             reward: Array, discount: Array, params: Array, selector: Array, mask: Array | None
         ) -> Array:
             scores = channels.q_values(selector)
-            chosen = operator.improvement.select(scores, mask)  # pyright: ignore
+            chosen = operator.improvement.select(scores, mask)  # pyright: ignore[reportAttributeAccessIssue]
             after = channels.values(params[chosen])
             return self.split(reward) + discount * jnp.where(discount > 0, after, 0.0)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import jax
 
@@ -247,7 +247,7 @@ def state_facts(kind: type) -> None:
         )
     names = [fact.name for fact in dataclasses.fields(found[0]) if hasattr(kind, fact.name)]
     gathered = lambda part: found[0](**{name: getattr(part, name) for name in names})  # noqa: E731
-    kind.facts = property(gathered)  # pyright: ignore
+    kind.facts = property(gathered)
 
 
 class Environment(Protocol):
@@ -276,17 +276,17 @@ class Environment(Protocol):
 def legal_actions(env: Environment, state: PyTree) -> PyTree:
     """Which actions may be taken in `state`, `[A]` bool; `()` where the environment does not say,
     which is that all may."""
-    return env.legal(state) if has_legal(env) else ()  # pyright: ignore
+    return env.legal(state) if has_legal(env) else ()
 
 
 def legal_of_each(env: Environment, states: PyTree, num_envs: int) -> PyTree:
     """`legal_actions` of `states[num_envs, ...]`: `[num_envs, A]`, or `()`."""
     if not has_legal(env):
         return ()
-    return jax.vmap(env.legal, axis_size=num_envs)(states)  # pyright: ignore
+    return jax.vmap(env.legal, axis_size=num_envs)(states)
 
 
-def has_legal(env: Environment) -> bool:
+def has_legal(env: Environment) -> TypeGuard[Any]:
     """Whether the environment says which actions are legal. A wrapper says so where what is inside
     does."""
     return hasattr(env, "legal")
@@ -336,7 +336,7 @@ def act(
     if not is_masked(mask):
         return policy.act(*seen)
     check_obeys(policy)
-    return policy.act(*seen, mask)  # pyright: ignore
+    return policy.act(*seen, mask)  # pyright: ignore[reportCallIssue]  # as just checked
 
 
 def check_obeys(policy: Policy) -> None:

@@ -239,8 +239,8 @@ def _regime_option(
 
 def _speed_limited(speed_limit: Any = 4.0, **pendulum: Any) -> Environment:
     """The pendulum of the entry `Pendulum`, under a limit."""
-    inner = _registered["Pendulum"].build(**pendulum)
-    env = SpeedLimitedPendulum(inner, _scalar("speed_limit", speed_limit))  # pyright: ignore
+    inner: Any = _registered["Pendulum"].build(**pendulum)
+    env = SpeedLimitedPendulum(inner, _scalar("speed_limit", speed_limit))
     check_settings(env)
     return env
 

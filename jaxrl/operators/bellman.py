@@ -270,7 +270,7 @@ def describe(part: Any) -> str:
     return f"{type(part).__name__}({', '.join(known)})"
 
 
-def names() -> dict[str, dict[str, type]]:
+def names() -> dict[str, dict[str, Any]]:
     """What an operator may be built from: for each slot, name -> class.
 
     Example:
@@ -280,4 +280,4 @@ def names() -> dict[str, dict[str, type]]:
         (8,)
     """
     slots = ("functionals", "improvements", "heads", "compositions")
-    return {slot: dict(KINDS[slot].builders) for slot in slots}  # pyright: ignore
+    return {slot: dict(KINDS[slot].builders) for slot in slots}

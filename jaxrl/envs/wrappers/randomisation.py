@@ -84,7 +84,7 @@ class DomainRandomisation(Struct):
     def legal(self) -> Callable[[WrapperState], Array]:
         """That of the environment of this episode; none where it has none."""
         _ = self.env.legal
-        return lambda state: with_parameters(self.env, state.kept).legal(state.inner)  # pyright: ignore
+        return lambda state: with_parameters(self.env, state.kept).legal(state.inner)
 
     def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode in an environment drawn for it."""
