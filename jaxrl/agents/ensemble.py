@@ -134,7 +134,7 @@ class Ensemble(Struct):
     )
     over_models: Functional | None = None
 
-    facts = PartFacts(one_step=True, replay=True)
+    facts = PartFacts(one_step=True)
     keeps_env_state = False
     is_random = True
 

@@ -186,6 +186,8 @@ class ParallelQAgent(SettableStruct):
                 key, self, state, trajectory, values, read, masked=True
             )
             reward = ahead.reward
+            source = on_policy.learned_source(self, state, trajectory, ahead.law)
+            state = state.replace(source=source)
         if head.facts.stores_law and self.successors.is_random:
             laws = jax.vmap(jax.vmap(head.encode))(ahead.law)
         elif head.facts.stores_law:
