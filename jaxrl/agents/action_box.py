@@ -11,7 +11,7 @@ import numpy as np
 from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import Environment
 from jaxrl.core.spaces import Box, is_leaf, leaves
-from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.core.types import Array, Key, PyTree, is_traced
 
 UNBOUNDED = 1e30  # a bound of this magnitude counts as infinite, as in `Box.sample`
 
@@ -114,7 +114,7 @@ def _check_box(space: Box, bounded: bool) -> None:
             "actions must be real numbers; this environment's are "
             f"{space.dtype}{list(space.shape)}: give it a Box of float32, and round inside it."
         )
-    if isinstance(space.low, jax.core.Tracer) or isinstance(space.high, jax.core.Tracer):
+    if is_traced(space.low, space.high):
         return
     low, high = np.asarray(space.low), np.asarray(space.high)
     finite = np.all(np.abs(low) < UNBOUNDED) and np.all(np.abs(high) < UNBOUNDED)

@@ -48,7 +48,7 @@ def regression_inputs(key: Key, head: Any, batch_size: int) -> tuple[Array, ...]
     return ((shares + draws) / head.num_atoms,)
 
 
-def each(function: Callable[[Array], Array], params: Array, head: Any) -> Array:
+def each(function: Callable[[Array], Any], params: Array, head: Any) -> Any:
     """`function` of one action's parameters over all leading axes of `params[..., *head.shape]`."""
     for _ in range(params.ndim - len(head.shape)):
         function = jax.vmap(function)

@@ -21,7 +21,7 @@ from jaxrl.core.protocols import Environment, UpdateRule, rule_facts
 from jaxrl.core.schedules import values_at
 from jaxrl.core.settings import SettableStruct, setting
 from jaxrl.core.spaces import Box, Leaf, is_leaf, is_masked
-from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, is_traced
 from jaxrl.networks import Network, NetworkSettings, PolicyLaw, actor_critic
 from jaxrl.networks.distributions import FiniteLaw
 from jaxrl.networks.given import CLOSED, as_network
@@ -485,7 +485,7 @@ def _unroll(
 def _check_episodes(env: Environment, rollout_length: int) -> None:
     """Raise `ValueError` where a rollout cannot be counted on to hold an episode of `env`."""
     longest = longest_episode(env)
-    if isinstance(longest, jax.core.Tracer) or np.all(np.asarray(longest) <= rollout_length):
+    if is_traced(longest) or np.all(np.asarray(longest) <= rollout_length):
         return
     if not np.all(np.isfinite(longest)):
         raise ValueError(

@@ -1,9 +1,13 @@
 """The actors of critics of (state, action) pairs: how each acts, what it makes of the successors
 that targets are built on, and how it climbs the critics."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, Self
+from collections.abc import Callable
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -81,9 +85,17 @@ class Actor(Protocol):
     optimiser; `outputs` are those of `network` at observations `[B, ...]`.
     """
 
-    metrics: ClassVar[tuple[str, ...]]  # names of those that `climb` gives
-    is_random: ClassVar[bool]  # `climb` spends its key
-    lags: ClassVar[bool]  # the actor has a lagged copy, as the critics do
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of those that `climb` gives: a class attribute will do, here and below."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether `climb` spends its key."""
+
+    @property
+    def lags(self) -> bool:
+        """Whether the actor has a lagged copy, as the critics do."""
 
     def network(self, torso: Torso, size: int) -> Any:
         """The network from observations to a policy over `size` numbers."""
@@ -106,11 +118,11 @@ class Actor(Protocol):
     def turns(self, learner: CriticLearner, num_updates: int) -> tuple:
         """More inputs of `climb`, `[num_updates, ...]`, from the learner before all of them."""
 
-    def climb(
-        self, key: Key, agent: Any, state: CriticState, batch: Batch, *turn: Array
-    ) -> tuple[CriticLearner, dict[str, Array]]:
-        """The learner after the step of the actor and of the lagged copies, in a state whose
-        critics have moved already, and the metrics."""
+    @property
+    def climb(self) -> Callable[..., tuple[CriticLearner, dict[str, Array]]]:
+        """A method, `climb(key, agent, state, batch, *turn)`, of an entry of each of `turns`: the
+        learner after the step of the actor and of the lagged copies, in a state whose critics have
+        moved already, and the metrics."""
 
 
 class SquashedGaussian(Struct):
@@ -144,9 +156,9 @@ class SquashedGaussian(Struct):
         high=0.693,  # log 2, the entropy of a uniform coordinate
     )
 
-    metrics: ClassVar[tuple[str, ...]] = ("actor_loss", "entropy", "temperature")
-    is_random: ClassVar[bool] = True
-    lags: ClassVar[bool] = False
+    metrics = ("actor_loss", "entropy", "temperature")
+    is_random = True
+    lags = False
 
     def network(self, torso: Torso, size: int) -> TanhGaussianActor:
         """To a tanh-squashed Gaussian."""
@@ -242,9 +254,9 @@ class Deterministic(Struct):
     )
     policy_delay: int = setting(2, "critic steps for each policy step", unit="updates", low=1)
 
-    metrics: ClassVar[tuple[str, ...]] = ()
-    is_random: ClassVar[bool] = False
-    lags: ClassVar[bool] = True
+    metrics = ()
+    is_random = False
+    lags = True
 
     def network(self, torso: Torso, size: int) -> DeterministicActor:
         """To one action."""

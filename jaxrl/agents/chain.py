@@ -20,6 +20,9 @@ remember in `state.parts`, in the same order.
 | `metrics` | after the update | numbers to record |
 """
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 import dataclasses

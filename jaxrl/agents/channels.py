@@ -1,9 +1,12 @@
 """Deep values of reward channels, each stored through a mapping (orchestrated value mapping)."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +26,9 @@ from jaxrl.operators.composition import LogMapping, RewardChannels, ValueMapping
 class Split(Protocol):
     """How a reward is told apart into channels: reward = sum_j weights_j channels_j."""
 
-    weights: tuple[float, ...]  # [J]
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """`[J]`: a class attribute will do."""
 
     def __call__(self, reward: Array) -> Array:
         """`reward[...]` [return] -> channels `[..., J]` [return]."""
@@ -37,7 +42,7 @@ class BySign(Struct):
         [[2.0, 0.0], [0.0, 3.0]]
     """
 
-    weights: ClassVar[tuple[float, ...]] = (1.0, -1.0)
+    weights = (1.0, -1.0)
 
     def __call__(self, reward: Array) -> Array:
         """`reward[...]` -> `[..., 2]`."""
@@ -52,7 +57,7 @@ class Whole(Struct):
         [[2.0], [-3.0]]
     """
 
-    weights: ClassVar[tuple[float, ...]] = (1.0,)
+    weights = (1.0,)
 
     def __call__(self, reward: Array) -> Array:
         """`reward[...]` -> `[..., 1]`."""
@@ -177,7 +182,7 @@ class ValueChannels(Struct):
             reward: Array, discount: Array, params: Array, selector: Array, mask: Array | None
         ) -> Array:
             scores = channels.q_values(selector)
-            chosen = operator.improvement.select(scores, mask)  # pyright: ignore
+            chosen = operator.improvement.select(scores, mask)  # pyright: ignore[reportAttributeAccessIssue]
             after = channels.values(params[chosen])
             return self.split(reward) + discount * jnp.where(discount > 0, after, 0.0)
 

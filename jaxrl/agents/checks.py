@@ -16,7 +16,7 @@ from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.protocols import Environment, PartFacts, has_legal
 from jaxrl.core.settings import get_path
 from jaxrl.core.spaces import Box, Discrete
-from jaxrl.core.types import Array, Transition
+from jaxrl.core.types import Array, Transition, is_traced
 from jaxrl.envs.parameters import list_parameters
 from jaxrl.envs.wrappers import HeldActions
 from jaxrl.functionals import PerPair
@@ -34,7 +34,7 @@ def _is_one(discount: Any) -> bool:
 
 
 def _is_below_one(discount: Any) -> bool:
-    return isinstance(discount, jax.core.Tracer) or bool(np.all(np.asarray(discount) < 1))
+    return is_traced(discount) or bool(np.all(np.asarray(discount) < 1))
 
 
 def _stores_means(head: Any) -> bool:
@@ -132,7 +132,7 @@ def layers(env: Any) -> Iterator[Any]:
 
 def differs(first: float | Array, second: float | Array) -> bool:
     """Whether two numbers are known and not the same."""
-    if isinstance(first, jax.core.Tracer) or isinstance(second, jax.core.Tracer):
+    if is_traced(first, second):
         return False
     return bool(np.any(np.abs(np.asarray(first) - np.asarray(second)) > 1e-6))
 
@@ -150,7 +150,7 @@ def longest_episode(env: Environment) -> float | Array:
         50
     """
     limits = [p.value for p in list_parameters(env) if p.name.rsplit(".", 1)[-1] in _LIMITS]
-    if any(isinstance(limit, jax.core.Tracer) for limit in limits):
+    if is_traced(limits):
         return jnp.min(jnp.stack([jnp.asarray(limit, jnp.float32) for limit in limits]))
     with jax.ensure_compile_time_eval():  # known numbers are compared at once, under jit too
         return min(limits, default=float("inf"))
@@ -177,7 +177,7 @@ def check_environment(env: Environment, discount: float | Array, *unit_steps: st
             "leave one out."
         )
     for mdp in jax.tree.leaves(env, is_leaf=lambda part: isinstance(part, TabularMDP)):
-        known = isinstance(mdp, TabularMDP) and not isinstance(mdp.legal, jax.core.Tracer)
+        known = isinstance(mdp, TabularMDP) and not is_traced(mdp.legal)
         if has_legal(env) or not known:
             continue
         if num_illegal := int(np.sum(~np.asarray(mdp.legal))):
@@ -248,7 +248,7 @@ def check_replay_agent(agent: Any, env: Environment) -> None:
     longest = longest_episode(env)
     clocks = (layer for layer in layers(env) if hasattr(layer, "horizon_is_terminal"))
     is_end = any(clock.horizon_is_terminal for clock in clocks)
-    known = not is_end and not isinstance(longest, jax.core.Tracer)
+    known = not is_end and not is_traced(longest)
     if known and not agent.replay.store_next and np.all(np.asarray(longest) <= 1):
         raise ValueError(
             f"The clock cuts every episode after {longest} step, and replay.store_next=False keeps "

@@ -1,8 +1,11 @@
 """Critics of (state, action) pairs: how several are read as one, and refinements of their loss."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +140,8 @@ class Optimism(Struct):
 
     def weigh(self, state: tuple, step: Step | None, td_error: Array) -> Array:
         """`td_error[...]` [return] -> weights `[...]` in [0, 2]."""
-        return 2.0 * jnp.where(td_error < 0, 1.0 - self.level, self.level)
+        level: Any = self.level  # at present
+        return 2.0 * jnp.where(td_error < 0, 1.0 - level, level)
 
 
 register("parts", Optimism)

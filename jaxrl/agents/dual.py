@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
@@ -72,8 +70,8 @@ class Dual(Struct):
     )
 
     facts = PartFacts(one_step=True, means=True, replay=True)
-    keeps_env_state: ClassVar[bool] = False
-    is_random: ClassVar[bool] = False
+    keeps_env_state = False
+    is_random = False
 
     def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Raise `ValueError` for functionals without a dual, and actions that are not discrete."""
@@ -89,7 +87,7 @@ class Dual(Struct):
             ValueError: there is none here.
         """
         if not isinstance(functional, duals.HasDual):
-            kinds = [getattr(functionals, name) for name in functionals.__all__]
+            kinds = [getattr(functionals, name) for name in dir(functionals)]
             known = ", ".join(kind.__name__ for kind in kinds if hasattr(kind, "dual"))
             raise ValueError(
                 f"{describe(functional)} has no dual of one sample here; those of {known} do. Use "

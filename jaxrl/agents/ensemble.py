@@ -6,7 +6,6 @@ It learns from the replay of the agent that uses it, in the same gradient steps.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -136,8 +135,8 @@ class Ensemble(Struct):
     over_models: Functional | None = None
 
     facts = PartFacts(one_step=True)
-    keeps_env_state: ClassVar[bool] = False
-    is_random: ClassVar[bool] = True
+    keeps_env_state = False
+    is_random = True
 
     def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Refuse what Gaussians cannot model, and functionals that see too few outcomes.

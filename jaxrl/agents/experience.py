@@ -1,5 +1,8 @@
 """How agents that learn from replay store rollouts, draw from them, and keep lagged copies."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -90,8 +89,8 @@ class Generative(Struct):
     over_models: Functional | None = None
 
     facts = PartFacts(one_step=True)
-    keeps_env_state: ClassVar[bool] = True
-    is_random: ClassVar[bool] = True
+    keeps_env_state = True
+    is_random = True
 
     def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Refuse what cannot be stepped again, and functionals that see too few outcomes.

@@ -81,7 +81,7 @@ class NormalisedAgent(SettableStruct):
             check_obeys(self.agent)
 
     def init(
-        self, key: Key, env: Environment, total_steps: float = float("inf")
+        self, key: Key, env: Environment, total_steps: float | Array = float("inf")
     ) -> NormalisedState:
         """Statistics of no data (the identity, up to `clip`) round a fresh inner state."""
         moments = RunningMoments.start()

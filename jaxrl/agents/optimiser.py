@@ -1,5 +1,8 @@
 """Optimisers as values: Adam of every agent, plainer ones and a learned one, all numbers traced."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable

@@ -31,7 +31,7 @@ from jaxrl.networks import CategoricalPolicy, Network, NetworkSettings
 from jaxrl.networks.given import as_network
 from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.returns import lambda_laws, lambda_returns
-from jaxrl.rules import ReactiveExploration
+from jaxrl.rules.reactive import ReactiveExploration
 
 
 class ParallelQState(Struct):
@@ -41,7 +41,7 @@ class ParallelQState(Struct):
     optimiser: PyTree
     progress: Progress
     recent: PyTree  # mean rewards [N] that the exploration answers to; () when it does not
-    exploration: Array | Improvement  # what it explores by, as of the last update
+    exploration: PyTree  # what it explores by, as of the last update
     source: SourceState  # of the successors
     model: ValueNetwork = struct.field(pytree_node=False)
 
@@ -114,12 +114,11 @@ class ParallelQAgent(SettableStruct):
         source_key = jax.random.fold_in(key, on_policy.SOURCE)
         _, observation = env.reset(reset_key)
         params = model.init(params_key, jax.tree.map(lambda leaf: leaf[None], observation))
-        reacts = isinstance(self.exploration, ReactiveExploration)
         state = ParallelQState(
             params=params,
             optimiser=self.optimiser.init(params),
             progress=Progress.start(total_steps),
-            recent=self.exploration.init() if reacts else (),
+            recent=now.init() if isinstance(now := self.exploration, ReactiveExploration) else (),
             exploration=(),
             source=self.successors.init(source_key, env, self.operator, self.network),
             model=model,

@@ -95,7 +95,8 @@ def cvar_pg() -> ActorCriticAgent:
     """Policy gradient of the CVaR of whole episodes (Tamar, Glassner & Mannor 2015), from the mean
     down to level 0.1. `rollout_length` must be at least the time limit of the task."""
     return ActorCriticAgent(
-        rule=rules.StaticRiskGradient(CVaR(Linear(1.0, 0.1, end=0.5)), entropy_weight=0.01),
+        # Where one number stands, a schedule may: of a part of a rule, its type does not say so.
+        rule=rules.StaticRiskGradient(CVaR(Linear(1.0, 0.1, end=0.5)), entropy_weight=0.01),  # pyright: ignore[reportArgumentType]
         optimiser=Optimiser(learning_rate=Linear(5e-3, 0.0)),
         num_envs=64,
         rollout_length=500,

@@ -180,7 +180,7 @@ class QNetworkAgent(SettableStruct):
         scores = self.target.drawn(key, self._all_scores(state, observation))
         return action_values.chosen(key, scores, self.exploring(state), explore, mask), {}
 
-    def exploring(self, state: QNetworkState) -> Array | Improvement:
+    def exploring(self, state: QNetworkState) -> Any:
         """What it explores by at present: the probability of a uniform action `[]`, or an
         improvement, whose law at the action values is drawn from."""
         return values_at(self.exploration, state.progress)

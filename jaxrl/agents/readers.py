@@ -3,6 +3,9 @@
 An agent that has a method of this name and signature is one; nothing is inherited or registered.
 """
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

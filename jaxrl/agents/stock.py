@@ -16,7 +16,7 @@ from jaxrl.core import Struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, FunctionalFacts, PartFacts
 from jaxrl.core.settings import check_settings, labelled, setting
-from jaxrl.core.types import Array, Key, PyTree, Transition
+from jaxrl.core.types import Array, Key, PyTree, Transition, is_traced
 from jaxrl.envs.wrappers import Stock
 from jaxrl.functionals.utility import PiecewiseLinear, as_utility
 from jaxrl.operators.bellman import BellmanOperator, Lookahead
@@ -155,9 +155,7 @@ def static_cvar_stocks(
             "This agent does not see the stock: train it in Stock(env, ...) with "
             "parts=(StockConditioned(...),) and return_functional=ExpectedUtility()."
         )
-    if not isinstance(levels, jax.core.Tracer) and not np.all(
-        (np.asarray(levels) > 0) & (np.asarray(levels) <= 1)
-    ):
+    if not is_traced(levels) and not np.all((np.asarray(levels) > 0) & (np.asarray(levels) <= 1)):
         raise ValueError(f"levels={levels} must lie in (0, 1].")
     if stocks is None:
         stocks = jnp.linspace(part.low, part.high, 257)

@@ -4,9 +4,12 @@ A functional over successors needs several of them. With one, CVaR, entropic ris
 case equal the mean, so that an agent which is fed less than its operator needs refuses to be built.
 """
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +49,17 @@ class Successors(Protocol):
     `discount` below is gamma [per step].
     """
 
-    facts: ClassVar[PartFacts]  # what it asks of the agent
-    keeps_env_state: ClassVar[bool]  # rollouts and replay record the state acted in
-    is_random: ClassVar[bool]  # `outcomes` spends its key
+    @property
+    def facts(self) -> PartFacts:
+        """What it asks of the agent: a class attribute will do, here and below."""
+
+    @property
+    def keeps_env_state(self) -> bool:
+        """Whether rollouts and replay record the state acted in."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether `outcomes` spends its key."""
 
     def check(self, operator: BellmanOperator, env: Environment) -> None:
         """Raise `ValueError` where `operator` asks for more than this source gives in `env`."""
@@ -72,6 +83,7 @@ class Successors(Protocol):
         target: Law,
         lagged: Array,
         progress: Progress,
+        /,
     ) -> tuple[PyTree, Law]:
         """After the backup: what was learned, and the laws `[B, ...]` to regress to.
 
@@ -106,8 +118,8 @@ class Sampled(Struct):
     accept_bias: bool = setting(False, "let functionals over successors act as the mean")
 
     facts = PartFacts()
-    keeps_env_state: ClassVar[bool] = False
-    is_random: ClassVar[bool] = False
+    keeps_env_state = False
+    is_random = False
 
     def check(self, operator: BellmanOperator, env: Environment | None = None) -> None:
         """Raise `ValueError` for a functional that one successor says nothing about."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.action_values import value_network
+from jaxrl.agents.action_values import ValueNetwork, value_network
 from jaxrl.agents.chain import Step
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core import Struct, struct
@@ -17,7 +17,6 @@ from jaxrl.core.protocols import Environment, PartFacts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, PyTree, select
 from jaxrl.losses import huber_loss
-from jaxrl.networks import QNetwork
 from jaxrl.operators import Scalar
 
 
@@ -29,7 +28,7 @@ class VarianceState(Struct):
     frozen: PyTree  # its copy, of when the agent's copy last moved
     previous: PyTree  # the agent's lagged copy before the present one
     log_scale: Array  # [], log of eta [return^2]
-    model: QNetwork = struct.field(pytree_node=False)
+    model: ValueNetwork = struct.field(pytree_node=False)
 
 
 class VarianceWeights(Struct):

@@ -270,17 +270,17 @@ def place_of(option: str) -> str:
     return "parts" if option in ("average_reward", "channels") else option
 
 
-def _with_part(agent: Agent, given: Namespace, option: str, part: Any) -> Agent:
+def _with_part(agent: Any, given: Namespace, option: str, part: Any) -> Agent:
     place, flag = place_of(option), as_option(option)
     top = place.partition(".")[0]
-    if top not in {field.name for field in dataclasses.fields(agent)}:  # pyright: ignore
+    if top not in {field.name for field in dataclasses.fields(agent)}:
         others = [name for name in PRESETS if top in dir(preset(name))]
         raise BadInput(
             f"{flag}: {given.agent} has no {top.replace('_', ' ')} to change; take "
             f"--agent {', '.join(others[:-1])} or {others[-1]}."
         )
     part = part.channels() if isinstance(part, SharedMapping) else part
-    if top == "operator" and agent.operator is None:  # pyright: ignore[reportAttributeAccessIssue]
+    if top == "operator" and agent.operator is None:
         agent = agent.replace(operator=BellmanOperator(Scalar(float("inf"))))
     with refusing(ValueError, about=f"{flag} {given.parts[option]}: "):
         if place != "parts":

@@ -145,7 +145,7 @@ def _first_line(documented: Any) -> str:
     return (documented.__doc__ or "").strip().partition("\n")[0]
 
 
-def _size(size: int | tuple[int, ...] | str) -> str:
+def _size(size: Any) -> str:
     if isinstance(size, str):
         return size
     if isinstance(size, int):

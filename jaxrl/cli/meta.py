@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def run(arguments: Namespace, words: Sequence[str]) -> int:
             stream.write(f"{table}\n".encode())
         if result.curves:
             with replacing(folder / "curves.npz") as stream:
-                np.savez_compressed(stream, **result.curves)
+                np.savez_compressed(stream, **cast(Any, result.curves))
             written.append("curves.npz")
     say(table)
     say(f"written to {folder}: {', '.join(written)}")

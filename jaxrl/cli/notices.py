@@ -61,7 +61,7 @@ def final_notices(job: Job, result: SweepResult) -> list[str]:
     clipped = result.metrics.get("clipped_fraction")
     if clipped is None:
         return []
-    found, head = [], job.agent.operator.head  # pyright: ignore
+    found, head = [], job.agent.operator.head  # pyright: ignore[reportAttributeAccessIssue]
     for label, last in zip(job.labels, np.asarray(clipped)[..., -1], strict=True):
         known = last[np.isfinite(last)]
         share = float(known.mean()) if known.size else 0.0

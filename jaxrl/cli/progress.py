@@ -66,7 +66,8 @@ class Watch:
         self.share = self.first_share = self.told_share = first_record / budget.num_records
         self.started = self.told_at = time.perf_counter()
         if screen().is_terminal:
-            self.bar.add_task(self._line(), total=1.0, completed=self.share)
+            # rich types `completed` as a whole number, and takes any.
+            self.bar.add_task(self._line(), total=1.0, completed=self.share)  # pyright: ignore[reportArgumentType]
             self.bar.start()
 
     def on_record(self, record: int, metrics: Mapping[str, np.ndarray]) -> None:

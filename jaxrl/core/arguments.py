@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core.types import is_traced
+
 
 def check_whole(name: str, value: Any, low: int = 1, high: int = 2**63 - 1) -> int:
     """`value` as a Python integer; 1e6 is one too.
@@ -43,7 +45,7 @@ def _is_number(value: Any) -> bool:
 
 def check_prob(name: str, value: Any) -> None:
     """Raise `ValueError` unless `value` lies in [0, 1]; a traced one passes."""
-    if not isinstance(value, jax.core.Tracer) and not 0.0 <= float(value) <= 1.0:
+    if not is_traced(value) and not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"{name}={value} is out of range: give a value in [0, 1].")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from jaxrl.core import struct
 from jaxrl.core.settings import SettingInfo, check_value
 from jaxrl.core.sparse_tables import is_sparse, sparse_outcomes
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 
 
 class TabularMDP(struct.Struct):
@@ -33,7 +33,7 @@ class TabularMDP(struct.Struct):
     terminal: Array  # [S, A, K] bool, or the probability of ending, in [0, 1]
     initial: Array  # [S], law of the first state
     legal: Array  # [S, A] bool, true where the action may be taken
-    discount: float  # gamma in [0, 1] [per step]
+    discount: Number  # gamma in [0, 1] [per step]
     # What a planner may rely on; false says nothing.
     is_dense: bool = struct.field(pytree_node=False, default=False)  # K = S, outcome k is state k
     is_endless: bool = struct.field(

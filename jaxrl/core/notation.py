@@ -50,7 +50,7 @@ class Kind:
     field_types: tuple[Any, ...] = ()  # of the fields that hold such a part
     given: tuple[str, ...] = ()  # fields of a part that are filled by whoever uses it
     scheduled: bool = True  # any number may be a schedule
-    builders: dict[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
+    builders: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     short: dict[str, str] = dataclasses.field(default_factory=dict)  # other names in use
 
 
@@ -72,7 +72,7 @@ KINDS: dict[str, Kind] = {
 
 
 def register(
-    kind: str, *builders: Callable[[], Any], field_types: Iterable[Any] = (), **short: str
+    kind: str, *builders: Callable[..., Any], field_types: Iterable[Any] = (), **short: str
 ) -> None:
     """Give parts a name: that of the class or function that builds them, in snake case.
 
@@ -207,11 +207,11 @@ def part_fields(owner: Any, prefix: str = "") -> dict[str, str]:
         kind = kind_of_field(type(owner), field.name)
         if kind:
             found[prefix + field.name] = kind
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found |= part_fields(value, f"{prefix}{field.name}.")
         elif is_chain(field):
             for label, part in labelled(value).items():
                 found |= part_fields(part, f"{prefix}{field.name}.{label}.")
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found |= part_fields(value, f"{prefix}{field.name}.")
     return found
 
 

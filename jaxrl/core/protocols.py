@@ -1,11 +1,20 @@
-"""The contracts between the floors. A class that fits one needs no base class."""
+"""The contracts between the floors. A class that fits one needs no base class.
+
+What a contract asks for beside methods may be a class attribute, a field or a property. Write the
+attribute without an annotation, `facts = COHERENT`: with one it would be a field of the struct, and
+type checkers tell a `ClassVar` apart from the property that a contract states. The arguments of
+formulas, environments and rules are given by position, so that their names are your own.
+"""
+
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import jax
 
@@ -54,9 +63,11 @@ COHERENT = FunctionalFacts(coherent=True)
 class Functional(Protocol):
     """A scalar of a finite law: expectation, risk measure or worst case over an ambiguity set."""
 
-    facts: ClassVar[FunctionalFacts]
+    @property
+    def facts(self) -> FunctionalFacts:
+        """What holds of it: a class attribute will do."""
 
-    def __call__(self, probs: Array, values: Array) -> Array:
+    def __call__(self, probs: Array, values: Array, /) -> Array:
         """`probs[N]`, `values[N]` [return] -> `[]` [return]."""
 
 
@@ -89,17 +100,17 @@ class Head(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Shape of the parameters of one action: `()`, `(K,)`, ..."""
 
-    def law(self, params: Array) -> Law:
+    def law(self, params: Array, /) -> Law:
         """`params[*shape]` -> the law they stand for."""
 
-    def encode(self, law: Law) -> Array:
+    def encode(self, law: Law, /) -> Array:
         """Law -> `params[*shape]`: the nearest that this head can store."""
 
-    def loss(self, params: Array, target: Law) -> Array:
+    def loss(self, params: Array, target: Law, /) -> Array:
         """`params[*shape]`, the law to move towards -> `[]`. The target is treated as constant by
         the caller."""
 
-    def mean(self, params: Array) -> Array:
+    def mean(self, params: Array, /) -> Array:
         """`params[*shape]` -> `[]` [return]."""
 
 
@@ -130,7 +141,7 @@ class Improvement(Protocol):
     def facts(self) -> ImprovementFacts:
         """What holds of it: a class attribute will do."""
 
-    def __call__(self, q_values: Array, mask: Array | None = None) -> tuple[Array, Array]:
+    def __call__(self, q_values: Array, mask: Array | None = None, /) -> tuple[Array, Array]:
         """`q_values[A]`, `mask[A]` (true where legal) -> `probs[A]`, `bonus[A]` [return]."""
 
 
@@ -158,7 +169,7 @@ class Composition(Protocol):
     def facts(self) -> CompositionFacts:
         """What holds of it: a class attribute will do."""
 
-    def __call__(self, reward: Array, discount: Array, next_return: Array) -> Array:
+    def __call__(self, reward: Array, discount: Array, next_return: Array, /) -> Array:
         """Elementwise, over arrays that broadcast [return]."""
 
 
@@ -236,7 +247,7 @@ def state_facts(kind: type) -> None:
         )
     names = [fact.name for fact in dataclasses.fields(found[0]) if hasattr(kind, fact.name)]
     gathered = lambda part: found[0](**{name: getattr(part, name) for name in names})  # noqa: E731
-    kind.facts = property(gathered)  # pyright: ignore
+    kind.facts = property(gathered)
 
 
 class Environment(Protocol):
@@ -255,27 +266,27 @@ class Environment(Protocol):
     def action_space(self) -> Space:
         """The space of one action."""
 
-    def reset(self, key: Key) -> tuple[PyTree, PyTree]:
+    def reset(self, key: Key, /) -> tuple[PyTree, PyTree]:
         """-> `state`, `observation` of a new episode."""
 
-    def step(self, key: Key, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+    def step(self, key: Key, state: PyTree, action: Array, /) -> tuple[PyTree, TimeStep]:
         """-> `state`, `TimeStep`. Never resets by itself: the rollout does that."""
 
 
 def legal_actions(env: Environment, state: PyTree) -> PyTree:
     """Which actions may be taken in `state`, `[A]` bool; `()` where the environment does not say,
     which is that all may."""
-    return env.legal(state) if has_legal(env) else ()  # pyright: ignore
+    return env.legal(state) if has_legal(env) else ()
 
 
 def legal_of_each(env: Environment, states: PyTree, num_envs: int) -> PyTree:
     """`legal_actions` of `states[num_envs, ...]`: `[num_envs, A]`, or `()`."""
     if not has_legal(env):
         return ()
-    return jax.vmap(env.legal, axis_size=num_envs)(states)  # pyright: ignore
+    return jax.vmap(env.legal, axis_size=num_envs)(states)
 
 
-def has_legal(env: Environment) -> bool:
+def has_legal(env: Environment) -> TypeGuard[Any]:
     """Whether the environment says which actions are legal. A wrapper says so where what is inside
     does."""
     return hasattr(env, "legal")
@@ -323,7 +334,7 @@ def act(
     if not is_masked(mask):
         return policy.act(*seen)
     check_obeys(policy)
-    return policy.act(*seen, mask)  # pyright: ignore
+    return policy.act(*seen, mask)  # pyright: ignore[reportCallIssue]  # as just checked
 
 
 def check_obeys(policy: Policy) -> None:
@@ -443,15 +454,15 @@ class UpdateRule(Protocol):
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         """Extra network heads that the rule asks for: name and shape."""
 
-    def init(self, params: PyTree) -> PyTree:
+    def init(self, params: PyTree, /) -> PyTree:
         """-> `rule_state`, what the rule remembers in one life of a learner with these network
         parameters: running averages, lagged copies; `()` when nothing."""
 
     def targets(
-        self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress
+        self, rule_state: PyTree, outputs: PyTree, trajectory: Transition, progress: Progress, /
     ) -> tuple[PyTree, PyTree]:
         """Along time, once per rollout: `[T, ...]` -> targets `[T, ...]`, `rule_state`."""
 
-    def loss(self, outputs: PyTree, targets: PyTree, progress: Progress) -> Array:
+    def loss(self, outputs: PyTree, targets: PyTree, progress: Progress, /) -> Array:
         """One step -> `[]`, for the gradient of the network's parameters. Targets are constants
         to that gradient, and not to an outer one."""

@@ -10,11 +10,11 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, Self, TypeVar
 
-import jax
 import numpy as np
 
 from jaxrl.core import struct
 from jaxrl.core.schedules import Schedule
+from jaxrl.core.types import is_traced
 
 T = TypeVar("T")
 
@@ -202,12 +202,12 @@ def check_value(info: SettingInfo, value: Any) -> None:
                 # A schedule may end where a constant may not stand, such as at a step size of 0.
                 named = dataclasses.replace(info, name=f"{info.name}.{field.name}", low_open=False)
                 check_value(named, one)
-            elif _is_number(one) and not isinstance(one, jax.core.Tracer) and np.isnan(one).any():
+            elif _is_number(one) and not is_traced(one) and np.isnan(one).any():
                 raise ValueError(f"{info.name}.{field.name}={one} is not a number.")
     if isinstance(value, (tuple, list)):
         for entry in value:
             check_value(info, entry)
-    if isinstance(value, jax.core.Tracer) or not _is_number(value):
+    if is_traced(value) or not _is_number(value):
         return
     numbers = np.asarray(value)
     if info.whole and numbers.dtype.kind == "f":

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxrl.core import struct
 from jaxrl.core.types import Array, Key, PyTree
@@ -118,8 +119,8 @@ class Box(struct.Struct):
         ValueError: `shape` is no tuple of whole numbers.
     """
 
-    low: Array  # broadcasts to `shape`
-    high: Array  # broadcasts to `shape`
+    low: ArrayLike  # broadcasts to `shape`
+    high: ArrayLike  # broadcasts to `shape`
     shape: tuple[int, ...] = struct.field(pytree_node=False)
     dtype: jnp.dtype = struct.field(pytree_node=False, default=jnp.dtype("float32"))
 
@@ -161,11 +162,11 @@ class Box(struct.Struct):
 
 
 Leaf = Discrete | Box | MultiDiscrete
-Space = Leaf | Any  # a tree of leaves, which has no type of its own
+Space = Any  # a leaf, or a tree of leaves, which has no type of its own
 
 
 def _is_count(value: object, least: int = 0) -> bool:
-    return isinstance(value, (int, np.integer)) and value >= least
+    return isinstance(value, (int, np.integer)) and bool(value >= least)
 
 
 def is_leaf(space: Space) -> bool:

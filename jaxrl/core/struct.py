@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self, TypeVar, dataclass_transform
 
-import jax
+import jax.core
 import numpy as np
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class Struct:
         """A copy with other values of the fields named in `changes`."""
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
-    def __repr__(self) -> str:
+    def __repr__(self: Any) -> str:
         fields = (f"{f.name}={_shown(getattr(self, f.name))}" for f in dataclasses.fields(self))
         return f"{type(self).__name__}({', '.join(fields)})"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
+import jax.core
 import jax.numpy as jnp
 
 from jaxrl.core import struct
@@ -12,6 +12,7 @@ from jaxrl.core.totals import add_exactly
 
 Array = jax.Array
 Key = jax.Array
+Number = float | Array  # of a setting: it may be traced, swept and differentiated
 PyTree = Any
 
 
@@ -110,6 +111,11 @@ def select(predicate: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
         return jnp.where(lanes, a, b)
 
     return jax.tree.map(choose, on_true, on_false)
+
+
+def is_traced(*parts: Any) -> bool:
+    """Whether a number in them is not known yet."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts))
 
 
 def typed_like(example: PyTree, tree: PyTree) -> PyTree:

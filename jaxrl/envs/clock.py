@@ -7,8 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxrl.core import Array, PyTree, TimeStep, setting
-
-Number = Array | float
+from jaxrl.core.types import Number
 
 
 def clock(num_steps: float) -> Any:

@@ -60,7 +60,7 @@ class CollectingGrid(Struct):
     end_probs: Array  # [num_objects] in [0, 1] [per collection]
     respawn_probs: Array  # [num_objects] in [0, 1] [per step]
     start: Array  # [] int32, the first cell
-    time_limit: float = clock(100.0)
+    time_limit: float | Array = clock(100.0)
     height: int = setting(5, "rows")
     width: int = setting(5, "columns")
     num_moves: int = setting(4, "moves: 4, 5 with staying, 9 with diagonals", choices=(4, 5, 9))

@@ -80,7 +80,7 @@ def cell_index(name: str, place: tuple[int, int], height: int, width: int) -> in
 
 
 def goal_mdp(
-    prob: Array, reached: Array, start: Array, goal: Array, discount: float | Array
+    prob: float | Array, reached: Array, start: Array, goal: Array, discount: float | Array
 ) -> TabularMDP:
     """A walk from `start` on which entering `goal` pays 1 and ends, all else pays 0; may be traced.
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxrl.core import Array, Box, Discrete, Key, PyTree, Space, Struct, TimeStep, struct
 from jaxrl.core.settings import SettingInfo, check_value, near_names
+from jaxrl.core.types import is_traced
 from jaxrl.envs.gymnax_cures import cure_of
 from jaxrl.envs.gymnax_suites import GYMNAX_SUITES
 
@@ -263,7 +264,7 @@ def _like(info: SettingInfo, given: Any) -> Array:
     """`given` as an array of the shape and dtype of the default, in its range."""
     name, default = info.name, info.value
     problem = f"parameter {name} must be {default.dtype} of shape {list(default.shape)}"
-    if isinstance(given, jax.core.Tracer):
+    if is_traced(given):
         if given.shape != default.shape:
             raise ValueError(f"{problem}; got shape {list(given.shape)}.")
         return given.astype(default.dtype)

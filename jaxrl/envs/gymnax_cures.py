@@ -19,7 +19,7 @@ from jaxrl.core import Array, Key, PyTree, Struct
 from jaxrl.envs.tabular import TabularState
 
 RawEnv = Any  # a gymnax Environment
-Outcome = tuple[Array, PyTree, Array, Array]  # observation, state, reward, terminated
+Outcome = tuple[Array, PyTree, Array, Array | bool]  # observation, state, reward, terminated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _car_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTre
 class BanditParams(Struct):
     """Parameters of the cured bandit."""
 
-    arm_rewards: Array  # [A] reward of each arm [return]
+    arm_rewards: Array | np.ndarray  # [A] reward of each arm [return]
     max_steps_in_episode: int = 1  # every pull ends the episode [steps]
 
 
@@ -139,7 +139,7 @@ def _four_rooms_observe(observation: Array, raw: RawEnv, state: PyTree, params: 
     return observation.at[..., 1].set(observation[..., 1].T)
 
 
-def _pong_step(raw: RawEnv, key: Key, state: PyTree, action: Array, params: PyTree) -> Outcome:
+def _pong_step(raw: RawEnv, key: Key, state: PyTree, action: Any, params: PyTree) -> Outcome:
     """One frame with both borders solid: gymnax lets the ball leave through row 0."""
     from gymnax.environments.misc import pong
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxrl.core import Array, Key, TabularMDP, outcome_mdp
 from jaxrl.core.arguments import check_prob
+from jaxrl.core.types import is_traced
 from jaxrl.envs.grid_moves import MOVES, cells_beside, goal_mdp
 
 FOUR_ROOMS = (
@@ -147,7 +148,7 @@ def random_maze(
         raise ValueError(f"random_maze needs at least 2 cells; got {height} x {width}.")
     for name, value in (("slip_prob", slip_prob), ("loop_prob", loop_prob), ("discount", discount)):
         check_prob(name, value)
-    if not any(isinstance(cell, jax.core.Tracer) for cell in (start, goal)):
+    if not is_traced(start, goal):
         if not all(-num_cells <= int(cell) < num_cells for cell in (start, goal)):
             raise ValueError(
                 f"start={start} or goal={goal} is outside [-{num_cells}, {num_cells})."

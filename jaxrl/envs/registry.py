@@ -165,8 +165,9 @@ def _struct(
 
 def _scalar(name: str, value: Any) -> Any:
     """A number as a float, a scalar array (traced or not) as it is."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+    plain: Any = value
+    if isinstance(plain, (int, float)) and not isinstance(plain, bool):
+        return float(plain)
     if not hasattr(value, "dtype") or value.dtype.kind not in "iuf":
         raise ValueError(f"parameter {name} must be a number; got {value!r}.")
     if value.shape != ():
@@ -208,7 +209,8 @@ def _table(
             seed = given.pop("seed", None if defaults["key"] is None else 0)
             given["key"] = None if seed is None else jax.random.key(seed)
         mdp = model(**given)
-        return TabularEnv(mdp, time_limit(mdp) if callable(time_limit) else time_limit, one_hot)
+        limit: Any = time_limit(mdp) if callable(time_limit) else time_limit
+        return TabularEnv(mdp, limit, one_hot)
 
     about = _about(model.func if isinstance(model, partial) else model)
     sizes = (num_states,), num_actions
@@ -237,8 +239,8 @@ def _regime_option(
 
 def _speed_limited(speed_limit: Any = 4.0, **pendulum: Any) -> Environment:
     """The pendulum of the entry `Pendulum`, under a limit."""
-    inner = _registered["Pendulum"].build(**pendulum)
-    env = SpeedLimitedPendulum(inner, _scalar("speed_limit", speed_limit))  # pyright: ignore
+    inner: Any = _registered["Pendulum"].build(**pendulum)
+    env = SpeedLimitedPendulum(inner, _scalar("speed_limit", speed_limit))
     check_settings(env)
     return env
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import Array, Box, Discrete, Key, Space, Struct, TabularMDP, TimeStep, struct
+from jaxrl.core.types import is_traced
 from jaxrl.envs.clock import clocked
 
 
@@ -45,7 +46,7 @@ class TabularEnv(Struct):
     def __post_init__(self) -> None:
         """See whether every action is legal."""
         legal = self.mdp.legal
-        if isinstance(legal, np.ndarray | jax.Array) and not isinstance(legal, jax.core.Tracer):
+        if isinstance(legal, np.ndarray | jax.Array) and not is_traced(legal):
             object.__setattr__(self, "masked", not np.all(np.asarray(legal)))
 
     @property

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.duals import SampleDual, TotalVariationDual, UtilityDual
 from jaxrl.functionals.ordering import atoms_at, finite_part
@@ -39,7 +39,7 @@ class Contamination(CheckedStruct):
         Wang & Zou (2021), Online robust reinforcement learning with model uncertainty, section 3.
     """
 
-    radius: float = setting(0.1, "probability of the unknown law", low=0.0)
+    radius: Number = setting(0.1, "probability of the unknown law", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = COHERENT
@@ -96,7 +96,7 @@ class TotalVariation(CheckedStruct):
         Derman, Geist & Mannor (2021), Twice regularized MDPs, for its place among the norms.
     """
 
-    radius: float = setting(0.1, "probability mass moved: half the L1 distance", low=0.0)
+    radius: Number = setting(0.1, "probability mass moved: half the L1 distance", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = COHERENT
@@ -152,7 +152,7 @@ class TotalVariationPenalty(CheckedStruct):
         f-divergence regularization.
     """
 
-    weight: float = setting(
+    weight: Number = setting(
         1.0, "price of moving a unit of mass", unit="return", low=0.0, infinite=True
     )
     support: str = setting("nominal", "where nature may put mass", choices=worst_law.SUPPORTS)

@@ -18,7 +18,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import COHERENT, MONETARY
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number, is_traced
 from jaxrl.functionals.ordering import lower_tail, readable, running_totals, weighted_sum
 
 
@@ -59,7 +59,7 @@ class Spectral(Struct):
         if len(self.levels) != len(self.weights):
             numbers = f"{len(self.levels)} and {len(self.weights)}"
             raise ValueError(f"levels and weights have lengths {numbers}: give as many of each.")
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+        if is_traced(self):
             return
         levels, weights = np.asarray(self.levels), np.asarray(self.weights)
         if not np.all((levels > 0) & (levels <= 1)):
@@ -128,7 +128,7 @@ class Wang(CheckedStruct):
         Dabney et al. (2018), Implicit quantile networks, section 3.1 (the map of drawn levels).
     """
 
-    shift: float = setting(0.5, "price of risk; negative seeks risk", unit="standard deviations")
+    shift: Number = setting(0.5, "price of risk; negative seeks risk", unit="standard deviations")
 
     facts = MONETARY  # coherent for shift >= 0
 
@@ -167,7 +167,7 @@ class PowerDistortion(CheckedStruct):
         proportional hazards transforms.
     """
 
-    exponent: float = setting(
+    exponent: Number = setting(
         2.0, "number of draws of which the worst counts", low=0.0, low_open=True
     )
 
@@ -206,7 +206,7 @@ class CumulativeProspect(CheckedStruct):
         uncertainty, equation 6.
     """
 
-    exponent: float = setting(0.71, "curvature of the weighting", low=0.28, high=1.0)
+    exponent: Number = setting(0.71, "curvature of the weighting", low=0.28, high=1.0)
 
     facts = MONETARY
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxrl.core import Struct
 from jaxrl.core.protocols import COHERENT, FunctionalFacts
 from jaxrl.core.settings import CheckedStruct, check_settings, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.functionals.duals import DivergenceDual, SampleDual, UtilityDual
 from jaxrl.functionals.ordering import log_moment
 from jaxrl.functionals.utility import ExponentialUtility
@@ -28,7 +28,7 @@ from jaxrl.functionals.worst_law import SUPPORTS, Optimum, ScaledLaw, relative_p
 _MAX_TRIPS = 80  # few rows need more than six; bisection alone would need about fifty
 
 # Of what is searched for: its value `[]`, the first two derivatives in log t, its rounding.
-Distance = tuple[Array, Array, Array, Array | float]
+Distance = tuple[Array, Array, Array, Array | float | np.floating]
 
 
 class DivergenceBall(Struct):
@@ -74,7 +74,7 @@ class DivergenceBall(Struct):
         optimization problems affected by uncertain probabilities, theorem 1 and table 2.
     """
 
-    radius: float = setting(0.1, "radius of the set of laws", low=0.0)
+    radius: Number = setting(0.1, "radius of the set of laws", low=0.0)
     conjugate: Callable[[Array], Array] = setting(jnp.expm1, "convex conjugate f* of f")
 
     facts = COHERENT
@@ -139,7 +139,7 @@ class KLBall(CheckedStruct):
         control of Markov decision processes with uncertain transition matrices, section 6.
     """
 
-    radius: float = setting(0.1, "radius of the set of laws", unit="nats", low=0.0)
+    radius: Number = setting(0.1, "radius of the set of laws", unit="nats", low=0.0)
 
     facts = COHERENT
 
@@ -181,7 +181,7 @@ class EVaR(CheckedStruct):
         and theorem 3.3 (there for losses).
     """
 
-    level: float = setting(0.1, "confidence", low=0.0, high=1.0, low_open=True)
+    level: Number = setting(0.1, "confidence", low=0.0, high=1.0, low_open=True)
 
     facts = COHERENT
 
@@ -220,7 +220,7 @@ class KLPenalty(CheckedStruct):
         Robust offline reinforcement learning with linearly structured f-divergence regularization.
     """
 
-    weight: float = setting(
+    weight: Number = setting(
         1.0, "price of a nat of divergence", unit="return", low=0.0, infinite=True
     )
 
@@ -270,7 +270,7 @@ class BurgBall(CheckedStruct):
         of optimization problems affected by uncertain probabilities, table 2.
     """
 
-    radius: float = setting(0.1, "radius of the set of laws", unit="nats", low=0.0)
+    radius: Number = setting(0.1, "radius of the set of laws", unit="nats", low=0.0)
     support: str = setting("nominal", "where nature may put mass", choices=SUPPORTS)
 
     facts = COHERENT
@@ -504,7 +504,7 @@ def _steepness(
     guess: tuple[Array, Array],
     low: Array,
     high: Array,
-    narrow: float | None = None,
+    narrow: float | np.floating | None = None,
     far: float = 0.1,
 ) -> Array:
     """Safeguarded third-order iteration for the t at which the distance is `radius`.

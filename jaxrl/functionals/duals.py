@@ -24,19 +24,22 @@ maximises: see `ExpectileDual`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
 from jaxrl.core import Struct, struct
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 
 
 class SampleDual(Protocol):
     """A dual of a functional on one sampled value."""
 
-    shape: ClassVar[tuple[int, ...]]  # of the parameters
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the parameters: a class attribute will do."""
+        ...
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """What is ascended in the parameters: `value[]`, `parameters[*shape]` -> `[]`."""
@@ -94,7 +97,7 @@ class UtilityDual(Struct):
     utility: Callable[[Array], Array]
     is_bound: bool = struct.field(pytree_node=False, default=False)
 
-    shape: ClassVar[tuple[int, ...]] = (1,)
+    shape = (1,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return]."""
@@ -150,12 +153,12 @@ class DivergenceDual(CheckedStruct):
         via distributionally robust optimization, lemma 1 (chi-square).
     """
 
-    radius: float = setting(0.1, "radius of the set of laws", low=0.0)
-    least: float = setting(1e-3, "least multiplier", unit="return", low=0.0, low_open=True)
+    radius: Number = setting(0.1, "radius of the set of laws", low=0.0)
+    least: Number = setting(1e-3, "least multiplier", unit="return", low=0.0, low_open=True)
     conjugate: Callable[[Array], Array] = setting(jnp.expm1, "convex conjugate f* of f")
-    offset: float = setting(0.0, "of the second parameter, in multipliers")
+    offset: Number = setting(0.0, "of the second parameter, in multipliers")
 
-    shape: ClassVar[tuple[int, ...]] = (2,)
+    shape = (2,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (multiplier, shift) [return] -> `[]` [return]."""
@@ -197,9 +200,9 @@ class ExpectileDual(CheckedStruct):
         Gneiting (2011), Making and evaluating point forecasts, section 3.
     """
 
-    level: float = setting(0.1, "weight of gains against losses", low=0.0, high=1.0, low_open=True)
+    level: Number = setting(0.1, "weight of gains against losses", low=0.0, high=1.0, low_open=True)
 
-    shape: ClassVar[tuple[int, ...]] = (1,)
+    shape = (1,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[1]` [return] -> `[]` [return^2]."""
@@ -238,9 +241,9 @@ class TotalVariationDual(CheckedStruct):
         Ghavamzadeh (2022), Robust reinforcement learning using offline data, proposition 1.
     """
 
-    radius: float = setting(0.1, "share of the mass that may move", low=0.0)
+    radius: Number = setting(0.1, "share of the mass that may move", low=0.0)
 
-    shape: ClassVar[tuple[int, ...]] = (2,)
+    shape = (2,)
 
     def __call__(self, value: Array, parameters: Array) -> Array:
         """`value[]` [return], `parameters[2]` (cut, bound) [return] -> `[]` [return]."""

@@ -38,11 +38,11 @@ def running_totals(
     if values.shape[0] <= _MOST_COMPARED:
         # Held as they are: XLA may compute `values` twice and round the copies differently, so that
         # an atom lies below itself (one in seven did, unoptimised on a CPU under jax 0.11.2).
-        values, *amounts = jax.lax.optimization_barrier((values, *amounts))
+        values, *held = jax.lax.optimization_barrier((values, *amounts))
         keys = jax.lax.stop_gradient(values)
-        return values, [(amount, *_compared_totals(amount, keys)) for amount in amounts]
-    values, *amounts = jax.lax.sort((values, *amounts), num_keys=1)  # stable
-    return values, [(amount, *_sorted_totals(amount)) for amount in amounts]
+        return values, [(amount, *_compared_totals(amount, keys)) for amount in held]
+    values, *ordered = jax.lax.sort((values, *amounts), num_keys=1)  # stable
+    return values, [(amount, *_sorted_totals(amount)) for amount in ordered]
 
 
 def _sorted_totals(amount: Array) -> tuple[Array, Array]:

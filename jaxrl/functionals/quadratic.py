@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxrl.core import Struct
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.duals import DivergenceDual, SampleDual, UtilityDual
 from jaxrl.functionals.ordering import finite_part
@@ -52,7 +52,7 @@ class ChiSquareBall(CheckedStruct):
         (2023), The curious price of distributional robustness, lemma 2 (the maximum over a).
     """
 
-    radius: float = setting(0.1, "radius of the set of laws", low=0.0)
+    radius: Number = setting(0.1, "radius of the set of laws", low=0.0)
 
     facts = COHERENT
 
@@ -92,7 +92,7 @@ class ChiSquarePenalty(CheckedStruct):
         f-divergence regularization.
     """
 
-    weight: float = setting(
+    weight: Number = setting(
         1.0, "price of a unit of divergence", unit="return", low=0.0, infinite=True
     )
 
@@ -253,7 +253,7 @@ class Ellipsoid(CheckedStruct):
         Geist & Mannor (2021), Twice regularized MDPs, section 4 (Euclidean, without q >= 0).
     """
 
-    radius: float = setting(0.1, "greatest Mahalanobis distance", low=0.0)
+    radius: Number = setting(0.1, "greatest Mahalanobis distance", low=0.0)
     covariance: Array | None = None  # [N, N]
     support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrl.core.protocols import COHERENT, MONETARY, FunctionalFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.functionals import ordering
 from jaxrl.functionals.duals import ExpectileDual, SampleDual, UtilityDual
 from jaxrl.functionals.utility import ExponentialUtility, PiecewiseLinear
@@ -70,7 +70,7 @@ class CVaR(CheckedStruct):
         theorem 10 (the maximum form, there for losses).
     """
 
-    level: float = setting(0.1, "share of the lower tail", low=0.0, high=1.0, low_open=True)
+    level: Number = setting(0.1, "share of the lower tail", low=0.0, high=1.0, low_open=True)
 
     facts = COHERENT
 
@@ -115,7 +115,7 @@ class VaR(CheckedStruct):
         Föllmer & Schied (2016), Stochastic Finance, 4th edition, section 4.4 and appendix A.3.
     """
 
-    level: float = setting(0.1, "probability of the tail", low=0.0, high=1.0, low_open=True)
+    level: Number = setting(0.1, "probability of the tail", low=0.0, high=1.0, low_open=True)
 
     facts = MONETARY
 
@@ -168,7 +168,7 @@ class Expectile(CheckedStruct):
         and 8 (which are coherent; the dual form).
     """
 
-    level: float = setting(0.1, "weight of the gains", low=0.0, high=1.0, low_open=True)
+    level: Number = setting(0.1, "weight of the gains", low=0.0, high=1.0, low_open=True)
 
     facts = MONETARY  # coherent for level <= 1/2
 
@@ -228,7 +228,7 @@ class Entropic(CheckedStruct):
         Howard & Matheson (1972), Risk-sensitive Markov decision processes.
     """
 
-    risk_aversion: float = setting(1.0, "risk aversion; negative seeks risk", unit="1 / return")
+    risk_aversion: Number = setting(1.0, "risk aversion; negative seeks risk", unit="1 / return")
 
     facts = FunctionalFacts(time_consistent=True)
 
@@ -298,7 +298,7 @@ class MeanSemideviation(CheckedStruct):
         Dentcheva & Ruszczyński (2009), Lectures on Stochastic Programming, example 6.20.
     """
 
-    weight: float = setting(0.5, "share of the semideviation taken off", low=0.0, high=1.0)
+    weight: Number = setting(0.5, "share of the semideviation taken off", low=0.0, high=1.0)
     order: int = setting(1, "order of the deviation", low=1.0)
 
     facts = COHERENT
@@ -333,7 +333,7 @@ class MeanStd(CheckedStruct):
         Stochastic Programming, example 6.18 (why it is not monotone).
     """
 
-    weight: float = setting(0.5, "multiple of the standard deviation taken off", low=0.0)
+    weight: Number = setting(0.5, "multiple of the standard deviation taken off", low=0.0)
 
     facts = FunctionalFacts(monotone=False)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxrl.core import Struct
 from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.ordering import atoms_at, finite_part, log_moment
 
@@ -63,7 +63,7 @@ class SharedL1(CheckedStruct):
         section 4 (the sum of inverse functions).
     """
 
-    budget: float = setting(0.1, "total L1 distance over the actions", low=0.0)
+    budget: Number = setting(0.1, "total L1 distance over the actions", low=0.0)
     support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
     facts = FunctionalFacts(coherent=True, shared_over_actions=True)
@@ -189,7 +189,7 @@ class SharedKL(CheckedStruct):
         MDPs (sets bounded by a Kullback-Leibler divergence).
     """
 
-    budget: float = setting(0.1, "total relative entropy over the actions", unit="nats", low=0.0)
+    budget: Number = setting(0.1, "total relative entropy over the actions", unit="nats", low=0.0)
 
     facts = FunctionalFacts(coherent=True, shared_over_actions=True)
 

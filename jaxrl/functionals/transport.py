@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.core.protocols import FunctionalFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.functionals import worst_law
 from jaxrl.functionals.ambiguity import TotalVariation
 from jaxrl.functionals.ordering import finite_part
@@ -53,7 +53,7 @@ class Wasserstein(CheckedStruct):
         distributionally robust Markov decision processes with Wasserstein distance, section III.
     """
 
-    radius: float = setting(0.1, "greatest mean cost of transport", low=0.0)
+    radius: Number = setting(0.1, "greatest mean cost of transport", low=0.0)
     cost: Array | None = None  # [N, N]
     support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 
@@ -130,7 +130,7 @@ class WeightedL1(CheckedStruct):
         section 3 (the worst case as a broken line in the radius).
     """
 
-    radius: float = setting(0.1, "greatest weighted L1 distance", low=0.0)
+    radius: Number = setting(0.1, "greatest weighted L1 distance", low=0.0)
     weights: Array | None = None  # [N]
     support: str = setting("nominal", "atoms that nature may use", choices=worst_law.SUPPORTS)
 

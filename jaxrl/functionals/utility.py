@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import MONETARY
 from jaxrl.core.settings import CheckedStruct, check_settings, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.functionals.duals import SampleDual, UtilityDual
 from jaxrl.functionals.ordering import least_possible, readable, unless_infinite
 
@@ -34,7 +34,7 @@ class ExponentialUtility(CheckedStruct):
         Pratt (1964), Risk aversion in the small and in the large.
     """
 
-    risk_aversion: float = setting(1.0, "risk aversion", unit="1 / return", low=0.0)
+    risk_aversion: Number = setting(1.0, "risk aversion", unit="1 / return", low=0.0)
 
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
@@ -62,7 +62,7 @@ class QuadraticUtility(CheckedStruct):
         [0.375, 0.5, 0.5]
     """
 
-    curvature: float = setting(1.0, "curvature", unit="1 / return", low=0.0)
+    curvature: Number = setting(1.0, "curvature", unit="1 / return", low=0.0)
 
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
@@ -88,8 +88,8 @@ class PiecewiseLinear(CheckedStruct):
         [-2.0, 0.5]
     """
 
-    gain_slope: float = setting(0.5, "slope of gains", low=0.0)
-    loss_slope: float = setting(2.0, "slope of losses", low=0.0)
+    gain_slope: Number = setting(0.5, "slope of gains", low=0.0)
+    loss_slope: Number = setting(2.0, "slope of losses", low=0.0)
 
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
@@ -108,7 +108,7 @@ class UtilityFunction(Struct):
         1.0
     """
 
-    function: Callable[[Array], Array] = struct.field(pytree_node=False)
+    function: Callable[[Array], Any] = struct.field(pytree_node=False)
 
     def __call__(self, gain: Array) -> Array:
         """The utility of `gain`, elementwise."""
@@ -117,8 +117,9 @@ class UtilityFunction(Struct):
 
 def as_utility(utility: Any) -> Any:
     """A bare function as a `UtilityFunction`; anything else as it is."""
-    is_bare = callable(utility) and not dataclasses.is_dataclass(utility)
-    return UtilityFunction(utility) if is_bare else utility
+    if dataclasses.is_dataclass(utility) or not callable(utility):
+        return utility
+    return UtilityFunction(utility)
 
 
 class OptimisedCertaintyEquivalent(Struct):
@@ -218,7 +219,7 @@ class Shortfall(Struct):
     """
 
     utility: Callable[[Array], Array] = setting(ExponentialUtility(), "utility of a gain")
-    threshold: float = setting(0.0, "utility that must remain", unit="return")
+    threshold: Number = setting(0.0, "utility that must remain", unit="return")
 
     facts = MONETARY  # coherent for piecewise linear ones
 
@@ -275,9 +276,7 @@ def _slope_of(utility: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda gains: jax.jvp(utility, (gains,), (jnp.ones_like(gains),))[1]
 
 
-def turning_point(
-    is_below: Callable[[Array], Array], low: Array, high: Array
-) -> tuple[Array, Array]:
+def turning_point(is_below: Callable[[Array], Array], low: Any, high: Any) -> tuple[Array, Array]:
     """Neighbouring floats between which `is_below` turns from true to false.
 
     Halving the number of floats in between, not their distance, takes as many trips as a float has

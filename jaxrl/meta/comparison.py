@@ -232,7 +232,7 @@ def compare(
 def _grids(agents: Mapping[str, Agent], tune: Any) -> dict[str, Grid]:
     """What is tried for each agent."""
     if not any(isinstance(values, Mapping) for values in tune.values()):
-        return dict.fromkeys(agents, tune)
+        return {name: tune for name in agents}
     for name in tune.keys() - agents.keys():
         raise KeyError(f"tune names the unknown agent {name!r}; {near_names(name, list(agents))}")
     return {name: tune.get(name, {}) for name in agents}

@@ -17,7 +17,8 @@ from jaxrl.core import Struct, struct
 from jaxrl.core.protocols import LEARNED
 from jaxrl.core.schedules import values_at
 from jaxrl.core.types import Array, Progress
-from jaxrl.rules import DriftPolicy, WithReward
+from jaxrl.rules import DriftPolicy
+from jaxrl.rules.learned_reward import WithReward
 
 _MOST_LOG_RATIO = 3.0  # of the points: no policy moves further within one rollout
 _NUM_POINTS = 4096
@@ -229,7 +230,7 @@ def drift_at(rule: Any, progress: Progress) -> Callable[[Array, Array], Array]:
         raise TypeError(
             f"{type(drift).__name__} has no drift: give a drift, a DriftPolicy or its agent."
         )
-    now = values_at(drift, progress)
+    now: Any = values_at(drift, progress)
     return lambda log_ratio, advantage: now(log_ratio, advantage, progress)
 
 

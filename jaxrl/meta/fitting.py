@@ -1,5 +1,8 @@
 """Run an outer loop: in chunks, with held-out returns, checkpoints and a plan made beforehand."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 import dataclasses

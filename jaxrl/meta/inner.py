@@ -20,8 +20,9 @@ def look_ahead(
     agent: Agent, env: Environment, state: TrainState, auto_reset: bool = True
 ) -> tuple[TrainState, Transition, EpisodeSums, Key]:
     """As `collect`, of data that are not learned from: what comes next spends other keys."""
-    after, *data = jax.lax.stop_gradient(collect(agent, env, state, auto_reset))
-    return state.replace(rollout=after.rollout, key=jax.random.fold_in(state.key, 1)), *data
+    after, data, episodes, learn_key = jax.lax.stop_gradient(collect(agent, env, state, auto_reset))
+    state = state.replace(rollout=after.rollout, key=jax.random.fold_in(state.key, 1))
+    return state, data, episodes, learn_key
 
 
 def check_policy(agent: Any) -> None:

@@ -193,7 +193,8 @@ class HeldOut(Struct):
     def lasting(self, agent: Agent, num_updates: int) -> HeldOut:
         """With lives of this many updates of an agent, in tasks that have `total_steps`."""
         steps = float(num_updates * agent.num_envs * agent.rollout_length)
-        return self.replace(tasks=self.tasks.replace(total_steps=steps), total_steps=steps)
+        tasks: Any = self.tasks
+        return self.replace(tasks=tasks.replace(total_steps=steps), total_steps=steps)
 
     def live(self, key: Key, agent: Agent, life: Callable[..., Any]) -> Any:
         """The whole life that one of the `keys` stands for, as `life(key, task=...)` lives it."""
@@ -226,10 +227,10 @@ class OuterState(Struct):
     optimiser: PyTree  # of the rule; or a search strategy's own state
     key: Key
     step: Array  # [] int32, outer steps done
-    lives: Life | tuple = ()  # [L, ...] that go on
+    lives: Any = ()  # `Life` [L, ...] that go on
     memory: PyTree = ()  # [L, ...] kept beside each: its outer critic, or its sum of perturbations
-    ends: Array | tuple = ()  # [L] environment steps after which each life is replaced
-    births: Array | tuple = ()  # [L] int32, lives begun in each place
+    ends: Any = ()  # [L] environment steps after which each life is replaced
+    births: Any = ()  # [L] int32, lives begun in each place
 
     @classmethod
     def first(cls, outer: Any, key: Key) -> OuterState:

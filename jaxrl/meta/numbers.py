@@ -17,7 +17,7 @@ from jaxrl.core.settings import (
     replace_path,
     resolve_name,
 )
-from jaxrl.core.types import Array, PyTree
+from jaxrl.core.types import Array, PyTree, is_traced
 from jaxrl.rules.contract import learned_in
 from jaxrl.training.lanes import strong_floats
 
@@ -129,7 +129,7 @@ def tuned(agent: Agent, free: tuple[str, ...] | list[str] = (), timed: bool = Fa
 
 def _moves(span: Range, value: Array) -> bool:
     """Whether a value lies inside its range, as far as it is known."""
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return True
     with jax.ensure_compile_time_eval():  # inside a trace, constants are still known
         return bool(np.all(np.isfinite(span.free(value))))

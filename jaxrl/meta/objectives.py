@@ -1,10 +1,13 @@
 """What an outer gradient climbs, given the windows of updates that lives go through."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +155,7 @@ class PolicyReturn(Struct):
     entropy_weight: float = setting(0.0, "weight of the policy's entropy", unit="per nat", low=0.0)
     last_only: bool = setting(False, "count the policy after the last update alone")
 
-    num_further: ClassVar[int] = 0
+    num_further = 0
 
     @property
     def every(self) -> bool:
@@ -199,7 +202,7 @@ class Bootstrap(Struct):
     num_further: int = setting(0, "further updates by the learned rule", low=0)
     value_weight: float = setting(0.0, "weight of the match of values", low=0.0)
 
-    every: ClassVar[bool] = False
+    every = False
 
     def target(self, agent: Any, env: Environment, state: TrainState) -> TrainState:
         """Where the further updates lead from `state`, as a constant."""

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 
 from jaxrl.agents.actor_critic import ActorCriticAgent
 from jaxrl.core import Struct
-from jaxrl.core.protocols import UpdateRule, rule_facts
+from jaxrl.core.protocols import rule_facts
 from jaxrl.core.schedules import Schedule, value_at, values_at
 from jaxrl.core.types import Array, Progress, Transition
 from jaxrl.meta.distilling import drift_at
 from jaxrl.networks import CategoricalPolicy
-from jaxrl.rules import DriftPolicy, PolicyOutputs, WithReward
+from jaxrl.rules import DriftPolicy, PolicyOutputs
+from jaxrl.rules.learned_reward import WithReward
 
 _SETTLE = 16  # steps after the pulse, for a recurrent rule to forget where it began
 _NUM_ACTIONS = 4  # of the uniform policy
@@ -125,7 +126,7 @@ def probe(
         raise ValueError(f"most_ratio={most_ratio} must be above 1.")
     at = partial(_at, total_steps)
     discount = rule.discount if isinstance(rule, ActorCriticAgent) else 0.99
-    inner = rule
+    inner: Any = rule
     while isinstance(inner, (ActorCriticAgent, WithReward)):
         inner = inner.rule
     drift, response, points = None, None, jnp.asarray(shares)
@@ -167,7 +168,7 @@ def _drift_map(drift_of: Callable, shares: Array, log_ratio: Array, advantage: A
 
 
 def _pulse_response(
-    rule: UpdateRule,
+    rule: Any,
     at: Callable[[Array], Progress],
     shares: Array,
     rewards: Array,

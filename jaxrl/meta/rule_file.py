@@ -23,6 +23,7 @@ import numpy as np
 from jaxrl.core import struct
 from jaxrl.core.files import read_bytes, replacing
 from jaxrl.core.settings import near_names
+from jaxrl.core.types import is_traced
 from jaxrl.training.run_config import plain
 
 _DTYPES = {
@@ -261,7 +262,7 @@ def to_plain(rule: Any, parts: Mapping[str, type]) -> tuple[Any, list[np.ndarray
     arrays: list[np.ndarray] = []
 
     def plain(value: Any, path: str) -> Any:
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, jax.Array) and is_traced(value):
             raise RuleFileError(f"{path} is being traced: save outside of jit, vmap and grad.")
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             raise RuleFileError(f"{path} is a PRNG key: a rule file holds no randomness.")

@@ -1,9 +1,12 @@
 """Tasks and laws over tasks: what an update rule is learned on, and tested on."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +62,8 @@ class TaskDistribution(Protocol):
         """One task; `vmap` over keys gives a batch."""
 
 
-def take(tasks: PyTree, index: Array | int) -> PyTree:
-    """The entry or entries `index[...]` of tasks, levels or lives `[L, ...]`."""
+def take(tasks: PyTree, index: Any) -> PyTree:
+    """The entry or entries `index`, as of one axis, of tasks, levels or lives `[L, ...]`."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], tasks)
 
 
@@ -184,6 +187,6 @@ def _draws(key: Key, law: Any, num_draws: int) -> Array:
 def _task(key: Key, env: Any, total_steps: Any) -> Task:
     """With a length that is drawn, if it is a law, and without weak types."""
     if dataclasses.is_dataclass(total_steps):
-        total_steps = jnp.round(total_steps.draw(key))
+        total_steps = jnp.round(cast(Any, total_steps).draw(key))
     env = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), env)
     return Task(env, jnp.asarray(total_steps, jnp.float32))

@@ -28,7 +28,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,8 @@ class GivenNetwork(Struct):
     module: nn.Module = struct.field(pytree_node=False, metadata=CLOSED)
     name: str = struct.field(pytree_node=False, default="")
 
-    initialiser: ClassVar[str] = "orthogonal"
-    recurrent_size: ClassVar[int] = 0
+    initialiser = "orthogonal"
+    recurrent_size = 0
 
     def torso(self, space: Space) -> Torso:
         """The module round which agents build.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +32,7 @@ def orthogonal(scale: float = 1.0) -> Initialiser:
         True
     """
 
-    def init(
-        key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, **_: object
-    ) -> Array:
+    def init(key: Key, shape: Sequence[Any], dtype: Any = jnp.float32, *_: Any, **__: Any) -> Array:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = (max(rows, columns), min(rows, columns))
         matrix = jax.random.normal(key, tall, dtype)

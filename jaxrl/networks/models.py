@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,17 @@ from jaxrl.networks.initialisers import INITIALISERS
 from jaxrl.networks.torsos import HIDDEN_GAIN, Network, Torso
 
 
-class QNetwork(nn.Module):
+class Model(nn.Module):
+    """A module whose `apply` gives what it is called for: linen states a union of that with
+    what it gives for `mutable` variables, which no agent keeps."""
+
+    if TYPE_CHECKING:
+
+        def apply(self, *args: Any, **words: Any) -> Any:
+            """As of linen."""
+
+
+class QNetwork(Model):
     """Return parameters for every action; `dueling` splits them into value plus centred advantage.
 
     Sources: Wang et al. 2016, equation 9 (dueling); Bellemare et al. 2017 (distributional outputs).
@@ -65,7 +75,7 @@ class QNetwork(nn.Module):
         return params
 
 
-class ImplicitQNetwork(nn.Module):
+class ImplicitQNetwork(Model):
     """Returns of every action at any levels: a network of the observation and the level.
 
         phi(tau) = relu(W [cos(pi i tau)]_{i < num_cosines} + b)
@@ -174,7 +184,7 @@ class GRU(nn.Module):
         return memory, memory
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Model):
     """Policy and value, on one torso or on two, with or without a GRU between torso and outputs."""
 
     network: Network
@@ -291,7 +301,7 @@ def actor_critic(
     return ActorCritic(network, facts, law, shared, extra, value_shape, actor_sees, seen)
 
 
-class TanhGaussianActor(nn.Module):
+class TanhGaussianActor(Model):
     """A tanh-squashed Gaussian policy on `[-1, 1]^D` with state-dependent scale.
 
     The log-scale is itself squashed between its bounds rather than clipped, which would stop its
@@ -318,7 +328,7 @@ class TanhGaussianActor(nn.Module):
         return TanhGaussianPolicy(loc, log_scale, -bound, bound)
 
 
-class DeterministicActor(nn.Module):
+class DeterministicActor(Model):
     """A deterministic policy into `[-1, 1]^D` (Lillicrap et al. 2016)."""
 
     torso: Torso
@@ -332,7 +342,7 @@ class DeterministicActor(nn.Module):
         return jnp.tanh(nn.Dense(self.action_size, kernel_init=init, name="output")(features))
 
 
-class ActionCritic(nn.Module):
+class ActionCritic(Model):
     """Return parameters of (observation, action) pairs, from an ensemble of independent networks.
 
     Values for the default `head_shape`.
@@ -349,7 +359,7 @@ class ActionCritic(nn.Module):
             _CriticBody,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
-            in_axes=None,
+            in_axes=None,  # pyright: ignore[reportArgumentType]  # linen states int
             out_axes=0,
             axis_size=self.num_critics,
         )

@@ -1,5 +1,8 @@
 """Torsos: observation in, features out. They take any leading axes."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

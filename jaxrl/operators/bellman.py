@@ -12,7 +12,7 @@ from jaxrl.core import Struct, struct
 from jaxrl.core.law import Law
 from jaxrl.core.notation import KINDS
 from jaxrl.core.protocols import Composition, Functional, Head, Improvement, state_facts
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.functionals.risk import Mean
 from jaxrl.operators.composition import DiscountedSum
 from jaxrl.operators.improvement import Greedy
@@ -211,7 +211,8 @@ class BellmanOperator(Struct):
         """
         scores = self.scores(params if selector_params is None else selector_params, stock)
         if self.improvement.facts.deterministic:
-            return self.head.law(params[self.improvement.select(scores, mask)])
+            improvement: Any = self.improvement
+            return self.head.law(params[improvement.select(scores, mask)])
         action_probs, bonus = self.improvement(scores, mask)
         laws = jax.vmap(self.head.law)(params)  # [A, K]
         pushed = laws.push(bonus, jnp.ones_like(bonus))
@@ -265,11 +266,11 @@ class BellmanOperator(Struct):
 def describe(part: Any) -> str:
     """A part of an operator with its settings, as far as they are concrete numbers."""
     fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-    known = (f"{k}={v}" for k, v in fields.items() if not isinstance(v, jax.core.Tracer))
+    known = (f"{k}={v}" for k, v in fields.items() if not is_traced(v))
     return f"{type(part).__name__}({', '.join(known)})"
 
 
-def names() -> dict[str, dict[str, type]]:
+def names() -> dict[str, dict[str, Any]]:
     """What an operator may be built from: for each slot, name -> class.
 
     Example:
@@ -279,4 +280,4 @@ def names() -> dict[str, dict[str, type]]:
         (8,)
     """
     slots = ("functionals", "improvements", "heads", "compositions")
-    return {slot: dict(KINDS[slot].builders) for slot in slots}  # pyright: ignore
+    return {slot: dict(KINDS[slot].builders) for slot in slots}

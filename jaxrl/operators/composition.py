@@ -9,7 +9,7 @@ is never read.
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import jax.numpy as jnp
 
@@ -17,13 +17,16 @@ from jaxrl.core import Struct, struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import CompositionFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 
 
 class ValueMapping(Protocol):
     """A strictly increasing function of returns, defined on the whole line, and its inverse."""
 
-    linear: ClassVar[bool]
+    @property
+    def linear(self) -> bool:
+        """Whether it commutes with sums: a class attribute will do."""
+        ...
 
     def forward(self, values: Array) -> Array:
         """`values[...]` [return] -> mapped, elementwise."""
@@ -43,7 +46,7 @@ class Identity(Struct):
         3.0
     """
 
-    linear: ClassVar[bool] = True
+    linear = True
 
     def forward(self, values: Array) -> Array:
         """`values[...]` as they are."""
@@ -77,9 +80,9 @@ class HTransform(CheckedStruct):
         section 3.1 and proposition A.2 (the inverse).
     """
 
-    epsilon: float = setting(1e-3, "slope of the linear part", low=0.0)
+    epsilon: Number = setting(1e-3, "slope of the linear part", low=0.0)
 
-    linear: ClassVar[bool] = False
+    linear = False
 
     def forward(self, values: Array) -> Array:
         """`values[...]` [return] -> mapped, elementwise."""
@@ -114,11 +117,11 @@ class SignedHyperbolic(CheckedStruct):
         transformation S_U).
     """
 
-    scale: float = setting(
+    scale: Number = setting(
         1.0, "where the logarithm sets in", unit="return", low=0.0, low_open=True
     )
 
-    linear: ClassVar[bool] = False
+    linear = False
 
     def forward(self, values: Array) -> Array:
         """`values[...]` [return] -> mapped, elementwise."""
@@ -162,12 +165,12 @@ class LogMapping(CheckedStruct):
         to enable lower discount factors in reinforcement learning.
     """
 
-    offset: float = setting(1e-2, "least difference spread", unit="return", low=0.0, low_open=True)
-    threshold: float = setting(
+    offset: Number = setting(1e-2, "least difference spread", unit="return", low=0.0, low_open=True)
+    threshold: Number = setting(
         1.0, "returns above are stored as they are", unit="return", low=0.0, low_open=True
     )
 
-    linear: ClassVar[bool] = False
+    linear = False
 
     def forward(self, values: Array) -> Array:
         """`values[...]` [return] -> mapped, elementwise."""

@@ -14,7 +14,7 @@ from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import check_settings, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number, is_traced
 from jaxrl.losses.formulas import cross_entropy
 
 _MANY = 1 << 18  # distances, above which a scatter is cheaper
@@ -23,7 +23,7 @@ _MANY = 1 << 18  # distances, above which a scatter is cheaper
 def _check_grid(head: Any) -> None:
     """Refuse concrete settings out of their range, and a grid that does not increase."""
     check_settings(head)
-    if any(isinstance(end, jax.core.Tracer) for end in (head.low, head.high)):
+    if is_traced(head.low, head.high):
         return
     if not np.all(np.asarray(head.low) < np.asarray(head.high)):
         raise ValueError(
@@ -31,6 +31,7 @@ def _check_grid(head: Any) -> None:
         )
 
 
+@property
 def _shape(head: Any) -> tuple[int, ...]:
     """`(num_atoms,)`."""
     return (head.num_atoms,)
@@ -104,13 +105,13 @@ class Categorical(Struct):
         learning (it is the projection in Cramér distance).
     """
 
-    low: float = setting(-10.0, "least return of the grid", unit="return")
-    high: float = setting(10.0, "greatest return of the grid", unit="return")
+    low: Number = setting(-10.0, "least return of the grid", unit="return")
+    high: Number = setting(10.0, "greatest return of the grid", unit="return")
     num_atoms: int = setting(51, "points of the grid", low=2)
 
     facts = HeadFacts(bounded=True)
     __post_init__ = _check_grid
-    shape = property(_shape)
+    shape = _shape
     support = _points
     project = _project
     mean = _mean
@@ -151,13 +152,13 @@ class TwoHot(Struct):
         for scalable deep RL, section 3.1; Schrittwieser et al. (2020), appendix F (MuZero).
     """
 
-    low: float = setting(-10.0, "least return of the grid", unit="return")
-    high: float = setting(10.0, "greatest return of the grid", unit="return")
+    low: Number = setting(-10.0, "least return of the grid", unit="return")
+    high: Number = setting(10.0, "greatest return of the grid", unit="return")
     num_atoms: int = setting(51, "points of the grid", low=2)
 
     facts = HeadFacts(stores_law=False, bounded=True)
     __post_init__ = _check_grid
-    shape = property(_shape)
+    shape = _shape
     support = _points
     law = _law_of_mean
     mean = _mean
@@ -211,16 +212,16 @@ class HLGauss(Struct):
         3; Farebrother et al. (2024), Stop regressing, section 3.1 (equation for p_i, ratio 0.75).
     """
 
-    low: float = setting(-10.0, "lower edge of the first bin", unit="return")
-    high: float = setting(10.0, "upper edge of the last bin", unit="return")
+    low: Number = setting(-10.0, "lower edge of the first bin", unit="return")
+    high: Number = setting(10.0, "upper edge of the last bin", unit="return")
     num_atoms: int = setting(51, "bins", low=2)
-    sigma_ratio: float = setting(
+    sigma_ratio: Number = setting(
         0.75, "standard deviation in widths of a bin", low=0.0, low_open=True
     )
 
     facts = HeadFacts(stores_law=False, mean_preserving=False, bounded=True)
     __post_init__ = _check_grid
-    shape = property(_shape)
+    shape = _shape
     law = _law_of_mean
     mean = _mean
 

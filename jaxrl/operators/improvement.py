@@ -24,7 +24,7 @@ from jaxrl.core import Struct
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Improvement, ImprovementFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number, is_traced
 
 
 class Greedy(Struct):
@@ -75,7 +75,7 @@ class EpsilonGreedy(CheckedStruct):
         Sutton & Barto (2018), Reinforcement Learning, section 5.4.
     """
 
-    epsilon: float = setting(0.05, "probability of exploring", low=0.0, high=1.0)
+    epsilon: Number = setting(0.05, "probability of exploring", low=0.0, high=1.0)
 
     facts = ImprovementFacts(sublinear=True)
 
@@ -114,7 +114,7 @@ class FixedPolicy(Struct):
 
     def __post_init__(self) -> None:
         """Refuse concrete probabilities that are no law."""
-        if isinstance(self.probs, jax.core.Tracer):
+        if is_traced(self.probs):
             return
         probs = np.asarray(self.probs)
         if not (np.all(probs >= 0) and np.all(np.abs(probs.sum(axis=-1) - 1.0) < 1e-3)):
@@ -159,7 +159,7 @@ class Boltzmann(CheckedStruct):
         sections 1 and 4.
     """
 
-    temperature: float = setting(1.0, "temperature", unit="return / nat", low=0.0, low_open=True)
+    temperature: Number = setting(1.0, "temperature", unit="return / nat", low=0.0, low_open=True)
 
     facts = ImprovementFacts(nonexpansive=False)
 
@@ -195,7 +195,7 @@ class ExpectileMax(CheckedStruct):
         Levine (2022), Offline reinforcement learning with implicit Q-learning, section 4.
     """
 
-    level: float = setting(0.9, "level of the expectile", low=0.5, high=1.0)
+    level: Number = setting(0.9, "level of the expectile", low=0.5, high=1.0)
 
     facts = ImprovementFacts()
 
@@ -244,7 +244,7 @@ class Softmax(CheckedStruct):
         Geist, Scherrer & Pietquin (2019), A theory of regularized Markov decision processes.
     """
 
-    temperature: float = setting(
+    temperature: Number = setting(
         1.0, "weight of the entropy", unit="return / nat", low=0.0, low_open=True
     )
 
@@ -284,7 +284,7 @@ class KLSoftmax(CheckedStruct):
         section 3; Azar, Gomez & Kappen (2012), Dynamic policy programming.
     """
 
-    temperature: float = setting(
+    temperature: Number = setting(
         1.0, "weight of the divergence", unit="return / nat", low=0.0, low_open=True
     )
     reference: Array | None = None  # [A]
@@ -328,7 +328,7 @@ class Mellowmax(CheckedStruct):
         equation 1.
     """
 
-    omega: float = setting(5.0, "sharpness", unit="nat / return", low=0.0, low_open=True)
+    omega: Number = setting(5.0, "sharpness", unit="nat / return", low=0.0, low_open=True)
 
     facts = ImprovementFacts()
 
@@ -373,8 +373,8 @@ class MirrorDescent(CheckedStruct):
         learning, theorem 1.
     """
 
-    kl_weight: float = setting(1.0, "weight of the divergence", unit="return / nat", low=0.0)
-    entropy_weight: float = setting(0.0, "weight of the entropy", unit="return / nat", low=0.0)
+    kl_weight: Number = setting(1.0, "weight of the divergence", unit="return / nat", low=0.0)
+    entropy_weight: Number = setting(0.0, "weight of the entropy", unit="return / nat", low=0.0)
     regularise_evaluation: bool = setting(True, "whether the value includes the penalties")
     log_reference: Array | None = None  # [A] [nats]
 

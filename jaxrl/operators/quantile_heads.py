@@ -10,12 +10,13 @@ from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.losses.formulas import energy_loss, quantile_huber_loss, quantile_levels
 
 _MANY = 1 << 16  # comparisons, above which a binary search is cheaper
 
 
+@property
 def _shape(head: Any) -> tuple[int, ...]:
     """`(num_atoms,)`."""
     return (head.num_atoms,)
@@ -71,12 +72,12 @@ class Quantile(CheckedStruct):
     """
 
     num_atoms: int = setting(200, "equally likely atoms", low=1)
-    huber_threshold: float = setting(
+    huber_threshold: Number = setting(
         1.0, "error at which the loss turns linear", unit="return", low=0.0
     )
 
     facts = HeadFacts(mean_preserving=False)
-    shape = property(_shape)
+    shape = _shape
     law = _law
     encode = _encode
     mean = _mean
@@ -121,7 +122,7 @@ class ImplicitQuantile(CheckedStruct):
 
     num_atoms: int = setting(32, "levels at which returns are read and fitted", low=1)
     num_cosines: int = setting(64, "cosines of the level that the network embeds", low=1)
-    huber_threshold: float = setting(
+    huber_threshold: Number = setting(
         1.0, "error at which the loss turns linear", unit="return", low=0.0
     )
 
@@ -175,7 +176,7 @@ class EnergyAtoms(CheckedStruct):
     num_atoms: int = setting(64, "equally likely atoms", low=1)
 
     facts = HeadFacts(mean_preserving=False)
-    shape = property(_shape)
+    shape = _shape
     law = _law
     encode = _encode
     mean = _mean

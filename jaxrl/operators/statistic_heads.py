@@ -11,7 +11,7 @@ from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import HeadFacts
 from jaxrl.core.settings import CheckedStruct, check_settings, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.losses.formulas import (
     expectile_loss,
     gaussian_cross_entropy,
@@ -37,7 +37,7 @@ class Scalar(CheckedStruct):
         Watkins & Dayan (1992), Q-learning; Mnih et al. (2015) for the clipped error.
     """
 
-    huber_threshold: float = setting(
+    huber_threshold: Number = setting(
         1.0,
         "error at which the loss turns linear",
         unit="return",
@@ -95,7 +95,7 @@ class Gaussian(CheckedStruct):
     """
 
     num_atoms: int = setting(8, "atoms of the law", low=2)
-    min_scale: float = setting(1e-3, "least standard deviation", unit="return", low=0.0)
+    min_scale: Number = setting(1e-3, "least standard deviation", unit="return", low=0.0)
 
     facts = HeadFacts()
 

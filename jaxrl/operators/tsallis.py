@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import ImprovementFacts
 from jaxrl.core.settings import CheckedStruct, setting
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number
 from jaxrl.operators.improvement import split_legal
 
 _TRIPS = 16
@@ -49,10 +49,10 @@ class Tsallis(CheckedStruct):
         sparsemax (order 2); Lee, Choi & Oh (2018), Sparse Markov decision processes.
     """
 
-    temperature: float = setting(
+    temperature: Number = setting(
         1.0, "weight of the entropy", unit="return", low=0.0, low_open=True
     )
-    order: float = setting(2.0, "order of the entropy", low=0.0, low_open=True)
+    order: Number = setting(2.0, "order of the entropy", low=0.0, low_open=True)
 
     facts = ImprovementFacts()
 

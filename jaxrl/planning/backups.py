@@ -121,7 +121,7 @@ def _pairs(
 
     def one(pair: tuple) -> Any:
         prob, next_state, reward, terminal, own = pair
-        going_on = 1.0 if terminal is None else 1.0 - jnp.asarray(terminal, prob.dtype)
+        going_on: Any = 1.0 if terminal is None else 1.0 - jnp.asarray(terminal, prob.dtype)
         successors = values if next_state is None else look_up(values, next_state)
         outcomes = operator.composition(reward, mdp.discount * going_on, successors)
         # Found once, not again in every pass of the functional.
@@ -168,7 +168,7 @@ def backup(mdp: TabularMDP, operator: BellmanOperator, values: Array) -> tuple[A
         actions plays against the operator's `FixedPolicy`, and otherwise against the best policy,
         which it returns; its q are those of each action alone with the whole budget.
     """
-    functional = operator.successor_functional
+    functional: Any = operator.successor_functional
     if is_shared(operator):
         outcomes = outcome_values(mdp, operator, values)
         q_values = over_pairs(functional, mdp.prob, outcomes)
@@ -187,7 +187,7 @@ class Prepared(Struct):
     mdp: TabularMDP
     operator: BellmanOperator
     reward: Array | None  # [S, A] [return], expected, where action values are linear
-    weights: Array | None  # [S, A, K], probability times discount, where also something ends
+    weights: Any  # [S, A, K], probability times discount, where also something ends
     mass: Array  # [S, A], the sum of the probabilities
     reward_size: Array  # [], the greatest |reward| [return]
 

@@ -13,14 +13,13 @@ import numpy as np
 
 from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.planning.solution import (
     at_actions,
     check_int,
     check_policy,
     check_problem,
     check_range,
-    is_traced,
     repeat,
     tell_of_rounding,
     until_stable,

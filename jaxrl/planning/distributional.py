@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -168,7 +169,7 @@ def categorical_fixed_point(mdp: TabularMDP, policy: ArrayLike, head: Categorica
 
 
 @jax.jit
-def _categorical_fixed_point(mdp: TabularMDP, operator: BellmanOperator) -> Solution:
+def _categorical_fixed_point(mdp: TabularMDP, operator: Any) -> Solution:
     head, dtype = operator.head, mdp.prob.dtype
     num_states, num_atoms = mdp.num_states, head.num_atoms
     grid = head.support(dtype)
@@ -238,8 +239,8 @@ def _iterate(
 
     start = params.astype(dtype), jnp.asarray(jnp.inf, dtype)
     goes_on = lambda state: state[1] > tolerance  # noqa: E731
-    count, (params, moved) = repeat(step, goes_on, start, max_iterations)
-    return _solution(mdp, operator, params, moved, count, tolerance)
+    count, (found, moved) = repeat(step, goes_on, start, max_iterations)
+    return _solution(mdp, operator, found, moved, count, tolerance)
 
 
 def _no_return(mdp: TabularMDP, operator: BellmanOperator) -> Array:

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array
-from jaxrl.planning.solution import check_int, check_model, is_traced
+from jaxrl.core.types import Array, is_traced
+from jaxrl.planning.solution import check_int, check_model
 
 
 class Episodes(Struct):

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number, is_traced
 from jaxrl.operators.bellman import BellmanOperator
 from jaxrl.operators.improvement import FixedPolicy, PerState
 from jaxrl.planning.acceleration import Acceleration, Swept
 from jaxrl.planning.backups import backup, is_shared, look_up, prepare
 from jaxrl.planning.certificates import Bounds, bound, candidates, certify
 from jaxrl.planning.linearised import StateMatrix, linearise
-from jaxrl.planning.solution import Solution, is_traced, repeat
+from jaxrl.planning.solution import Solution, repeat
 
 DIRECT_STATES = 512  # up to so many states linear equations are solved by factorisation
 STALL = 0.25  # of the bound that rounding alone would leave: no sweep can better it by much
@@ -54,9 +54,9 @@ def _iterate(
     mdp: TabularMDP,
     operator: BellmanOperator,
     initial_values: Array | None,
-    tolerance: Array,
+    tolerance: Number,
     acceleration: Acceleration,
-    max_iterations: Array,
+    max_iterations: Array | int,
 ) -> Solution:
     dtype = mdp.prob.dtype
     tolerance = jnp.asarray(tolerance, dtype)
@@ -177,7 +177,7 @@ def _solve_rows(
         matrix = jnp.eye(num_states, dtype=right.dtype) - rows.matrix()
         return jnp.linalg.solve(matrix.T if transposed else matrix, right)
     # Krylov steps do most of the work; sweeps, which contract, make sure of the rest.
-    enough = 100 * jnp.finfo(right.dtype).eps
+    enough: Any = 100 * jnp.finfo(right.dtype).eps
     x, _ = jax.scipy.sparse.linalg.gmres(
         system, right, tol=enough, restart=30, maxiter=20, solve_method="batched"
     )

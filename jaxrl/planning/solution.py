@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.schedules import has_schedule
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.operators.bellman import BellmanOperator, describe
 
 
@@ -74,11 +74,6 @@ def until_stable(
 def at_actions(table: Array, actions: Array) -> Array:
     """`table[s, actions[s]]`: `[S, A, ...]` -> `[S, ...]`."""
     return table[jnp.arange(actions.shape[0]), actions]
-
-
-def is_traced(*parts: Any) -> bool:
-    """Whether a number in them is not known yet."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parts))
 
 
 def is_stalled(solution: Solution, max_iterations: Any) -> Array:

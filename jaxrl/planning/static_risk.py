@@ -12,10 +12,9 @@ import numpy as np
 
 from jaxrl.core.mdp import TabularMDP
 from jaxrl.core.settings import check_settings
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, Number, is_traced
 from jaxrl.functionals.risk import CVaR, VaR
 from jaxrl.planning.episodes import Episodes, check_episodes, episodes, on_episodes
-from jaxrl.planning.solution import is_traced
 from jaxrl.planning.stock import (
     BETWEEN,
     BLOCK,
@@ -126,13 +125,13 @@ def _cvar_on_grid(
     return found.plan(model, best, value, error_bound, expected[0], SNAP)
 
 
-def _best_cvar(level: float, targets: np.ndarray, utilities: np.ndarray) -> tuple[int, float]:
+def _best_cvar(level: Number, targets: np.ndarray, utilities: np.ndarray) -> tuple[int, float]:
     objective = targets + utilities / float(level)
     best = int(np.argmax(objective))
     return best, float(objective[best])
 
 
-def _best_var(level: float, targets: np.ndarray, utilities: np.ndarray) -> tuple[int, float]:
+def _best_var(level: Number, targets: np.ndarray, utilities: np.ndarray) -> tuple[int, float]:
     # A probability within rounding of `level` has reached it, as on a grid.
     tie = 64 * float(jnp.finfo(jnp.result_type(float)).eps)
     best = int(np.flatnonzero(-utilities < float(level) - tie)[-1])

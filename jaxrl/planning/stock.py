@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, is_traced
 from jaxrl.planning.episodes import Episodes, check_episodes, on_episodes
 from jaxrl.planning.return_laws import ReturnLaw, law_of_plan
-from jaxrl.planning.solution import check_int, check_range, check_shape, is_traced
+from jaxrl.planning.solution import check_int, check_range, check_shape
 
 MOST_STOCKS = 4096  # the finest lattice that is chosen without being asked for
 BLOCK = 64  # lattices are as large as a multiple of this, so that few programs are compiled
@@ -186,9 +186,9 @@ def solve_stocks(
         modes: how stocks are rounded; actions are those of the first.
         slope: of W below the grid; above it, and elsewhere below, W is constant.
     """
-    by_outcome = [
+    by_outcome = tuple(
         jnp.moveaxis(x, -1, 0) for x in (model.prob, model.next_state, model.reward, model.over)
-    ]
+    )
 
     def backup(later: Array, weight: Array, points: Array, start: Array, step: Array, last: Array):
         def add(sums: tuple[Array, ...], outcome: tuple[Array, ...]):
@@ -431,11 +431,11 @@ def stock_augmented(
         check_range("lipschitz", lipschitz, 0)
     num_stocks, lattice = choose_grid(mdp, horizon, initial_state, num_stocks, stocks)
     # A struct has leaves that may be traced; a plain function is a static part of the program.
-    utility, outer = (
+    functions = [
         f if f is None or hasattr(f, "replace") else jax.tree_util.Partial(f)
         for f in (utility, outer)
-    )
-    numbers = utility, outer, stocks, lattice, lipschitz
+    ]
+    numbers = *functions, stocks, lattice, lipschitz
     return on_episodes(_stock_augmented, mdp, horizon, initial_state, *numbers, sizes=(num_stocks,))
 
 

@@ -1,5 +1,8 @@
 """The contract of replays that serve single transitions, and what a draw returns."""
 
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from typing import Protocol

@@ -212,7 +212,7 @@ def check_sizes(capacity: int, num_envs: int, reach: int, window: int, batch_siz
         )
 
 
-def _record(kept: Transition, flags: Array, store_next: bool) -> Record:
+def _record(kept: Transition, flags: Any, store_next: bool) -> Record:
     after = (kept.next_observation, kept.next_mask) if store_next else ((), ())
     step = kept.observation, kept.action, kept.reward, kept.discount
     rest = flags, kept.extras, kept.env_state

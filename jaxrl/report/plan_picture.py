@@ -240,7 +240,7 @@ def _laws(figure: Any, axes: Any, plan: PlanPicture) -> None:
     axes.legend(frameon=False)
 
 
-def _name(plan: PlanPicture, state: int) -> str:
+def _name(plan: PlanPicture, state: Any) -> str:
     if plan.grid is None:
         return f"state {int(state)}"
     row, column = plan.grid.cells[state]

@@ -162,9 +162,6 @@ def aggregate(
         value = float(statistic(tasks.reshape(1, -1))[0])
         return Estimate(value, *stratified_bootstrap(tasks, statistic, num_resamples, level))
 
-    def shortfall(pooled: np.ndarray) -> np.ndarray:
-        return optimality_gap(pooled, threshold, axis=-1)
-
     failed = np.isnan(tasks)
     per_seed = np.where(failed, -np.inf, tasks).min(0)
     worst_seed = int(np.argmin(per_seed))
@@ -172,12 +169,14 @@ def aggregate(
         iqm=estimate(lambda pooled: interquartile_mean(pooled, axis=-1)),
         median=estimate(lambda pooled: median(pooled, axis=-1)),
         mean=estimate(lambda pooled: pooled.mean(-1)),
-        optimality_gap=None if threshold is None else estimate(shortfall),
+        optimality_gap=None
+        if threshold is None
+        else estimate(lambda pooled: optimality_gap(pooled, threshold, axis=-1)),
         worst=float(_nan_for_infinite(per_seed[worst_seed])),
         worst_seed=names[worst_seed],
         num_seeds=len(names),
         num_diverged=int(failed.sum()),
-        diverged=tuple(name for name, bad in zip(names, failed.any(0), strict=True) if bad),
+        diverged=tuple(name for name, bad in zip(names, np.any(failed, 0), strict=True) if bad),
     )
 
 

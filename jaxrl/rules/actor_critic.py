@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import jax.numpy as jnp
 
 from jaxrl.core import Struct
@@ -35,7 +32,7 @@ class AdvantageActorCritic(Struct):
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
     facts = RuleFacts()
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
+    outputs = contract.NO_HEADS
     init = contract.remember_nothing
     targets = contract.plain_targets
 
@@ -75,7 +72,7 @@ class ProximalPolicy(Struct):
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
     facts = RuleFacts()
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
+    outputs = contract.NO_HEADS
     init = contract.remember_nothing
     targets = contract.plain_targets
 

@@ -15,7 +15,6 @@ from jaxrl.core.law import Law
 from jaxrl.core.protocols import Head, rule_facts
 from jaxrl.core.settings import setting
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
-from jaxrl.networks import PolicyLaw
 from jaxrl.returns import generalised_advantages, lambda_laws
 
 MOST_LOG_RATIO = 20.0  # e^20 and its square are float32
@@ -28,8 +27,8 @@ class PolicyOutputs(Struct):
     log_prob: Array  # [] of the action taken [nats]
     entropy: Array  # [] [nats]
     value: Array  # [] [return]
-    next_value: Array | None = None  # [] of the true successor; wanted by `targets` only
-    policy: PolicyLaw | None = None  # over all actions
+    next_value: Any = None  # [] of the true successor; wanted by `targets` only
+    policy: Any = None  # `PolicyLaw` over all actions
     heads: dict[str, Array] = struct.field(default_factory=dict)  # those of the rule's `outputs`
     next_heads: dict[str, Array] = struct.field(default_factory=dict)  # of the true successor
     head: Head | None = None  # of an operator, where it stores laws; wanted by `targets` only
@@ -44,7 +43,7 @@ class PolicyTargets(Struct):
     returns: Array  # [] [return], what the value is regressed on
     log_prob: Array  # [] of the action under the policy that took it [nats]
     value: Array  # [] before any update of this rollout [return]
-    policy: PolicyLaw | None = None  # that took the action
+    policy: Any = None  # `PolicyLaw` that took the action
     heads: dict[str, Array] = struct.field(default_factory=dict)  # targets of the rule's heads
     laws: Array | None = None  # [*head.shape] of the return, what a head of laws is fitted to
 

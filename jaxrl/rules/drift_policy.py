@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +119,7 @@ class DriftPolicy(Struct):
     value_weight: float = setting(0.5, "weight of the value loss", low=0.0)
     entropy_weight: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0.0)
 
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
+    outputs = contract.NO_HEADS
     init = contract.remember_nothing
     targets = contract.plain_targets
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
@@ -114,7 +113,7 @@ class MirrorDescentPolicy(Struct):
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
 
     facts = RuleFacts()
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = contract.NO_HEADS
+    outputs = contract.NO_HEADS
     init = contract.remember_nothing
 
     def targets(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
@@ -76,7 +73,7 @@ class StaticRiskGradient(Struct):
     entropy_weight: float = setting(0.0, "weight of the entropy bonus", unit="per nat", low=0.0)
 
     facts = RuleFacts(needs_episodes=True)
-    outputs: ClassVar[Mapping[str, tuple[int, ...]]] = NO_HEADS
+    outputs = NO_HEADS
     init = remember_nothing
 
     def targets(

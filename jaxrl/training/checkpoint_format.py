@@ -230,7 +230,7 @@ def _array_name(index: int) -> str:
 def _digest(data: np.ndarray) -> str:
     """sha256 of dtype, shape and bytes."""
     digest = hashlib.sha256(f"{data.dtype.name}{data.shape}".encode())
-    digest.update(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

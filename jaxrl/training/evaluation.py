@@ -81,7 +81,7 @@ def _numbers(played: Evaluation) -> dict[str, Array]:
     }
 
 
-def by_name(played: Any) -> dict[str, Array]:
+def by_name(played: Any) -> dict[str, Any]:
     """Of every episode `[..., E]`, by name: each cost, and each channel of the return."""
     named = {"cost": played.costs, "return": played.channels}
     known = {name: values for name, values in named.items() if not isinstance(values, tuple)}

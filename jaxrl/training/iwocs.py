@@ -254,7 +254,7 @@ def train_iwocs(
         raise ValueError(f"tolerance={tolerance} must be at least 0.")
     num_seeds = check_whole("num_seeds", num_seeds)
     max_models = check_whole("max_models", max_models)
-    play = {
+    play: dict[str, Any] = {
         "num_episodes": check_whole("num_episodes", num_episodes),
         "max_steps": check_whole("max_steps", max_steps),
     }

@@ -261,7 +261,7 @@ def with_gaps(records: dict[str, Array], diverged: Array | bool = False) -> dict
 
     Under `jax_debug_nans`, which stops a program at any NaN, they stay 0: see `num_episodes`.
     """
-    if jax.config.jax_debug_nans:
+    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]  # made by jax
         return records
     some = (records["num_episodes"] > 0) & jnp.logical_not(diverged)
     means = {name: records[name] for name in records if is_episode_mean(name)}

@@ -138,7 +138,8 @@ def curves_of(
     known = sorted(table["metric"].unique().to_pylist())
     if metric not in known:
         raise KeyError(f"no metric {metric!r}; known: {', '.join(known) or 'none'}.")
-    table = table.filter(pyarrow.compute.equal(table["metric"], metric))
+    # pyarrow makes `equal` when it is imported, where no type checker sees it.
+    table = table.filter(pyarrow.compute.equal(table["metric"], metric))  # pyright: ignore[reportAttributeAccessIssue]
     settings = np.asarray(table["setting"].to_pylist())
     curves = {}
     for setting in sorted(set(settings.tolist())):

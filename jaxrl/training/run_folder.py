@@ -279,7 +279,7 @@ def _check_is_run(path: Path, overwrite: bool) -> None:
         )
 
 
-def _prepare(path: Path, config: dict[str, Any], overwrite: bool) -> bool:
+def _prepare(path: Path, config: Mapping[str, Any], overwrite: bool) -> bool:
     """Check or clear the locked folder; whether it already holds this configuration."""
     if overwrite or not (path / "config.yaml").exists():
         folders = [path / name for name in _FOLDERS]

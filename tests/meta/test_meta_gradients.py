@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -161,8 +161,8 @@ class Held:
 
     inner: meta.Bootstrap
     goal: Any
-    every: ClassVar[bool] = False
-    num_further: ClassVar[int] = 0
+    every = False
+    num_further = 0
 
     def loss(self, agent, env, state, data, advantages):
         return self.inner.match(agent, state, self.goal, data)

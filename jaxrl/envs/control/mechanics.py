@@ -23,14 +23,12 @@ JAX (float64 under x64); observations and rewards are float32.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Array, Key, setting
-
-Struct = TypeVar("Struct")
 
 
 def positive(default: float, help: str, unit: str) -> Any:
@@ -58,7 +56,7 @@ def random(what: str, unit: str) -> Any:
     return nonnegative(0.0, f"greatest random {what}, drawn in every step", unit)
 
 
-def constants_as(dtype: jnp.dtype, env: Struct) -> Struct:
+def constants_as(dtype: jnp.dtype, env: Any) -> Any:
     """`env` with every leaf an array of `dtype`, so that a step keeps the types of its state."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), env)
 

@@ -17,6 +17,7 @@ from jaxrl.core import Array, Box, Discrete, Key, PyTree, Struct, TimeStep, sett
 from jaxrl.core.protocols import has_legal, legal_actions
 from jaxrl.core.settings import check_own_settings
 from jaxrl.core.spaces import share_to_legal
+from jaxrl.core.types import is_traced
 from jaxrl.envs.wrappers.inner import (
     WrapperState,
     inner_actions,
@@ -140,7 +141,7 @@ class DiscreteActions(Struct):
         """num_values^D actions. Raises `ValueError` where the inner actions are no bounded box."""
         space = self.env.action_space
         bounds = (space.low, space.high) if isinstance(space, Box) else (jnp.inf,)
-        known = [x for x in bounds if not isinstance(x, jax.core.Tracer)]
+        known = [x for x in bounds if not is_traced(x)]
         if not all(np.isfinite(x).all() for x in known):
             raise ValueError(
                 "DiscreteActions needs actions in a Box with finite bounds, but those of "

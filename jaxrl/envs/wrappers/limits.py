@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import Array, Key, PyTree, Struct, TimeStep, struct
 from jaxrl.core.settings import check_own_settings
+from jaxrl.core.types import is_traced
 from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_legal, inner_observations
 
 
@@ -31,7 +31,7 @@ class TimeLimit(Struct):
         """Refuse a limit that is none."""
         check_own_settings(self)
         limit = self.max_steps
-        if not isinstance(limit, jax.core.Tracer) and np.any(np.asarray(limit) % 1):
+        if not is_traced(limit) and np.any(np.asarray(limit) % 1):
             raise ValueError(f"max_steps={limit} is not a whole number.")
 
     observation_space = inner_observations

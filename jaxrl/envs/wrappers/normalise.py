@@ -95,7 +95,7 @@ def standardised(
 ) -> PyTree:
     """Members `[..., *shape]`: each leaf of floats shifted and scaled by its moments, clipped."""
 
-    def scale(one: RunningMoments | tuple, leaf: Array) -> Array:
+    def scale(one: Any, leaf: Array) -> Array:
         if not one:
             return leaf
         return jnp.clip((leaf - one.mean) / jnp.sqrt(one.variance + epsilon), -clip, clip)

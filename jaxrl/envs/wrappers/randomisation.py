@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Array, Environment, Key, PyTree, Struct, TimeStep
+from jaxrl.core.types import is_traced
 from jaxrl.envs.parameters import check_parameter, resolve_parameter, with_parameters
 from jaxrl.envs.wrappers.inner import WrapperState, inner_actions, inner_observations
 
@@ -83,7 +84,7 @@ class DomainRandomisation(Struct):
     def legal(self) -> Callable[[WrapperState], Array]:
         """That of the environment of this episode; none where it has none."""
         _ = self.env.legal
-        return lambda state: with_parameters(self.env, state.kept).legal(state.inner)  # pyright: ignore
+        return lambda state: with_parameters(self.env, state.kept).legal(state.inner)
 
     def reset(self, key: Key) -> tuple[WrapperState, PyTree]:
         """A new episode in an environment drawn for it."""
@@ -148,7 +149,7 @@ def _check_range(env: Environment, name: str, range_: Distribution) -> None:
         ends = (range_.low, range_.high)
         for end in ends:
             check_parameter(env, name, end)
-        if any(isinstance(end, jax.core.Tracer) for end in ends):
+        if is_traced(ends):
             return
         if not range_.low <= range_.high:
             raise ValueError(f"{name}: the range from {ends[0]} to {ends[1]} is empty.")
