@@ -52,9 +52,9 @@ class NovelPolicy:
 
     A step pays the distance less `LEAST`, as in the authors' release (decisionforce/NPSCO). The
     gradient of novelty is that of its surrogate, with advantages under a critic of its own, and
-    that of the distance in the states seen, which the release leaves out. The critics' loss has a gradient apart, which is added.
-    The first `warm_up` steps of an episode, where every policy is in the same states, do not count
-    in the novelty that is compared with `LEAST`.
+    that of the distance in the states seen, which the release leaves out. The critics' loss has a
+    gradient apart, which is added. The first `warm_up` steps of an episode, where every policy is
+    in the same states, do not count in the novelty that is compared with `LEAST`.
     """
 
     reference: Frozen
