@@ -50,10 +50,11 @@ def total_variation(policy: Any, other: Any) -> jax.Array:
 class NovelPolicy:
     """PPO with a gradient of the task and one of novelty, and a rule that makes one of both.
 
-    The gradient of novelty is that of its surrogate, with advantages under a critic of its own, and
-    that of the distance in the states seen. The critics' loss has a gradient apart, which is added.
-    The first `warm_up` steps of an episode, where every policy is in the same states, do not count
-    in the novelty that is compared with `LEAST`.
+    A step pays the distance less `LEAST`, as in the authors' release (decisionforce/NPSCO). The
+    gradient of novelty is that of its surrogate, with advantages under a critic of its own, and
+    that of the distance in the states seen, which the release leaves out. The critics' loss has a
+    gradient apart, which is added. The first `warm_up` steps of an episode, where every policy is
+    in the same states, do not count in the novelty that is compared with `LEAST`.
     """
 
     reference: Frozen

@@ -100,11 +100,12 @@ def test_order_does_not_matter_to_a_rule_of_steps():
         facts = RuleFacts(lanes=1)
 
     agent = jaxrl.ppo(num_envs=4, rollout_length=6, num_minibatches=1, num_epochs=2)
+    world = env()
 
     @jax.jit
     def learned(agent, key):
-        state = agent.init(key, env())
-        start = start_rollout(key, agent, env())
+        state = agent.init(key, world)
+        start = start_rollout(key, agent, world)
         return agent.update(key, state, rollout(key, agent, env(), state, start)[1])[0].params
 
     found = [learned(agent.replace(rule=rule), jax.random.key(0)) for rule in (agent.rule, Lanes())]
