@@ -40,11 +40,11 @@ class PolicyLaw(Protocol):
     def mode(self) -> PyTree:
         """The trace of the action without exploration."""
 
-    def action(self, trace: PyTree) -> PyTree:
+    def action(self, trace: PyTree, /) -> PyTree:
         """Trace -> what is done: members `[..., *shape]` of discrete spaces, and in the place of
         each `Box` its D numbers `[..., D]` in units of the box, see `ActorCriticAgent`."""
 
-    def log_prob(self, trace: PyTree) -> Array:
+    def log_prob(self, trace: PyTree, /) -> Array:
         """Log-probability or log-density of a trace, `[...]` [nats]."""
 
     def entropy(self) -> Array:
