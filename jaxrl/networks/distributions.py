@@ -1,3 +1,6 @@
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
+
 """Policy distributions: sample, log-probability, entropy, mode and KL, over any leading axes.
 
 Log-probabilities are in nats.

@@ -48,3 +48,12 @@ def test_select_chooses_keys_and_never_multiplies():
     data = [np.asarray(jax.random.key_data(keys)) for keys in (first, second, chosen)]
     assert data[2].tolist() == [data[0][0].tolist(), data[1][1].tolist()]
     assert numbers.tolist() == [1.0, 2.0]
+
+
+def test_a_part_is_traced_where_one_of_its_numbers_is():
+    """Under `vmap` over one of two settings the other is known, and the part is not."""
+    law = Law(np.float32([1.0]), np.float32([2.0]))
+    assert not types.is_traced(law, 1.0, "name", None)
+    found = []
+    jax.vmap(lambda atoms: found.append(types.is_traced(1.0, law.replace(atoms=atoms))))(law.atoms)
+    assert found == [True]
