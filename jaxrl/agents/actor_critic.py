@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from jaxrl.agents import action_values, experience, on_policy
 from jaxrl.agents.action_box import ActionBox, check_action_box, from_units
@@ -24,7 +23,7 @@ from jaxrl.core.spaces import Box, Leaf, is_leaf, is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, is_traced
 from jaxrl.networks import Network, NetworkSettings, PolicyLaw, actor_critic
 from jaxrl.networks.distributions import FiniteLaw
-from jaxrl.networks.given import CLOSED, as_network
+from jaxrl.networks.given import as_network
 from jaxrl.networks.models import ActorCritic
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import describe
@@ -128,8 +127,8 @@ class ActorCriticAgent(SettableStruct):
     operator: BellmanOperator | None = None  # None: the value is a number, fitted by the rule
     successors: Successors = Sampled()
     actor_sees: tuple[str, ...] = setting((), "parts of what is seen that reach the actor")
-    # None: that of the action space.
-    policy_head: nn.Module | None = struct.field(pytree_node=False, default=None, metadata=CLOSED)
+    # A flax module, features `[..., D]` -> `PolicyLaw`; None for that of the action space.
+    policy_head: Any = struct.field(pytree_node=False, default=None, metadata={"setting": False})
 
     keep_env_state = experience.keep_env_state
 
@@ -365,10 +364,10 @@ class ActorCriticAgent(SettableStruct):
     def response(
         self, key: Key, state: ActorCriticState, observation: Array, memory: PyTree
     ) -> tuple[Array, bool]:
-        """Log-probabilities, or the action before it is clipped: see `readers.response`."""
+        """Logits, or the action before it is clipped: see `readers.response`."""
         policy = self.policy(state, observation, memory)
         if isinstance(policy, FiniteLaw):
-            return policy.log_probs(), True
+            return policy.logits, True
         if not isinstance(state.box, ActionBox):
             raise ValueError("no gradient attack on actions of several parts is known.")
         return state.box.stretched(policy.action(policy.mode())), False

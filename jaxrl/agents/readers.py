@@ -69,8 +69,8 @@ def response(
 ) -> tuple[Array, bool]:
     """The agent's answer to `observation[B, ...]`, and whether its rows are preferences.
 
-    Preferences are log-probabilities or scores, of which the greedy action is the argmax; of box
-    actions the answer is the action without exploration.
+    Preferences are logits or scores, of which the greedy action is the argmax; of box actions the
+    answer is the action without exploration.
 
     Args:
         agent: one that has `response`, `policy` or the `q_values` of discrete actions; asked in
@@ -90,7 +90,7 @@ def response(
         return agent.response(key, state, observation, memory)
     if isinstance(agent, HasPolicy):
         law = agent.policy(state, observation, memory)
-        return (law.log_probs(), True) if isinstance(law, FiniteLaw) else (law.mode(), False)
+        return (law.logits, True) if isinstance(law, FiniteLaw) else (law.mode(), False)
     if isinstance(agent, HasQValues):
         return agent.q_values(state, observation), True
     raise TypeError(

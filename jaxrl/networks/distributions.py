@@ -34,7 +34,7 @@ class PolicyLaw(Protocol):
     action; of laws whose trace is the action, as it is, nothing is recorded twice.
 
     Any class with these methods is one. `ActorCriticAgent(policy_head=...)` acts by it. One that
-    can list its actions has `log_probs() -> [..., A]` besides: who needs each of them asks for it.
+    can list its actions has their `logits[..., A]` besides: who needs each of them asks for these.
     """
 
     def sample(self, key: Key) -> PyTree:
@@ -63,10 +63,9 @@ class PolicyLaw(Protocol):
 
 @runtime_checkable
 class FiniteLaw(Protocol):
-    """A law of which all outcomes can be listed."""
+    """A law of actions that can all be listed."""
 
-    def log_probs(self) -> Array:
-        """Log-probabilities of all actions, `[..., A]` [nats]."""
+    logits: Array  # [..., A], their unnormalised log-probabilities
 
 
 def itself(law: Any, trace: PyTree) -> PyTree:

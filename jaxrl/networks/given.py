@@ -40,7 +40,7 @@ from jaxrl.core.spaces import Space, is_leaf
 from jaxrl.core.types import Array, Key, PyTree
 from jaxrl.networks.torsos import MLP, Network, Torso, space_facts
 
-CLOSED = {"setting": False, "closed": "A network of your own has no settings: give another one."}
+_CLOSED = {"setting": False, "closed": "A network of your own has no settings: give another one."}
 
 
 class GivenNetwork(Struct):
@@ -51,7 +51,7 @@ class GivenNetwork(Struct):
         name: of what was given, for messages.
     """
 
-    module: nn.Module = struct.field(pytree_node=False, metadata=CLOSED)
+    module: nn.Module = struct.field(pytree_node=False, metadata=_CLOSED)
     name: str = struct.field(pytree_node=False, default="")
 
     initialiser = "orthogonal"

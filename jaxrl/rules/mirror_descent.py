@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Struct
@@ -65,8 +66,8 @@ class TsallisDivergence(Struct):
                 f"TsallisDivergence sums over discrete actions, and {type(policy).__name__} has "
                 "none. Use divergence=KullbackLeibler(), or an environment with discrete actions."
             )
-        log_probs = policy.log_probs()
-        gap = log_probs - old.log_probs()
+        log_probs = jax.nn.log_softmax(policy.logits)
+        gap = log_probs - jax.nn.log_softmax(old.logits)
         ratio = jnp.exp(jnp.clip(gap, -contract.MOST_LOG_RATIO, contract.MOST_LOG_RATIO))
         return jnp.sum(jnp.exp(log_probs) * log_of_order(ratio, self.order), axis=-1)
 
