@@ -7,7 +7,7 @@
 | `q_network`, `critic_agent` | learners from replay, of discrete and of box actions |
 | `chain` | what learners from replay are made of besides an operator: the contract of parts |
 | `value_parts`, `channels`, `stock` | parts: bonuses, shifts, average reward, channels, stocks |
-| `beer`, `variance_weights` | parts: the rank of features; weights of errors |
+| `variance_weights` | a part: weights of errors |
 | `actors`, `critics`, `action_box` | who climbs critics, how several are one; action units |
 | `successors`, `generative`, `ensemble`, `dual` | where the outcomes of a backup come from |
 | `experience`, `iterated` | replay and lagged copies; a chain of networks |

@@ -1,6 +1,5 @@
 from jaxrl.agents.actor_critic import ActorCriticAgent as ActorCriticAgent
 from jaxrl.agents.actors import Deterministic as Deterministic, SquashedGaussian as SquashedGaussian
-from jaxrl.agents.beer import BellmanRank as BellmanRank
 from jaxrl.agents.channels import (
     ByFunction as ByFunction,
     BySign as BySign,

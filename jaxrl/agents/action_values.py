@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -164,9 +165,7 @@ def exploring(
     """
     if not isinstance(by, Improvement):
         return epsilon_greedy_law(scores, by, mask)
-    law = by
-    for _ in range(scores.ndim - 1):
-        law = jax.vmap(law)
+    law = functools.reduce(lambda one, _: jax.vmap(one), range(scores.ndim - 1), by)
     probs, _ = law(scores, *[mask] * is_masked(mask))
     return CategoricalPolicy(jnp.log(jnp.maximum(probs, _NEVER)))
 

@@ -108,16 +108,10 @@ def check_parts(agent: Any, env: Environment) -> None:
             owners[word] = name
     for part in agent.parts:
         facts, name = part.facts, type(part).__name__
-        if facts.discrete and not isinstance(env.action_space, Discrete):
-            raise ValueError(
-                f"{name} compares discrete actions, and this environment's are continuous: leave "
-                "it out."
-            )
-        if facts.entropy and isinstance(env.action_space, Discrete):
-            raise ValueError(
-                f"{name} is of the entropy of an actor, which learners of discrete actions have "
-                "none of: leave it out."
-            )
+        is_discrete = isinstance(env.action_space, Discrete)
+        if (facts.entropy and is_discrete) or (facts.discrete and not is_discrete):
+            what = "discrete actions" if facts.discrete else "the entropy of an actor of boxes"
+            raise ValueError(f"{name} is of {what}, not of {env.action_space}: leave it out.")
         check_facts(agent, name, facts)
         if isinstance(part, chain.Checks):
             part.check(agent, env)

@@ -93,16 +93,15 @@ def learned_source(agent: Any, state: Any, trajectory: Transition, laws: Law) ->
     """
     if not jax.tree.leaves(state.source.learned):
         return state.source
-    agent, size = at_present(agent, state.progress), trajectory.reward.size
+    agent = at_present(agent, state.progress)
     data, laws = jax.tree.map(
         lambda leaf: leaf.reshape(agent.num_minibatches, -1, *leaf.shape[2:]), (trajectory, laws)
     )
-    counts = jnp.ones(size // agent.num_minibatches)
-    indices = jnp.arange(counts.size, dtype=jnp.int32)
+    places = jnp.arange(trajectory.reward.size // agent.num_minibatches, dtype=jnp.int32)
 
     def step(source: SourceState, rows: tuple[Transition, Law]) -> tuple[SourceState, None]:
         data, law = rows
-        batch, lagged = Batch(data, counts, indices), law.mean()
+        batch, lagged = Batch(data, jnp.ones(places.size), places), law.mean()
         found, _ = agent.successors.learn(
             source, agent.operator, batch, law, lagged, state.progress
         )

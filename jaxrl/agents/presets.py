@@ -14,7 +14,6 @@ import jax
 import jaxrl.operators as operators
 import jaxrl.rules as rules
 from jaxrl.agents import (  # which register their parts
-    beer as beer,
     dual as dual,
     ensemble as ensemble,
     variance_weights as variance_weights,

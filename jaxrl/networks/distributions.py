@@ -1,10 +1,10 @@
-# Bodies of protocols are their docstrings.
-# pyright: reportReturnType=false
-
 """Policy distributions: sample, log-probability, entropy, mode and KL, over any leading axes.
 
 Log-probabilities are in nats.
 """
+
+# Bodies of protocols are their docstrings.
+# pyright: reportReturnType=false
 
 from __future__ import annotations
 

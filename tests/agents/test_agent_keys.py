@@ -10,7 +10,6 @@ from tables import Line
 
 from jaxrl.agents import (
     PRESETS,
-    BellmanRank,
     Dual,
     Generative,
     NormalisedAgent,
@@ -43,7 +42,7 @@ OTHERS = {
     "generative": lambda: small("dqn", operator=RISKY, successors=Generative(num_samples=3)),
     "generative_sac": lambda: small("sac", successors=Generative(num_samples=3)),
     "dual": lambda: small("dqn", successors=Dual(), operator=RISKY),
-    "variances": lambda: small("dqn", parts=(VarianceWeights(), BellmanRank())),
+    "variances": lambda: small("dqn", parts=(VarianceWeights(),)),
 }
 LIKE_ANOTHER = {"mdpo", "dpo", "lpo", "double_dqn", "c51", "qr_dqn", "log_dqn", "munchausen_dqn"}
 LIKE_ANOTHER |= {"dsac_t", "tqc", "annealed_sac", "annealed_td3", "differential_dqn"}

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from systems.v02_beer import BellmanRank
 from tables import FROM_REPLAY, HALF, Line, filled, kernel, rows, started
 
 from jaxrl import envs
 from jaxrl.agents import (
     PRESETS,
-    BellmanRank,
     GradientDescent,
     IteratedCopies,
     RewardShift,
