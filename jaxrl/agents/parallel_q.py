@@ -79,7 +79,7 @@ class ParallelQAgent(SettableStruct):
     lambda_: float = setting(0.95, "trace decay of the returns", low=0.0, high=1.0)
     exploration: float | Schedule | Improvement | ReactiveExploration = setting(
         Linear(1.0, 0.05, end=0.3),
-        "chance of a uniform action, or an improvement",
+        "chance of a random action, or an improvement",
         low=0.0,
         high=1.0,
     )

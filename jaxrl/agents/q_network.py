@@ -93,7 +93,7 @@ class QNetworkAgent(SettableStruct):
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     exploration: float | Schedule | Improvement = setting(
         Linear(1.0, 0.05, end=0.3),
-        "chance of a uniform action, or an improvement",
+        "chance of a random action, or an improvement",
         low=0.0,
         high=1.0,
     )
