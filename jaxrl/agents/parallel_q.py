@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,10 +129,9 @@ class ParallelQAgent(SettableStruct):
     def exploring(self, state: ParallelQState) -> Array | Improvement:
         """What it explores by at present: the probability of a uniform action `[]`, or an
         improvement, whose law at the action values is drawn from."""
-        exploration: Any = self.exploration
-        if isinstance(exploration, ReactiveExploration):
-            return exploration(state.recent)
-        present = values_at(exploration, state.progress)
+        if isinstance(self.exploration, ReactiveExploration):
+            return self.exploration(state.recent)
+        present = values_at(self.exploration, state.progress)
         return jax.tree.map(lambda number: jnp.asarray(number, float), present)
 
     def q_values(self, state: ParallelQState, observation: PyTree) -> Array:

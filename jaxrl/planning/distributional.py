@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike
 from jaxrl.core.distances import wasserstein_distance
 from jaxrl.core.law import Law
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, PyTree
 from jaxrl.functionals.per_pair import PerPair
 from jaxrl.operators.bellman import BellmanOperator, describe
 from jaxrl.operators.grid_heads import Categorical
@@ -169,7 +168,7 @@ def categorical_fixed_point(mdp: TabularMDP, policy: ArrayLike, head: Categorica
 
 
 @jax.jit
-def _categorical_fixed_point(mdp: TabularMDP, operator: Any) -> Solution:
+def _categorical_fixed_point(mdp: TabularMDP, operator: PyTree) -> Solution:
     head, dtype = operator.head, mdp.prob.dtype
     num_states, num_atoms = mdp.num_states, head.num_atoms
     grid = head.support(dtype)

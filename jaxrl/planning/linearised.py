@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Struct
 from jaxrl.core.mdp import TabularMDP
-from jaxrl.core.types import Array
+from jaxrl.core.types import Array, PyTree
 from jaxrl.functionals.per_pair import PerPair, over_pairs
 from jaxrl.operators.bellman import BellmanOperator
 from jaxrl.operators.improvement import PerState
@@ -77,7 +76,7 @@ def linearise(prepared: Prepared, values: Array, q_values: Array, policy: Array)
         slopes = jnp.ones(mdp.prob.shape[:2], values.dtype)
     elif not shared:
         slopes = jax.grad(lambda q: jnp.sum(state_values(mdp, operator, q)[0]))(q_values)
-    functional: Any = operator.successor_functional
+    functional: PyTree = operator.successor_functional
     if is_large(mdp) and operator.composition.facts.linear and not shared:
         weights = slopes[..., None] * worst_laws(mdp, operator, values) * discounts(mdp)
         return _over_actions(mdp, weights)
@@ -162,7 +161,7 @@ def worst_case_kernel(
         Iyengar (2005), Robust dynamic programming, section 2 (the worst law of each pair); the
         slope is the envelope theorem.
     """
-    functional: Any = operator.successor_functional
+    functional: PyTree = operator.successor_functional
     if not (functional.facts.monotone and functional.facts.translation_equivariant):
         return mdp.prob
     if not is_shared(operator):
