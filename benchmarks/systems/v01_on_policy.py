@@ -1,4 +1,4 @@
-"""V-01 on fresh experience: values as classes (HL-Gauss) in PPO and PQN.
+"""V-01, HL-Gauss on fresh experience: values as classes (HL-Gauss) in PPO and PQN.
 
     python benchmarks/systems/v01_on_policy.py
 
