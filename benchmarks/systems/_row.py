@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
 import time
 
 import numpy as np
@@ -29,3 +31,15 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
     values = np.asarray(values, float)
     width = stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / values.size**0.5
     return float(values.mean()), float(values.mean() - width), float(values.mean() + width)
+
+
+def recorded(name: str) -> dict:
+    """What another benchmark has recorded in `results/NAME.json`."""
+    return json.loads((pathlib.Path(__file__).parents[1] / "results" / f"{name}.json").read_text())
+
+
+def pooled(estimates: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Mean of independent estimates, each with the ends of its interval, and the ends of its own."""
+    mean = float(np.mean([mean for mean, _, _ in estimates]))
+    width = float(np.hypot.reduce([(high - low) / 2 for _, low, high in estimates]))
+    return mean, mean - width / len(estimates), mean + width / len(estimates)
