@@ -39,7 +39,7 @@ def recorded(name: str) -> dict:
 
 
 def pooled(estimates: list[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """Mean of independent estimates, each with the ends of its interval, and the ends of its own."""
+    """Mean of independent estimates, each with its interval, and the ends of its own interval."""
     mean = float(np.mean([mean for mean, _, _ in estimates]))
     width = float(np.hypot.reduce([(high - low) / 2 for _, low, high in estimates]))
     return mean, mean - width / len(estimates), mean + width / len(estimates)

@@ -5,9 +5,9 @@
 Random policies on random models of 4 states and 3 outcomes, 3 random steps. The nested CVaR of each
 is `planning.nested_cvar` of the chain that the policy makes; the reference, written here in NumPy,
 follows every path, and takes CVaR of its law for the whole return. Claims: at level 1 it is the
-mean; it rises with the level; CVaR at level^3 <= nested at level <= mean; with one random step it is
-the CVaR; at the same level there is no order. Control: one sampled successor, of which CVaR is the
-mean, is refused. (The optimistic learner of the paper is not built here.)
+mean; it rises with the level; CVaR at level^3 <= nested at level <= mean; with one random step it
+is the CVaR; at the same level there is no order. Control: one sampled successor, of which CVaR is
+the mean, is refused. (The optimistic learner of the paper is not built here.)
 """
 
 from __future__ import annotations

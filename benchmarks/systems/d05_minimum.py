@@ -6,8 +6,8 @@ Random chains of 4 states and 2 outcomes that end after 4 steps, with rewards on
 is the worst reward on the way. Reference, written here: every path. `MinForm` backs up laws
 (categorical, on the grid of the rewards); the control backs up means, min(r, E V'), which the
 toolkit refuses and which is written here. Also, softmin weights of the paper over the rewards of
-paths: at temperature 0.01 their sum is the minimum. Claims: laws give E min to rounding, means
-do not, and are never below it.
+paths: at temperature 0.01 their sum is the minimum. Claims: laws give E min to rounding, means do
+not, and are never below it.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/systems/m01_drift.py
 
-A drift f(r, A) penalises moving the policy by the ratio r: f >= 0, f(1, A) = 0, and no slope at
-r = 1. These are tried here for networks of random weights on many ratios and advantages; PPO's clip
-as a drift is compared with PPO's own formula. From the record of `meta_learning.py`: drifts evolved
-on two cart-poles, against PPO tuned at each task on the same new lives. Claims: the axioms hold to
+A drift f(r, A) penalises moving the policy by the ratio r: f >= 0, f(1, A) = 0, and no slope at r =
+1. These are tried here for networks of random weights on many ratios and advantages; PPO's clip as
+a drift is compared with PPO's own formula. From the record of `meta_learning.py`: drifts evolved on
+two cart-poles, against PPO tuned at each task on the same new lives. Claims: the axioms hold to
 rounding; the learned drift beats PPO where it was evolved and on both held-out tasks (intervals
 above 0).
 

@@ -1,4 +1,4 @@
-"""M-02, temporally aware rules: rates that know their lifetime beat constants in lives of any length.
+"""M-02, temporally aware rules: rates that know their lifetime beat constants.
 
     python benchmarks/systems/m02_timed.py
 

@@ -84,8 +84,8 @@ def main() -> None:
         max(sums, munchausen, greedy) < 1e-9 and high < 0.5 and bool(np.all(ours <= bound)),
         measured=f"last policy loses {ours.mean():.3f}",
         control=f"{plain.mean():.3f}, value iteration under the same errors",
-        interval=f"ratio {ratio:.2f} [{low:.2f}, {high:.2f}], {NUM_MODELS} models; identities exact: "
-        f"{max(sums, munchausen, greedy):.0e}",
+        interval=f"ratio {ratio:.2f} [{low:.2f}, {high:.2f}], {NUM_MODELS} models; "
+        f"identities exact: {max(sums, munchausen, greedy):.0e}",
     )
 
 

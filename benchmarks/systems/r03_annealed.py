@@ -6,8 +6,8 @@ Random models, a uniform policy, and targets r + d q(s', a') of sampled pairs, w
 `agents.Optimism` with a level that is a traced number. References: planners, and value iteration
 over outcomes and actions jointly, written here. Claims: level 1/2 is the value of the policy; level
 -> 1 is the optimum with deterministic transitions, and with random ones the best joint outcome,
-above the optimum; at the end of an anneal from 0.9 to 0.5 nothing of the optimism is left; and, from
-the record of `comparisons.py`, annealed TD3 and SAC learn better on Pendulum (interval of the
+above the optimum; after an anneal from 0.9 to 0.5 nothing of the optimism is left; and, from the
+record of `comparisons.py`, annealed TD3 and SAC learn better on Pendulum (interval of the
 difference above 0).
 
 The last claim does not hold: at 50,000 steps TD3 and SAC are near the best of Pendulum with or

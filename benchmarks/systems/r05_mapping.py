@@ -2,12 +2,13 @@
 
     python benchmarks/systems/r05_mapping.py
 
-(1) A DQN whose one channel is stored as it is, at a rate of 1, and DQN (control): the same networks.
-(2) A value that is stored through a logarithm or a root, of rewards 0 or 4 at even odds. Reference:
-the stationary equation f(v) = E f((1 - b) v + b r) of rate b in ordinary space, by SciPy; its ends
-are the mean 2 and the f-mean. Claims: (1) to rounding; (2) values follow the equation within 0.02,
-from the f-mean at rate 1 (control: mapping the target) to the mean as the rate falls. (3) Rewards
-split by sign into channels leave the greedy policy as it is in a solved model.
+(1) A DQN whose one channel is stored as it is, at a rate of 1, and DQN (control): the same
+networks. (2) A value that is stored through a logarithm or a root, of rewards 0 or 4 at even odds.
+Reference: the stationary equation f(v) = E f((1 - b) v + b r) of rate b in ordinary space, by
+SciPy; its ends are the mean 2 and the f-mean. Claims: (1) to rounding; (2) values follow the
+equation within 0.02, from the f-mean at rate 1 (control: mapping the target) to the mean as the
+rate falls. (3) Rewards split by sign into channels leave the greedy policy as it is in a solved
+model.
 """
 
 from __future__ import annotations

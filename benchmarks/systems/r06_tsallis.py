@@ -2,11 +2,10 @@
 
     python benchmarks/systems/r06_tsallis.py
 
-The convention is S(p) = (1 - sum p^q) / (q - 1), at temperature t. Reference: the program
-max_p p.Q + t S(p) over laws, by SciPy (SLSQP) on random values, and the conditions of Karush, Kuhn
-and Tucker. Claims: both agree within 1e-6; as q tends to 1 the map, and the Munchausen bonus of
-random values, are those of the softmax (control: q = 2 is not); the support shrinks as q rises or t
-falls.
+The convention is S(p) = (1 - sum p^q) / (q - 1), at temperature t. Reference: the program max_p p.Q
++ t S(p) over laws, by SciPy (SLSQP) on random values, and the conditions of Karush, Kuhn and
+Tucker. Claims: both agree within 1e-6; as q tends to 1 the map, and the Munchausen bonus of random
+values, are those of the softmax (control: q = 2 is not); the support shrinks as q rises or t falls.
 """
 
 from __future__ import annotations

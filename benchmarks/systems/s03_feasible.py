@@ -3,11 +3,11 @@
     python benchmarks/systems/s03_feasible.py
 
 Random deterministic models of 60 states, in a quarter of which a constraint is violated. The
-feasible operator (1 - d) h + d max(h, min_a V), of the violation h, is `Avoidance` of -h. Reference,
-written here: the greatest set of states without violation from each of which some action stays in
-it. Claims: the operator contracts by the discount; the states of positive value are the reference
-set as the discount tends to 1. Control: the same at a discount of 0.9. (The weighted cloning of the
-paper is not built.)
+feasible operator (1 - d) h + d max(h, min_a V), of the violation h, is `Avoidance` of -h.
+Reference, written here: the greatest set of states without violation from each of which some action
+stays in it. Claims: the operator contracts by the discount; the states of positive value are the
+reference set as the discount tends to 1. Control: the same at a discount of 0.9. (The weighted
+cloning of the paper is not built.)
 """
 
 from __future__ import annotations

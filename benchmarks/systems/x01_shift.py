@@ -3,11 +3,11 @@
     python benchmarks/systems/x01_shift.py
 
 Random models that end: q shifted by K = c / (1 - discount) solves the Bellman equation of the
-rewards that `RewardShift` gives, ends corrected, so that the best policy stays; with c added at ends
-too and no correction (control) it changes. Then deep sea, where one way of 1,024 leads to the
-treasure: a linear DQN that starts near 0 and acts greedily, with a negative shift, none (control), and
-a positive one. Claims: the identity holds to rounding, the uncorrected policy is another on some
-models; the negative shift finds the treasure on every seed, the controls on at most one of eight.
+rewards that `RewardShift` gives, ends corrected, so that the best policy stays; with c added at
+ends too (control) it changes. Then deep sea, where one way of 256 leads to the treasure: a linear
+DQN that starts near 0 and acts greedily, with a negative shift, none (control), and a positive one.
+Claims: the identity holds to rounding, the uncorrected policy is another on some models; the
+negative shift finds the treasure on every seed, the controls on at most one of eight.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from _row import row
 import jaxrl
 from jaxrl import BellmanOperator, Lookahead, agents, core, envs, networks, planning
 
-NUM_MODELS, DISCOUNT, NUM_SEEDS, SIZE, NUM_STEPS = 30, 0.9, 8, 10, 40_000
+NUM_MODELS, DISCOUNT, NUM_SEEDS, SIZE, NUM_STEPS = 30, 0.9, 8, 8, 60_000
 SHIFTS = (-0.1, 0.0, 0.1)
 
 
