@@ -93,7 +93,7 @@ def main() -> None:
             best[kind] = max(tried, key=lambda found: float(interquartile_mean(found)))
         gain, low, high = difference(best["HL-Gauss"], best["squared error"])
         holds &= high >= 0
-        iqm = {kind: float(interquartile_mean(scores)) for kind, scores in best.items()}
+        iqm = {kind: float(interquartile_mean(values)) for kind, values in best.items()}
         found[name] = iqm, (gain, low, high)
         print(f"   HL-Gauss less squared error: {gain:+.1f} [{low:+.1f}, {high:+.1f}]")
     row(
