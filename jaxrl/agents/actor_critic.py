@@ -252,7 +252,7 @@ class ActorCriticAgent(SettableStruct):
         if state.marks:
             first = state.marks.first_steps(ended)
             trajectory = trajectory.replace(extras={**trajectory.extras, "first_step": first})
-        targets, rule_state, logs = self._targets(key, state, trajectory)
+        targets, state, logs = self._targets(key, state, trajectory)
         starts = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
         action = trajectory.extras.get("raw_action", trajectory.action)
         data = (trajectory.observation, action, targets, starts, trajectory.mask)
@@ -264,10 +264,10 @@ class ActorCriticAgent(SettableStruct):
         loss, axis = functools.partial(self._loss, state), int(self.network.recurrent_size > 0)
         learned, (mean_loss, entropy) = descend(key, self, state, loss, data, axis)
         progress = state.progress.advance(ended.size)
-        learned = learned.replace(rule_state=rule_state, progress=progress)
+        learned = learned.replace(progress=progress)
         if state.marks:
             learned = learned.replace(marks=state.marks.replace(starts=ended[-1]))
-        logs |= reported(self.rule, rule_state)
+        logs |= reported(self.rule, state.rule_state)
         return learned, {"loss": mean_loss, "entropy": entropy} | logs
 
     def _model(self, env: Environment) -> ActorCritic:
@@ -310,8 +310,9 @@ class ActorCriticAgent(SettableStruct):
 
     def _targets(
         self, key: Key, state: ActorCriticState, trajectory: Transition
-    ) -> tuple[Any, PyTree, dict[str, Array]]:
-        """Targets and state of the rule, and metrics."""
+    ) -> tuple[Any, ActorCriticState, dict[str, Array]]:
+        """Targets of the rule, the state with what the rule and the source of successors remember
+        of the rollout, and metrics."""
         memory = trajectory.extras.get("memory_before", ())
         next_memory = trajectory.extras.get("memory_after", ())
 
@@ -332,8 +333,9 @@ class ActorCriticAgent(SettableStruct):
         )
         rule = values_at(self.rule, state.progress)
         if self.operator is None:
-            return *rule.targets(state.rule_state, outputs, trajectory, state.progress), {}
-        head, drawn = self.operator.head, None
+            targets, kept = rule.targets(state.rule_state, outputs, trajectory, state.progress)
+            return targets, state.replace(rule_state=kept), {}
+        head, drawn, source = self.operator.head, None, state.source
         if self.successors.is_random:
             ahead = on_policy.one_step_ahead(
                 key,
@@ -343,14 +345,16 @@ class ActorCriticAgent(SettableStruct):
                 outputs.next_value,
                 lambda seen: self._read("value", state, seen, ())[:, :, None],  # of one action
             )
+            source = on_policy.learned_source(self, state, trajectory, ahead.law)
             trajectory, drawn = trajectory.replace(reward=ahead.reward), ahead.law
         elif head.facts.stores_law:
             laws = action_values.each(head.law, next_params, head)
             outputs = outputs.replace(head=head, next_laws=laws)
-        targets, rule_state = rule.targets(state.rule_state, outputs, trajectory, state.progress)
+        targets, kept = rule.targets(state.rule_state, outputs, trajectory, state.progress)
         if head.facts.stores_law and drawn is not None:
             targets = targets.replace(laws=jax.vmap(jax.vmap(head.encode))(drawn))
-        return targets, rule_state, on_policy.narrowness(head, targets.returns)
+        state = state.replace(rule_state=kept, source=source)
+        return targets, state, on_policy.narrowness(head, targets.returns)
 
     def _loss(self, state: ActorCriticState, params: PyTree, batch: tuple) -> tuple[Array, Array]:
         observation, action, targets, starts, legal, *memory = batch

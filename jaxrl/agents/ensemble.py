@@ -135,7 +135,7 @@ class Ensemble(Struct):
     )
     over_models: Functional | None = None
 
-    facts = PartFacts(one_step=True, replay=True)
+    facts = PartFacts(one_step=True)
     keeps_env_state: ClassVar[bool] = False
     is_random: ClassVar[bool] = True
 

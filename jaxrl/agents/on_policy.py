@@ -10,13 +10,15 @@ import jax.numpy as jnp
 
 from jaxrl.agents import checks, experience
 from jaxrl.agents.action_values import clipped_fraction
+from jaxrl.agents.successors import SourceState
 from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, Head
 from jaxrl.core.spaces import is_masked
-from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
+from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.operators import BellmanOperator
 from jaxrl.operators.bellman import Lookahead, describe
+from jaxrl.replay import Batch
 
 SOURCE = 1  # random stream of drawn successors
 
@@ -79,6 +81,36 @@ def one_step_ahead(
     return Ahead(laws.mean() - trajectory.discount * next_values, laws)
 
 
+def learned_source(agent: Any, state: Any, trajectory: Transition, laws: Law) -> SourceState:
+    """The source of successors after its steps on a rollout, one for each of its minibatches; as it
+    is, where it learns nothing.
+
+    Args:
+        agent: with `operator`, `successors` and `num_minibatches`.
+        state: its state, with `source` and `progress`.
+        trajectory: `[T, B, ...]`, what was seen.
+        laws: `[T, B, K]`, the backups of its steps.
+    """
+    if not jax.tree.leaves(state.source.learned):
+        return state.source
+    agent, size = at_present(agent, state.progress), trajectory.reward.size
+    data, laws = jax.tree.map(
+        lambda leaf: leaf.reshape(agent.num_minibatches, -1, *leaf.shape[2:]), (trajectory, laws)
+    )
+    counts = jnp.ones(size // agent.num_minibatches)
+    indices = jnp.arange(counts.size, dtype=jnp.int32)
+
+    def step(source: SourceState, rows: tuple[Transition, Law]) -> tuple[SourceState, None]:
+        data, law = rows
+        batch, lagged = Batch(data, counts, indices), law.mean()
+        found, _ = agent.successors.learn(
+            source, agent.operator, batch, law, lagged, state.progress
+        )
+        return typed_like(source, source.replace(learned=found)), None
+
+    return jax.lax.scan(step, state.source, (data, laws))[0]
+
+
 def head_loss(head: Head, params: Array, returns: Array, laws: Array | None) -> Array:
     """The head's loss `[...]` of each row.
 
@@ -131,7 +163,8 @@ def check_operator(agent: Any, operator: BellmanOperator, env: Environment) -> N
     if agent.successors.facts.replay:
         raise ValueError(
             f"successors={type(agent.successors).__name__} learn from the batches of a replay, "
-            "which this agent has not: use Generative(num_samples=16), or an agent with a replay."
+            "which this agent has not: use Generative(num_samples=16), or Ensemble(), or an agent "
+            "with a replay."
         )
     if agent.successors.is_random and agent.network.recurrent_size:
         raise ValueError(

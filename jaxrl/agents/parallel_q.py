@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,9 +131,10 @@ class ParallelQAgent(SettableStruct):
     def exploring(self, state: ParallelQState) -> Array | Improvement:
         """What it explores by at present: the probability of a uniform action `[]`, or an
         improvement, whose law at the action values is drawn from."""
-        if isinstance(self.exploration, ReactiveExploration):
-            return self.exploration(state.recent)
-        present = values_at(self.exploration, state.progress)
+        exploration: Any = self.exploration
+        if isinstance(exploration, ReactiveExploration):
+            return exploration(state.recent)
+        present = values_at(exploration, state.progress)
         return jax.tree.map(lambda number: jnp.asarray(number, float), present)
 
     def q_values(self, state: ParallelQState, observation: PyTree) -> Array:
@@ -187,6 +189,8 @@ class ParallelQAgent(SettableStruct):
                 key, self, state, trajectory, values, read, masked=True
             )
             reward = ahead.reward
+            source = on_policy.learned_source(self, state, trajectory, ahead.law)
+            state = state.replace(source=source)
         if head.facts.stores_law and self.successors.is_random:
             laws = jax.vmap(jax.vmap(head.encode))(ahead.law)
         elif head.facts.stores_law:

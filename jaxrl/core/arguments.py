@@ -90,6 +90,6 @@ def check_parts(name: str, value: Any, methods: tuple[str, ...], example: str) -
         )
     if not dataclasses.is_dataclass(value) or jax.tree.leaves(value) == [value]:
         raise ValueError(
-            f"{name} of type {type(value).__name__} is no struct: decorate the class with "
-            "jaxrl.core.struct.dataclass, which makes it a pytree."
+            f"{name} of type {type(value).__name__} is no struct: let the class inherit from "
+            "jaxrl.Struct, which makes it a pytree."
         )

@@ -321,5 +321,6 @@ class NetworkSettings(Struct):
 
 
 register(
-    "networks", NetworkSettings, field_types=[NetworkSettings, Network], mlp="network_settings"
+    "networks", NetworkSettings, NatureTorso, ResNetTorso, field_types=[NetworkSettings, Network]
 )
+register("networks", mlp="network_settings", nature="nature_torso", resnet="res_net_torso")

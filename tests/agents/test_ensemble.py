@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ from jaxrl.agents import Ensemble, Optimiser, Sampled, preset
 from jaxrl.core import Box, Discrete, Law, Linear, Progress, TimeStep, struct
 from jaxrl.functionals import CVaR, KLBall, Mean
 from jaxrl.networks import NetworkSettings
-from jaxrl.operators import BellmanOperator
+from jaxrl.operators import BellmanOperator, Scalar
 from jaxrl.planning import value_iteration
 from jaxrl.replay import Batch, UniformReplay
 from jaxrl.training import start_training, train_iteration
@@ -447,6 +448,37 @@ def test_what_cannot_be_modelled_or_fed_is_refused_with_the_remedy(case):
 # --- learning with it ----------------------------------------------------------------------------
 
 
+FRESH = {"num_envs": 4, "rollout_length": 6, "num_minibatches": 3, "num_epochs": 1}
+
+
+@pytest.mark.parametrize("name", ["pqn", "ppo"])
+def test_models_learn_from_the_rollouts_of_agents_without_a_replay(name):
+    """A step on each third of a rollout, in turn; and what is backed up is what they draw."""
+    env = LinearGaussian(discrete=True)
+    operator = BellmanOperator(Scalar(), successor_functional=CVaR(0.1))
+    learner = preset(name).replace(**FRESH, operator=operator, successors=FEW)
+    learner.check(env)
+
+    @jax.jit
+    def both(key):
+        state = start_training(key, learner, env, 100.0).agent
+        rows = transitions(key, env, 24)
+        trajectory = jax.tree.map(lambda x: x.reshape(6, 4, *x.shape[1:]), rows)
+        trajectory = trajectory.replace(extras={"log_prob": jnp.zeros((6, 4))})
+        after, _ = learner.update(key, state, trajectory)
+        source = state.source
+        for third in range(3):
+            part = jax.tree.map(lambda x, at=8 * third: x[at : at + 8], rows)
+            batch = Batch(part, jnp.ones(8), jnp.arange(8))
+            learned, _ = FEW.learn(source, operator, batch, None, None, state.progress)
+            source = source.replace(learned=learned)
+        return after.source.learned, source.learned, state.source.learned
+
+    found, expected, before = jax.device_get(both(KEY))
+    chex.assert_trees_all_close(found, expected, rtol=2e-4, atol=1e-6)
+    assert not np.allclose(jax.tree.leaves(found.params)[0], jax.tree.leaves(before.params)[0])
+
+
 @struct.dataclass
 class Gamble:
     """x' = 0.7 x + 0.3 e; the sure thing pays 0.5 + 0.1 e', the risk 1 + x / 2 + 0.8 e'."""
@@ -536,6 +568,30 @@ def test_a_q_network_learns_the_nested_values():
     agrees = (found.argmax(axis=2) == known.argmax(axis=2))[np.abs(gain) > 0.2]
     assert np.mean(agrees) > 0.95
     assert gain[0].min() > -1e-3 and gain[1].min() < 0.0 < gain[1].max()
+
+
+@pytest.mark.slow
+@pytest.mark.optimised
+def test_learners_without_a_replay_learn_the_nested_values():
+    levels = (1.0, 0.25)
+    learner = preset("pqn").replace(
+        network=NetworkSettings(hidden_sizes=(32, 32), activation="silu", initialiser="lecun"),
+        optimiser=Optimiser(learning_rate=Linear(3e-3, 1e-4), max_grad_norm=10.0),
+        successors=Ensemble(num_samples=16, num_models=2, network=SMALL),
+        discount=0.8,
+        exploration=1.0,
+        lambda_=0.0,
+        num_envs=16,
+        rollout_length=32,
+        num_epochs=2,
+        num_minibatches=8,
+    )
+    state = trained(learner, Gamble(), levels, 60_000)
+    known = np.stack([gamble_q_values(CVaR(level), 0.8) for level in levels])
+    inside = np.abs(GRID) < 1.05
+    points = jnp.asarray(GRID[inside, None])
+    found = np.asarray(jax.vmap(lambda s: s.model.apply(s.params, points))(state))
+    assert np.max(np.abs(found - known[:, inside]).mean(axis=(1, 2))) < 0.15
 
 
 @pytest.mark.slow

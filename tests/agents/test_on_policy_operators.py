@@ -14,7 +14,6 @@ from jaxrl import envs, planning, returns
 from jaxrl.agents import (
     ActorCriticAgent,
     Dual,
-    Ensemble,
     Generative,
     Optimiser,
     ParallelQAgent,
@@ -264,7 +263,6 @@ def test_rules_leave_the_value_s_loss_to_the_head(rule):
 REFUSED = {
     "draws without an operator": ({"successors": Generative(4)}, "feed an operator"),
     "one successor": ({"operator": BellmanOperator(successor_functional=CVaR(0.1))}, "sees 1 per"),
-    "learned models": ({"operator": BellmanOperator(), "successors": Ensemble()}, "of a replay"),
     "multipliers": (
         {"operator": BellmanOperator(successor_functional=CVaR(0.1)), "successors": Dual()},
         "of a replay",

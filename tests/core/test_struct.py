@@ -113,3 +113,44 @@ def test_gradients_come_back_as_the_same_struct():
     grads = jax.grad(lambda both: both.multiply(both.add(2.0)))(Both())
     # (2 + a) m: the slope in a is m = 3, in m it is 2 + a = 3.
     assert grads == Both(Add(3.0), Multiply(3.0))
+
+
+class Sum(struct.Struct):
+    amount: float = 1.0
+    sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(1,), converter=tuple)
+
+    def __post_init__(self):
+        assert self.amount >= 0, "checked"
+
+    def __call__(self, x):
+        return x + self.amount
+
+
+class Shifted(Sum):
+    shift: float = struct.field(default=2.0, converter=float)
+
+    def __repr__(self):
+        return f"shifted by {self.shift}"
+
+
+@struct.dataclass
+class Decorated(Shifted):
+    more: float = 3.0
+
+
+def test_a_subclass_is_what_a_decorated_class_is():
+    """Frozen, a pytree with a type of its own, shown alike; its fields and checks are inherited."""
+    assert repr(Sum()) == repr(Add()).replace("Add", "Sum")
+    assert jax.tree.structure(Sum()) != jax.tree.structure(Add())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Sum().amount = 2.0
+    further = Decorated(4.0, sizes=[5], more=6.0)
+    assert jax.tree.leaves(further) == [4.0, 2.0, 6.0] and further.sizes == (5,)
+    assert further.replace(shift=1.0) == Decorated(4.0, (5,), 1.0, 6.0)
+    assert repr(further) == "shifted by 2.0" and further(1.0) == 5.0
+    for wrong in (lambda: Shifted(-1.0), lambda: further.replace(amount=-1.0)):
+        with pytest.raises(AssertionError, match="checked"):
+            wrong()
+    doubled = jax.jit(lambda tree: jax.tree.map(lambda leaf: 2 * leaf, tree))(further)
+    assert doubled == Decorated(8.0, (5,), 4.0, 12.0)
+    assert jax.tree.unflatten(jax.tree.structure(Sum()), [None]).amount is None
