@@ -98,6 +98,8 @@ def table(records: dict[str, dict]) -> str:
             row = title(script) | cells(records[script.stem]["printed"])
             names = ("id", "name", "claim", *CELLS, "holds", "seconds")
             lines.append(f"| {' | '.join(row.get(name, '') for name in names)} |")
+    seconds = [int(cells(record["printed"]).get("seconds", 0)) for record in records.values()]
+    lines += ["", f"{len(records)} systems, {sum(seconds) / 60:.0f} minutes of CPU time in all."]
     return "\n".join(lines)
 
 

@@ -8,6 +8,9 @@ random models: the policy planned with the KL penalty, and the nominal one (cont
 that are drawn towards other laws. Claims: dual and primal agree within 1e-5; a value rises with the
 penalty, to the mean; the robust policy loses less of its own nominal value under the drawn kernels
 (interval of the paired difference above 0). (The paper's d-rectangular regression is not built.)
+
+At a price of 1 instead of 0.3, tried first on 24 other models, the policies hardly differ, and the
+interval was [-0.03, 0.27].
 """
 
 from __future__ import annotations
