@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _row import row
+from scipy import stats
 
 import jaxrl
 from jaxrl import BellmanOperator, Lookahead, agents, core, envs, networks, planning
@@ -84,6 +85,7 @@ def main() -> None:
     )
     found = {shift: int(treasures(shift).sum()) for shift in SHIFTS}
     print(f"deep sea {SIZE}: seeds that found the treasure, by shift {found}")
+    low, high = stats.binomtest(found[-0.1], NUM_SEEDS).proportion_ci()
     row(
         started,
         off < 1e-8
@@ -92,7 +94,7 @@ def main() -> None:
         and max(found[0.0], found[0.1]) <= 1,
         measured=f"treasure on {found[-0.1]} of {NUM_SEEDS} seeds at {SHIFTS[0]}",
         control=f"{found[0.0]} without shift, {found[0.1]} at {SHIFTS[2]}",
-        interval=f"{NUM_SEEDS} seeds; identity exact: {off:.0e}; uncorrected, another policy on "
+        interval=f"share [{low:.2f}, {high:.2f}], {NUM_SEEDS} seeds; identity exact: {off:.0e}; uncorrected, another policy on "
         f"{changed} of {len(rows)} models",
     )
 
