@@ -8,6 +8,9 @@ ends too (control) it changes. Then deep sea, where one way of 256 leads to the 
 DQN that starts near 0 and acts greedily, with a negative shift, none (control), and a positive one.
 Claims: the identity holds to rounding, the uncorrected policy is another on some models; the
 negative shift finds the treasure on every seed, the controls on at most one of eight.
+
+Unseen actions stay tempting until all others have fallen by K: with a third of the learning rate
+and half of the gradient steps, too little for that, three seeds of eight found it.
 """
 
 from __future__ import annotations
@@ -59,11 +62,11 @@ def treasures(shift: float) -> np.ndarray:
     env = envs.TabularEnv(mdp, one_hot=True)
     agent = agents.QNetworkAgent(
         network=networks.NetworkSettings(hidden_sizes=(), initialiser="lecun"),
-        optimiser=agents.Optimiser(learning_rate=1e-2),
+        optimiser=agents.Optimiser(learning_rate=3e-2),
         parts=(agents.RewardShift(shift),),
         discount=DISCOUNT,
         exploration=0.0,
-        num_updates=2,
+        num_updates=4,
         warmup=200,
     )
 
@@ -94,7 +97,8 @@ def main() -> None:
         and max(found[0.0], found[0.1]) <= 1,
         measured=f"treasure on {found[-0.1]} of {NUM_SEEDS} seeds at {SHIFTS[0]}",
         control=f"{found[0.0]} without shift, {found[0.1]} at {SHIFTS[2]}",
-        interval=f"share [{low:.2f}, {high:.2f}], {NUM_SEEDS} seeds; identity exact: {off:.0e}; uncorrected, another policy on "
+        interval=f"share [{low:.2f}, {high:.2f}], {NUM_SEEDS} seeds; identity "
+        f"exact: {off:.0e}; uncorrected, another policy on "
         f"{changed} of {len(rows)} models",
     )
 
