@@ -1,4 +1,4 @@
-"""A level of risk, learned by gradients through the updates of its learner.
+"""A learned level of risk: gradients through its learner's updates raise it as far as needed.
 
     python benchmarks/systems/cvar_level.py
 
@@ -20,6 +20,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _row import row
 
 import jaxrl
 from jaxrl import agents, core, envs, functionals, meta, networks, operators, planning, rules
@@ -101,7 +102,14 @@ def main() -> None:
         )
     learned = np.all(np.array(levels) > planned) and taken[min(levels)].min() > 0.9
     holds = learned and taken[FIRST].max() < 0.1
-    print(f"holds: {'yes' if holds else 'no'}; {time.process_time() - started:.0f} CPU-seconds")
+    row(
+        started,
+        bool(holds),
+        measured=f"level {np.mean(levels):.2f}, above {planned:.2f} in "
+        f"{sum(level > planned for level in levels)} of {NUM_SEEDS}",
+        control=f"{FIRST} at first, where the sure thing is taken",
+        interval=f"[{min(levels):.2f}, {max(levels):.2f}], {NUM_SEEDS} seeds",
+    )
 
 
 if __name__ == "__main__":

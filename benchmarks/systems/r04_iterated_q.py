@@ -17,6 +17,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _row import row
 
 import jaxrl
 from jaxrl import agents, core, envs, networks, planning, replay
@@ -103,11 +104,16 @@ def main() -> None:
     gap = (worked - long).mean(-1)
     width = 1.96 * gap.std(ddof=1) / NUM_SEEDS**0.5
     print(f"area, DQN of equal work less chain: {gap.mean():.3f} +- {width:.3f}")
-    print(f"ahead at equal steps: {'yes' if np.all(ahead) else 'no'}")
-    print(f"not behind at equal work: {'yes' if gap.mean() + width >= 0 else 'no'}")
     faster = long.mean(-1) < hasty.mean(-1)
     print(f"ahead of the shorter period alone: {'yes' if np.mean(faster) > 0.5 else 'no'}")
-    print(f"{time.process_time() - started:.0f} CPU-seconds")
+    same = np.abs(single - plain).max() < 1e-3
+    row(
+        started,
+        bool(np.all(ahead) and gap.mean() + width >= 0 and same),
+        measured=f"mean distance to the optimal values {long.mean():.2f}",
+        control=f"{plain.mean():.2f} at equal steps, {worked.mean():.2f} at equal work",
+        interval=f"{gap.mean():.2f} +- {width:.2f} nearer at equal work, {NUM_SEEDS} seeds",
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _row import row
 
 import jaxrl
 from jaxrl import agents, core, envs, networks, planning, rules
@@ -89,7 +90,14 @@ def main() -> None:
         print(f"  last quarter: mean multiplier {interval(prices)}")
     (off, swing), (plain_off, plain_swing) = settled.values()
     holds = np.all(off < 0.05) and np.median(plain_off) > 0.05 and np.all(3 * swing < plain_swing)
-    print(f"holds: {'yes' if holds else 'no'}; {time.process_time() - started:.0f} CPU-seconds")
+    row(
+        started,
+        bool(holds),
+        measured=f"last iterate {off.mean():.1%} from the optimum",
+        control=f"{plain_off.mean():.1%}, plain ascent and descent",
+        interval=f"[{off.min():.1%}, {off.max():.1%}], control [{plain_off.min():.1%}, "
+        f"{plain_off.max():.1%}], {NUM_SEEDS} seeds",
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _row import row
 
 import jaxrl
 from jaxrl import core, envs, rules
@@ -98,7 +99,14 @@ def main() -> None:
     print(f"tuned, {p:g}: {left:.1%} of PPO's cost is left, for {price:.1%} of its return;")
     print(f"the tuned penalty, {weight:g}, returns {behind:+.1%} against it")
     holds = same and left <= 0.02 and price <= 0.03 and behind <= 0.01
-    print(f"holds: {'yes' if holds else 'no'}; {time.process_time() - started:.0f} CPU-seconds")
+    row(
+        started,
+        bool(holds),
+        measured=f"return {returns.mean():.2f}, cost {costs.mean():.3f}",
+        control=f"PPO {plain[0].mean():.2f}, {plain[1].mean():.3f}; penalty {penalised.mean():.2f}",
+        interval=f"return [{returns.min():.2f}, {returns.max():.2f}], cost at most "
+        f"{costs.max():.3f}, {NUM_SEEDS} seeds",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""V-01 on fresh experience: values as classes (HL-Gauss) in PPO and PQN.
+"""V-01, HL-Gauss on fresh experience: values as classes (HL-Gauss) in PPO and PQN.
 
     python benchmarks/systems/v01_on_policy.py
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from _row import row
 
 import jaxrl
 from jaxrl import BellmanOperator, envs
@@ -79,7 +80,7 @@ def difference(better: np.ndarray, control: np.ndarray) -> tuple[float, float, f
 def main() -> None:
     started = time.process_time()
     kinds = {"squared error": None, "HL-Gauss": BellmanOperator(HEAD)}
-    holds = True
+    holds, found = True, {}
     for name, (num_seeds, num_steps) in SIZES.items():
         print(f"{name}: interquartile mean of {num_seeds} seeds, {num_steps:,} steps each")
         best = {}
@@ -92,8 +93,21 @@ def main() -> None:
             best[kind] = max(tried, key=lambda found: float(interquartile_mean(found)))
         gain, low, high = difference(best["HL-Gauss"], best["squared error"])
         holds &= high >= 0
+        iqm = {kind: float(interquartile_mean(values)) for kind, values in best.items()}
+        found[name] = iqm, (gain, low, high)
         print(f"   HL-Gauss less squared error: {gain:+.1f} [{low:+.1f}, {high:+.1f}]")
-    print(f"holds: {'yes' if holds else 'no'}; {time.process_time() - started:.0f} CPU-seconds")
+    row(
+        started,
+        bool(holds),
+        measured=", ".join(f"{name} {best['HL-Gauss']:.1f}" for name, (best, _) in found.items()),
+        control=", ".join(
+            f"{name} {best['squared error']:.1f}" for name, (best, _) in found.items()
+        ),
+        interval=", ".join(
+            f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]" for _, (gain, low, high) in found.values()
+        )
+        + f"; {SIZES['PPO'][0]} and {SIZES['PQN'][0]} seeds",
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from _row import mean_interval, row
 
 import jaxrl
 from jaxrl import agents, core, envs
@@ -154,13 +156,25 @@ def main() -> None:
         for name, values in found[weight].items():
             low, high = values.min(), values.max()
             print(f"  {name}: {values.mean():.3f} [{low:.3f}, {high:.3f}]")
-    control = found[0.0]
+    control, gains = found[0.0], {}
     for weight in WEIGHTS[1:]:
         gain = found[weight]["rank"] - control["rank"]
         width = 1.96 * gain.std(ddof=1) / NUM_SEEDS**0.5
         word = "higher" if gain.mean() > width else "lower" if gain.mean() < -width else "the same"
         print(f"weight {weight:g}: rank {gain.mean():+.3f} +- {width:.3f} by control, {word}")
-    print(f"{time.process_time() - started:.0f} CPU-seconds")
+        fewer = np.mean(found[weight]["above"]) < np.mean(control["above"])
+        lost = control["episode_return"] - found[weight]["episode_return"]
+        no_worse = mean_interval(lost)[1] <= 0
+        gains[weight] = gain.mean(), width, bool(fewer and no_worse and gain.mean() > width)
+    best = max(gains, key=lambda weight: gains[weight][0])
+    gain, width, _ = gains[best]
+    row(
+        started,
+        any(good for _, _, good in gains.values()),
+        measured=f"effective rank {found[best]['rank'].mean():.2f} at the best weight, {best:g}",
+        control=f"{control['rank'].mean():.2f}, no penalty",
+        interval=f"difference [{gain - width:+.2f}, {gain + width:+.2f}], {NUM_SEEDS} seeds",
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _row import row
 
 import jaxrl
 from jaxrl import core, envs
@@ -136,7 +137,15 @@ def main() -> None:
     apart = float(np.max(np.abs(short[0] / short[1] - 1.0)))
     print(f"with equal weights: SAC's return over {SHORT:,} steps to {apart:.0e} of it")
     holds = found["ACE"]["idle weight"].mean() < 0.25 and gain.mean() + width > 0 and apart < 1e-3
-    print(f"holds: {'yes' if holds else 'no'}; {time.process_time() - started:.0f} CPU-seconds")
+    row(
+        started,
+        bool(holds),
+        measured=f"idle weight {found['ACE']['idle weight'].mean():.2f}, return "
+        f"{found['ACE']['whole life'].mean():.0f}",
+        control=f"1, {found['SAC (control)']['whole life'].mean():.0f}, SAC",
+        interval=f"difference of returns [{gain.mean() - width:+.0f}, {gain.mean() + width:+.0f}], "
+        f"{NUM_SEEDS} seeds",
+    )
 
 
 if __name__ == "__main__":
