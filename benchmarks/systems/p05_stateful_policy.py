@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _row import row
 
 import jaxrl
 from jaxrl import core, envs, rules, training
@@ -67,7 +68,7 @@ def exact_return(numbers: np.ndarray) -> float:
     return total / 2
 
 
-def gradient(key: jax.Array) -> bool:
+def gradient(key: jax.Array) -> tuple[bool, dict[str, str]]:
     """Whether the gradient of the score is the exact one, and is not where the score is cut."""
     agent = jaxrl.a2c(hidden_sizes=(), num_envs=NUM_EPISODES, rollout_length=2)
     env = envs.wrappers.CarriedMemory(Cue(), size=1)
@@ -85,10 +86,8 @@ def gradient(key: jax.Array) -> bool:
     numbers = np.concatenate([np.ravel(x) for x in jax.tree.leaves(params["params"][head])])
     bumps = 1e-5 * np.eye(numbers.size)
     exact = [(exact_return(numbers + x) - exact_return(numbers - x)) / 2e-5 for x in bumps]
-    arms, held = (
-        {"as drawn": (seen.trace, 1.0), "memory as clipped (control)": (seen.action, 1.0)},
-        [],
-    )
+    arms = {"as drawn": (seen.trace, 1.0), "memory as clipped (control)": (seen.action, 1.0)}
+    held, told = [], {}
     for name, (trace, weight) in (arms | {"action alone (control)": (seen.trace, 0.0)}).items():
         leaves = jax.tree.leaves(slope(params, seen, trace, weight)["params"][head])
         rows = np.concatenate([np.asarray(x, float).reshape(NUM_EPISODES, -1) for x in leaves], 1)
@@ -96,7 +95,8 @@ def gradient(key: jax.Array) -> bool:
         shares = [np.linalg.norm(x) / np.linalg.norm(exact) for x in (off, error)]
         print(f"gradient, {name}: off by {shares[0]:.2%}, standard error {shares[1]:.2%}")
         held.append(shares[0] < 3 * shares[1])
-    return held == [True, False, False]
+        told[name] = f"{shares[0]:.1%}"
+    return held == [True, False, False], told
 
 
 def agent_of(kind: str, **sizes: Any) -> Any:
@@ -112,9 +112,9 @@ def env_of(kind: str) -> Any:
     return envs.wrappers.CarriedMemory(env, size=2) if kind == "carried" else env
 
 
-def chain(key: jax.Array) -> bool:
+def chain(key: jax.Array) -> tuple[bool, dict[str, str]]:
     """Whether the chain is solved with a memory alone."""
-    means = {}
+    means, told = {}, {}
     for kind in ("carried", "none (control)"):
         agent, env = agent_of(kind, num_envs=32, rollout_length=60), env_of(kind)
 
@@ -125,12 +125,13 @@ def chain(key: jax.Array) -> bool:
         found = np.asarray(jax.jit(jax.vmap(run))(jax.random.split(key, NUM_SEEDS)))
         width = 2.262 * found.std(ddof=1) / NUM_SEEDS**0.5  # Student's, of 10 seeds
         means[kind] = found.mean() - width, found.mean() + width
+        told[kind] = f"{found.mean():.2f} +- {width:.2f}"
         shown = f"{found.mean():.2f} +- {width:.2f}, at least 0.9 in {np.sum(found > 0.9)}"
         print(f"chain of 5, memory {kind}: return {shown} of {NUM_SEEDS} seeds")
-    return means["carried"][0] > means["none (control)"][1]
+    return means["carried"][0] > means["none (control)"][1], told
 
 
-def timing(key: jax.Array) -> bool:
+def timing(key: jax.Array) -> tuple[bool, dict[str, str]]:
     """Whether the time of an update does not grow with the sequences."""
     ratios = {}
     updates: dict[tuple, Any] = {}
@@ -154,7 +155,8 @@ def timing(key: jax.Array) -> bool:
         print(f"update, {kind}: {shown} CPU-ms at lengths {LENGTHS}")
         low, middle, high = ratios[kind]
         print(f"  longest by shortest: {middle:.2f}, quartiles [{low:.2f}, {high:.2f}]")
-    return ratios["carried"][1] < 1.25 and ratios["recurrent"][1] > 2.0
+    told = {kind: f"{middle:.1f}" for kind, (_, middle, _) in ratios.items()}
+    return ratios["carried"][1] < 1.25 and ratios["recurrent"][1] > 2.0, told
 
 
 def main() -> None:
@@ -162,8 +164,17 @@ def main() -> None:
     keys = jax.random.split(jax.random.key(0), 3)
     held = gradient(keys[0]), chain(keys[1]), timing(keys[2])
     for claim, holds in zip(("exact gradient", "solved", "no growth"), held, strict=True):
-        print(f"{claim}: {'yes' if holds else 'no'}")
-    print(f"{time.process_time() - started:.0f} CPU-seconds")
+        print(f"{claim}: {'yes' if holds[0] else 'no'}")
+    (_, slope), (_, solved), (_, longer) = held
+    row(
+        started,
+        all(bool(holds) for holds, _ in held),
+        measured=f"gradient off by {slope['as drawn']}; chain {solved['carried']}; update of the "
+        f"longest by the shortest {longer['carried']}",
+        control=f"{slope['memory as clipped (control)']}, {slope['action alone (control)']}; "
+        f"{solved['none (control)']} without; recurrent {longer['recurrent']}",
+        interval=f"{NUM_EPISODES:,} episodes; 95 %, {NUM_SEEDS} seeds; median of {NUM_TIMES}",
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _row import row
 
 import jaxrl
 from jaxrl import core, envs, rules, training
@@ -98,7 +99,7 @@ def returns_of(name: str, late: bool) -> Any:
 
 
 def main() -> None:
-    started, holds = time.process_time(), {True: [], False: []}
+    started, holds, shown = time.process_time(), {True: [], False: []}, {}
     print(f"{len(COMPARED_ON)} seeds, mean return +- 95 %")
     for late_reward in (True, False):
         kind, found, told = "terminal-only" if late_reward else "dense", {}, {}
@@ -120,6 +121,8 @@ def main() -> None:
             control = found["PPO"][look].mean()
             mean, spread = interval(found["leave-one-out"][look] - found["PPO"][look])
             print(f"  difference    {mean:+6.2f} +- {spread:.2f}, {mean / control:+.1%} of PPO's")
+            ours = found["leave-one-out"][look].mean()
+            shown[kind] = ours, control, f"{kind} {mean:+.2f} +- {spread:.2f}"  # the last look
             behind = mean + spread < 0.0
             fine = mean + spread > -0.02 * control if late_reward else behind
             holds[late_reward].append(fine)
@@ -127,8 +130,13 @@ def main() -> None:
     print(
         f"early, late: not behind on terminal-only: {words[True]}; behind on dense: {words[False]}"
     )
-    both = "yes" if all(map(all, holds.values())) else "no"
-    print(f"holds: {both}; {time.process_time() - started:.0f} CPU-seconds")
+    row(
+        started,
+        all(map(all, holds.values())),
+        measured=", ".join(f"{kind} {ours:.2f}" for kind, (ours, _, _) in shown.items()),
+        control=", ".join(f"PPO {control:.2f}" for _, control, _ in shown.values()),
+        interval=", ".join(gap for _, _, gap in shown.values()) + f", {len(COMPARED_ON)} seeds",
+    )
 
 
 def interval(numbers: np.ndarray) -> tuple[float, float]:

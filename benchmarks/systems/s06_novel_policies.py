@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _row import row
 
 import jaxrl
 from jaxrl import core, envs, networks, planning, rules
@@ -132,7 +133,7 @@ def weighed(policy: Frozen, reference: Frozen) -> tuple[jax.Array, jax.Array]:
 
 
 def main() -> None:
-    started = time.process_time()
+    started, shown = time.process_time(), {}
     keys = jax.random.split(jax.random.key(1), NUM_SEEDS)
     plain = rules.ProximalPolicy(value_clip=float("inf"))
     first = jax.jit(jax.vmap(lambda key: learned(key, plain)))(keys)
@@ -148,7 +149,8 @@ def main() -> None:
     def told(name: str, found: tuple) -> tuple[np.ndarray, np.ndarray]:
         numbers = [np.asarray(x) for x in found]
         cells = [f"{x.mean():.3f} +- {1.96 * x.std(ddof=1) / NUM_SEEDS**0.5:.3f}" for x in numbers]
-        print(f"{name:22s} return {cells[0]}, novelty {cells[1]}")
+        shown[name] = f"return {cells[0]}, novelty {cells[1]}"
+        print(f"{name:22s} {shown[name]}")
         return tuple(x.mean() for x in numbers)
 
     print(f"{NUM_SEEDS} seeds, {NUM_STEPS:,} steps for each policy, least novelty {LEAST}")
@@ -168,8 +170,14 @@ def main() -> None:
     beaten = [w for w, (mean, novelty) in sums.items() if mean < ctnb[0] and novelty < ctnb[1]]
     print(f"keeps the return and the novelty: {'yes' if keeps else 'no'}")
     print(f"weights that are better: {better or 'none'}; worse in both: {beaten or 'none'}")
-    holds = "yes" if keeps and not better else "no"
-    print(f"holds: {holds}; {time.process_time() - started:.0f} CPU-seconds")
+    near = min(sums, key=lambda w: abs(sums[w][1] - ctnb[1]))  # of the nearest novelty
+    row(
+        started,
+        bool(keeps and not better),
+        measured=shown["bisector (CTNB)"],
+        control=f"weight {near:g}: {shown[f'sum, weight {near:g} (control)']}",
+        interval=f"95 %, {NUM_SEEDS} seeds; weights that are better: {better or 'none'}",
+    )
 
 
 if __name__ == "__main__":

@@ -58,10 +58,6 @@ def scores(name: str, agent: Any) -> np.ndarray:
     num_seeds, num_steps = SIZES[name]
     result = jaxrl.sweep(jax.random.key(0), agent, ENV, num_seeds=num_seeds, num_steps=num_steps)
     found = final_scores(result.metrics["episode_return"], result.diverged_at >= 0)[0]
-    clipped = (
-        np.mean(result.metrics["clipped_fraction"]) if "clipped_fraction" in result.metrics else 0
-    )
-    print(f"   clipped: {clipped:.3%}" if clipped else "", file=sys.stderr)
     return np.asarray(found, float)
 
 
@@ -87,10 +83,10 @@ def main() -> None:
         for kind, operator in kinds.items():
             rates = RATES if name == "PPO" else (None,)
             tried = [scores(name, ppo(rate, operator) if rate else pqn(operator)) for rate in rates]
-            for rate, found in zip(rates, tried, strict=True):
+            for rate, values in zip(rates, tried, strict=True):
                 at = f", rate {rate:g}" if rate else ""
-                print(f"   {kind + at:28s} {float(interquartile_mean(found)):6.1f}")
-            best[kind] = max(tried, key=lambda found: float(interquartile_mean(found)))
+                print(f"   {kind + at:28s} {float(interquartile_mean(values)):6.1f}")
+            best[kind] = max(tried, key=lambda values: float(interquartile_mean(values)))
         gain, low, high = difference(best["HL-Gauss"], best["squared error"])
         holds &= high >= 0
         iqm = {kind: float(interquartile_mean(values)) for kind, values in best.items()}

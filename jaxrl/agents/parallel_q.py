@@ -77,10 +77,7 @@ class ParallelQAgent(SettableStruct):
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     lambda_: float = setting(0.95, "trace decay of the returns", low=0.0, high=1.0)
     exploration: float | Schedule | Improvement | ReactiveExploration = setting(
-        Linear(1.0, 0.05, end=0.3),
-        "chance of a random action, or an improvement",
-        low=0.0,
-        high=1.0,
+        Linear(1.0, 0.05, end=0.3), "chance of a random act, or an improvement", low=0.0, high=1.0
     )
     num_envs: int = setting(32, "environments stepped side by side", low=1)
     rollout_length: int = setting(64, "length of each rollout", unit="steps", low=1)

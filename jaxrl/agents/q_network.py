@@ -92,10 +92,7 @@ class QNetworkAgent(SettableStruct):
     parts: tuple[TargetPart, ...] = chain_field()
     discount: float = setting(0.99, "discount factor", unit="per step", low=0.0, high=1.0)
     exploration: float | Schedule | Improvement = setting(
-        Linear(1.0, 0.05, end=0.3),
-        "chance of a random action, or an improvement",
-        low=0.0,
-        high=1.0,
+        Linear(1.0, 0.05, end=0.3), "chance of a random act, or an improvement", low=0.0, high=1.0
     )
     importance: float | Schedule = setting(
         Linear(0.4, 1.0), "importance correction of a prioritised replay", low=0.0, high=1.0
