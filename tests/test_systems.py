@@ -7,10 +7,9 @@ verdicts with the recorded ones.
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import json
 import pathlib
-import sys
 import types
 
 import pytest
@@ -23,25 +22,13 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.name.starts
 EXACT = [name for name in NAMES if "\nEXACT = True\n" in (FOLDER / f"{name}.py").read_text()]
 
 
-def loaded(name: str) -> types.ModuleType:
-    """A file of the folder as a module."""
-    spec = importlib.util.spec_from_file_location(f"systems_{name}", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def in_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Python sees a script: its own folder, and what the command adds, on the path."""
-    monkeypatch.setattr(sys, "path", [str(FOLDER), str(FOLDER.parent), *sys.path])
+loaded = importlib.import_module  # pytest has the folder on its path
 
 
 @pytest.fixture
 def command() -> types.ModuleType:
     """`python -m benchmarks.systems`."""
-    return loaded("__main__")
+    return loaded("benchmarks.systems.__main__")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from systems.v02_beer import BellmanRank
 from tables import FROM_REPLAY, HALF, Line, filled, kernel, rows, started
+from v02_beer import BellmanRank
 
 from jaxrl import envs
 from jaxrl.agents import (

@@ -1,16 +1,14 @@
 """Rules with several losses: what becomes of their gradients, and which wrappers pass them on."""
 
 import functools
-import importlib.util
 import itertools
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rule_cases as cases
+import s06_novel_policies as s06
 
 import jaxrl
 from jaxrl import core, networks, rules
@@ -144,21 +142,12 @@ def test_the_bisector_of_nothing_is_finite_and_so_are_its_slopes():
 # --- S-06 ----------------------------------------------------------------------------------------
 
 
-@functools.cache
-def script():
-    path = pathlib.Path(__file__).parents[2] / "benchmarks" / "systems" / "s06_novel_policies.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_distance_of_policies_is_a_metric():
     """Of tables of four states, averaged over the states that one policy sees."""
     rng = np.random.default_rng(0)
     tables = [networks.CategoricalPolicy(rng.normal(size=(4, 3)) * 3) for _ in range(5)]
     seen = rng.dirichlet(np.ones(4))
-    apart = lambda p, q: float(seen @ np.asarray(script().total_variation(p, q)))  # noqa: E731
+    apart = lambda p, q: float(seen @ np.asarray(s06.total_variation(p, q)))  # noqa: E731
     far = np.array([[apart(p, q) for q in tables] for p in tables])
     np.testing.assert_allclose(far, far.T, atol=1e-6)
     assert np.all(far.diagonal() == 0.0) and np.all(far[~np.eye(5, dtype=bool)] > 0.0)
@@ -167,12 +156,11 @@ def test_the_distance_of_policies_is_a_metric():
     one, other = (
         networks.CategoricalPolicy(jnp.log(jnp.array(p))) for p in ([0.7, 0.3], [0.2, 0.8])
     )
-    np.testing.assert_allclose(script().total_variation(one, other), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(s06.total_variation(one, other), 0.5, rtol=1e-6)
 
 
 def test_novelty_is_of_the_states_that_the_new_policy_sees():
     """It lacks where the mean after the warm-up is too small, wherever the reference would go."""
-    s06 = script()
     right = networks.CategoricalPolicy(jnp.array([0.0, 50.0]))
     logits = jnp.array([[[50.0, 0.0]], [[0.0, 50.0]], [[50.0, 0.0]], [[0.0, 50.0]]])
     zeros = jnp.zeros((4, 1))
@@ -196,7 +184,6 @@ def test_novelty_is_of_the_states_that_the_new_policy_sees():
 @pytest.mark.slow
 def test_a_novel_policy_is_learned_for_a_step():
     """The whole rule runs; both of its gradients reach the actor, and critics learn as well."""
-    s06 = script()
     agent = jaxrl.ppo(num_envs=2, rollout_length=4, num_minibatches=1, normalise_advantages=False)
     state = agent.init(cases.KEY, s06.ENV)
     rule = s06.NovelPolicy(s06.Frozen(state.params, state.model))
