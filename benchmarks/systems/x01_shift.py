@@ -11,7 +11,7 @@ negative shift finds the treasure on every seed, the controls on at most one of 
 
 The last claim does not hold as it stands: five seeds of eight end with the treasure, and none of
 the controls'. Unseen actions stay tempting until all others have fallen by K, which takes steps:
-with half of the gradient steps at a third of the learning rate it was three.
+with half of the gradient steps at a third of the learning rate, on a sea of size 10, it was three.
 """
 
 from __future__ import annotations
