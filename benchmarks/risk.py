@@ -461,15 +461,20 @@ def main() -> None:
         parser.error(f"unknown part {', '.join(unknown)}: give static or bias.")
     path = RESULTS / "risk.json"
     report = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep() -> None:  # after each part: a run that is cut loses one
+        path.write_text(json.dumps(report) + "\n")
+        (RESULTS / "risk.md").write_text(table(report))
+
     if "bias" in parts:
         report["bias"] = bias_rows(arguments.num_seeds)
         draw_bias(report["bias"], RESULTS / "risk_bias.png")
+        keep()
     for name in arguments.tasks if "static" in parts else ():
         print(name, flush=True)
         report[name] = static_rows(name, tasks()[name](), arguments.num_seeds)
         draw_static(report[name], RESULTS / f"risk_{name}.png")
-    path.write_text(json.dumps(report) + "\n")
-    (RESULTS / "risk.md").write_text(table(report))
+        keep()
     print(table(report))
 
 
