@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrl.agents.chain import Pair
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, Improvement
 from jaxrl.core.spaces import is_masked, share_to_legal
-from jaxrl.core.types import Array, Key, PyTree
+from jaxrl.core.types import Array, Key, PyTree, Transition
 from jaxrl.networks import CategoricalPolicy, ImplicitQNetwork, Network, QNetwork
+from jaxrl.networks.models import last_layer
 from jaxrl.operators import ImplicitQuantile
 
 ValueNetwork = QNetwork | ImplicitQNetwork
@@ -91,6 +93,39 @@ def clipped_fraction(head: Any, target: Law, weights: Array) -> Array:
     share = jnp.sum(jnp.where(is_out, probs, 0.0), axis=-1)
     counts = weights > 0
     return jnp.sum(jnp.where(counts, share, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
+
+
+def taken(outputs: Array, action: Array) -> Array:
+    """The row of each action: `[B, A, ...]`, `[B]` -> `[B, ...]`."""
+    return jax.vmap(lambda row, action: row[action])(outputs, action)
+
+
+def pair(agent: Any, state: Any, data: Transition, params: PyTree) -> Pair:
+    """The features of `data[B, ...]` and of what is done next, in the block of the action.
+
+    Zeros stand in the blocks of the other actions, so that one vector of weights holds the last
+    layer of all.
+
+    Args:
+        agent: with `rows` and `scores`, which choose the next action.
+        state: its state.
+        data: transitions.
+        params: of the network that learns.
+    """
+    rows, selector = agent.rows(state, data.next_observation)
+    scores = agent.scores(rows if selector is None else selector, data.next_observation)
+    here = last_layer(state.model, params, data.observation)
+    there = last_layer(state.model, state.target_params, data.next_observation)
+
+    def block(features: Array, action: Array) -> Array:
+        held = jnp.append(features, 1.0)
+        return jnp.outer(jax.nn.one_hot(action, scores.shape[-1]), held).reshape(-1)
+
+    return Pair(
+        jax.vmap(block)(here.features, data.action),
+        jax.vmap(block)(there.features, jnp.argmax(scores, axis=-1)),
+        jnp.concatenate([here.kernel, here.bias[None]]).T.reshape(-1),
+    )
 
 
 def legal_scores(scores: Array, mask: PyTree) -> Array:

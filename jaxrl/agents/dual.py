@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxrl.functionals as functionals
+from jaxrl.agents import action_values
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Outcomes, Sampled, SourceState
 from jaxrl.core import Struct, struct
@@ -139,7 +140,7 @@ class Dual(Struct):
 
         def loss(params: PyTree) -> tuple[Array, Array]:
             outputs = learned.model.apply(params, data.observation)
-            free = start + self.scale * jax.vmap(lambda row, a: row[a])(outputs, data.action)
+            free = start + self.scale * action_values.taken(outputs, data.action)
             held = jax.vmap(dual.project)(free, value)
             # The slope is taken where the parameters are feasible, and moves them from where they
             # are: at a clipped multiplier it would otherwise be lost.

@@ -57,6 +57,35 @@ class LaggedCopies(Protocol):
         """Of the scores `[B, A]` that `each` gives: those of one network for each row."""
 
 
+def step_each(
+    target: LaggedCopies, step: Callable[[Any], tuple], state: Any
+) -> tuple[Any, PyTree, PyTree]:
+    """One gradient step of every network that learns, each of its own; then the copies move.
+
+    Args:
+        target: the copies.
+        step: the state of one network -> that after its step, priorities `[B]` and numbers to
+            report.
+        state: with `params`, `target_params`, `optimiser`, `source`, `parts`, of each network, and
+            `num_updates`, which the caller counts.
+
+    Returns:
+        The state after the step, and the means over networks of priorities and numbers.
+    """
+    names = ("params", "target_params", "optimiser", "source", "parts")
+
+    def one(own: dict[str, PyTree]) -> tuple[dict[str, PyTree], tuple]:
+        learner, *told = step(state.replace(**own))
+        return {name: getattr(learner, name) for name in names}, tuple(told)
+
+    moved, told = target.each(one)({name: getattr(state, name) for name in names})
+    priority, logs = target.mean(told)
+    params, count = moved.pop("params"), state.num_updates + 1
+    learner = state.replace(**moved, params=target.shift(params, count))
+    lagged = target.move(state.target_params, params, count)
+    return learner.replace(target_params=lagged), priority, logs
+
+
 class TargetUpdate(Struct):
     """Every `period` updates the copy moves a share `step_size` of the way to the parameters.
 

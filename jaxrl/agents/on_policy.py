@@ -14,10 +14,9 @@ from jaxrl.agents.successors import SourceState
 from jaxrl.core import Struct
 from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, Head
-from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.operators import BellmanOperator
-from jaxrl.operators.bellman import Lookahead, describe
+from jaxrl.operators.bellman import describe
 from jaxrl.replay import Batch
 
 SOURCE = 1  # random stream of drawn successors
@@ -68,14 +67,9 @@ def one_step_ahead(
     lead = trajectory.reward.shape
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), trajectory)
     outcomes = agent.successors.outcomes(key, state.source, flat, agent.discount)
-    lookahead = Lookahead(
-        reward=outcomes.reward,
-        discount=outcomes.discount,
-        probs=outcomes.probs,
-        next_params=params_of(outcomes.observation),
-        mask=outcomes.mask if masked and is_masked(outcomes.mask) else None,
-        exact=outcomes.exact,
-    )
+    if not masked:
+        outcomes = outcomes.replace(mask=())
+    lookahead = outcomes.lookahead(params_of(outcomes.observation))
     laws = jax.vmap(agent.successors.operator(agent.operator).backup)(lookahead)
     laws = jax.tree.map(lambda leaf: leaf.reshape(*lead, -1), laws)
     return Ahead(laws.mean() - trajectory.discount * next_values, laws)

@@ -196,7 +196,7 @@ class ParallelQAgent(SettableStruct):
         def loss(params: PyTree, batch: tuple) -> tuple[Array, Array]:
             observation, action, target, laws = batch
             rows = state.model.apply(params, observation)
-            chosen = jax.vmap(lambda row, action: row[action])(rows, action)
+            chosen = action_values.taken(rows, action)
             q_value = jnp.mean(action_values.each(head.mean, chosen, head))
             return jnp.mean(on_policy.head_loss(head, chosen, target, laws)), q_value
 

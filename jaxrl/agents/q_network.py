@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl.agents import action_values, chain, checks, experience, value_parts
 from jaxrl.agents.action_values import ValueNetwork
-from jaxrl.agents.chain import Pair, Step, TargetPart
+from jaxrl.agents.chain import Step, TargetPart
 from jaxrl.agents.experience import LaggedCopies, TargetUpdate
 from jaxrl.agents.optimiser import GradientStep, Optimiser, as_optimiser
 from jaxrl.agents.successors import Sampled, SourceState, Successors
@@ -19,13 +19,10 @@ from jaxrl.core.law import Law
 from jaxrl.core.protocols import Environment, Improvement
 from jaxrl.core.schedules import Linear, Schedule, value_at, values_at
 from jaxrl.core.settings import SettableStruct, chain_field, setting
-from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition, typed_like
 from jaxrl.networks import Network, NetworkSettings
 from jaxrl.networks.given import as_network
-from jaxrl.networks.models import last_layer
 from jaxrl.operators import BellmanOperator, Scalar
-from jaxrl.operators.bellman import Lookahead
 from jaxrl.replay import Batch, PrioritisedReplay, UniformReplay
 
 _RELABELS, _LEVELS, _REWARDS = 1, 2, 3  # random streams of a gradient step
@@ -46,7 +43,7 @@ class QNetworkState(Struct):
 
 
 class QNetworkAgent(SettableStruct):
-    """Epsilon-greedy rollouts into a replay; gradient steps towards backups of a lagged copy.
+    """Exploring rollouts into a replay; gradient steps towards backups of a lagged copy.
 
     The head, the improvement and the functionals are the operator's: `Scalar` is DQN, `Categorical`
     C51, `Quantile` QR-DQN, `ImplicitQuantile` IQN. The replay's `num_step` makes n-step targets, a
@@ -55,8 +52,8 @@ class QNetworkAgent(SettableStruct):
     fed: one sampled successor serves the mean only, `Generative` steps the environment again,
     `Dual` learns the functional's multipliers.
 
-    Every improvement works. It acts epsilon-greedily on the scores, whatever the improvement, so
-    that what is learned is the improvement's value and not that of the exploring policy.
+    Every improvement works. It explores by `exploration`, epsilon-greedily or by an improvement's
+    law at the scores, whatever the operator's improvement: what is learned is that one's value.
     `MirrorDescent` goes on from the lagged copy's policy: the network then holds q + kl_weight
     log policy, see `implicit_policy`.
 
@@ -124,11 +121,6 @@ class QNetworkAgent(SettableStruct):
     def head(self) -> Any:
         """What the network's outputs for one action stand for: `shape`, `mean` and `loss`."""
         return chain.first(self.parts, chain.Stores) or self.operator.head
-
-    @property
-    def _offset(self) -> Array | float:
-        """What a part adds to every value the network holds, `[]` [return]."""
-        return chain.offset(self.parts, self.discount)
 
     def _at_present(self, progress: Progress) -> QNetworkAgent:
         """With the present values of schedules, and a mirror descent as the parts that it is."""
@@ -201,7 +193,7 @@ class QNetworkAgent(SettableStruct):
 
         def laws(params: PyTree) -> Law:
             found = action_values.each(head.law, state.model.apply(params, observation), head)
-            return found.replace(atoms=found.atoms - self._offset)
+            return found.replace(atoms=found.atoms - chain.offset(self.parts, self.discount))
 
         return self.target.each(laws)(state.params)
 
@@ -224,7 +216,8 @@ class QNetworkAgent(SettableStruct):
         improvement uses too."""
         if part := chain.first(self.parts, chain.Scores):
             return part.scores(self.operator, params, observation)
-        return action_values.each(self.operator.score, params, self.head) - self._offset
+        scores = action_values.each(self.operator.score, params, self.head)
+        return scores - chain.offset(self.parts, self.discount)
 
     def update(
         self, key: Key, state: QNetworkState, trajectory: Transition
@@ -241,8 +234,13 @@ class QNetworkAgent(SettableStruct):
             batch = self.memory.sample(draw_key, state.replay, self.batch_size, beta)
 
             def step(learner: QNetworkState) -> tuple:
-                after = self._at_present(state.progress)._learn(draw_key, step_key, learner, batch)
-                return typed_like(skip(learner), after)
+                agent = self._at_present(state.progress)
+
+                def own(one: QNetworkState) -> tuple:
+                    drawn = chain.drawn(draw_key, _RELABELS, agent, one, batch)
+                    return agent._step(step_key, one, drawn)
+
+                return typed_like(skip(learner), experience.step_each(agent.target, own, learner))
 
             def skip(learner: QNetworkState) -> tuple:
                 return learner, jnp.zeros(self.batch_size, jnp.float32), nothing
@@ -258,47 +256,27 @@ class QNetworkAgent(SettableStruct):
         state, logs = jax.lax.scan(learn, state, jax.random.split(key, self.num_updates))
         return state, jax.tree.map(jnp.mean, logs) | chain.metrics(self.parts, state.parts)
 
-    def _learn(
-        self, draw_key: Key, key: Key, state: QNetworkState, batch: Batch
-    ) -> tuple[QNetworkState, Array, dict[str, Array]]:
-        """One step of every network that learns, each of its own; then the copies move."""
-        names = ("params", "target_params", "optimiser", "source", "parts")
-
-        def one(own: dict[str, PyTree]) -> tuple[dict[str, PyTree], tuple]:
-            learner = state.replace(**own)
-            drawn = chain.drawn(draw_key, _RELABELS, self, learner, batch)
-            learner, *told = self._step(key, learner, drawn)
-            return {name: getattr(learner, name) for name in names}, tuple(told)
-
-        moved, told = self.target.each(one)({name: getattr(state, name) for name in names})
-        priority, logs = self.target.mean(told)
-        params, count = moved.pop("params"), state.num_updates + 1
-        learner = state.replace(**moved, params=self.target.shift(params, count))
-        lagged = self.target.move(state.target_params, params, count)
-        return learner.replace(target_params=lagged), priority, logs
-
     def _step(
         self, key: Key, state: QNetworkState, batch: Batch
     ) -> tuple[QNetworkState, Array, dict[str, Array]]:
         head, model, data = self.head, state.model, batch.transition
         outcomes = self.successors.outcomes(key, state.source, data, self.discount)
-        pair = functools.partial(self._pair, state, data)
+        pair = partial(action_values.pair, self, state, data)
         step = Step(self, key, state, batch, outcomes, pair)
         target = self.backup(step)
         outputs = model.apply(state.target_params, data.observation)  # dropped where not read
-        lagged = jax.vmap(head.mean)(self._taken(outputs, data.action))
+        lagged = jax.vmap(head.mean)(action_values.taken(outputs, data.action))
         learned, target = self.successors.learn(
             state.source, self.operator, batch, target, lagged, state.progress
         )
         target = jax.lax.stop_gradient(target)
-        inputs = action_values.regression_inputs(
-            jax.random.fold_in(key, _LEVELS), head, self.batch_size
-        )
+        level_key = jax.random.fold_in(key, _LEVELS)
+        inputs = action_values.regression_inputs(level_key, head, self.batch_size)
         count = jnp.maximum(jnp.sum(batch.weights > 0), 1)
 
         def loss(params: PyTree) -> tuple[Array, tuple[Array, Array]]:
             outputs = model.apply(params, data.observation, *inputs)
-            chosen = self._taken(outputs, data.action)
+            chosen = action_values.taken(outputs, data.action)
             losses = jax.vmap(head.loss)(chosen, target)
             q_value = jax.vmap(head.mean)(chosen)
             # A law's loss tells how far it is off; a scalar's own error is the published priority.
@@ -311,7 +289,8 @@ class QNetworkAgent(SettableStruct):
         params, optimiser = self.optimiser.step(
             grads, state.optimiser, state.params, state.progress
         )
-        logs = {"loss": total, "q_value": jnp.mean(q_value) - self._offset}
+        offset = chain.offset(self.parts, self.discount)
+        logs = {"loss": total, "q_value": jnp.mean(q_value) - offset}
         if self.operator.head.facts.bounded:
             logs["clipped_fraction"] = action_values.clipped_fraction(head, target, batch.weights)
         learner = state.replace(
@@ -325,49 +304,14 @@ class QNetworkAgent(SettableStruct):
     def backup(self, step: Step) -> Any:
         """The targets `[B]` of a step of this agent by the lagged copy in its state: laws, or what
         a part stores in the head's place."""
-        outcomes = step.outcomes
-        size, shape = outcomes.reward.size, outcomes.reward.shape  # [B, N]
-        flat = jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), outcomes.observation)
-        next_params, selector = jax.tree.map(
-            lambda x: x.reshape(*shape, *x.shape[1:]), self.rows(step.state, flat)
-        )
-        lookahead = Lookahead(
-            reward=outcomes.reward,
-            discount=outcomes.discount,
-            probs=outcomes.probs,
-            next_params=next_params,
-            selector_params=selector,
-            mask=outcomes.mask if is_masked(outcomes.mask) else None,
-            exact=outcomes.exact,
-        )
+        lookahead = step.outcomes.lookahead(*step.outcomes.each(partial(self.rows, step.state)))
         operator = self.successors.operator(self.operator)
         part = chain.first(self.parts, chain.Stores)
-        backup = operator.backup if part is None else functools.partial(part.backup, operator)
+        backup = operator.backup if part is None else partial(part.backup, operator)
         return jax.vmap(backup)(chain.rewarded(_REWARDS, step, lookahead))
-
-    def _pair(self, state: QNetworkState, data: Transition, params: PyTree) -> Pair:
-        """Of (state, action) the features stand in the action's block, zeros in the others."""
-        rows, selector = self.rows(state, data.next_observation)
-        scores = self.scores(rows if selector is None else selector, data.next_observation)
-        here = last_layer(state.model, params, data.observation)
-        there = last_layer(state.model, state.target_params, data.next_observation)
-
-        def block(features: Array, action: Array) -> Array:
-            held = jnp.append(features, 1.0)
-            return jnp.outer(jax.nn.one_hot(action, scores.shape[-1]), held).reshape(-1)
-
-        return Pair(
-            jax.vmap(block)(here.features, data.action),
-            jax.vmap(block)(there.features, jnp.argmax(scores, axis=-1)),
-            jnp.concatenate([here.kernel, here.bias[None]]).T.reshape(-1),
-        )
 
     def rows(self, state: QNetworkState, observation: PyTree) -> tuple[Array, Array | None]:
         """Head parameters `[..., A, *head.shape]` of the lagged copy at `observation[..., *]`, and
         of the learning network where it chooses the action, else None."""
         rows = state.model.apply(state.target_params, observation)
         return rows, state.model.apply(state.params, observation) if self.double else None
-
-    def _taken(self, outputs: Array, action: Array) -> Array:
-        """The row of each action: `[B, A, ...]`, `[B]` -> `[B, ...]`."""
-        return jax.vmap(lambda row, action: row[action])(outputs, action)

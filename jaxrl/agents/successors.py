@@ -9,6 +9,7 @@ case equal the mean, so that an agent which is fed less than its operator needs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -19,9 +20,10 @@ from jaxrl.core.law import Law
 from jaxrl.core.notation import register
 from jaxrl.core.protocols import Environment, Functional, FunctionalFacts, PartFacts
 from jaxrl.core.settings import setting
+from jaxrl.core.spaces import is_masked
 from jaxrl.core.types import Array, Key, Progress, PyTree, Transition
 from jaxrl.networks import Network
-from jaxrl.operators.bellman import BellmanOperator, describe
+from jaxrl.operators.bellman import BellmanOperator, Lookahead, describe
 from jaxrl.replay import Batch
 
 
@@ -41,6 +43,18 @@ class Outcomes(Struct):
     observation: PyTree  # [B, N, ...], the true successors
     mask: PyTree = ()  # [B, N, A] bool, which actions are legal there; () where all are
     exact: bool = struct.field(pytree_node=False, default=False)  # taken for the whole law
+
+    def each(self, function: Callable[[PyTree], PyTree]) -> PyTree:
+        """`function` of observations `[B N, ...]`, its leaves as `[B, N, ...]`."""
+        lead = self.reward.shape
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), self.observation)
+        return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), function(flat))
+
+    def lookahead(self, next_params: Array, selector_params: Array | None = None) -> Lookahead:
+        """With the head's parameters `[B, N, A, *head.shape]` there, and those that choose."""
+        mask = self.mask if is_masked(self.mask) else None
+        held = (self.reward, self.discount, self.probs, next_params, selector_params, mask)
+        return Lookahead(*held, exact=self.exact)
 
 
 class Successors(Protocol):

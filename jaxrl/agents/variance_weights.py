@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.agents.action_values import ValueNetwork, value_network
+from jaxrl.agents.action_values import ValueNetwork, taken, value_network
 from jaxrl.agents.chain import Step
 from jaxrl.agents.optimiser import Optimiser
 from jaxrl.core import Struct, struct
@@ -81,7 +81,7 @@ class VarianceWeights(Struct):
         """Of the pairs of the batch, `[B]` [return^2]."""
         data = step.batch.transition
         outputs = state.model.apply(params, data.observation)
-        return jnp.exp(jax.vmap(lambda row, a: row[a])(outputs, data.action)) + self.least
+        return jnp.exp(taken(outputs, data.action)) + self.least
 
     def weigh(self, state: VarianceState, step: Step, td_error: Array) -> Array:
         """`[B]`, by the frozen variances."""

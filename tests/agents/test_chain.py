@@ -19,6 +19,7 @@ from jaxrl.agents import (
     RewardShift,
     TargetUpdate,
     VarianceWeights,
+    action_values,
     chain,
 )
 from jaxrl.core import Array, PartFacts, list_settings, setting, struct
@@ -307,7 +308,7 @@ def test_the_features_of_all_actions_stand_in_the_block_of_each():
     state = started(agent, Line())
     state = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.25, state.params))
     data = jax.tree.map(lambda leaf: leaf[0], TAKEN)
-    pair = agent._pair(state, data, state.params)
+    pair = action_values.pair(agent, state, data, state.params)
     values = state.model.apply(state.params, data.observation)
     np.testing.assert_allclose(pair.features @ pair.weights, values[:, 0], rtol=1e-6)
     with pytest.raises(ValueError, match="leave dueling off"):
