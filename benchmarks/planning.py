@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import made_by
 
 HERE = Path(__file__).resolve().parent
 DISCOUNT, TOLERANCE = 0.99, 1e-6
@@ -441,6 +442,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines += ["", f"{about['date']}; {about['device']}, {about['cores']} cores; Python "]
     lines[-1] += f"{about['python']}; load average before: {about['load_before']:.1f}. "
     lines[-1] += ", ".join(f"{k} {v}" for k, v in about["versions"].items()) + "."
+    lines[-1] += f" `{about['by']['command']}`, commit {about['by']['commit']}."
     return "\n".join(lines) + "\n"
 
 
@@ -487,6 +489,7 @@ def main() -> None:
         "versions": PINS | {name: version(name) for name in SHARED},
         "repeats": arguments.repeats,
         "sizes": sizes,
+        "by": made_by(),
     }
     results = HERE / "results"
     report: dict[str, Any] = {"about": about, "rows": []}
@@ -503,7 +506,7 @@ def main() -> None:
         names += [f"jaxrl:{name}" for name in ROBUST] if case != "b" else []
         chosen = [name for name in names if name in arguments.contenders]
         new = measure(case, chosen, arguments.repeats, folder, pythons)
-        stamp = {"date": about["date"], "load_before": about["load_before"]}
+        stamp = {name: about[name] for name in ("date", "load_before", "by")}
         new = {row["contender"]: row | stamp for row in new}
         old = {row["contender"]: row for row in kept if row["case"] == case}
         kept = [row for row in kept if row["case"] != case]
